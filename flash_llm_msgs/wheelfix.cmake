@@ -1,0 +1,20 @@
+# Read only by setup.py, when the package is built against ROS 2 from Python wheels. Those wheels export
+# include paths of the machine they were built on, and CMake refuses imported targets that name folders
+# which do not exist. Once every target of the project is known, keep the include paths that do.
+function(drop_missing_include_paths)
+  get_property(imported_targets DIRECTORY PROPERTY IMPORTED_TARGETS)
+  foreach(target IN LISTS imported_targets)
+    get_target_property(include_paths ${target} INTERFACE_INCLUDE_DIRECTORIES)
+    if(NOT include_paths)
+      continue()
+    endif()
+    set(found "")
+    foreach(path IN LISTS include_paths)
+      if(NOT IS_ABSOLUTE "${path}" OR EXISTS "${path}")
+        list(APPEND found "${path}")
+      endif()
+    endforeach()
+    set_target_properties(${target} PROPERTIES INTERFACE_INCLUDE_DIRECTORIES "${found}")
+  endforeach()
+endfunction()
+cmake_language(DEFER CALL drop_missing_include_paths)
