@@ -1,0 +1,53 @@
+"""A checkpoint: one model specification and named tensors, read by rows."""
+
+from abc import ABC, abstractmethod
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .model_spec import ModelSpec
+
+
+class CheckpointError(ValueError):
+    """The checkpoint cannot be used; the sentence says what is wrong with which file."""
+
+
+class Checkpoint(ABC):
+    """What `convert` reads. Tensor names are the canonical ones of `families`."""
+
+    path: Path
+    spec: ModelSpec
+    family: ModuleType
+    tokenizer_json: str
+    chat_template: str                  # empty when the checkpoint has none
+    files: tuple[Path, ...]             # what was read, for the manifest's source hashes
+
+    @abstractmethod
+    def shape(self, name: str) -> tuple[int, ...]:
+        """Shape of a canonical tensor; raises CheckpointError when it is absent."""
+
+    @abstractmethod
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """Rows [start, stop) of a canonical tensor as float32, C-contiguous."""
+
+    def check_shapes(self) -> None:
+        """Raise CheckpointError unless every tensor of the family has the shape it must have."""
+        for name, expected in self.family.tensor_shapes(self.spec).items():
+            if (found := self.shape(name)) != expected:
+                raise CheckpointError(f'{self.path}: tensor {name} has shape {found}; '
+                                      f'the configuration asks for {expected}')
+
+
+def open_checkpoint(path: str | Path) -> Checkpoint:
+    """Open a GGUF file or a Hugging Face folder; raises CheckpointError."""
+    path = Path(path)
+    if path.is_dir():
+        from .huggingface import HuggingFaceCheckpoint
+        return HuggingFaceCheckpoint(path)
+    if path.is_file():
+        from .gguf_file import GgufCheckpoint
+        return GgufCheckpoint(path)
+    raise CheckpointError(f'{path} does not exist; a checkpoint is a Hugging Face folder '
+                          'or a .gguf file')

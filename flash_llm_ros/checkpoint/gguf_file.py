@@ -1,0 +1,79 @@
+"""GGUF files, every quantisation type that the gguf library dequantises."""
+
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+from numpy.typing import NDArray
+
+from .checkpoint import Checkpoint, CheckpointError
+from .families import family
+from .gguf_tokenizer import tokenizer_json
+from .model_spec import ModelSpec
+
+
+class GgufCheckpoint(Checkpoint):
+    """One .gguf file; tensors stay on disk until their rows are asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.files = path, (path,)
+        try:
+            reader = gguf.GGUFReader(path)
+            fields = {name: field.contents() for name, field in reader.fields.items()}
+        except Exception as error:      # the library raises whatever the bytes lead it to
+            raise CheckpointError(f'{path} is not a readable GGUF file: {error}') from None
+        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        try:
+            self.family = family(fields.get('general.architecture', ''))
+            self.spec = self._spec(fields)
+            self.tokenizer_json = tokenizer_json(fields)
+        except (KeyError, TypeError, ValueError) as error:
+            what = f'the metadata lacks {error}' if isinstance(error, KeyError) else str(error)
+            raise CheckpointError(f'{path}: {what}') from None
+        self.chat_template = fields.get('tokenizer.chat_template', '')
+        self.check_shapes()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(int(n) for n in reversed(self._tensor(name).shape))
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        tensor, part = self._tensor(name), name.rpartition('.')[2]
+        if part in self.family.GGUF_PERMUTED:
+            return self._unpermuted(tensor, part)[start:stop]
+        return self._dequantised(tensor, slice(start, stop))
+
+    def _dequantised(self, tensor: Any, rows: slice) -> NDArray[np.float32]:
+        try:
+            values = gguf.dequantize(tensor.data[rows], tensor.tensor_type)
+        except NotImplementedError:
+            raise CheckpointError(f'{self.path}: tensor {tensor.name} is of type '
+                                  f'{tensor.tensor_type.name}, which the gguf library does not '
+                                  'dequantise') from None
+        return np.ascontiguousarray(values, dtype=np.float32)
+
+    def _unpermuted(self, tensor: Any, part: str) -> NDArray[np.float32]:
+        """Rows of q or k back in the order of the Hugging Face rotary layout."""
+        heads = self.spec.heads if part == 'q' else self.spec.kv_heads
+        rows = self._dequantised(tensor, slice(None))
+        pairs = rows.reshape(heads, self.spec.head_dim // 2, 2, -1)
+        return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
+
+    def _tensor(self, name: str) -> Any:
+        key = self.family.gguf_name(name)
+        if key not in self._tensors:
+            raise CheckpointError(f'{self.path}: tensor {key} is missing')
+        return self._tensors[key]
+
+    def _spec(self, fields: dict[str, Any]) -> ModelSpec:
+        name = fields.get('general.name') or self.path.stem
+        data = self.family.spec_from_gguf(fields, name)
+        if (factors := self._tensors.get('rope_freqs.weight')) is not None:
+            data['rope_factors'] = tuple(float(f) for f in factors.data.ravel())
+        ends = [fields.get(f'tokenizer.ggml.{key}_token_id') for key in ('eos', 'eot')]
+        adds = fields.get('tokenizer.ggml.add_bos_token',
+                          fields.get('tokenizer.ggml.model') == 'llama')
+        return ModelSpec(
+            **data, tied_embeddings='output.weight' not in self._tensors,
+            end_tokens=tuple(dict.fromkeys(int(end) for end in ends if end is not None)),
+            begin_token=int(fields['tokenizer.ggml.bos_token_id']) if adds else None)

@@ -1,0 +1,112 @@
+"""Hugging Face folders: config.json, sharded safetensors, tokenizer.json."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes  # noqa: F401  teaches NumPy the bfloat16 of safetensors
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from .checkpoint import Checkpoint, CheckpointError
+from .families import family
+from .model_spec import ModelSpec
+
+_DTYPES = ('F64', 'F32', 'F16', 'BF16')
+
+
+class HuggingFaceCheckpoint(Checkpoint):
+    """A folder as `save_pretrained` writes it."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        config = self._json('config.json')
+        index = self._tensor_index()
+        try:
+            self.family = family(config.get('model_type', ''))
+            self.spec = self._spec(config, 'lm_head.weight' in index)
+        except (KeyError, TypeError, ValueError) as error:
+            what = f'lacks {error}' if isinstance(error, KeyError) else str(error)
+            raise CheckpointError(f'{path / "config.json"}: {what}') from None
+        self.tokenizer_json = self._text('tokenizer.json')
+        self.chat_template = self._chat_template()
+        self._shards = {file: self._open(file) for file in sorted(set(index.values()))}
+        self._index = index
+        self.files = tuple(path / file for file in
+                           ('config.json', 'tokenizer.json', *self._shards))
+        self.check_shapes()
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        return tuple(self._slice(name).get_shape())
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        part = self._slice(name)
+        if (dtype := part.get_dtype()) not in _DTYPES:
+            raise CheckpointError(f'{self.path}: tensor {name} is {dtype}; it must be one of '
+                                  f'{", ".join(_DTYPES)}')
+        return np.ascontiguousarray(part[start:stop], dtype=np.float32)
+
+    def _slice(self, name: str) -> Any:
+        key = self.family.huggingface_name(name)
+        if key not in self._index:
+            raise CheckpointError(f'{self.path}: tensor {key} is missing')
+        try:
+            return self._shards[self._index[key]].get_slice(key)
+        except SafetensorError as error:
+            raise CheckpointError(f'{self.path}: tensor {key}: {error}') from None
+
+    def _spec(self, config: dict[str, Any], has_head: bool) -> ModelSpec:
+        generation = (self._json('generation_config.json')
+                      if (self.path / 'generation_config.json').is_file() else {})
+        end = generation.get('eos_token_id', config.get('eos_token_id'))
+        end = tuple(end) if isinstance(end, list) else () if end is None else (end,)
+        tied = config.get('tie_word_embeddings', not has_head) or not has_head
+        data = self.family.spec_from_huggingface(config, self.path.resolve().name)
+        return ModelSpec(**data, tied_embeddings=tied, end_tokens=end,
+                         begin_token=self._begin_token(config))
+
+    def _begin_token(self, config: dict[str, Any]) -> int | None:
+        path = self.path / 'tokenizer_config.json'
+        settings = self._json('tokenizer_config.json') if path.is_file() else {}
+        return config.get('bos_token_id') if settings.get('add_bos_token') else None
+
+    def _tensor_index(self) -> dict[str, str]:
+        """Tensor name -> file."""
+        if (self.path / 'model.safetensors.index.json').is_file():
+            return self._json('model.safetensors.index.json')['weight_map']
+        file = 'model.safetensors'
+        return {name: file for name in self._open(file).keys()}
+
+    def _open(self, file: str) -> Any:
+        path = self.path / file
+        try:
+            return safe_open(path, 'np')
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f'{path}: {error}') from None
+
+    def _chat_template(self) -> str:
+        if (self.path / 'chat_template.jinja').is_file():
+            return self._text('chat_template.jinja')
+        if not (self.path / 'tokenizer_config.json').is_file():
+            return ''
+        template = self._json('tokenizer_config.json').get('chat_template') or ''
+        if isinstance(template, list):      # several named ones: the plain one counts
+            named = {entry['name']: entry['template'] for entry in template}
+            template = named.get('default', '')
+        return template
+
+    def _text(self, file: str) -> str:
+        try:
+            return (self.path / file).read_text(encoding='utf-8')
+        except (OSError, UnicodeDecodeError) as error:
+            raise CheckpointError(f'{self.path / file}: {error}') from None
+
+    def _json(self, file: str) -> dict[str, Any]:
+        try:
+            data = json.loads(self._text(file))
+        except json.JSONDecodeError as error:
+            raise CheckpointError(f'{self.path / file}: {error}') from None
+        if not isinstance(data, dict):
+            raise CheckpointError(f'{self.path / file} must hold a JSON object')
+        return data
