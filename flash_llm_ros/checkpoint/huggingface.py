@@ -45,7 +45,9 @@ class HuggingFaceCheckpoint(Checkpoint):
         if (dtype := part.get_dtype()) not in _DTYPES:
             raise CheckpointError(f'{self.path}: tensor {name} is {dtype}; it must be one of '
                                   f'{", ".join(_DTYPES)}')
-        return np.ascontiguousarray(part[start:stop], dtype=np.float32)
+        rows = part.get_shape()[0]
+        return np.ascontiguousarray(part[start:rows if stop is None else min(stop, rows)],
+                                    dtype=np.float32)
 
     def _slice(self, name: str) -> Any:
         key = self.family.huggingface_name(name)
