@@ -1,0 +1,239 @@
+"""Where every bundle lies in neurons.bin: equal groups, sections of groups, and their sizes."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from flash_llm_ros.store.codec import CODEC_NAMES, row_codec
+
+CHECKSUM_BYTES = 4
+MODEL_WIDE = -1
+ROWS_OF = {'gate_up': 2, 'down': 1, 'bundle': 3, 'embedding': 1, 'head': 1}
+_LAYER_SECTIONS = {'split': ('gate_up', 'down'), 'bundled': ('bundle',)}
+LAYOUTS = tuple(_LAYER_SECTIONS)
+_MAX_GROUP_BYTES = 256 * 1024
+_MAX_GROUPS = 2**31 - 1
+
+
+class SectionSpec(NamedTuple):
+    """What has to be stored, before it is known how: ``bundles`` bundles of ``rows`` rows."""
+
+    name: str
+    layer: int
+    rows: int
+    bundles: int
+
+
+@dataclass(frozen=True)
+class Section:
+    """All bundles of one kind of one layer (-1: model-wide), in consecutive groups."""
+
+    name: str
+    layer: int
+    rows: int
+    bundles: int
+    bundles_per_group: int
+    first_group: int
+    row_bytes: int
+
+    @property
+    def groups(self) -> int:
+        return -(-self.bundles // self.bundles_per_group)
+
+    @property
+    def end_group(self) -> int:
+        """One past the last group."""
+        return self.first_group + self.groups
+
+    @property
+    def bundle_bytes(self) -> int:
+        return self.rows * self.row_bytes
+
+    def bundles_in(self, group: int) -> int:
+        """How many bundles the section's group number ``group`` (from 0) holds."""
+        if not 0 <= group < self.groups:
+            raise IndexError(f'group: {group} is outside section {self.label} '
+                             f'of {self.groups} groups')
+        return min(self.bundles_per_group, self.bundles - group * self.bundles_per_group)
+
+    @property
+    def label(self) -> str:
+        """For messages: ``gate_up of layer 3``, or ``embedding``."""
+        return self.name if self.layer == MODEL_WIDE else f'{self.name} of layer {self.layer}'
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """Everything needed to find a row in neurons.bin; ValueError when it contradicts itself."""
+
+    block: int
+    group_bytes: int
+    dim: int
+    codec: str
+    sections: tuple[Section, ...]
+
+    def __post_init__(self) -> None:
+        _check(_is_count(self.block) and self.block % 512 == 0,
+               'block', self.block, 'a positive multiple of 512')
+        _check(_is_count(self.group_bytes) and self.group_bytes % self.block == 0,
+               'group_bytes', self.group_bytes, f'a positive multiple of block ({self.block})')
+        _check(self.codec in CODEC_NAMES, 'codec', self.codec, f'one of {", ".join(CODEC_NAMES)}')
+        _check(_is_count(self.dim), 'dim', self.dim, 'a positive integer')
+        _check(len(self.sections) > 0, 'sections', '[]', 'at least one section')
+        next_group, seen = 0, set()
+        for index, section in enumerate(self.sections):
+            self._check_section(f'sections[{index}]', section, next_group)
+            _check((section.name, section.layer) not in seen,
+                   f'sections[{index}].name', section.label, 'a section not listed before')
+            seen.add((section.name, section.layer))
+            next_group = section.end_group
+        _check(next_group <= _MAX_GROUPS, 'groups', next_group, f'at most {_MAX_GROUPS}')
+
+    def _check_section(self, where: str, section: Section, next_group: int) -> None:
+        _check(section.name in tuple(ROWS_OF), f'{where}.name', section.name,
+               f'one of {", ".join(ROWS_OF)}')
+        _check(_is_int(section.layer) and section.layer >= MODEL_WIDE, f'{where}.layer',
+               section.layer, 'a layer number, or -1 for the whole model')
+        _check(section.rows == ROWS_OF[section.name], f'{where}.rows', section.rows,
+               f'{ROWS_OF[section.name]} for {section.name}')
+        for field in ('bundles', 'bundles_per_group'):
+            _check(_is_count(getattr(section, field)), f'{where}.{field}',
+                   getattr(section, field), 'a positive integer')
+        _check(section.row_bytes == self.row_bytes, f'{where}.row_bytes', section.row_bytes,
+               f'{self.row_bytes} for {self.codec} rows of {self.dim}')
+        used = section.bundles_per_group * section.bundle_bytes + CHECKSUM_BYTES
+        _check(used <= self.group_bytes, f'{where}.bundles_per_group', section.bundles_per_group,
+               f'so few that {used} bytes fit in group_bytes ({self.group_bytes})')
+        _check(section.first_group == next_group, f'{where}.first_group', section.first_group,
+               f'{next_group}, where the section before ends')
+
+    @cached_property
+    def row_bytes(self) -> int:
+        return row_codec(self.codec, self.dim).row_bytes
+
+    @property
+    def groups(self) -> int:
+        return self.sections[-1].end_group
+
+    @property
+    def file_bytes(self) -> int:
+        return self.groups * self.group_bytes
+
+    @property
+    def waste(self) -> float:
+        """Share of the file that is padding or checksum."""
+        used = sum(section.bundles * section.bundle_bytes for section in self.sections)
+        return 1 - used / self.file_bytes
+
+    def section(self, name: str, layer: int = MODEL_WIDE) -> Section:
+        """The section called ``name`` of ``layer``; KeyError if the file has none."""
+        for section in self.sections:
+            if (section.name, section.layer) == (name, layer):
+                return section
+        raise KeyError(f'the store has no section {name!r} for layer {layer}')
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and strings for the manifest; row_bytes follows from codec and dim."""
+        return {
+            'block': self.block, 'group_bytes': self.group_bytes, 'dim': self.dim,
+            'codec': self.codec,
+            'sections': [{field: getattr(section, field) for field in _SECTION_FIELDS}
+                         for section in self.sections],
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> 'Geometry':
+        """The inverse of to_dict; ValueError names the first field that is missing or wrong."""
+        _check_keys('geometry', data, _GEOMETRY_FIELDS)
+        dim, codec = data['dim'], data['codec']
+        _check(codec in CODEC_NAMES, 'codec', codec, f'one of {", ".join(CODEC_NAMES)}')
+        _check(_is_count(dim), 'dim', dim, 'a positive integer')
+        _check(isinstance(data['sections'], list), 'sections', data['sections'], 'a list')
+        row_bytes = row_codec(codec, dim).row_bytes
+        sections = []
+        for index, entry in enumerate(data['sections']):
+            _check_keys(f'sections[{index}]', entry, _SECTION_FIELDS)
+            sections.append(Section(**entry, row_bytes=row_bytes))
+        return cls(block=data['block'], group_bytes=data['group_bytes'], dim=dim, codec=codec,
+                   sections=tuple(sections))
+
+
+_GEOMETRY_FIELDS = ('block', 'group_bytes', 'dim', 'codec', 'sections')
+_SECTION_FIELDS = ('name', 'layer', 'rows', 'bundles', 'bundles_per_group', 'first_group')
+
+
+def model_sections(layout: str, layers: int, neurons: int, vocabulary: int,
+                   tied: bool) -> list[SectionSpec]:
+    """The sections of a whole model in file order: layer after layer, then the model-wide ones.
+
+    ``neurons`` is the FFN width, ``tied`` whether the output head is the embedding itself.
+    """
+    _check(layout in LAYOUTS, 'layout', layout, f'one of {", ".join(LAYOUTS)}')
+    specs = [SectionSpec(name, layer, ROWS_OF[name], neurons)
+             for layer in range(layers) for name in _LAYER_SECTIONS[layout]]
+    model_wide = ('embedding',) if tied else ('embedding', 'head')
+    return specs + [SectionSpec(name, MODEL_WIDE, 1, vocabulary) for name in model_wide]
+
+
+def plan_geometry(dim: int, codec: str, section_specs: Iterable[SectionSpec], block: int = 512,
+                  min_group_bytes: int = 4096, max_waste: float = 0.03) -> Geometry:
+    """Choose the smallest group size that wastes less than ``max_waste`` in every section.
+
+    ``section_specs``: (name, layer, rows, bundles) in file order. ``block`` and
+    ``min_group_bytes`` are bytes. The search ends at 256 KiB (or four of the longest bundle);
+    beyond, the size with the least waste is taken. ValueError names a field that is wrong.
+    """
+    specs = [SectionSpec(*spec) for spec in section_specs]
+    _check(_is_count(block) and block % 512 == 0, 'block', block, 'a positive multiple of 512')
+    _check(_is_count(min_group_bytes), 'min_group_bytes', min_group_bytes, 'a positive integer')
+    _check(len(specs) > 0, 'section_specs', specs, 'at least one section')
+    row_bytes = row_codec(codec, dim).row_bytes
+    for spec in specs:
+        _check(_is_count(spec.rows), f'{spec.name}.rows', spec.rows, 'a positive integer')
+        _check(_is_count(spec.bundles), f'{spec.name}.bundles', spec.bundles, 'a positive integer')
+    group_bytes = _group_bytes({spec.rows * row_bytes for spec in specs}, block,
+                               min_group_bytes, max_waste)
+    sections, next_group = [], 0
+    for spec in specs:
+        fitting = (group_bytes - CHECKSUM_BYTES) // (spec.rows * row_bytes)
+        section = Section(*spec, bundles_per_group=fitting, first_group=next_group,
+                          row_bytes=row_bytes)
+        sections.append(section)
+        next_group = section.end_group
+    return Geometry(block, group_bytes, dim, codec, tuple(sections))
+
+
+def _group_bytes(bundle_sizes: set[int], block: int, smallest: int, max_waste: float) -> int:
+    def waste(size: int) -> float:
+        return max(1 - (size - CHECKSUM_BYTES) // bundle * bundle / size
+                   for bundle in bundle_sizes)
+
+    longest = max(bundle_sizes) + CHECKSUM_BYTES
+    first = -(-max(smallest, longest) // block) * block
+    sizes = range(first, max(_MAX_GROUP_BYTES, 4 * longest, first) + 1, block)
+    good_enough = (size for size in sizes if waste(size) < max_waste)
+    return next(good_enough, None) or min(sizes, key=waste)
+
+
+def _is_int(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return _is_int(value) and value >= 1
+
+
+def _check(right: bool, field: str, value: object, wanted: str) -> None:
+    if not right:
+        raise ValueError(f'{field}: {value!r} is wrong, must be {wanted}')
+
+
+def _check_keys(where: str, data: object, fields: tuple[str, ...]) -> None:
+    _check(isinstance(data, Mapping), where, data, f'a mapping with {", ".join(fields)}')
+    for field in fields:
+        if field not in data:
+            raise ValueError(f'{where}.{field}: is missing')
+    for key in data:
+        if key not in fields:
+            raise ValueError(f'{where}.{key}: is unknown, must be one of {", ".join(fields)}')
