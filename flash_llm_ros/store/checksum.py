@@ -1,12 +1,12 @@
 """CRC32C (Castagnoli) of many equal byte rows at once, in NumPy."""
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
 _POLYNOMIAL = 0x82F63B78
 _ONES = np.uint32(0xFFFFFFFF)
-_BATCH_BYTES = 1 << 16
+_BATCH_BYTES = 1 << 18
 
 
 def crc32c(data: np.ndarray) -> np.ndarray:
@@ -29,11 +29,12 @@ def crc32c(data: np.ndarray) -> np.ndarray:
 def _raw(data: np.ndarray) -> np.ndarray:
     """CRC with start value 0 and no final inversion, by pairwise joining of neighbours."""
     count, length = data.shape
-    levels = (length - 1).bit_length()
+    levels = max(1, (length - 1).bit_length())
     # Zeros in front leave a zero state unchanged, so any length becomes a power of two.
-    crcs = np.zeros((count, 1 << levels), np.uint32)
-    crcs[:, crcs.shape[1] - length:] = _shift_tables(0)[0][data]
-    for level in range(levels):
+    padded = np.zeros((count, 1 << levels), np.uint8)
+    padded[:, padded.shape[1] - length:] = data
+    crcs = _pair_table().take(padded.view('<u2'))
+    for level in range(1, levels):
         crcs = _shift(crcs[:, 0::2], level) ^ crcs[:, 1::2]
     return crcs[:, 0]
 
@@ -41,11 +42,19 @@ def _raw(data: np.ndarray) -> np.ndarray:
 def _shift(crcs: np.ndarray, level: int) -> np.ndarray:
     """The state after 2**level further zero bytes."""
     tables = _shift_tables(level)
-    return (tables[0][crcs & 0xFF] ^ tables[1][(crcs >> 8) & 0xFF]
-            ^ tables[2][(crcs >> 16) & 0xFF] ^ tables[3][crcs >> 24])
+    return (tables[0].take(crcs & 0xFF) ^ tables[1].take((crcs >> 8) & 0xFF)
+            ^ tables[2].take((crcs >> 16) & 0xFF) ^ tables[3].take(crcs >> 24))
 
 
-@lru_cache(maxsize=None)
+@cache
+def _pair_table() -> np.ndarray:
+    """uint32 [65536]: the CRC with start value 0 of two bytes, the first one the low one."""
+    pairs = np.arange(1 << 16, dtype=np.uint32)
+    single = _shift_tables(0)[0]
+    return _shift(single[pairs & 0xFF], 0) ^ single[pairs >> 8]
+
+
+@cache
 def _shift_tables(level: int) -> np.ndarray:
     """uint32 [4, 256]: what byte j of a state becomes after 2**level zero bytes."""
     states = np.arange(256, dtype=np.uint32) << (8 * np.arange(4, dtype=np.uint32)[:, None])
