@@ -1,0 +1,119 @@
+"""The flash store as a folder: opening and verifying it."""
+
+from collections.abc import Callable, Iterable
+import hashlib
+import os
+from pathlib import Path
+
+from .errors import ErrorCode, FlashLlmError, ReadFailedError
+from .manifest import Manifest
+
+MANIFEST = 'manifest.yaml'
+NEURONS = 'neurons.bin'
+RESIDENT = 'resident.safetensors'
+PREDICTORS = 'predictors.safetensors'
+FINAL_GRAPH = 'layers/final.onnx'
+TOKENIZER = 'tokenizer.json'
+CHAT_TEMPLATE = 'chat_template.jinja'
+_CHUNK = 1 << 20
+
+
+def layer_graph(layer: int) -> str:
+    return f'layers/{layer:02d}.onnx'
+
+
+def predictor_graph(layer: int) -> str:
+    return f'predictors/{layer:02d}.onnx'
+
+
+class FlashStore:
+    """An opened flash store; nothing in it is changed."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path = path
+        self.manifest = manifest
+
+    @classmethod
+    def open(cls, path: str | Path) -> 'FlashStore':
+        """Check the manifest and every file's presence and size.
+
+        Raises FlashLlmError: STORE_NOT_FOUND, STORE_INCOMPLETE, STORE_CORRUPT, STORE_VERSION.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            raise FlashLlmError(ErrorCode.STORE_NOT_FOUND,
+                                f'There is no flash store at {path}; make one with '
+                                '`flash_llm convert CHECKPOINT STORE`.')
+        if not (path / MANIFEST).is_file():
+            raise FlashLlmError(ErrorCode.STORE_INCOMPLETE,
+                                f'{path} has no {MANIFEST}; its conversion did not finish. '
+                                'Convert the checkpoint again.')
+        store = cls(path, Manifest.load(path / MANIFEST))
+        store._check_sizes()
+        return store
+
+    def verify(self, names: Iterable[str] | None = None,
+               progress: Callable[[int], None] = lambda count: None) -> None:
+        """Compare the hash of files (all by default) with the manifest's.
+
+        `progress` is called with the number of bytes just read.
+        """
+        for name in self.manifest.files if names is None else names:
+            expected = self.manifest.files[name]['sha256']
+            if file_sha256(self.path / name, progress) != expected:
+                raise FlashLlmError(ErrorCode.STORE_CORRUPT,
+                                    f'{self.path / name} was changed after the conversion: its '
+                                    'sha256 is not the one in the manifest. Convert again.')
+
+    def verify_resident(self) -> None:
+        """Everything but the neuron file, whose groups carry checksums of their own."""
+        self.verify(name for name in self.manifest.files if name != NEURONS)
+
+    @property
+    def bytes(self) -> int:
+        return sum(entry['bytes'] for entry in self.manifest.files.values())
+
+    @property
+    def neurons(self) -> Path:
+        return self.path / NEURONS
+
+    def text(self, name: str) -> str:
+        try:
+            return (self.path / name).read_text(encoding='utf-8')
+        except OSError as error:
+            raise ReadFailedError(f'{self.path / name}: {error.strerror}.') from None
+
+    def content(self, name: str) -> 'bytes':
+        try:
+            return (self.path / name).read_bytes()
+        except OSError as error:
+            raise ReadFailedError(f'{self.path / name}: {error.strerror}.') from None
+
+    def _check_sizes(self) -> None:
+        for name, entry in self.manifest.files.items():
+            file = self.path / name
+            if '..' in Path(name).parts or Path(name).is_absolute():
+                raise FlashLlmError(ErrorCode.STORE_CORRUPT,
+                                    f'The manifest of {self.path} names {name}, which lies '
+                                    'outside of the store.')
+            if not file.is_file():
+                raise FlashLlmError(ErrorCode.STORE_INCOMPLETE,
+                                    f'{file} is missing; convert the checkpoint again.')
+            if (size := file.stat().st_size) != entry['bytes']:
+                raise FlashLlmError(ErrorCode.STORE_INCOMPLETE,
+                                    f'{file} has {size} bytes instead of {entry["bytes"]}; '
+                                    'convert the checkpoint again.')
+
+
+def file_sha256(path: Path, progress: Callable[[int], None] = lambda count: None) -> str:
+    """Hash a file without keeping its pages in the page cache."""
+    digest = hashlib.sha256()
+    try:
+        with path.open('rb', buffering=0) as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                progress(len(chunk))
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    except OSError as error:
+        raise ReadFailedError(f'{path}: {error.strerror}.') from None
+    return digest.hexdigest()

@@ -1,0 +1,131 @@
+"""The ONNX graphs of a store: norm, attention with an in-place KV cache, norm.
+
+Matrices are external data in a tensor file, so that they exist once on disk; norms are inline.
+Shapes: hidden, ffn_input, residual [1, S, d] float32; past and present keys and values
+[1, kv_heads, context, head_dim]; cos, sin [context, head_dim / 2].
+"""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from ..checkpoint.model_spec import ModelSpec
+from .block_quantisation import RESIDENT_BLOCKS
+
+_MS = 'com.microsoft'
+_ELEMENT = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): TensorProto.FLOAT16,
+            np.dtype(np.uint8): TensorProto.UINT8}
+# Activations are rounded to 8 bits a block, which is what makes 8-bit weights fast.
+_ACCURACY_LEVEL = 4
+
+
+@dataclass(frozen=True)
+class ExternalData:
+    """Where tensors of a tensor file lie: name -> (byte offset, byte length)."""
+
+    location: str
+    layout: dict[str, tuple[Any, tuple[int, ...]]]
+    offsets: dict[str, tuple[int, int]]
+
+
+@dataclass
+class GraphBuilder:
+    """Collects the nodes and initializers of one graph."""
+
+    resident: str
+    data: ExternalData
+    nodes: list[onnx.NodeProto] = field(default_factory=list)
+    initializers: list[onnx.TensorProto] = field(default_factory=list)
+
+    def node(self, op: str, inputs: list[str], outputs: list[str], domain: str = '',
+             **attributes: Any) -> None:
+        self.nodes.append(helper.make_node(op, inputs, outputs, domain=domain, **attributes))
+
+    def inline(self, name: str, value: NDArray[Any]) -> str:
+        self.initializers.append(numpy_helper.from_array(value, name))
+        return name
+
+    def external(self, name: str) -> str:
+        dtype, shape = self.data.layout[name]
+        offset, length = self.data.offsets[name]
+        tensor = TensorProto(name=name, data_type=_ELEMENT[np.dtype(dtype)], dims=shape,
+                             data_location=TensorProto.EXTERNAL)
+        for key, value in (('location', self.data.location), ('offset', offset),
+                           ('length', length)):
+            tensor.external_data.add(key=key, value=str(value))
+        self.initializers.append(tensor)
+        return name
+
+    def matmul(self, source: str, name: str, output: str, rows: int, columns: int) -> None:
+        """output = source @ matrix.T for the matrix [rows, columns] called `name`."""
+        if self.resident == 'fp32':
+            self.node('MatMul', [source, self.external(f'{name}.weight')], [output])
+            return
+        bits, block = RESIDENT_BLOCKS[self.resident]
+        self.node('MatMulNBits', [source, self.external(f'{name}.data'),
+                                  self.external(f'{name}.scales')], [output], _MS,
+                  K=columns, N=rows, bits=bits, block_size=block,
+                  accuracy_level=_ACCURACY_LEVEL)
+
+    def model(self, name: str, inputs: list[onnx.ValueInfoProto],
+              outputs: list[onnx.ValueInfoProto]) -> bytes:
+        graph = helper.make_graph(self.nodes, name, inputs, outputs, self.initializers)
+        opsets = [helper.make_opsetid('', 17), helper.make_opsetid(_MS, 1)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=8,
+                                 producer_name='flash_llm_ros').SerializeToString()
+
+
+def value(name: str, dtype: int, shape: list[int | str]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, dtype, shape)
+
+
+def layer_graph(spec: ModelSpec, layer: int, resident: str, kv_cache: str, data: ExternalData,
+                attention_norm: NDArray[np.float32], ffn_norm: NDArray[np.float32]) -> bytes:
+    """Everything of a layer but its feed-forward block."""
+    g = GraphBuilder(resident, data)
+    d, heads, kv, size = spec.hidden_size, spec.heads, spec.kv_heads, spec.head_dim
+    half = kv_cache == 'fp16'
+    kv_type = TensorProto.FLOAT16 if half else TensorProto.FLOAT
+    prefix = f'layers.{layer}'
+
+    g.node('SimplifiedLayerNormalization', ['hidden', g.inline('attention_norm', attention_norm)],
+           ['normed'], axis=-1, epsilon=spec.norm_eps)
+    g.matmul('normed', f'{prefix}.qkv', 'qkv32' if half else 'qkv', (heads + 2 * kv) * size, d)
+    if half:
+        g.node('Cast', ['qkv32'], ['qkv'], to=TensorProto.FLOAT16)
+    g.node('GroupQueryAttention',
+           ['qkv', '', '', 'past_key', 'past_value', 'last_position', 'total_length', 'cos', 'sin'],
+           ['attended16' if half else 'attended', 'present_key', 'present_value'], _MS,
+           num_heads=heads, kv_num_heads=kv, do_rotary=1, rotary_interleaved=0)
+    if half:
+        g.node('Cast', ['attended16'], ['attended'], to=TensorProto.FLOAT)
+    g.matmul('attended', f'{prefix}.o', 'projected', d, heads * size)
+    g.node('SkipSimplifiedLayerNormalization',
+           ['hidden', 'projected', g.inline('ffn_norm', ffn_norm)],
+           ['ffn_input', '', '', 'residual'], _MS, epsilon=spec.norm_eps)
+
+    cache = [1, kv, 'context', size]
+    rotary = ['context', size // 2]
+    inputs = [value('hidden', TensorProto.FLOAT, [1, 'S', d]),
+              value('past_key', kv_type, cache), value('past_value', kv_type, cache),
+              value('last_position', TensorProto.INT32, [1]),
+              value('total_length', TensorProto.INT32, [1]),
+              value('cos', kv_type, rotary), value('sin', kv_type, rotary)]
+    outputs = [value('ffn_input', TensorProto.FLOAT, [1, 'S', d]),
+               value('residual', TensorProto.FLOAT, [1, 'S', d]),
+               value('present_key', kv_type, cache), value('present_value', kv_type, cache)]
+    return g.model(f'layer_{layer}', inputs, outputs)
+
+
+def final_graph(spec: ModelSpec, final_norm: NDArray[np.float32]) -> bytes:
+    """The norm before the output head: hidden -> normed, both [1, S, d] float32."""
+    g = GraphBuilder('fp32', ExternalData('', {}, {}))
+    g.node('SimplifiedLayerNormalization', ['hidden', g.inline('final_norm', final_norm)],
+           ['normed'], axis=-1, epsilon=spec.norm_eps)
+    shape = [1, 'S', spec.hidden_size]
+    return g.model('final', [value('hidden', TensorProto.FLOAT, shape)],
+                   [value('normed', TensorProto.FLOAT, shape)])

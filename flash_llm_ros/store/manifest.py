@@ -1,0 +1,109 @@
+"""manifest.yaml: everything about a flash store but the weights themselves."""
+
+from dataclasses import dataclass, field
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..checkpoint.model_spec import ModelSpec
+from .errors import ErrorCode, FlashLlmError
+from .geometry import Geometry
+
+FORMAT_VERSION = 1
+LAYOUTS = ('split', 'bundled')
+RESIDENT_FORMATS = ('q8', 'q4', 'fp32')
+KV_FORMATS = ('fp16', 'fp32')
+_SEAL = 'sha256: '
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What calibration learned, per layer.
+
+    `thresholds` maps a sparsity ('0.60') to one contribution threshold a layer (split layout);
+    the predictor's own threshold, recall and precision are one number a layer.
+    """
+
+    text_tokens: int
+    default_sparsity: float
+    thresholds: dict[str, list[float]]
+    predictor_rank: int
+    predictor_thresholds: dict[str, list[float]]
+    predictor_recall: list[float]
+    predictor_precision: list[float]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of manifest.yaml, validated."""
+
+    model: ModelSpec
+    layout: str
+    resident: str
+    kv_cache: str
+    geometry: Geometry
+    files: dict[str, dict[str, Any]]            # name -> {bytes, sha256}
+    source: dict[str, str] = field(default_factory=dict)    # file name -> sha256
+    calibration: Calibration | None = None
+
+    def save(self, path: Path) -> None:
+        body = yaml.safe_dump({
+            'format_version': FORMAT_VERSION,
+            'model': self.model.to_dict(),
+            'layout': self.layout,
+            'quantisation': {'neurons': self.geometry.codec, 'resident': self.resident,
+                             'kv_cache': self.kv_cache},
+            'geometry': self.geometry.to_dict(),
+            'calibration': None if self.calibration is None else vars(self.calibration),
+            'files': self.files,
+            'source': self.source,
+        }, sort_keys=False, width=100)
+        path.write_text(f'{body}{_SEAL}{_digest(body)}\n')
+
+    @classmethod
+    def load(cls, path: Path) -> 'Manifest':
+        """Raises FlashLlmError(STORE_CORRUPT or STORE_VERSION)."""
+        try:
+            text = path.read_text(encoding='utf-8')
+            body, _, seal = text.rpartition(_SEAL)
+            data = yaml.safe_load(body)
+            version = data.get('format_version') if isinstance(data, dict) else None
+        except (UnicodeDecodeError, yaml.YAMLError):
+            raise _corrupt(path, 'it is not valid YAML') from None
+        if seal.strip() != _digest(body):
+            raise _corrupt(path, 'its own checksum does not match')
+        if version != FORMAT_VERSION:
+            raise FlashLlmError(
+                ErrorCode.STORE_VERSION,
+                f'{path} has format version {version}; this release reads version '
+                f'{FORMAT_VERSION}. Convert the checkpoint again.')
+        try:
+            return cls._from_dict(data)
+        except (KeyError, TypeError, ValueError) as error:
+            what = f'it lacks {error}' if isinstance(error, KeyError) else str(error)
+            raise _corrupt(path, what) from None
+
+    @classmethod
+    def _from_dict(cls, data: dict[str, Any]) -> 'Manifest':
+        quantisation = data['quantisation']
+        for name, value, known in (('layout', data['layout'], LAYOUTS),
+                                   ('resident', quantisation['resident'], RESIDENT_FORMATS),
+                                   ('kv_cache', quantisation['kv_cache'], KV_FORMATS)):
+            if value not in known:
+                raise ValueError(f'{name} is {value!r}; it must be one of {", ".join(known)}')
+        calibration = data['calibration']
+        return cls(model=ModelSpec.from_dict(data['model']), layout=data['layout'],
+                   resident=quantisation['resident'], kv_cache=quantisation['kv_cache'],
+                   geometry=Geometry.from_dict(data['geometry']), files=dict(data['files']),
+                   source=dict(data['source']),
+                   calibration=None if calibration is None else Calibration(**calibration))
+
+
+def _digest(body: str) -> str:
+    return hashlib.sha256(body.encode()).hexdigest()
+
+
+def _corrupt(path: Path, what: str) -> FlashLlmError:
+    return FlashLlmError(ErrorCode.STORE_CORRUPT, f'{path} cannot be trusted: {what}.')

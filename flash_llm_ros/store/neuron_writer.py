@@ -1,0 +1,63 @@
+"""Writes neurons.bin: rows in, checksummed groups out, one section after the other."""
+
+from collections.abc import Iterable
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .checksum import crc32c
+from .codec import row_codec
+from .geometry import CHECKSUM_BYTES, Geometry, Section
+
+
+class NeuronWriter:
+    """Append sections in the order of the geometry, then close."""
+
+    def __init__(self, path: Path, geometry: Geometry) -> None:
+        self._geometry = geometry
+        self._codec = row_codec(geometry.codec, geometry.dim)
+        self._pending = list(geometry.sections)
+        self._file = path.open('wb')
+
+    def write(self, section: Section, parts: Iterable[NDArray[np.float32]]) -> None:
+        """Write a whole section; `parts` yields float32 [bundles, rows, dim] in bundle order.
+
+        Raises ValueError when sections come in another order or bundles are missing.
+        """
+        if not self._pending or self._pending.pop(0) != section:
+            raise ValueError(f'section {section.label} was written out of order')
+        rest = np.empty((0, section.bundle_bytes), np.uint8)
+        written = 0
+        for part in parts:
+            rows = np.ascontiguousarray(part, dtype=np.float32).reshape(-1, self._geometry.dim)
+            bundles = self._codec.encode(rows).reshape(-1, section.bundle_bytes)
+            rest = np.concatenate([rest, bundles])
+            whole = len(rest) // section.bundles_per_group * section.bundles_per_group
+            self._put(section, rest[:whole])
+            written += whole
+            rest = rest[whole:]
+        self._put(section, rest)
+        if written + len(rest) != section.bundles:
+            raise ValueError(f'section {section.label} got {written + len(rest)} bundles '
+                             f'instead of {section.bundles}')
+
+    def close(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if self._pending:
+            raise ValueError(f'section {self._pending[0].label} was not written')
+
+    def _put(self, section: Section, bundles: NDArray[np.uint8]) -> None:
+        """Pad, seal and write `bundles`; only the section's last group may be partly filled."""
+        count = -(-len(bundles) // section.bundles_per_group)
+        groups = np.zeros((count, self._geometry.group_bytes), np.uint8)
+        for index in range(count):
+            first = index * section.bundles_per_group
+            body = bundles[first:first + section.bundles_per_group].reshape(-1)
+            groups[index, :len(body)] = body
+        sums = crc32c(groups[:, :-CHECKSUM_BYTES])
+        groups[:, -CHECKSUM_BYTES:] = sums.astype('<u4').view(np.uint8).reshape(count, -1)
+        self._file.write(groups.data)

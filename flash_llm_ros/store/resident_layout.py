@@ -1,0 +1,39 @@
+"""How resident matrices are named, shaped and stored in a tensor file."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkpoint.model_spec import ModelSpec
+from .block_quantisation import quantise, quantised_shapes
+
+Layout = dict[str, tuple[Any, tuple[int, ...]]]
+
+
+def attention_layout(spec: ModelSpec, resident: str) -> Layout:
+    """Tensor name -> (dtype, shape) of resident.safetensors, in file order."""
+    d, q = spec.hidden_size, spec.heads * spec.head_dim
+    layout: Layout = {}
+    for layer in range(spec.layers):
+        layout |= matrix_layout(f'layers.{layer}.qkv', q + 2 * spec.kv_heads * spec.head_dim, d,
+                                resident)
+        layout |= matrix_layout(f'layers.{layer}.o', d, q, resident)
+    return layout
+
+
+def matrix_layout(name: str, rows: int, columns: int, resident: str) -> Layout:
+    """One matrix [rows, columns]: quantised blocks and scales, or float32 [columns, rows]."""
+    if resident == 'fp32':
+        return {f'{name}.weight': (np.float32, (columns, rows))}
+    data, scales = quantised_shapes(rows, columns, resident)
+    return {f'{name}.data': (np.uint8, data), f'{name}.scales': (np.float32, scales)}
+
+
+def matrix_tensors(name: str, matrix: NDArray[np.float32],
+                   resident: str) -> dict[str, NDArray[Any]]:
+    """The tensors that `matrix_layout` declares, for a float32 [rows, columns] matrix."""
+    if resident == 'fp32':
+        return {f'{name}.weight': np.ascontiguousarray(matrix.T)}
+    quantised = quantise(matrix, resident)
+    return {f'{name}.data': quantised.data, f'{name}.scales': quantised.scales}

@@ -1,0 +1,130 @@
+"""Safetensors files written tensor by tensor and read with pread, never with mmap.
+
+An I/O error is then an exception and not a SIGBUS, and neither writing nor reading needs
+more memory than one tensor.
+"""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .errors import ErrorCode, FlashLlmError, ReadFailedError
+
+_DTYPES = {'F32': np.float32, 'F16': np.float16, 'U8': np.uint8, 'I8': np.int8}
+_NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
+_HEADER_LIMIT = 100_000_000
+_ALIGNMENT = 64
+
+
+class TensorFileWriter:
+    """Writes tensors in the order of a layout that is declared first.
+
+    `layout` maps names to (dtype, shape). `close()` raises ValueError when a tensor is missing.
+    """
+
+    def __init__(self, path: Path, layout: dict[str, tuple[Any, tuple[int, ...]]]) -> None:
+        self._expected = list(layout.items())
+        header: dict[str, Any] = {}
+        offset = 0
+        for name, (dtype, shape) in layout.items():
+            size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            header[name] = {'dtype': _NAMES[np.dtype(dtype)], 'shape': list(shape),
+                            'data_offsets': [offset, offset + size]}
+            offset += size
+        text = json.dumps(header).encode()
+        text += b' ' * (-(len(text) + 8) % _ALIGNMENT)
+        self.data_start = 8 + len(text)
+        self.offsets = {name: (self.data_start + entry['data_offsets'][0],
+                               entry['data_offsets'][1] - entry['data_offsets'][0])
+                        for name, entry in header.items()}
+        self._file = path.open('wb')
+        self._file.write(len(text).to_bytes(8, 'little') + text)
+
+    def write(self, name: str, tensor: NDArray[Any]) -> None:
+        expected_name, (dtype, shape) = self._expected.pop(0)
+        if (name, tensor.dtype, tensor.shape) != (expected_name, np.dtype(dtype), shape):
+            raise ValueError(f'tensor {name} {tensor.dtype} {tensor.shape} was written where '
+                             f'{expected_name} {np.dtype(dtype)} {shape} was declared')
+        self._file.write(np.ascontiguousarray(tensor).data)
+
+    def close(self) -> None:
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+        if self._expected:
+            raise ValueError(f'tensor {self._expected[0][0]} was declared but not written')
+
+
+class TensorFile:
+    """Reads single tensors of a safetensors file into memory of the caller's."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ReadFailedError(f'{path} cannot be opened: {error.strerror}.') from None
+        try:
+            self._entries = self._header()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            os.close(self._fd)
+            raise FlashLlmError(ErrorCode.STORE_CORRUPT,
+                                f'{path} has no valid safetensors header: {error}.') from None
+
+    def names(self) -> list[str]:
+        return list(self._entries)
+
+    def nbytes(self, name: str) -> int:
+        return self._entries[name][3]
+
+    def read(self, name: str) -> NDArray[Any]:
+        """A tensor as a new array of its own; raises ReadFailedError."""
+        dtype, shape, _, size = self._entries[name]
+        data = np.empty(size, np.uint8)
+        return self.read_into(name, memoryview(data))
+
+    def read_into(self, name: str, memory: memoryview) -> NDArray[Any]:
+        """A tensor as an array over the first `nbytes(name)` bytes of `memory`."""
+        dtype, shape, offset, size = self._entries[name]
+        self._fill(memory[:size], offset)
+        return np.frombuffer(memory, dtype, size // dtype.itemsize).reshape(shape)
+
+    def drop_page_cache(self) -> None:
+        """Give the memory of the pages that were read back to the robot."""
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def _header(self) -> dict[str, tuple[Any, tuple[int, ...], int, int]]:
+        file_size = os.fstat(self._fd).st_size
+        length = int.from_bytes(os.pread(self._fd, 8, 0), 'little')
+        if not 0 < length <= min(_HEADER_LIMIT, file_size - 8):
+            raise ValueError(f'its header length is {length}')
+        entries = {}
+        for name, entry in json.loads(os.pread(self._fd, length, 8)).items():
+            if name == '__metadata__':
+                continue
+            dtype, shape = np.dtype(_DTYPES[entry['dtype']]), tuple(entry['shape'])
+            begin, end = entry['data_offsets']
+            if end - begin != int(np.prod(shape)) * dtype.itemsize or begin < 0 \
+                    or 8 + length + end > file_size:
+                raise ValueError(f'the offsets of tensor {name} do not fit')
+            entries[name] = (dtype, shape, 8 + length + begin, end - begin)
+        return entries
+
+    def _fill(self, view: memoryview, offset: int) -> None:
+        done = 0
+        while done < len(view):
+            try:
+                count = os.preadv(self._fd, [view[done:]], offset + done)
+            except OSError as error:
+                raise ReadFailedError(f'{self.path} at {offset + done}: '
+                                      f'{error.strerror}.') from None
+            if count == 0:
+                raise ReadFailedError(f'{self.path} ends at {offset + done}; it was truncated.')
+            done += count

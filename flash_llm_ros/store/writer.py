@@ -1,0 +1,145 @@
+"""Writes a flash store under a temporary name and renames it when it is complete."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+import os
+from pathlib import Path
+import shutil
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkpoint.checkpoint import Checkpoint
+from . import flash_store as names
+from .flash_store import FlashStore, file_sha256
+from .geometry import Section, model_sections, plan_geometry
+from .layer_graphs import ExternalData, final_graph, layer_graph
+from .manifest import Calibration, Manifest
+from .neuron_writer import NeuronWriter
+from .resident_layout import attention_layout, matrix_tensors
+from .tensor_file import TensorFileWriter
+
+_ROWS_AT_ONCE = 4096
+Progress = Callable[[str, int, int], None]      # what, done, total
+
+
+@dataclass(frozen=True)
+class StoreFormat:
+    """What `convert` was asked for."""
+
+    layout: str                 # split or bundled
+    codec: str                  # int8 or fp16
+    resident: str               # q8, q4 or fp32
+    kv_cache: str               # fp16 or fp32
+    block: int = 512            # the flash device's block in bytes
+
+
+class StoreWriter:
+    """One conversion: `write`, then optionally `seal` with a calibration, then `publish`.
+
+    As a context manager it removes what was not published.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, target: Path, form: StoreFormat,
+                 progress: Progress) -> None:
+        self.target = target
+        self.path = target.with_name(f'.{target.name}.partial-{os.getpid()}')
+        self._checkpoint, self._form, self._progress = checkpoint, form, progress
+        self._hashes: dict[str, str] = {}
+        spec = checkpoint.spec
+        self.geometry = plan_geometry(
+            spec.hidden_size, form.codec,
+            model_sections(form.layout, spec.layers, spec.ffn_size, spec.vocab_size,
+                           spec.tied_embeddings), form.block)
+
+    def __enter__(self) -> 'StoreWriter':
+        target = self.target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(self.path, ignore_errors=True)
+        for folder in ('layers', 'predictors'):
+            (self.path / folder).mkdir(parents=True)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+
+    def write(self) -> FlashStore:
+        """Write all but the calibration; the result is usable in exact mode."""
+        self._write_neurons()
+        self._write_layers()
+        (self.path / names.TOKENIZER).write_text(self._checkpoint.tokenizer_json,
+                                                 encoding='utf-8')
+        (self.path / names.CHAT_TEMPLATE).write_text(self._checkpoint.chat_template,
+                                                     encoding='utf-8')
+        return self.seal(None)
+
+    def seal(self, calibration: Calibration | None) -> FlashStore:
+        """Write the manifest over all files that are there, and open the result."""
+        form, files = self._form, {}
+        for path in sorted(path for path in self.path.rglob('*') if path.is_file()):
+            if (name := path.relative_to(self.path).as_posix()) != names.MANIFEST:
+                files[name] = {'bytes': path.stat().st_size, 'sha256': self._hash(name)}
+        Manifest(self._checkpoint.spec, form.layout, form.resident, form.kv_cache, self.geometry,
+                 files, self._source, calibration).save(self.path / names.MANIFEST)
+        return FlashStore.open(self.path)
+
+    def _hash(self, name: str) -> str:
+        """Files other than the manifest do not change once written, so hash them once."""
+        if name not in self._hashes:
+            self._hashes[name] = file_sha256(self.path / name)
+        return self._hashes[name]
+
+    @cached_property
+    def _source(self) -> dict[str, str]:
+        return {file.name: file_sha256(file) for file in self._checkpoint.files}
+
+    def publish(self) -> None:
+        """Move the store to its place; what was there before is replaced."""
+        old = self.target.with_name(f'.{self.target.name}.old-{os.getpid()}')
+        if self.target.exists():
+            self.target.rename(old)
+        self.path.rename(self.target)
+        shutil.rmtree(old, ignore_errors=True)
+
+    def _write_neurons(self) -> None:
+        writer = NeuronWriter(self.path / names.NEURONS, self.geometry)
+        total = self.geometry.groups
+        for section in self.geometry.sections:
+            writer.write(section, self._bundles(section))
+            self._progress('neurons', section.end_group, total)
+        writer.close()
+
+    def _bundles(self, section: Section) -> Iterator[NDArray[np.float32]]:
+        """float32 [bundles, rows, dim] of a section, some thousand bundles at a time."""
+        rows, prefix = self._checkpoint.rows, f'layers.{section.layer}'
+        down = (rows(f'{prefix}.down').T if section.name in ('down', 'bundle') else None)
+        for start in range(0, section.bundles, _ROWS_AT_ONCE):
+            stop = min(start + _ROWS_AT_ONCE, section.bundles)
+            parts = []
+            if section.name in ('gate_up', 'bundle'):
+                parts += [rows(f'{prefix}.gate', start, stop), rows(f'{prefix}.up', start, stop)]
+            if down is not None:
+                parts.append(down[start:stop])
+            if section.name in ('embedding', 'head'):
+                parts.append(rows(section.name, start, stop))
+            yield np.stack(parts, axis=1)
+
+    def _write_layers(self) -> None:
+        spec, form, rows = self._checkpoint.spec, self._form, self._checkpoint.rows
+        layout = attention_layout(spec, form.resident)
+        writer = TensorFileWriter(self.path / names.RESIDENT, layout)
+        data = ExternalData(names.RESIDENT, layout, writer.offsets)
+        for layer in range(spec.layers):
+            prefix = f'layers.{layer}'
+            qkv = np.concatenate([rows(f'{prefix}.{part}') for part in 'qkv'])
+            for name, matrix in (('qkv', qkv), ('o', rows(f'{prefix}.o'))):
+                for key, tensor in matrix_tensors(f'{prefix}.{name}', matrix,
+                                                  form.resident).items():
+                    writer.write(key, tensor)
+            graph = layer_graph(spec, layer, form.resident, form.kv_cache, data,
+                                rows(f'{prefix}.attention_norm'), rows(f'{prefix}.ffn_norm'))
+            (self.path / names.layer_graph(layer)).write_bytes(graph)
+            self._progress('attention', layer + 1, spec.layers)
+        writer.close()
+        (self.path / names.FINAL_GRAPH).write_bytes(final_graph(spec, rows('final_norm')))
