@@ -1,0 +1,398 @@
+"""The neuron core in NumPy: reads synchronously, computes plainly; the oracle and the fallback."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+import os
+
+import numpy as np
+
+from flash_llm_ros.engine.core_arguments import check, check_array, check_pair
+from flash_llm_ros.engine.numpy_flash import (
+    MAX_REQUEST_BYTES, MAX_REQUEST_SLOTS, GroupFile, Slab,
+)
+from flash_llm_ros.engine.numpy_window import GroupCache
+from flash_llm_ros.store.codec import row_codec
+from flash_llm_ros.store.errors import FlashLlmError
+from flash_llm_ros.store.geometry import CHECKSUM_BYTES
+
+_DECODED_GROUPS = 16  # groups decoded to float32 at a time
+
+
+@dataclass
+class _Section:
+    first_group: int
+    bundles: int
+    bundles_per_group: int
+    rows: int
+    pinned: int = 0
+    pin_slot: int | None = None
+
+    @property
+    def groups(self) -> int:
+        return -(-self.bundles // self.bundles_per_group)
+
+
+class NeuronCore:
+    """Same interface and results (up to rounding) as ``flash_llm_ros._native.NeuronCore``.
+
+    ``path`` holds ``groups`` groups of ``group_bytes``; rows of ``dim`` values are stored by
+    ``codec``; ``slots`` groups fit in the slab. Raises ValueError for a wrong argument,
+    ReadFailedError and ChecksumError (after one retry) for the file, RuntimeError once closed.
+    Arrays of a failed compute call hold unspecified values; the core itself stays usable.
+    """
+
+    def __init__(self, path: str, group_bytes: int, groups: int, dim: int, codec: str, slots: int,
+                 *, reader_threads: int = 4, direct_io: bool = True,
+                 lock_memory: bool = True) -> None:
+        for name, value in (('group_bytes', group_bytes), ('groups', groups), ('slots', slots),
+                            ('reader_threads', reader_threads)):
+            check(value >= 1, name, value, 'at least 1')
+        check(group_bytes % 512 == 0, 'group_bytes', group_bytes, 'a multiple of 512')
+        self._codec = row_codec(codec, dim)
+        self._dim = dim
+        self._group_bytes = group_bytes
+        self._groups = groups
+        self._sections: list[_Section] = []
+        self._order: list[int] = []
+        self._ring: tuple[int, int, int] | None = None  # first slot, chunk groups, chunks
+        self._cache = GroupCache()
+        self._counters = dict.fromkeys(('hits', 'misses', 'prefetched', 'prefetch_used'), 0)
+        self._slab = Slab(slots, group_bytes, lock_memory)
+        self._closed = False
+        try:
+            self._file = GroupFile(os.fspath(path), groups, self._slab, direct_io,
+                                   self._section_of)
+        except BaseException:
+            self._slab.close()
+            raise
+
+    @property
+    def direct(self) -> bool:
+        """Whether reads bypass the page cache."""
+        return self._file.direct
+
+    @property
+    def locked(self) -> bool:
+        """Whether the slab is locked in DRAM."""
+        return self._slab.locked
+
+    @property
+    def scratch_bytes(self) -> int:
+        """Bytes beside the slab: some groups as float32 and in the steps towards it."""
+        rows = self._group_bytes // self._codec.row_bytes
+        return 3 * _DECODED_GROUPS * max(rows, 1) * (self._dim + 32) * 4
+
+    def add_section(self, first_group: int, bundles: int, bundles_per_group: int,
+                    rows: int) -> int:
+        """Register consecutive groups of bundles of ``rows`` rows; returns the section's id."""
+        self._check_open()
+        check(bundles >= 1, 'bundles', bundles, 'at least 1')
+        check(bundles_per_group >= 1, 'bundles_per_group', bundles_per_group, 'at least 1')
+        check(1 <= rows <= 3, 'rows', rows, '1, 2 or 3')
+        used = bundles_per_group * rows * self._codec.row_bytes + CHECKSUM_BYTES
+        check(used <= self._group_bytes, 'bundles_per_group', bundles_per_group,
+              f'so few that {used} bytes fit in a group of {self._group_bytes}')
+        section = _Section(first_group, bundles, bundles_per_group, rows)
+        check(0 <= first_group <= self._groups - section.groups, 'first_group', first_group,
+              f'such that {section.groups} groups lie within the file of {self._groups}')
+        self._sections.append(section)
+        return len(self._sections) - 1
+
+    def pin(self, section: int, groups: int) -> None:
+        """Load the section's first ``groups`` groups into slots for good; once per section."""
+        self._check_open()
+        wanted = self._section(section)
+        check(wanted.pin_slot is None, 'section', section, 'one that was not pinned before')
+        check(0 <= groups <= wanted.groups, 'groups', groups, f'between 0 and {wanted.groups}')
+        slot = self._slab.take(groups, f'pinning {groups} groups')
+        try:
+            self._read_run(wanted.first_group, list(range(slot, slot + groups)))
+        except FlashLlmError:
+            self._slab.give_back(groups)
+            raise
+        wanted.pinned, wanted.pin_slot = groups, slot
+
+    def set_ring(self, chunk_groups: int, chunks: int) -> None:
+        """Reserve ``chunks`` runs of ``chunk_groups`` slots for streaming; once."""
+        self._check_open()
+        check(chunk_groups >= 1, 'chunk_groups', chunk_groups, 'at least 1')
+        check(chunk_groups <= MAX_REQUEST_SLOTS, 'chunk_groups', chunk_groups,
+              f'at most {MAX_REQUEST_SLOTS}')
+        check(chunks >= 1, 'chunks', chunks, 'at least 1')
+        check(self._ring is None, 'set_ring', 'a second call', 'called once')
+        slot = self._slab.take(chunk_groups * chunks, 'the stream ring')
+        self._ring = (slot, chunk_groups, chunks)
+
+    def set_cache(self, slots: int) -> None:
+        """Reserve ``slots`` slots for groups read one by one, kept by least recent use; once."""
+        self._check_open()
+        check(slots >= 1, 'slots', slots, 'at least 1')
+        check(self._cache.size == 0, 'set_cache', 'a second call', 'called once')
+        first = self._slab.take(slots, 'the cache')
+        self._cache = GroupCache(slots, list(range(first, first + slots)))
+
+    def set_stream_order(self, sections: Sequence[int]) -> None:
+        """Accepted for the native core's sake, which reads ahead in this order."""
+        self._check_open()
+        check(not sections or self._ring is not None, 'sections', list(sections),
+              'empty as long as set_ring was not called')
+        self._order = [self._sections.index(self._section(section)) for section in sections]
+
+    def rows_dot(self, section: int, x: np.ndarray, out: np.ndarray) -> None:
+        """out [S, bundles] = x [S, dim] @ W.T for a section of single rows."""
+        found = self._compute_section(section, 1)
+        check_pair('x', x, self._dim, 'out', out, found.bundles)
+        for start, weights in self._dense(found):
+            _scatter(out, start, np.matmul(x, weights[:, :, 0].transpose(0, 2, 1)))
+
+    def gate_up(self, section: int, x: np.ndarray, h: np.ndarray, activation: str) -> None:
+        """h [S, bundles] = act(x @ gate.T) * (x @ up.T); ``activation``: 'silu' or 'relu'."""
+        found = self._compute_section(section, 2)
+        act = _activation(activation)
+        check_pair('x', x, self._dim, 'h', h, found.bundles)
+        for start, weights in self._dense(found):
+            _scatter(h, start, _gated(x, weights, act))
+
+    def add_rows(self, section: int, h: np.ndarray, out: np.ndarray) -> None:
+        """out [S, dim] += h [S, bundles] @ W, summed in bundle order."""
+        found = self._compute_section(section, 1)
+        check_pair('h', h, found.bundles, 'out', out, self._dim)
+        for start, weights in self._dense(found):
+            rows = weights.reshape(-1, self._dim)
+            for index, row in enumerate(rows):
+                out += h[:, start + index, None] * row
+
+    def bundled(self, section: int, x: np.ndarray, out: np.ndarray, activation: str) -> None:
+        """out [S, dim] += (act(x @ gate.T) * (x @ up.T)) @ down, summed in bundle order."""
+        found = self._compute_section(section, 3)
+        act = _activation(activation)
+        check_pair('x', x, self._dim, 'out', out, self._dim)
+        for _, weights in self._dense(found):
+            for values, group in zip(_gated(x, weights, act), weights, strict=True):
+                for index, bundle in enumerate(group):
+                    out += values[:, index, None] * bundle[2]
+
+    def add_rows_sparse(self, section: int, h: np.ndarray, active: np.ndarray,
+                        out: np.ndarray) -> None:
+        """out [dim] += the sum of h[i] * row i over active bundles, in bundle order."""
+        found = self._compute_section(section, 1)
+        check_array('h', h, np.float32, (found.bundles,))
+        check_array('active', active, np.uint8, (found.bundles,))
+        check_array('out', out, np.float32, (self._dim,), writable=True)
+        for start, group in self._sparse(found, np.flatnonzero(active)):
+            for index, row in enumerate(group[:, 0]):
+                if active[start + index]:
+                    out += h[start + index] * row
+
+    def bundled_sparse(self, section: int, x: np.ndarray, active: np.ndarray, out: np.ndarray,
+                       activation: str, h_out: np.ndarray | None = None) -> None:
+        """As ``bundled`` for one token, x [dim], over active bundles only.
+
+        ``h_out`` [bundles], if given, gets the activations, 0 where a bundle is not active.
+        """
+        found = self._compute_section(section, 3)
+        act = _activation(activation)
+        check_array('x', x, np.float32, (self._dim,))
+        check_array('active', active, np.uint8, (found.bundles,))
+        check_array('out', out, np.float32, (self._dim,), writable=True)
+        if h_out is not None:
+            check_array('h_out', h_out, np.float32, (found.bundles,), writable=True)
+            h_out[:] = 0
+        for start, group in self._sparse(found, np.flatnonzero(active)):
+            values = _gated(x[None], group[None], act)[0, 0]
+            for index in np.flatnonzero(active[start:start + len(group)]):
+                out += values[index] * group[index, 2]
+                if h_out is not None:
+                    h_out[start + index] = values[index]
+
+    def prefetch(self, section: int, wanted: np.ndarray) -> None:
+        """Read groups that hold wanted bundles into the cache, as many as it has slots."""
+        found = self._compute_section(section, None)
+        check_array('wanted', wanted, np.uint8, (found.bundles,))
+        groups = np.unique(np.flatnonzero(wanted) // found.bundles_per_group)
+        absent = [found.first_group + int(g) for g in groups[groups >= found.pinned]]
+        absent = absent[:self._cache.size]
+        missing = self._claim(absent)
+        failed = [group for run in self._runs(missing) if self._load(run) for group in run]
+        self._counters['prefetched'] += len(missing)
+        self._cache.fresh.update(set(missing) - set(failed))
+
+    def read_rows(self, section: int, ids: np.ndarray, out: np.ndarray) -> None:
+        """out [k, dim] = the rows ``ids`` int64 [k] of a section of single rows."""
+        found = self._compute_section(section, 1)
+        check(isinstance(ids, np.ndarray) and ids.ndim == 1, 'ids', ids, 'an int64 array [k]')
+        check_array('ids', ids, np.int64, ids.shape)
+        check_array('out', out, np.float32, (len(ids), self._dim), writable=True)
+        outside = ids[(ids < 0) | (ids >= found.bundles)]
+        check(not len(outside), 'ids', outside[:1], f'between 0 and {found.bundles - 1}')
+        for start, group in self._sparse(found, ids):
+            here = np.flatnonzero((ids >= start) & (ids < start + len(group)))
+            out[here] = group[ids[here] - start, 0]
+
+    def stats(self) -> dict[str, int]:
+        """Counters since the core was made; they only grow. See doc/architecture.md."""
+        return {**self._file.counters, **self._counters}
+
+    def close(self) -> None:
+        """Free the slab and the file; a second call does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._file.close()
+            self._slab.close()
+
+    def _dense(self, section: _Section) -> Iterator[tuple[int, np.ndarray]]:
+        """All groups in order: first bundle, weights float32 [groups, bundles, rows, dim]."""
+        self._counters['hits'] += section.pinned
+        self._counters['misses'] += section.groups - section.pinned
+        for local in range(0, section.pinned, _DECODED_GROUPS):
+            slot = section.pin_slot + local
+            count = min(_DECODED_GROUPS, section.pinned - local)
+            yield from self._decoded(section, local, range(slot, slot + count))
+        if section.pinned == section.groups:
+            return
+        check(self._ring is not None, 'set_ring', None, 'called before unpinned groups are used')
+        first_slot, chunk_groups, chunks = self._ring
+        for number, local in enumerate(range(section.pinned, section.groups, chunk_groups)):
+            slot = first_slot + number % chunks * chunk_groups
+            slots = range(slot, slot + min(chunk_groups, section.groups - local))
+            self._file.read(section.first_group + local, list(slots))
+            for start in range(0, len(slots), _DECODED_GROUPS):
+                yield from self._decoded(section, local + start,
+                                         slots[start:start + _DECODED_GROUPS])
+
+    def _sparse(self, section: _Section, bundles: np.ndarray
+                ) -> Iterator[tuple[int, np.ndarray]]:
+        """The groups of the given bundles in order: first bundle, weights [bundles, rows, dim]."""
+        groups = iter(np.unique(bundles // section.bundles_per_group).tolist())
+        pending = next(groups, None)
+        while pending is not None:
+            batch, absent = [], []
+            while pending is not None:
+                if pending >= section.pinned:
+                    if len(absent) == self._cache.size:
+                        break
+                    absent.append(section.first_group + pending)
+                batch.append(pending)
+                pending = next(groups, None)
+            check(batch, 'set_cache', None, 'called before unpinned groups are used')
+            self._ensure(absent)
+            self._counters['hits'] += len(batch) - len(absent)
+            for local in batch:
+                slot = (section.pin_slot + local if local < section.pinned
+                        else self._cache.slots[section.first_group + local])
+                for start, weights in self._decoded(section, local, [slot]):
+                    yield start, weights[0]
+
+    def _ensure(self, groups: list[int]) -> None:
+        """Have all these groups in the cache; they are no more than its slots."""
+        missing = self._claim(groups)
+        self._counters['misses'] += len(missing)
+        self._counters['hits'] += len(groups) - len(missing)
+        used = self._cache.fresh.intersection(groups)
+        self._counters['prefetch_used'] += len(used)
+        self._cache.fresh -= used
+        errors = [error for run in self._runs(missing) if (error := self._load(run))]
+        if errors:
+            raise errors[0]
+
+    def _claim(self, groups: list[int]) -> list[int]:
+        """Give every group a slot, the least recently used others yielding; returns the new."""
+        missing = [group for group in groups if group not in self._cache.slots]
+        self._cache.touch([group for group in groups if group in self._cache.slots])
+        for group in missing:
+            self._cache.claim(group)
+        self._cache.touch(groups)
+        return missing
+
+    def _load(self, run: list[int]) -> FlashLlmError | None:
+        try:
+            self._file.read(run[0], [self._cache.slots[group] for group in run])
+        except FlashLlmError as error:
+            for group in run:
+                self._cache.drop(group)
+            return error
+        return None
+
+    def _runs(self, groups: list[int]) -> Iterator[list[int]]:
+        """Ascending groups as runs of file neighbours, each short enough for one request."""
+        limit = min(max(1, MAX_REQUEST_BYTES // self._group_bytes), MAX_REQUEST_SLOTS)
+        run: list[int] = []
+        for group in groups:
+            if run and (group != run[-1] + 1 or len(run) == limit):
+                yield run
+                run = []
+            run.append(group)
+        if run:
+            yield run
+
+    def _read_run(self, first_group: int, slots: list[int]) -> None:
+        remaining = iter(slots)
+        for run in self._runs(list(range(first_group, first_group + len(slots)))):
+            self._file.read(run[0], list(islice(remaining, len(run))))
+
+    def _decoded(self, section: _Section, local: int, slots: Sequence[int]
+                 ) -> Iterator[tuple[int, np.ndarray]]:
+        """Decode neighbouring groups; a shorter last group comes by itself."""
+        full = min(len(slots), section.bundles // section.bundles_per_group - local)
+        for begin, end in ((0, full), (full, len(slots))):
+            if begin < end:
+                start = (local + begin) * section.bundles_per_group
+                bundles = min(section.bundles_per_group, section.bundles - start)
+                used = bundles * section.rows * self._codec.row_bytes
+                data = self._slab.bytes[list(slots[begin:end]), :used]
+                weights = self._codec.decode(data.reshape(-1, self._codec.row_bytes))
+                yield start, weights.reshape(end - begin, bundles, section.rows, self._dim)
+
+    def _section(self, section: int) -> _Section:
+        check(0 <= section < len(self._sections), 'section', section,
+              f'one of the {len(self._sections)} that were added')
+        return self._sections[section]
+
+    def _compute_section(self, section: int, rows: int | None) -> _Section:
+        self._check_open()
+        found = self._section(section)
+        check(rows in (None, found.rows), 'section', section,
+              f'one of bundles of {rows} rows, it has {found.rows}')
+        return found
+
+    def _section_of(self, group: int) -> str:
+        for index, section in enumerate(self._sections):
+            if 0 <= group - section.first_group < section.groups:
+                return f'section {index}'
+        return 'no section'
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RuntimeError('the neuron core is closed')
+
+
+def _gated(x: np.ndarray, weights: np.ndarray, act) -> np.ndarray:
+    """x [S, dim], weights [groups, bundles, rows, dim] -> activations [groups, S, bundles]."""
+    gate = np.matmul(x, np.ascontiguousarray(weights[:, :, 0]).transpose(0, 2, 1))
+    up = np.matmul(x, np.ascontiguousarray(weights[:, :, 1]).transpose(0, 2, 1))
+    return act(gate) * up
+
+
+def _scatter(out: np.ndarray, start: int, values: np.ndarray) -> None:
+    """Put [groups, S, bundles] into out [S, all bundles] from bundle ``start`` on."""
+    groups, tokens, bundles = values.shape
+    flat = values.transpose(1, 0, 2).reshape(tokens, groups * bundles)
+    out[:, start:start + groups * bundles] = flat
+
+
+def _silu(z: np.ndarray) -> np.ndarray:
+    with np.errstate(over='ignore'):
+        return z / (1 + np.exp(-z))
+
+
+def _relu(z: np.ndarray) -> np.ndarray:
+    return np.maximum(z, 0)
+
+
+_ACTIVATIONS = {'silu': _silu, 'relu': _relu}
+
+
+def _activation(name: str):
+    check(name in _ACTIVATIONS, 'activation', name, "'silu' or 'relu'")
+    return _ACTIVATIONS[name]

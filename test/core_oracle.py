@@ -1,0 +1,110 @@
+"""A neuron file written byte by byte for tests, and float64 answers computed from its rows."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+import struct
+
+import numpy as np
+
+CRC_TABLE = []
+for byte in range(256):
+    value = byte
+    for _ in range(8):
+        value = (value >> 1) ^ (0x82F63B78 if value & 1 else 0)
+    CRC_TABLE.append(value)
+
+
+def plain_crc32c(data: bytes) -> int:
+    """The textbook byte-wise CRC32C."""
+    state = 0xFFFFFFFF
+    for byte in data:
+        state = CRC_TABLE[(state ^ byte) & 0xFF] ^ (state >> 8)
+    return state ^ 0xFFFFFFFF
+
+
+def stored_row(rng: np.random.Generator, codec: str, dim: int) -> tuple[bytes, np.ndarray]:
+    """One random row as bytes of the file, and its exact values as float64."""
+    if codec == 'fp16':
+        halves = (rng.standard_normal(dim) * 0.3).astype('<f2')
+        return halves.tobytes(), halves.astype(np.float64)
+    blocks = -(-dim // 32)
+    quants = rng.integers(-127, 128, blocks * 32).astype(np.int8)
+    quants[dim:] = 0
+    scales = (rng.random(blocks) * 0.01).astype('<f2')
+    values = quants.astype(np.float64) * np.repeat(scales.astype(np.float64), 32)
+    return quants.tobytes() + scales.tobytes(), values[:dim]
+
+
+@dataclass
+class SectionFile:
+    """One section: where it is, and its rows as float64 [bundles, rows, dim]."""
+
+    first_group: int
+    bundles: int
+    bundles_per_group: int
+    rows: int
+    weights: np.ndarray
+
+    @property
+    def groups(self) -> int:
+        return -(-self.bundles // self.bundles_per_group)
+
+
+@dataclass
+class NeuronFile:
+    """A file of sections, written when made."""
+
+    path: Path
+    dim: int
+    codec: str
+    group_bytes: int
+    groups: int = 0
+    sections: list[SectionFile] = field(default_factory=list)
+
+    def open(self, core_class: type, slots: int, **options):
+        """The core under test with all sections added; ids are the positions in ``sections``."""
+        core = core_class(str(self.path), self.group_bytes, self.groups, self.dim, self.codec,
+                          slots, **{'lock_memory': False, **options})
+        for index, part in enumerate(self.sections):
+            section = core.add_section(part.first_group, part.bundles, part.bundles_per_group,
+                                       part.rows)
+            assert section == index
+        return core
+
+    def flip_bit(self, group: int, byte: int, bit: int = 0) -> None:
+        with open(self.path, 'r+b') as file:
+            file.seek(group * self.group_bytes + byte)
+            value = file.read(1)[0]
+            file.seek(-1, 1)
+            file.write(bytes([value ^ (1 << bit)]))
+
+
+def write_neuron_file(path: Path, rng: np.random.Generator, codec: str, dim: int,
+                      group_bytes: int, parts: list[tuple[int, int, int]]) -> NeuronFile:
+    """``parts``: (bundles, bundles_per_group or 0 for as many as fit, rows) in file order."""
+    made = NeuronFile(path, dim, codec, group_bytes)
+    with open(path, 'wb') as file:
+        for bundles, per_group, rows in parts:
+            encoded, weights = [], np.empty((bundles, rows, dim))
+            for bundle in range(bundles):
+                pieces = [stored_row(rng, codec, dim) for _ in range(rows)]
+                encoded.append(b''.join(data for data, _ in pieces))
+                weights[bundle] = [values for _, values in pieces]
+            per_group = per_group or (group_bytes - 4) // len(encoded[0])
+            part = SectionFile(made.groups, bundles, per_group, rows, weights)
+            for start in range(0, bundles, per_group):
+                body = b''.join(encoded[start:start + per_group]).ljust(group_bytes - 4, b'\0')
+                file.write(body + struct.pack('<I', plain_crc32c(body)))
+            made.sections.append(part)
+            made.groups += part.groups
+    return made
+
+
+def activate(z: np.ndarray, activation: str) -> np.ndarray:
+    return np.maximum(z, 0) if activation == 'relu' else z / (1 + np.exp(-z))
+
+
+def gated(part: SectionFile, x: np.ndarray, activation: str) -> np.ndarray:
+    """float64 activations [S, bundles] of a gate_up or bundle section."""
+    x = x.astype(np.float64)
+    return activate(x @ part.weights[:, 0].T, activation) * (x @ part.weights[:, 1].T)
