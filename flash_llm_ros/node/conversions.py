@@ -1,0 +1,78 @@
+"""Between the messages of flash_llm_msgs and the engine's types."""
+
+import math
+
+from flash_llm_msgs.action import GenerateText as GenerateTextAction
+from flash_llm_msgs.msg import EngineError, GenerationStats, TokenChunk
+from flash_llm_msgs.srv import GenerateText as GenerateTextService
+from flash_llm_ros.engine import GenerationRequest, SamplingParams
+from flash_llm_ros.node.request import Chunk, Outcome
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+
+Ask = GenerateTextAction.Goal | GenerateTextService.Request
+Answer = GenerateTextAction.Result | GenerateTextService.Response
+LONGEST_DEADLINE = 1e6  # s
+
+
+def generation_request(ask: Ask, *, max_tokens: int, system_prompt: str) -> GenerationRequest:
+    """Return what the engine is asked; the keywords stand in for what the message leaves open.
+
+    Raises FlashLlmError(INVALID_SAMPLING and others), naming the field.
+    """
+    sampling = ask.sampling
+    return GenerationRequest(
+        prompt=ask.prompt,
+        system_prompt=ask.system_prompt or ('' if ask.raw else system_prompt),
+        raw=ask.raw,
+        sampling=SamplingParams(
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            repetition_penalty=sampling.repetition_penalty,
+            seed=sampling.seed),
+        max_tokens=sampling.max_tokens or max_tokens,
+        stop=tuple(sampling.stop))
+
+
+def deadline_seconds(ask: Ask, *, default: float) -> float:
+    """Return the deadline in seconds from now; raises FlashLlmError(INVALID_REQUEST)."""
+    if not (math.isfinite(ask.deadline) and 0 <= ask.deadline <= LONGEST_DEADLINE):
+        raise FlashLlmError(
+            ErrorCode.INVALID_REQUEST,
+            f'deadline is {ask.deadline}; it has to be 0 (the node decides) or a number of '
+            f'seconds up to {LONGEST_DEADLINE:g}.')
+    return ask.deadline or default
+
+
+def chunk_message(chunk: Chunk) -> TokenChunk:
+    """Return the message of a chunk."""
+    return TokenChunk(
+        request_id=chunk.request_id, sequence=chunk.sequence, text=chunk.text,
+        finish_reason=int(chunk.finish_reason))
+
+
+def error_message(error: FlashLlmError | None) -> EngineError:
+    """Return the message of an error; NONE for no error."""
+    if error is None:
+        return EngineError(code=EngineError.NONE)
+    return EngineError(code=int(error.code), message=str(error))
+
+
+def stats_message(outcome: Outcome) -> GenerationStats:
+    """Return what a request cost; zeros where the engine never saw it."""
+    stats = GenerationStats(queue_time=outcome.queue_time)
+    if outcome.cost is not None:
+        for name in GenerationStats.get_fields_and_field_types():
+            if name != 'queue_time':
+                setattr(stats, name, getattr(outcome.cost, name))
+    return stats
+
+
+def fill_answer(answer: Answer, outcome: Outcome) -> Answer:
+    """Fill an action's result or a service's response and return it."""
+    answer.text = outcome.text
+    answer.finish_reason = int(outcome.finish_reason)
+    answer.error = error_message(outcome.error)
+    answer.stats = stats_message(outcome)
+    return answer

@@ -1,0 +1,132 @@
+"""The managed node: wires interfaces, worker and lifecycle together."""
+
+import traceback
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
+from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
+
+from flash_llm_ros.engine import Engine
+from flash_llm_ros.node.diagnostics import Diagnostics
+from flash_llm_ros.node.generate_action import GenerateAction
+from flash_llm_ros.node.generate_service import GenerateService
+from flash_llm_ros.node.intake import Intake, StreamTopic
+from flash_llm_ros.node.ledger import Ledger
+from flash_llm_ros.node.lifecycle_guard import LifecycleGuard
+from flash_llm_ros.node.parameters import Parameters
+from flash_llm_ros.node.prompt_topic import PromptTopic
+from flash_llm_ros.node.request_numbers import RequestNumbers
+from flash_llm_ros.node.status import StatusReport, StatusTopic
+from flash_llm_ros.node.worker import Worker
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+
+
+class FlashLlmNode(LifecycleNodeMixin, Node):
+    """Serves text from a flash store; every interface is there in every lifecycle state.
+
+    A transition may take seconds. It runs in a reentrant group of its own, so that the state can
+    be asked meanwhile and the monitor's timers go on.
+    """
+
+    def __init__(self) -> None:
+        Node.__init__(self, 'flash_llm')
+        LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+        self._worker: Worker | None = None
+        self._is_configured = False
+        self._settings = Parameters(self, lambda: self._is_configured)
+        self._ledger = Ledger(self.get_logger())
+        self._guard = LifecycleGuard(self)
+
+        monitor = MutuallyExclusiveCallbackGroup()
+        self._report = StatusReport(self, self._ledger, self._current_worker)
+        self._status = StatusTopic(
+            self, self._report, self._settings['status_rate'], monitor)
+        self._diagnostics = Diagnostics(
+            self, self._report, self._ledger, self._current_worker, monitor)
+
+        intake = Intake(
+            self._settings, StreamTopic(self, monitor), self._ledger, self._current_worker,
+            self.report_bug)
+        numbers = RequestNumbers()
+        self._action = GenerateAction(self, self._settings, intake)
+        self._service = GenerateService(self, self._settings, intake, numbers)
+        self._prompt = PromptTopic(self, self._settings, intake, numbers)
+
+    def _current_worker(self) -> Worker | None:
+        return self._worker
+
+    def report_bug(self, error: Exception) -> None:
+        """Log an exception nobody expected, with its traceback."""
+        trace = ''.join(traceback.format_exception(error))
+        self.get_logger().error(f'Unexpected {type(error).__name__}; please report it.\n{trace}')
+
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Open the store, make the memory plan, allocate; FAILURE leaves the node unconfigured."""
+        self._is_configured = True
+        log = self.get_logger()
+        try:
+            config = self._settings.engine_config()
+            engine = Engine.open(config, log=log.info)
+            log.info(f'Memory plan of {engine.model_name}:\n{engine.plan.table()}')
+            self._worker = Worker(engine, self._settings['queue_size'], self.report_bug)
+        except Exception as error:
+            self._is_configured = False
+            return self._failed(error)
+        return self._changed()
+
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Accept requests."""
+        self._report.restart_counting()
+        self._worker.activate()
+        return self._changed()
+
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Cancel what waits and what runs, accept nothing more."""
+        self._worker.deactivate('The node was deactivated.')
+        return self._changed()
+
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything."""
+        return self._release('The node was cleaned up.')
+
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything, from whatever state."""
+        return self._release('The node was shut down.')
+
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Free everything and start over as unconfigured."""
+        return self._release('The node met an error.')
+
+    def shut_down(self) -> None:
+        """End what runs and bring the lifecycle to its end; waits for a transition under way."""
+        with self._guard.lock:
+            if self._guard.state != 'finalized':
+                self.trigger_shutdown()
+
+    def _release(self, reason: str) -> TransitionCallbackReturn:
+        worker = self._worker
+        try:
+            if worker is not None:
+                worker.close(reason)
+        except Exception as error:
+            self.report_bug(error)
+        self._worker = None
+        self._is_configured = False
+        return self._changed()
+
+    def _changed(self) -> TransitionCallbackReturn:
+        self._ledger.note(None)
+        self._status.publish()
+        return SUCCESS
+
+    def _failed(self, error: Exception) -> TransitionCallbackReturn:
+        if not isinstance(error, FlashLlmError):
+            self.report_bug(error)
+            error = FlashLlmError(
+                ErrorCode.INTERNAL, f'Unexpected {type(error).__name__}: {error}')
+        self.get_logger().error(f'Not configured: {error.code.name}: {error}')
+        self._ledger.note(error)
+        self._status.publish()
+        return FAILURE

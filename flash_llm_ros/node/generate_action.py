@@ -1,0 +1,131 @@
+"""The action ~/generate: streaming feedback, cancel, a typed result."""
+
+import threading
+import time
+
+from rclpy.action import ActionServer, CancelResponse, GoalResponse
+from rclpy.action.server import ServerGoalHandle
+from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+
+from flash_llm_msgs.action import GenerateText
+from flash_llm_ros.engine import GenerationRequest
+from flash_llm_ros.node.conversions import (
+    chunk_message,
+    deadline_seconds,
+    fill_answer,
+    generation_request,
+)
+from flash_llm_ros.node.intake import STREAM_DEPTH, Intake
+from flash_llm_ros.node.parameters import Parameters
+from flash_llm_ros.node.request import Chunk, Outcome, Request
+
+RESULT_TIMEOUT = 300  # s that results are kept for clients that ask late
+CANCEL_STATE_TIMEOUT = 5.0  # s
+
+
+class GenerateAction:
+    """Accepts every goal: a rejected one could not carry a typed error, an aborted one does."""
+
+    def __init__(self, node: Node, parameters: Parameters, intake: Intake) -> None:
+        self._parameters = parameters
+        self._intake = intake
+        self._goals: dict[bytes, _Goal] = {}
+        self._server = ActionServer(
+            node, GenerateText, '~/generate', self._conclude,
+            callback_group=ReentrantCallbackGroup(),
+            goal_callback=lambda goal: GoalResponse.ACCEPT,
+            handle_accepted_callback=self._accept,
+            cancel_callback=self._cancel,
+            feedback_pub_qos_profile=QoSProfile(depth=STREAM_DEPTH),
+            result_timeout=RESULT_TIMEOUT)
+
+    def destroy(self) -> None:
+        """Take the action off the graph."""
+        self._server.destroy()
+
+    def _goal(self, handle: ServerGoalHandle) -> '_Goal':
+        # Whichever comes first makes the entry: a quick client's cancel can overtake _accept.
+        return self._goals.setdefault(bytes(handle.goal_id.uuid), _Goal(handle))
+
+    def _accept(self, handle: ServerGoalHandle) -> None:
+        goal = self._goal(handle)
+        goal.follow(self._intake.submit(
+            bytes(handle.goal_id.uuid).hex(), goal, lambda: self._understand(handle.request)))
+
+    def _understand(self, ask: GenerateText.Goal) -> tuple[GenerationRequest, float]:
+        parameters = self._parameters
+        generation = generation_request(
+            ask, max_tokens=parameters['max_tokens'], system_prompt=parameters['system_prompt'])
+        return generation, deadline_seconds(ask, default=parameters['default_deadline'])
+
+    def _cancel(self, handle: ServerGoalHandle) -> CancelResponse:
+        self._goal(handle).cancel()
+        return CancelResponse.ACCEPT
+
+    def _conclude(self, handle: ServerGoalHandle) -> GenerateText.Result:
+        try:
+            return self._goal(handle).conclude()
+        finally:
+            del self._goals[bytes(handle.goal_id.uuid)]
+
+
+class _Goal:
+    """The outlet of one goal. Holds an executor thread only while the engine works on it."""
+
+    def __init__(self, handle: ServerGoalHandle) -> None:
+        self._handle = handle
+        self._request: Request | None = None
+        self._cancelled = False
+        self._outcome: Outcome | None = None
+        self._ended = threading.Event()
+        self._is_executing = False
+
+    def follow(self, request: Request) -> None:
+        """Take the request, to be cancelled with the goal."""
+        self._request = request
+        if self._cancelled:
+            self.cancel()
+
+    def cancel(self) -> None:
+        """End the request, or have ``follow`` do it."""
+        self._cancelled = True
+        if self._request is not None:
+            self._request.cancel('The client cancelled the goal.')
+
+    def started(self) -> None:
+        """Move the goal to EXECUTING."""
+        self._is_executing = True
+        self._handle.execute()
+
+    def chunk(self, chunk: Chunk) -> None:
+        """Publish feedback."""
+        self._handle.publish_feedback(GenerateText.Feedback(chunk=chunk_message(chunk)))
+
+    def done(self, outcome: Outcome) -> None:
+        """Let the goal end."""
+        self._outcome = outcome
+        self._ended.set()
+        if not self._is_executing:
+            self._handle.execute()
+
+    def conclude(self) -> GenerateText.Result:
+        """Wait for the outcome, bring the goal to its last state, return the result."""
+        # Blocks its executor thread: a coroutine that awaits keeps rclpy's executor busy.
+        self._ended.wait()
+        if self._cancelled and self._cancel_arrived():
+            self._handle.canceled()
+        elif self._outcome.error is None:
+            self._handle.succeed()
+        else:
+            self._handle.abort()
+        return fill_answer(GenerateText.Result(), self._outcome)
+
+    def _cancel_arrived(self) -> bool:
+        # rclpy moves the goal to CANCELING only after the cancel callback, which has ended the
+        # request, has returned.
+        limit = time.monotonic() + CANCEL_STATE_TIMEOUT
+        while not self._handle.is_cancel_requested and time.monotonic() < limit:
+            time.sleep(0.001)
+        return self._handle.is_cancel_requested

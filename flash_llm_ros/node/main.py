@@ -1,0 +1,65 @@
+"""The process of the node: `ros2 run flash_llm_ros flash_llm_node`."""
+
+import signal
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from rclpy.executors import Executor
+
+    from flash_llm_ros.node.flash_llm_node import FlashLlmNode
+
+# One transition, one running goal, the waiting service calls, and spare ones: an executor without
+# a free thread would keep its core busy.
+EXECUTOR_THREADS = 8
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the node until SIGINT or SIGTERM; returns the exit code."""
+    stop = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: stop.set())
+    # Imported late, as this takes seconds on a small machine and a signal must find its handler.
+    import rclpy
+    from rclpy.exceptions import ParameterException
+    from rclpy.executors import MultiThreadedExecutor
+    from rclpy.signals import SignalHandlerOptions
+
+    from flash_llm_ros.node.flash_llm_node import FlashLlmNode
+
+    # rclpy's own handlers would end the communication before a running goal got its result.
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        node = FlashLlmNode()
+    except ParameterException as error:
+        print(f'flash_llm_node: {error}', file=sys.stderr)
+        rclpy.shutdown()
+        return 1
+    executor = MultiThreadedExecutor(EXECUTOR_THREADS)
+    executor.add_node(node)
+    spinner = threading.Thread(target=_spin, args=(executor, node, stop), name='executor')
+    spinner.start()
+    stop.wait()
+    node.shut_down()
+    executor.shutdown()
+    spinner.join()
+    node.destroy_node()
+    rclpy.shutdown()
+    return 0
+
+
+def _spin(executor: 'Executor', node: 'FlashLlmNode', stop: threading.Event) -> None:
+    while True:
+        try:
+            executor.spin()
+            return
+        except Exception as error:
+            # rclpy raises what any callback raised, and when a client left before its response.
+            if stop.is_set():
+                return
+            node.report_bug(error)
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,175 @@
+"""Every parameter of the node in one table: type, default, unit, range, and when it may change."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from rcl_interfaces.msg import (
+    FloatingPointRange,
+    IntegerRange,
+    ParameterDescriptor,
+    SetParametersResult,
+)
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+
+from flash_llm_ros.engine import EngineConfig, SamplingParams
+from flash_llm_ros.node.byte_size import RIGHT as BYTE_SIZE_FORM
+from flash_llm_ros.node.byte_size import parse_byte_size
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+
+Value = str | bool | int | float
+
+
+class Change(Enum):
+    """When a parameter may get another value."""
+
+    NEVER = 'read-only: it is given when the node starts'
+    UNCONFIGURED = 'it is read when the node is configured'
+    ALWAYS = 'it holds from the next request on'
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One line of the table; ``low`` and ``high`` are inclusive."""
+
+    name: str
+    default: Value
+    change: Change
+    about: str
+    unit: str = ''
+    low: float | None = None
+    high: float | None = None
+    choices: tuple[str, ...] = ()
+    byte_size: bool = False
+
+    def descriptor(self) -> ParameterDescriptor:
+        """Return what ``ros2 param describe`` shows."""
+        descriptor = ParameterDescriptor(
+            name=self.name,
+            description=f'{self.about}{f" [{self.unit}]" if self.unit else ""}; '
+                        f'{self.change.value}',
+            read_only=self.change is Change.NEVER,
+            dynamic_typing=self.byte_size,
+            additional_constraints=self._constraint())
+        if self.low is not None and isinstance(self.default, float):
+            descriptor.floating_point_range = [
+                FloatingPointRange(from_value=float(self.low), to_value=float(self.high))]
+        elif self.low is not None:
+            descriptor.integer_range = [
+                IntegerRange(from_value=int(self.low), to_value=int(self.high))]
+        return descriptor
+
+    def _constraint(self) -> str:
+        if self.byte_size:
+            return BYTE_SIZE_FORM
+        return f'one of {", ".join(self.choices)}' if self.choices else ''
+
+    def complaint(self, value: Value | None) -> str:
+        """Return what is wrong with a value that has the right type and range, or ''."""
+        if self.byte_size:
+            try:
+                parse_byte_size(self.name, value)
+            except FlashLlmError as error:
+                return str(error)
+        if isinstance(value, float) and not math.isfinite(value):
+            return f'{self.name} is {value}; it has to be a finite number.'
+        if self.choices and value not in self.choices:
+            return f'{self.name} is {value!r}; it has to be {self._constraint()}.'
+        return ''
+
+
+NEVER, UNCONFIGURED, ALWAYS = Change.NEVER, Change.UNCONFIGURED, Change.ALWAYS
+LONGEST = 1e6  # s; longer waits are mistakes
+
+TABLE = (
+    Entry('store', '', UNCONFIGURED, 'Folder of the flash store'),
+    Entry('dram_budget', '256MB', UNCONFIGURED,
+          'Memory the engine may use in all, on top of the bare process', byte_size=True),
+    Entry('mode', 'exact', UNCONFIGURED,
+          'Use every neuron, or only the active set', choices=('exact', 'sparse')),
+    Entry('sparsity', -1.0, UNCONFIGURED,
+          'Share of the down columns left out in sparse mode; below 0: as calibrated', '',
+          -1.0, 0.99),
+    Entry('context_length', 512, UNCONFIGURED,
+          'Longest prompt and answer together', 'tokens', 2, 2**20),
+    Entry('prefill_chunk', 64, UNCONFIGURED,
+          'Prompt tokens that share one pass over the flash', 'tokens', 1, 4096),
+    Entry('threads', 1, UNCONFIGURED, 'Threads that compute', 'threads', 1, 256),
+    Entry('reader_threads', 4, UNCONFIGURED, 'Reads in flight', 'threads', 1, 256),
+    Entry('direct_io', True, UNCONFIGURED, 'Read past the page cache'),
+    Entry('lock_memory', True, UNCONFIGURED, 'Lock the window in memory where this is allowed'),
+    Entry('verify', True, UNCONFIGURED, 'Check the hashes of the store when it is opened'),
+    Entry('core', 'native', UNCONFIGURED,
+          'Compiled core, or its slow reference', choices=('native', 'numpy')),
+    Entry('queue_size', 4, UNCONFIGURED,
+          'Requests that may wait while one runs; more are refused', 'requests', 0, 1000),
+    Entry('stream_period', 0.05, ALWAYS,
+          'Shortest time between two chunks of an answer', 's', 0.001, 60.0),
+    Entry('default_deadline', 600.0, ALWAYS,
+          'Deadline of action goals and topic prompts that bring none; 0: none', 's',
+          0.0, LONGEST),
+    Entry('service_deadline', 30.0, ALWAYS,
+          'Deadline of service calls that bring none', 's', 0.001, LONGEST),
+    Entry('status_rate', 2.0, NEVER, 'Messages on ~/status', '1/s', 0.01, 100.0),
+    Entry('max_tokens', 128, ALWAYS,
+          'Longest answer to requests that ask for no other', 'tokens', 1, 2**20),
+    Entry('system_prompt', '', ALWAYS,
+          'System prompt of requests that bring none; empty: what the chat template puts there'),
+    Entry('temperature', 0.0, ALWAYS, 'For prompts on ~/prompt; 0: greedy', '', 0.0, 100.0),
+    Entry('top_k', 0, ALWAYS, 'For prompts on ~/prompt; 0: all', 'tokens', 0, 2**20),
+    Entry('top_p', 1.0, ALWAYS, 'For prompts on ~/prompt', '', 1e-6, 1.0),
+    Entry('min_p', 0.0, ALWAYS, 'For prompts on ~/prompt', '', 0.0, 1.0),
+    Entry('repetition_penalty', 1.0, ALWAYS, 'For prompts on ~/prompt; 1: none', '', 0.01, 100.0),
+    Entry('seed', 0, ALWAYS, 'For prompts on ~/prompt', '', 0, 2**63 - 1),
+)
+BY_NAME = {entry.name: entry for entry in TABLE}
+
+
+class Parameters:
+    """The node's parameters, declared, guarded and read as typed values."""
+
+    def __init__(self, node: Node, is_configured: Callable[[], bool]) -> None:
+        self._node = node
+        self._is_configured = is_configured
+        # Registered first, so that it also sees the values given on the command line.
+        node.add_on_set_parameters_callback(self._check)
+        for entry in TABLE:
+            node.declare_parameter(entry.name, entry.default, entry.descriptor())
+
+    def __getitem__(self, name: str) -> Value:
+        return self._node.get_parameter(name).value
+
+    def engine_config(self) -> EngineConfig:
+        """Return what the engine is opened with; raises FlashLlmError(INVALID_PARAMETER, ...)."""
+        if not self['store']:
+            raise FlashLlmError(
+                ErrorCode.STORE_NOT_FOUND,
+                'The parameter `store` is empty; it has to name the folder of a flash store.')
+        names = ('mode', 'context_length', 'prefill_chunk', 'threads', 'reader_threads',
+                 'direct_io', 'lock_memory', 'verify', 'core')
+        return EngineConfig(
+            store=Path(self['store']).expanduser(),
+            dram_budget=parse_byte_size('dram_budget', self['dram_budget']),
+            sparsity=self['sparsity'] if self['sparsity'] >= 0 else None,
+            **{name: self[name] for name in names})
+
+    def sampling(self) -> SamplingParams:
+        """Return the sampling of prompts that cannot bring their own."""
+        names = ('temperature', 'top_k', 'top_p', 'min_p', 'repetition_penalty', 'seed')
+        return SamplingParams(**{name: self[name] for name in names})
+
+    def _check(self, parameters: list[Parameter]) -> SetParametersResult:
+        for parameter in parameters:
+            entry = BY_NAME.get(parameter.name)
+            if entry is None:
+                continue
+            reason = entry.complaint(parameter.value)
+            if entry.change is Change.UNCONFIGURED and self._is_configured():
+                reason = (f'{parameter.name} is read when the node is configured; '
+                          'clean the node up first.')
+            if reason:
+                return SetParametersResult(successful=False, reason=reason)
+        return SetParametersResult(successful=True)

@@ -1,0 +1,91 @@
+"""~/status: flat numbers of the engine, latched for late joiners."""
+
+from collections.abc import Callable
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+
+from flash_llm_msgs.msg import EngineStatus
+from flash_llm_ros.engine.process_memory import resident_bytes
+from flash_llm_ros.node.conversions import error_message
+from flash_llm_ros.node.engine_traffic import Traffic
+from flash_llm_ros.node.ledger import Ledger
+from flash_llm_ros.node.worker import Worker
+
+QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+PHASES = {'': EngineStatus.IDLE, 'prefill': EngineStatus.PREFILL,
+          'decode': EngineStatus.GENERATING}
+
+
+class StatusReport:
+    """Fills EngineStatus from the worker that is there, if any."""
+
+    def __init__(
+        self, node: Node, ledger: Ledger, current_worker: Callable[[], Worker | None],
+    ) -> None:
+        self._node = node
+        self._ledger = ledger
+        self._current_worker = current_worker
+        self._start: dict[str, int] = {}
+
+    def restart_counting(self) -> None:
+        """Count flash traffic from here on."""
+        worker = self._current_worker()
+        self._start = dict(worker.engine.stats()) if worker is not None else {}
+
+    def message(self) -> EngineStatus:
+        """Return the state of now."""
+        totals = self._ledger.totals
+        status = EngineStatus(
+            stamp=self._node.get_clock().now().to_msg(),
+            state=EngineStatus.UNCONFIGURED,
+            requests_done=totals.requests_done,
+            requests_failed=totals.requests_failed,
+            tokens_generated=totals.tokens_generated,
+            rss=resident_bytes(),
+            error=error_message(totals.last_error))
+        worker = self._current_worker()
+        if worker is not None:
+            self._add_engine(status, worker)
+        cost = (worker and worker.cost) or totals.last_cost
+        if cost is not None:
+            status.tokens_per_second = float(cost.tokens_per_second)
+            status.time_to_first_token = float(cost.time_to_first_token)
+        return status
+
+    def _add_engine(self, status: EngineStatus, worker: Worker) -> None:
+        engine = worker.engine
+        plan = engine.plan
+        traffic = Traffic.since(self._start, engine.stats())
+        status.state = PHASES[worker.phase] if worker.active else EngineStatus.INACTIVE
+        status.model = engine.model_name
+        status.mode = engine.config.mode
+        status.queue_length = worker.queue_length
+        status.model_bytes = engine.model_bytes
+        status.dram_budget = plan.budget
+        status.dram_planned = plan.planned
+        status.window_bytes = plan.window_bytes
+        status.flash_bytes = traffic.flash_bytes
+        status.flash_reads = traffic.flash_reads
+        status.window_hits = traffic.hits
+        status.window_misses = traffic.misses
+        status.hit_rate = traffic.hit_rate
+        status.active_fraction = traffic.active_fraction
+
+
+class StatusTopic:
+    """Publishes at a fixed rate, and at once when the node has changed its state."""
+
+    def __init__(
+        self, node: Node, report: StatusReport, rate: float, callback_group: CallbackGroup,
+    ) -> None:
+        """``rate`` in messages per second."""
+        self._report = report
+        self._publisher = node.create_publisher(
+            EngineStatus, '~/status', QOS, callback_group=callback_group)
+        node.create_timer(1.0 / rate, self.publish, callback_group=callback_group)
+
+    def publish(self) -> None:
+        """Publish the state of now."""
+        self._publisher.publish(self._report.message())
