@@ -1,0 +1,45 @@
+"""What the engine is opened with."""
+
+from dataclasses import dataclass
+import math
+from pathlib import Path
+
+from ..store.errors import ErrorCode, FlashLlmError
+
+MODES = ('exact', 'sparse')
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """Validated on creation; raises FlashLlmError(INVALID_PARAMETER)."""
+
+    store: Path
+    dram_budget: int                # bytes: resident weights, KV cache, scratch and window
+    mode: str = 'exact'
+    context_length: int = 512       # tokens of prompt and answer
+    prefill_chunk: int = 64         # prompt tokens computed at once
+    sparsity: float | None = None   # share of down columns left out; None: as calibrated
+    threads: int = 1                # of ONNX Runtime
+    reader_threads: int = 4
+    direct_io: bool = True
+    lock_memory: bool = True
+    verify: bool = True             # compare file hashes on opening
+    core: str = 'native'            # or numpy, the slow reference
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            _refuse('mode', self.mode, f'one of {", ".join(MODES)}')
+        for name, least in (('dram_budget', 1), ('context_length', 2), ('prefill_chunk', 1),
+                            ('threads', 1), ('reader_threads', 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < least:
+                _refuse(name, value, f'an integer of at least {least}')
+        sparsity = self.sparsity
+        if sparsity is not None and not (math.isfinite(sparsity) and 0.0 <= sparsity < 1.0):
+            _refuse('sparsity', sparsity, 'a number in [0, 1)')
+        if self.core not in ('native', 'numpy'):
+            _refuse('core', self.core, 'native or numpy')
+
+
+def _refuse(name: str, value: object, right: str) -> None:
+    raise FlashLlmError(ErrorCode.INVALID_PARAMETER, f'{name} is {value!r}; it must be {right}.')

@@ -1,0 +1,195 @@
+"""Opens a flash store under a DRAM budget and answers requests, one at a time."""
+
+from collections.abc import Callable
+
+from ..store.errors import ErrorCode, FlashLlmError
+from ..store.flash_store import CHAT_TEMPLATE, PREDICTORS, RESIDENT, TOKENIZER, FlashStore
+from ..store.manifest import Manifest
+from .attention import AttentionStack, kv_cache_bytes
+from .config import EngineConfig
+from .feed_forward import (BundledFeedForward, DenseFeedForward, FeedForward, SplitFeedForward)
+from .generation import Generation, GenerationRequest
+from .memory_plan import MemoryPlan, PlanRow, plan_memory
+from .model import Model
+from .predictors import PredictorStack, at_sparsity
+from .process_memory import resident_bytes, return_large_blocks, trim_heap
+from .prompt import ChatTemplate, check_text
+from .tokens import TextTokenizer
+from .window import Window
+from .window_plan import least_slots, plan_window
+
+# What the allocator and Python take while tokens are made, beyond the buffers planned below.
+_SLACK = 3_000_000
+
+
+class Engine:
+    """`Engine.open`, `start` requests, `close`. Calls come from one thread at a time."""
+
+    def __init__(self, config: EngineConfig, store: FlashStore, plan: MemoryPlan, model: Model,
+                 tokenizer: TextTokenizer, template: ChatTemplate) -> None:
+        self.config, self.plan, self.model = config, plan, model
+        self._store, self._tokenizer, self._template = store, tokenizer, template
+        self._running: Generation | None = None
+
+    @classmethod
+    def open(cls, config: EngineConfig, log: Callable[[str], None] = lambda line: None) -> 'Engine':
+        """Verify, load, plan and allocate; takes seconds.
+
+        Raises FlashLlmError: STORE_*, BUDGET_TOO_SMALL, INVALID_PARAMETER, READ_FAILED,
+        CHECKSUM_MISMATCH.
+        """
+        store = FlashStore.open(config.store)
+        manifest = store.manifest
+        _check_against(config, manifest)
+        if config.verify:
+            log(f'verifying {store.path}')
+            store.verify_resident()
+        least = least_slots(manifest.geometry, config.mode) * manifest.geometry.group_bytes
+        group = manifest.geometry.group_bytes
+        estimate = _resident_estimate(config, store)
+        plan_memory(config.dram_budget, [*estimate, *_buffers(config, store)], group, least)
+
+        return_large_blocks()
+        bare = resident_bytes()
+        log('loading the resident weights')
+        tokenizer = TextTokenizer(store.text(TOKENIZER), manifest.model.begin_token)
+        trim_heap()
+        template = _chat_template(store, tokenizer)
+        attention = AttentionStack(store, config.threads)
+        sparsity = _sparsity(config, manifest)
+        predictors = (PredictorStack(store, config.threads, sparsity)
+                      if config.mode == 'sparse' else None)
+        trim_heap()
+        loaded = max(resident_bytes() - bare, sum(row.bytes for row in estimate))
+        resident = PlanRow('resident weights', loaded, 'attention, predictors, tokenizer and '
+                           'ONNX Runtime, as measured')
+        plan = plan_memory(config.dram_budget, [resident, *_buffers(config, store)], group, least)
+
+        attention.allocate(config.context_length, config.prefill_chunk)
+        log(f'filling the window of {plan.window_bytes / 1e6:.1f} MB')
+        slots = plan_window(manifest.geometry, config.mode, plan.window_bytes // group)
+        window = Window(store, config, slots)
+        for line in _warnings(window, config):
+            log(line)
+        feed_forward = _feed_forward(config, manifest, window, predictors, sparsity)
+        model = Model(manifest.model, attention, feed_forward, window, config.prefill_chunk)
+        return cls(config, store, plan, model, tokenizer, template)
+
+    @property
+    def model_name(self) -> str:
+        return self.model.spec.name
+
+    @property
+    def model_bytes(self) -> int:
+        """Bytes of the flash store, what would have to be in DRAM without it."""
+        return self._store.bytes
+
+    def start(self, request: GenerationRequest) -> Generation:
+        """Check and tokenise a request; iterate over what is returned to run it.
+
+        A generation that is still running is given up. Raises FlashLlmError: EMPTY_PROMPT,
+        INVALID_TEXT, PROMPT_TOO_LONG, INVALID_REQUEST.
+        """
+        context = self.config.context_length
+        check_text('prompt', request.prompt, context)
+        check_text('system_prompt', request.system_prompt, context)
+        if not request.prompt.strip():
+            raise FlashLlmError(ErrorCode.EMPTY_PROMPT, 'prompt is empty; it must hold some text.')
+        if not isinstance(request.max_tokens, int) or request.max_tokens < 1:
+            raise FlashLlmError(ErrorCode.INVALID_REQUEST, f'max_tokens is {request.max_tokens}; '
+                                'it must be at least 1.')
+        for stop in request.stop:
+            if not stop:
+                raise FlashLlmError(ErrorCode.INVALID_REQUEST,
+                                    'stop holds an empty string; every answer would be empty.')
+        text = (request.prompt if request.raw
+                else self._template.render(request.prompt, request.system_prompt))
+        tokens = self._tokenizer.encode(text)
+        if len(tokens) >= context:
+            raise FlashLlmError(ErrorCode.PROMPT_TOO_LONG,
+                                f'prompt has {len(tokens)} tokens with its template; '
+                                f'context_length is {context} and an answer needs at least one.')
+        return Generation(self.model, self._tokenizer.stream(), tokens, request, context)
+
+    def tokenize(self, text: str) -> list[int]:
+        return self._tokenizer.encode(text)
+
+    def stats(self) -> dict[str, int]:
+        """Counters since opening."""
+        return {**self.model.window.core.stats(),
+                'active_neurons': self.model.feed_forward.active_neurons,
+                'total_neurons': self.model.feed_forward.total_neurons}
+
+    def close(self) -> None:
+        """Free everything; idempotent."""
+        self.model.window.close()
+        del self.model.attention, self.model.feed_forward
+        trim_heap()
+
+
+def _check_against(config: EngineConfig, manifest: Manifest) -> None:
+    if config.context_length > manifest.model.max_context:
+        raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
+                            f'context_length is {config.context_length}; the model was trained '
+                            f'for at most {manifest.model.max_context} tokens.')
+    if config.mode == 'sparse' and manifest.calibration is None:
+        raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
+                            'mode is sparse, but the store was converted without calibration; '
+                            'use mode exact or convert again.')
+
+
+def _sparsity(config: EngineConfig, manifest: Manifest) -> float:
+    if config.sparsity is not None or manifest.calibration is None:
+        return config.sparsity or 0.0
+    return manifest.calibration.default_sparsity
+
+
+def _resident_estimate(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
+    """The least that loading will take; what it does take is measured."""
+    files = store.manifest.files
+    rows = [PlanRow('attention weights', files[RESIDENT]['bytes'], ''),
+            PlanRow('tokenizer', 4 * files[TOKENIZER]['bytes'], '')]
+    if config.mode == 'sparse':
+        rows.append(PlanRow('predictors', files[PREDICTORS]['bytes'], ''))
+    return rows
+
+
+def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
+    spec, chunk, context = store.manifest.model, config.prefill_chunk, config.context_length
+    qkv = (spec.heads + 2 * spec.kv_heads) * spec.head_dim
+    # hidden x 2, FFN input, normed, attended, projected; qkv twice for the cast; scores
+    floats = chunk * (6 * spec.hidden_size + 2 * qkv + spec.ffn_size)
+    floats += spec.heads * chunk * context
+    floats += spec.vocab_size * 12          # logits in float32; scores, order, weights in float64
+    tile = 4 * 2 * store.manifest.geometry.group_bytes
+    return [PlanRow('KV cache', kv_cache_bytes(store, context),
+                    f'{context} tokens in {store.manifest.kv_cache}'),
+            PlanRow('scratch', 4 * floats + tile + _SLACK, f'{chunk} prompt tokens at once')]
+
+
+def _chat_template(store: FlashStore, tokenizer: TextTokenizer) -> ChatTemplate:
+    spec = store.manifest.model
+    end = spec.end_tokens[0] if spec.end_tokens else None
+    return ChatTemplate(store.text(CHAT_TEMPLATE), tokenizer.text_of(spec.begin_token),
+                        tokenizer.text_of(end))
+
+
+def _feed_forward(config: EngineConfig, manifest: Manifest, window: Window,
+                  predictors: PredictorStack | None, sparsity: float) -> FeedForward:
+    spec = manifest.model
+    dense = DenseFeedForward(window, spec, manifest.layout, config.prefill_chunk)
+    if predictors is None:
+        return dense
+    if manifest.layout == 'bundled':
+        return BundledFeedForward(dense, window, predictors, spec.activation)
+    thresholds = at_sparsity(manifest.calibration.thresholds, sparsity)
+    return SplitFeedForward(dense, window, predictors, thresholds, spec.activation)
+
+
+def _warnings(window: Window, config: EngineConfig) -> list[str]:
+    lines = []
+    if config.direct_io and not window.core.direct:
+        lines.append('the file system refuses direct I/O: reads go through the page cache')
+    if config.lock_memory and not window.core.locked:
+        lines.append('the window could not be locked in memory (RLIMIT_MEMLOCK)')
+    return lines

@@ -1,0 +1,126 @@
+"""The feed-forward block: dense, or only the active set, in either layout."""
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkpoint.model_spec import ModelSpec
+from .predictors import PredictorStack
+from .window import Window
+
+Array = NDArray[np.float32]
+
+
+class FeedForward(Protocol):
+    """Adds FFN(x) to `out`; both float32 [tokens, d]."""
+
+    active_neurons: int     # used so far, and out of how many
+    total_neurons: int
+
+    def begin(self, dense: bool, last: bool) -> None:
+        """Announce a pass over all layers; `last`: the output head follows it."""
+
+    def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
+        """One layer; `dense` uses every neuron, in whatever mode the engine is."""
+
+
+class DenseFeedForward:
+    """Every neuron of every layer: exact mode, and the prefill of the other modes."""
+
+    def __init__(self, window: Window, spec: ModelSpec, layout: str, chunk: int) -> None:
+        self._window, self._spec, self._layout = window, spec, layout
+        self._names = ('gate_up', 'down') if layout == 'split' else ('bundle',)
+        self.activations = np.zeros((chunk if layout == 'split' else 1, spec.ffn_size), np.float32)
+        self.active_neurons = self.total_neurons = 0
+
+    def begin(self, dense: bool, last: bool) -> None:
+        self._window.stream(self._names, last)
+
+    def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
+        core, activation = self._window.core, self._spec.activation
+        if self._layout == 'split':
+            h = self.activations[:len(x)]
+            core.gate_up(self._window.section('gate_up', layer), x, h, activation)
+            core.add_rows(self._window.section('down', layer), h, out)
+        else:
+            core.bundled(self._window.section('bundle', layer), x, out, activation)
+        self.count(len(x) * self._spec.ffn_size, len(x))
+
+    def count(self, active: int, tokens: int = 1) -> None:
+        self.active_neurons += active
+        self.total_neurons += tokens * self._spec.ffn_size
+
+
+class SplitFeedForward:
+    """Gated-SiLU models: gate and up are exact, down columns are used by their contribution.
+
+    The predictor only prefetches; what it got wrong costs time, never text.
+    """
+
+    def __init__(self, dense: DenseFeedForward, window: Window, predictors: PredictorStack,
+                 thresholds: NDArray[np.float64], activation: str) -> None:
+        self._dense, self._window, self._predictors = dense, window, predictors
+        self._activation = activation
+        # abs(h) * norm > threshold is abs(h) > threshold / norm
+        with np.errstate(divide='ignore'):
+            self._limits = [(threshold / norm).astype(np.float32) for threshold, norm
+                            in zip(thresholds, predictors.down_norms, strict=True)]
+
+    @property
+    def active_neurons(self) -> int:
+        return self._dense.active_neurons
+
+    @property
+    def total_neurons(self) -> int:
+        return self._dense.total_neurons
+
+    def begin(self, dense: bool, last: bool) -> None:
+        if dense:
+            self._dense.begin(dense, last)
+        else:
+            self._window.stream(('gate_up',), last)
+
+    def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
+        if dense:
+            self._dense.run(layer, x, out, dense)
+            return
+        core, down = self._window.core, self._window.section('down', layer)
+        core.prefetch(down, self._predictors.wanted(layer, x[0]))
+        h = self._dense.activations[:1]
+        core.gate_up(self._window.section('gate_up', layer), x, h, self._activation)
+        active = (np.abs(h[0]) > self._limits[layer]).view(np.uint8)
+        core.add_rows_sparse(down, h[0], active, out[0])
+        self._dense.count(int(np.count_nonzero(active)))
+
+
+class BundledFeedForward:
+    """ReLU models: the predictor decides which bundles are read and used (the paper)."""
+
+    def __init__(self, dense: DenseFeedForward, window: Window, predictors: PredictorStack,
+                 activation: str) -> None:
+        self._dense, self._window, self._predictors = dense, window, predictors
+        self._activation = activation
+
+    @property
+    def active_neurons(self) -> int:
+        return self._dense.active_neurons
+
+    @property
+    def total_neurons(self) -> int:
+        return self._dense.total_neurons
+
+    def begin(self, dense: bool, last: bool) -> None:
+        if dense:
+            self._dense.begin(dense, last)
+        else:
+            self._window.stream((), last)
+
+    def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
+        if dense:
+            self._dense.run(layer, x, out, dense)
+            return
+        active = self._predictors.wanted(layer, x[0])
+        self._window.core.bundled_sparse(self._window.section('bundle', layer), x[0], active,
+                                         out[0], self._activation, None)
+        self._dense.count(int(np.count_nonzero(active)))

@@ -1,0 +1,153 @@
+"""One request from prompt to answer."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from enum import IntEnum
+import time
+
+import numpy as np
+
+from .model import Model
+from .sampling import Sampler, SamplingParams
+from .stop_strings import StopStrings
+from .tokens import TextStream
+
+
+class FinishReason(IntEnum):
+    """The same numbers as the constants of ``flash_llm_msgs/msg/TokenChunk``."""
+
+    RUNNING = 0
+    STOP = 1
+    LENGTH = 2
+    CANCELLED = 3
+    DEADLINE = 4
+    ERROR = 5
+
+
+@dataclass(frozen=True)
+class GenerationRequest:
+    """What is asked for; checked by Engine.start."""
+
+    prompt: str
+    system_prompt: str = ''
+    raw: bool = False               # True: no chat template
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    max_tokens: int = 128
+    stop: tuple[str, ...] = ()
+
+
+@dataclass
+class GenerationCost:
+    """What a request cost so far; times in seconds, sizes in bytes."""
+
+    prompt_tokens: int
+    seed: int
+    generated_tokens: int = 0
+    time_to_first_token: float = 0.0
+    tokens_per_second: float = 0.0
+    flash_bytes: int = 0
+    flash_reads: int = 0
+    window_hits: int = 0
+    window_misses: int = 0
+    active_fraction: float = 1.0
+
+
+class Generation:
+    """Iterate over it for the pieces of the answer.
+
+    A piece comes after every chunk of the prompt ('') and after every token; it may be empty.
+    Raises FlashLlmError when the flash fails. `stop` may be called from any thread.
+    """
+
+    def __init__(self, model: Model, stream: TextStream, tokens: list[int],
+                 request: GenerationRequest, context: int) -> None:
+        self._model, self._stream, self._context = model, stream, context
+        self._prompt = np.asarray(tokens, np.int64)
+        self._max_tokens = request.max_tokens
+        self._sampler = Sampler(request.sampling, self._prompt, model.spec.vocab_size)
+        self._stops = StopStrings(request.stop)
+        self._asked_to_stop: FinishReason | None = None
+        self._begin_counts: dict[str, int] = {}
+        self.finish_reason = FinishReason.RUNNING
+        self.phase = 'prefill'
+        self.tokens: list[int] = []
+        self.text = ''
+        self.stats = GenerationCost(len(tokens), request.sampling.seed)
+
+    def stop(self, reason: FinishReason) -> None:
+        """End at the next piece, with the text so far."""
+        self._asked_to_stop = reason
+
+    def __iter__(self) -> Iterator[str]:
+        self._begin_counts = self._counts()
+        begin = time.monotonic()
+        logits = np.empty((1, self._model.spec.vocab_size), np.float32)
+        try:
+            for start in range(0, len(self._prompt), self._model.chunk):
+                chunk = self._prompt[start:start + self._model.chunk]
+                last = start + len(chunk) == len(self._prompt)
+                self._model.forward(chunk, start, dense=True, logits=logits if last else None)
+                if self._stopped():
+                    return
+                if not last:
+                    yield ''
+            self.phase = 'decode'
+            yield from self._decode(logits, begin)
+        except BaseException:
+            self.finish_reason = FinishReason.ERROR
+            raise
+        finally:
+            self._update_cost()
+
+    def _decode(self, logits: np.ndarray, begin: float) -> Iterator[str]:
+        first = 0.0
+        while self.finish_reason == FinishReason.RUNNING:
+            token = self._sampler.pick(logits[0])
+            now = time.monotonic()
+            if not self.tokens:
+                first = now
+                self.stats.time_to_first_token = now - begin
+            elif now > first:
+                self.stats.tokens_per_second = len(self.tokens) / (now - first)
+            self.tokens.append(token)
+            piece = self._accept(token)
+            self._update_cost()
+            yield piece
+            if self.finish_reason != FinishReason.RUNNING or self._stopped():
+                return
+            position = len(self._prompt) + len(self.tokens) - 1
+            self._model.forward(np.array([token]), position, dense=False, logits=logits)
+
+    def _accept(self, token: int) -> str:
+        """The text a token adds; sets the finish reason when it ends the answer."""
+        if token in self._model.spec.end_tokens:
+            self.finish_reason = FinishReason.STOP
+            piece = self._stops.flush()
+        else:
+            piece = self._stops.feed(self._stream.step(token))
+            if self._stops.met:
+                self.finish_reason = FinishReason.STOP
+            elif (len(self.tokens) >= self._max_tokens
+                    or len(self._prompt) + len(self.tokens) >= self._context):
+                self.finish_reason = FinishReason.LENGTH
+                piece += self._stops.flush()
+        self.text += piece
+        return piece
+
+    def _stopped(self) -> bool:
+        if self._asked_to_stop is not None:
+            self.finish_reason = self._asked_to_stop
+        return self._asked_to_stop is not None
+
+    def _counts(self) -> dict[str, int]:
+        feed_forward = self._model.feed_forward
+        return {**self._model.window.core.stats(), 'active': feed_forward.active_neurons,
+                'total': feed_forward.total_neurons}
+
+    def _update_cost(self) -> None:
+        counts, stats = self._counts(), self.stats
+        used = {name: counts[name] - before for name, before in self._begin_counts.items()}
+        stats.generated_tokens = len(self.tokens)
+        stats.flash_bytes, stats.flash_reads = used['flash_bytes'], used['flash_reads']
+        stats.window_hits, stats.window_misses = used['hits'], used['misses']
+        stats.active_fraction = used['active'] / used['total'] if used['total'] else 1.0

@@ -1,0 +1,89 @@
+"""ONNX Runtime sessions whose matrices come from a tensor file and exist once in DRAM."""
+
+from collections.abc import Callable
+import mmap
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import onnxruntime as ort
+
+from ..store.errors import ErrorCode, FlashLlmError
+from ..store.tensor_file import TensorFile
+
+_FOLDER_KEY = 'session.model_external_initializers_file_folder_path'
+_PAGE = mmap.PAGESIZE
+Feeds = dict[str, NDArray[Any]]
+
+
+class GraphLoader:
+    """Loads graphs one after the other, so that at most one exists twice while it is packed."""
+
+    def __init__(self, folder: str, threads: int, prepack: bool) -> None:
+        self._folder, self._threads, self._prepack = folder, threads, prepack
+        self._memory: list[Any] = []        # ONNX Runtime points into it for good
+
+    def load(self, graph: bytes, tensors: TensorFile | None = None, prefix: str = '',
+             probe: Callable[[], Feeds] | None = None) -> ort.InferenceSession:
+        """A session of `graph` with the tensors whose names start with `prefix`.
+
+        ONNX Runtime packs quantised matrices into copies of its own; the originals' pages are
+        then given back. That it reads them no more is not documented, so it is tried: `probe`
+        returns inputs, and the outputs must be the same bytes without the originals.
+        """
+        options = self._options()
+        names = [] if tensors is None else [n for n in tensors.names() if n.startswith(prefix)]
+        memory = self._share(options, tensors, names) if names else None
+        try:
+            session = ort.InferenceSession(graph, options, providers=['CPUExecutionProvider'])
+        except Exception as error:      # ONNX Runtime raises classes of its own, all unrelated
+            raise FlashLlmError(ErrorCode.STORE_CORRUPT, 'ONNX Runtime does not load the graph '
+                                f'{prefix or "final"}: {error}.') from None
+        if memory is not None and self._prepack and probe is not None:
+            self._release(session, probe, memory, tensors, names)
+        return session
+
+    def _options(self) -> ort.SessionOptions:
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = self._threads
+        options.inter_op_num_threads = 1
+        options.enable_cpu_mem_arena = False        # an arena only grows
+        options.enable_mem_pattern = False
+        options.log_severity_level = 3
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
+        options.add_session_config_entry(_FOLDER_KEY, self._folder)
+        if not self._prepack:
+            options.add_session_config_entry('session.disable_prepacking', '1')
+        return options
+
+    def _share(self, options: ort.SessionOptions, tensors: TensorFile,
+               names: list[str]) -> mmap.mmap:
+        """Read tensors into one private mapping and hand them to ONNX Runtime without a copy."""
+        size = sum(_aligned(tensors.nbytes(name)) for name in names)
+        memory = mmap.mmap(-1, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+        for name, array in _read(tensors, names, memory).items():
+            value = ort.OrtValue.ortvalue_from_numpy(array)
+            options.add_initializer(name, value)
+            self._memory += [array, value]
+        self._memory.append(memory)
+        return memory
+
+    def _release(self, session: ort.InferenceSession, probe: Callable[[], Feeds],
+                 memory: mmap.mmap, tensors: TensorFile, names: list[str]) -> None:
+        before = session.run(None, probe())
+        memory.madvise(mmap.MADV_DONTNEED)          # the mapping now reads as zeros
+        after = session.run(None, probe())
+        if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(before, after)):
+            _read(tensors, names, memory)           # not packed on this machine: keep them
+
+
+def _read(tensors: TensorFile, names: list[str], memory: mmap.mmap) -> Feeds:
+    arrays, offset, view = {}, 0, memoryview(memory)
+    for name in names:
+        arrays[name] = tensors.read_into(name, view[offset:])
+        offset += _aligned(tensors.nbytes(name))
+    return arrays
+
+
+def _aligned(size: int) -> int:
+    return -(-size // _PAGE) * _PAGE

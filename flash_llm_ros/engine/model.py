@@ -1,0 +1,35 @@
+"""The forward pass: tokens in, logits out, layer after layer."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..checkpoint.model_spec import ModelSpec
+from .attention import AttentionStack
+from .feed_forward import FeedForward
+from .window import Window
+
+
+class Model:
+    """Attention, feed-forward block and window of one flash store."""
+
+    def __init__(self, spec: ModelSpec, attention: AttentionStack, feed_forward: FeedForward,
+                 window: Window, chunk: int) -> None:
+        self.spec, self.attention, self.window = spec, attention, window
+        self.feed_forward, self.chunk = feed_forward, chunk
+
+    def forward(self, tokens: NDArray[np.int64], position: int, dense: bool,
+                logits: NDArray[np.float32] | None = None) -> None:
+        """Run up to `chunk` tokens that stand at `position` and after.
+
+        `dense` uses every neuron. `logits`, float32 [n, vocabulary], gets those of the last n
+        tokens; None leaves the output head out.
+        """
+        count = len(tokens)
+        self.feed_forward.begin(dense, logits is not None)
+        self.window.embed(tokens, self.attention.hidden(0, count))
+        for layer in range(self.spec.layers):
+            ffn_input, residual = self.attention.run(layer, count, position)
+            self.feed_forward.run(layer, ffn_input, residual, dense)
+        if logits is not None:
+            hidden = self.attention.hidden(self.spec.layers, count)
+            self.window.logits(self.attention.final_norm(hidden[count - len(logits):]), logits)

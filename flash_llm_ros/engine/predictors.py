@@ -1,0 +1,58 @@
+"""The ONNX predictors: which neurons the next step needs, one session a layer."""
+
+import numpy as np
+from numpy.typing import NDArray
+import onnxruntime as ort
+
+from ..store.flash_store import PREDICTORS, FlashStore, predictor_graph
+from ..store.tensor_file import TensorFile
+from .graph_loader import Feeds, GraphLoader
+
+
+class PredictorStack:
+    """Scores a layer's neurons from the FFN's input (paper section 3.2)."""
+
+    def __init__(self, store: FlashStore, threads: int, sparsity: float) -> None:
+        spec, calibration = store.manifest.model, store.manifest.calibration
+        self._input = np.zeros((1, spec.hidden_size), np.float32)
+        self._wanted = np.zeros((1, spec.ffn_size), np.uint8)
+        thresholds = at_sparsity(calibration.predictor_thresholds, sparsity)
+        self._thresholds = thresholds.astype(np.float32).reshape(-1, 1)
+        tensors = TensorFile(store.path / PREDICTORS)
+        self._loader = GraphLoader(str(store.path), threads, prepack=True)
+        self._bindings = []
+        for layer in range(spec.layers):
+            session = self._loader.load(store.content(predictor_graph(layer)), tensors,
+                                        f'predictors.{layer}.', self._probe)
+            self._bindings.append((session, self._bind(session, layer)))
+        self.down_norms = [tensors.read(name) for name in
+                           (f'predictors.{layer}.down_norm' for layer in range(spec.layers))
+                           if name in tensors.names()]
+        tensors.drop_page_cache()
+        tensors.close()
+
+    def wanted(self, layer: int, ffn_input: NDArray[np.float32]) -> NDArray[np.uint8]:
+        """1 for each neuron predicted to be needed, uint8 [ffn]; valid until the next call."""
+        self._input[0] = ffn_input
+        session, binding = self._bindings[layer]
+        session.run_with_iobinding(binding)
+        return self._wanted[0]
+
+    def _bind(self, session: ort.InferenceSession, layer: int) -> ort.IOBinding:
+        binding = session.io_binding()
+        for name, array in (('ffn_input', self._input), ('threshold', self._thresholds[layer])):
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+        binding.bind_ortvalue_output('wanted', ort.OrtValue.ortvalue_from_numpy(self._wanted))
+        return binding
+
+    def _probe(self) -> Feeds:
+        x = np.sin(np.arange(self._input.size, dtype=np.float32)).reshape(1, -1)
+        return {'ffn_input': x, 'threshold': np.zeros(1, np.float32)}
+
+
+def at_sparsity(table: dict[str, list[float]], sparsity: float) -> NDArray[np.float64]:
+    """One threshold a layer, between the calibrated sparsities interpolated linearly."""
+    points = sorted(table, key=float)
+    columns = np.array([table[point] for point in points])
+    grid = [float(point) for point in points]
+    return np.array([np.interp(sparsity, grid, column) for column in columns.T])

@@ -1,0 +1,76 @@
+"""Choosing the next token from the logits."""
+
+from dataclasses import dataclass
+import math
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..store.errors import ErrorCode, FlashLlmError
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """Greedy by default. Raises FlashLlmError(INVALID_SAMPLING) naming the field."""
+
+    temperature: float = 0.0            # 0: greedy
+    top_k: int = 0                      # 0: all tokens
+    top_p: float = 1.0
+    min_p: float = 0.0
+    repetition_penalty: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._check('temperature', self.temperature >= 0, 'finite and at least 0')
+        self._check('top_k', self.top_k >= 0, '0 (all tokens) or more')
+        self._check('top_p', 0 < self.top_p <= 1, 'in (0, 1]')
+        self._check('min_p', 0 <= self.min_p <= 1, 'in [0, 1]')
+        self._check('repetition_penalty', self.repetition_penalty > 0, 'finite and above 0')
+        self._check('seed', 0 <= self.seed < 2 ** 64, 'in [0, 2^64)')
+
+    def _check(self, name: str, valid: bool, right: str) -> None:
+        value = getattr(self, name)
+        if not (valid and math.isfinite(value)):
+            raise FlashLlmError(ErrorCode.INVALID_SAMPLING,
+                                f'{name} is {value}; it must be {right}.')
+
+
+class Sampler:
+    """One request's random state and the tokens it has seen."""
+
+    def __init__(self, params: SamplingParams, seen: NDArray[np.int64], vocabulary: int) -> None:
+        self._params = params
+        self._random = np.random.Generator(np.random.PCG64(params.seed))
+        self._seen = np.zeros(vocabulary, bool)
+        self._seen[seen] = True
+
+    def pick(self, logits: NDArray[np.float32]) -> int:
+        """The next token; `logits` is float32 [vocabulary] and is left as it is."""
+        params = self._params
+        scores = logits.astype(np.float64)
+        if params.repetition_penalty != 1.0:    # CTRL, arXiv 1909.05858
+            seen = scores[self._seen]
+            scores[self._seen] = np.where(seen > 0, seen / params.repetition_penalty,
+                                          seen * params.repetition_penalty)
+        token = int(scores.argmax()) if params.temperature == 0 else self._draw(scores)
+        self._seen[token] = True
+        return token
+
+    def _draw(self, scores: NDArray[np.float64]) -> int:
+        """Temperature, then top-k, top-p and min-p, each on what the one before has left."""
+        params = self._params
+        order = np.argsort(-scores, kind='stable')
+        if params.top_k:
+            order = order[:params.top_k]
+        # Subtract before dividing: a tiny temperature then underflows to greedy, not to NaN.
+        with np.errstate(over='ignore'):
+            weights = np.exp((scores[order] - scores[order[0]]) / params.temperature)
+        weights /= weights.sum()
+        if params.top_p < 1:                    # arXiv 1904.09751
+            before = np.cumsum(weights) - weights
+            weights = weights[before < params.top_p]
+        if params.min_p > 0:                    # arXiv 2407.01082
+            weights = weights[weights >= params.min_p * weights[0]]
+        bounds = np.cumsum(weights)
+        chosen = np.searchsorted(bounds, self._random.random() * bounds[-1], side='right')
+        return int(order[min(chosen, len(weights) - 1)])

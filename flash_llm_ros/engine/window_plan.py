@@ -1,0 +1,87 @@
+"""How the window's slots are shared out: stream ring, pinned groups, cache of single groups."""
+
+from dataclasses import dataclass
+
+from ..store.geometry import Geometry, Section
+
+_CHUNK_BYTES = 256 * 1024
+_CHUNKS = 4
+_EMBEDDING_SLOTS = 32      # rows of the embedding are read group by group, in every mode
+
+
+@dataclass(frozen=True)
+class WindowPlan:
+    """Slots of each use; `pins` maps the index of a section to its pinned leading groups."""
+
+    slots: int
+    chunk_groups: int
+    chunks: int
+    cache_slots: int
+    pins: dict[int, int]
+
+    @property
+    def pinned(self) -> int:
+        return sum(self.pins.values())
+
+
+def chunk_groups(geometry: Geometry) -> int:
+    """Groups of one streamed read."""
+    return max(1, _CHUNK_BYTES // geometry.group_bytes)
+
+
+def least_slots(geometry: Geometry, mode: str) -> int:
+    """The smallest window that works at a useful speed."""
+    return _CHUNKS * chunk_groups(geometry) + _least_cache(geometry, mode)
+
+
+def plan_window(geometry: Geometry, mode: str, slots: int) -> WindowPlan:
+    """Pin what is used for every token first; what is used for some goes to the cache.
+
+    The head is read once a token and pinned first. Exact mode pins an even share of every
+    layer, so that each layer's computation hides a part of the next one's reads. Sparse mode
+    pins gate and up rows (all of them are used) and leaves the rest to the cache.
+    """
+    ring = _CHUNKS * chunk_groups(geometry)
+    cache = _least_cache(geometry, mode)
+    left = slots - ring - cache
+    pins: dict[int, int] = {}
+    head = head_index(geometry)
+    pins[head] = min(left, geometry.sections[head].groups)
+    left -= pins[head]
+    always = [i for i, section in enumerate(geometry.sections)
+              if section.layer >= 0 and _always_used(section, mode)]
+    left -= _pin_evenly(geometry, always, left, pins)
+    if mode == 'sparse':
+        cached = sum(section.groups for section in geometry.sections
+                     if section.layer >= 0 and not _always_used(section, mode))
+        cache = min(cache + left, cached)
+    return WindowPlan(slots, chunk_groups(geometry), _CHUNKS, cache,
+                      {index: count for index, count in pins.items() if count})
+
+
+def head_index(geometry: Geometry) -> int:
+    """The section of the output head: its own, or the embedding's when they are tied."""
+    names = [section.name for section in geometry.sections]
+    return names.index('head') if 'head' in names else names.index('embedding')
+
+
+def _always_used(section: Section, mode: str) -> bool:
+    return mode == 'exact' or section.name == 'gate_up'
+
+
+def _least_cache(geometry: Geometry, mode: str) -> int:
+    """In sparse mode one layer's scattered groups, so that a layer is computed in one batch."""
+    if mode == 'exact':
+        return _EMBEDDING_SLOTS
+    return _EMBEDDING_SLOTS + max(section.groups for section in geometry.sections
+                                  if section.layer >= 0 and section.name != 'gate_up')
+
+
+def _pin_evenly(geometry: Geometry, indices: list[int], slots: int, pins: dict[int, int]) -> int:
+    total = sum(geometry.sections[index].groups for index in indices)
+    if not total:
+        return 0
+    for index in indices:
+        groups = geometry.sections[index].groups
+        pins[index] = min(groups, slots * groups // total)
+    return sum(pins[index] for index in indices)
