@@ -106,13 +106,12 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
                 self.trigger_shutdown()
 
     def _release(self, reason: str) -> TransitionCallbackReturn:
-        worker = self._worker
+        worker, self._worker = self._worker, None
         try:
             if worker is not None:
                 worker.close(reason)
         except Exception as error:
             self.report_bug(error)
-        self._worker = None
         self._is_configured = False
         return self._changed()
 

@@ -1,5 +1,6 @@
 """One request from its arrival to its one outcome, whoever ends it. Knows no ROS."""
 
+import copy
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -152,7 +153,7 @@ class Request:
                 self._timer.cancel()
             cost = None
             if self._running is not None:
-                cost = self._running.stats
+                cost = copy.copy(self._running.stats)  # the engine goes on writing to it
                 if reason in (FinishReason.CANCELLED, FinishReason.DEADLINE):
                     self._running.stop(reason)
             self._send(reason)

@@ -32,7 +32,7 @@ class StatusReport:
     def restart_counting(self) -> None:
         """Count flash traffic from here on."""
         worker = self._current_worker()
-        self._start = dict(worker.engine.stats()) if worker is not None else {}
+        self._start = worker.counts if worker is not None else {}
 
     def message(self) -> EngineStatus:
         """Return the state of now."""
@@ -57,7 +57,7 @@ class StatusReport:
     def _add_engine(self, status: EngineStatus, worker: Worker) -> None:
         engine = worker.engine
         plan = engine.plan
-        traffic = Traffic.since(self._start, engine.stats())
+        traffic = Traffic.since(self._start, worker.counts)
         status.state = PHASES[worker.phase] if worker.active else EngineStatus.INACTIVE
         status.model = engine.model_name
         status.mode = engine.config.mode

@@ -4,7 +4,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
-from flash_llm_ros.engine import Engine, GenerationCost
+from flash_llm_ros.engine import Engine, Generation, GenerationCost
 from flash_llm_ros.node.request import Request
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
@@ -12,8 +12,9 @@ from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 class Worker:
     """Runs one request after the other; made when the node is configured, closed at clean-up.
 
-    The engine is closed with the worker. ``report_bug`` gets exceptions nobody expected; the
-    request then fails with INTERNAL and the worker goes on.
+    The engine is closed with the worker. ``counts`` are the engine's as of its last piece, for
+    other threads to read. ``report_bug`` gets exceptions nobody expected; the request then fails
+    with INTERNAL and the worker goes on.
     """
 
     def __init__(
@@ -27,7 +28,8 @@ class Worker:
         self._active = False
         self._closed = False
         self._current: Request | None = None
-        self._generation = None
+        self._generation: Generation | None = None
+        self.counts = engine.stats()
         self._thread = threading.Thread(target=self._run, name='engine', daemon=True)
         self._thread.start()
 
@@ -128,6 +130,8 @@ class Worker:
             # the engine leaves its own state in order.
             for piece in generation:
                 request.add(piece)
+                self.counts = self.engine.stats()
+            self.counts = self.engine.stats()
             request.end(generation.finish_reason)
         except FlashLlmError as error:
             request.fail(error)
