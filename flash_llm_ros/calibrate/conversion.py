@@ -1,0 +1,124 @@
+"""Checkpoint to flash store: weights, then a short calibration, then one rename."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+import shutil
+
+from ..checkpoint.checkpoint import Checkpoint, open_checkpoint
+from ..engine import Engine, EngineConfig
+from ..engine.attention import kv_cache_bytes
+from ..store import flash_store as names
+from ..store.flash_store import FlashStore
+from ..store.layer_graphs import ExternalData
+from ..store.manifest import Calibration
+from ..store.predictor_graph import RESIDENT, predictor_graph, predictor_layout
+from ..store.resident_layout import matrix_tensors
+from ..store.tensor_file import TensorFileWriter
+from ..store.writer import Progress, StoreFormat, StoreWriter
+from .layer_calibration import FfnWeights, LayerCalibration, calibrate_bundled, calibrate_split
+from .traces import TraceRecorder, record
+
+DEFAULT_SPARSITY = 0.5
+_CONTEXT = 512
+_SPARE_BYTES = 256_000_000
+_RANK_STEP = 64                     # whole blocks of the 8-bit factors
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """What the user may choose; None means: by the neurons' format."""
+
+    neurons: str = 'int8'           # int8 or fp16
+    resident: str | None = None     # q8, q4 or fp32
+    kv_cache: str | None = None     # fp16 or fp32
+    block: int = 512                # bytes
+    calibrate: bool = True
+    text: str | None = None         # calibration text; None: the package's own
+    most_tokens: int = 2048
+    rank: int = 64
+    replace: bool = False
+
+
+def convert(source: str | Path, target: str | Path, options: ConversionOptions,
+            progress: Progress) -> FlashStore:
+    """Write a flash store. Nothing is left behind, and nothing replaced, when it fails.
+
+    Raises CheckpointError, FlashLlmError, FileExistsError and ValueError.
+    """
+    target = Path(target)
+    if target.exists() and not options.replace:
+        raise FileExistsError(f'{target} exists; give another name, or --replace.')
+    checkpoint = open_checkpoint(source)
+    exact = options.neurons == 'fp16'
+    form = StoreFormat('bundled' if checkpoint.spec.sparse_by_nature else 'split',
+                       options.neurons, options.resident or ('fp32' if exact else 'q8'),
+                       options.kv_cache or ('fp32' if exact else 'fp16'), options.block)
+    with StoreWriter(checkpoint, target, form, progress) as writer:
+        store = writer.write()
+        if options.calibrate:
+            writer.seal(_calibrate(checkpoint, store, options, progress))
+        writer.publish()
+    return FlashStore.open(target)
+
+
+def _calibrate(checkpoint: Checkpoint, store: FlashStore, options: ConversionOptions,
+               progress: Progress) -> Calibration:
+    text = options.text or files(__package__).joinpath('default_text.txt').read_text('utf-8')
+    folder = store.path / 'traces'
+    engine = Engine.open(_engine_config(store))
+    try:
+        recorder = record(engine, text, folder, options.most_tokens,
+                          lambda done, total: progress('reading text', done, total))
+    finally:
+        engine.close()
+    try:
+        return _calibrate_layers(checkpoint, store, recorder, options, progress)
+    finally:
+        shutil.rmtree(folder)
+
+
+def _engine_config(store: FlashStore) -> EngineConfig:
+    """Room for a part of the weights, whatever the model's size."""
+    context = min(_CONTEXT, store.manifest.model.max_context)
+    sizes = store.manifest.files
+    budget = (3 * sizes[names.RESIDENT]['bytes'] + 16 * sizes[names.TOKENIZER]['bytes']
+              + kv_cache_bytes(store, context) + _SPARE_BYTES)
+    return EngineConfig(store.path, budget, context_length=context, verify=False,
+                        lock_memory=False)
+
+
+def _calibrate_layers(checkpoint: Checkpoint, store: FlashStore, recorder: TraceRecorder,
+                      options: ConversionOptions, progress: Progress) -> Calibration:
+    spec, layout = checkpoint.spec, store.manifest.layout
+    rank = min(options.rank, -(-spec.hidden_size // _RANK_STEP) * _RANK_STEP)
+    tensors = predictor_layout(spec, layout, rank)
+    writer = TensorFileWriter(store.path / names.PREDICTORS, tensors)
+    data = ExternalData(names.PREDICTORS, tensors, writer.offsets)
+    layers: list[LayerCalibration] = []
+    for layer in range(spec.layers):
+        weights, x = FfnWeights(checkpoint, layer), recorder.read(layer)
+        found = (calibrate_bundled(weights, x, rank) if layout == 'bundled'
+                 else calibrate_split(weights, x, rank, DEFAULT_SPARSITY))
+        for part in ('inner', 'outer'):
+            name = f'predictors.{layer}.{part}'
+            for key, tensor in matrix_tensors(name, getattr(found, part), RESIDENT).items():
+                writer.write(key, tensor)
+        if layout == 'split':
+            writer.write(f'predictors.{layer}.down_norm', found.down_norm)
+        graph = predictor_graph(spec, layout, layer, rank, data)
+        (store.path / names.predictor_graph(layer)).write_bytes(graph)
+        layers.append(found)
+        progress('calibrating', layer + 1, spec.layers)
+    writer.close()
+    return Calibration(
+        text_tokens=len(x), predictor_rank=rank,
+        default_sparsity=sum(found.sparsity for found in layers) / len(layers),
+        thresholds=_by_sparsity([found.thresholds for found in layers]),
+        predictor_thresholds=_by_sparsity([found.predictor_thresholds for found in layers]),
+        predictor_recall=[round(found.recall, 4) for found in layers],
+        predictor_precision=[round(found.precision, 4) for found in layers])
+
+
+def _by_sparsity(layers: list[dict[str, float]]) -> dict[str, list[float]]:
+    return {key: [layer[key] for layer in layers] for key in layers[0]}
