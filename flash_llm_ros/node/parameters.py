@@ -16,8 +16,8 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from flash_llm_ros.engine import EngineConfig, SamplingParams
-from flash_llm_ros.node.byte_size import RIGHT as BYTE_SIZE_FORM
-from flash_llm_ros.node.byte_size import parse_byte_size
+from flash_llm_ros.engine.byte_size import RIGHT as BYTE_SIZE_FORM
+from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 Value = str | bool | int | float

@@ -1,0 +1,43 @@
+"""`flash_llm convert`: checkpoint to flash store."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+from ..calibrate.conversion import ConversionOptions, convert
+from ..checkpoint.checkpoint import CheckpointError
+from ..store.errors import FlashLlmError
+from .main import fail
+from .progress import Steps
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument('checkpoint', help='a .gguf file or a Hugging Face folder')
+    parser.add_argument('store', help='the folder to write')
+    parser.add_argument('--neurons', choices=('int8', 'fp16'), default='int8',
+                        help='format of the feed-forward weights on flash (default: int8)')
+    parser.add_argument('--resident', choices=('q8', 'q4', 'fp32'),
+                        help='format of the attention weights (default: q8; fp32 with fp16)')
+    parser.add_argument('--kv-cache', choices=('fp16', 'fp32'),
+                        help='format of keys and values (default: fp16; fp32 with fp16)')
+    parser.add_argument('--block', type=int, default=512, metavar='BYTES',
+                        help="the flash device's logical block (default: 512)")
+    parser.add_argument('--text', metavar='FILE',
+                        help="calibration text (default: the package's own)")
+    parser.add_argument('--no-calibration', action='store_true',
+                        help='write a store for exact mode only')
+    parser.add_argument('--replace', action='store_true', help='replace a store that exists')
+
+
+def run(options: Namespace) -> int:
+    try:
+        text = Path(options.text).read_text(encoding='utf-8') if options.text else None
+        chosen = ConversionOptions(
+            neurons=options.neurons, resident=options.resident, kv_cache=options.kv_cache,
+            block=options.block, calibrate=not options.no_calibration, text=text,
+            replace=options.replace)
+        with Steps() as steps:
+            store = convert(options.checkpoint, options.store, chosen, steps)
+    except (CheckpointError, FlashLlmError, OSError, ValueError) as error:
+        return fail(error)
+    print(f'{store.path}: {store.bytes / 1e6:.1f} MB, {store.manifest.layout} layout')
+    return 0

@@ -1,0 +1,61 @@
+"""`flash_llm inspect`: a flash store in one screen."""
+
+from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
+import json
+from typing import Any
+
+from ..store.errors import FlashLlmError
+from ..store.flash_store import FlashStore
+from .main import fail
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument('store', help='a flash store')
+    parser.add_argument('--json', action='store_true', help='print JSON for a script')
+
+
+def run(options: Namespace) -> int:
+    try:
+        store = FlashStore.open(options.store)
+    except FlashLlmError as error:
+        return fail(error)
+    if options.json:
+        print(json.dumps(_facts(store), indent=2))
+    else:
+        _print(store)
+    return 0
+
+
+def _facts(store: FlashStore) -> dict[str, Any]:
+    manifest = store.manifest
+    return {'model': manifest.model.to_dict(), 'layout': manifest.layout,
+            'neurons': manifest.geometry.codec, 'resident': manifest.resident,
+            'kv_cache': manifest.kv_cache, 'geometry': manifest.geometry.to_dict(),
+            'calibration': manifest.calibration and asdict(manifest.calibration),
+            'files': manifest.files, 'source': manifest.source, 'bytes': store.bytes}
+
+
+def _print(store: FlashStore) -> None:
+    manifest, geometry = store.manifest, store.manifest.geometry
+    spec, calibration = manifest.model, manifest.calibration
+    lines = {
+        'model': f'{spec.name} ({spec.model_type}), {spec.layers} layers of width '
+                 f'{spec.hidden_size}, {spec.ffn_size} neurons each, {spec.activation}',
+        'attention': f'{spec.heads} heads, {spec.kv_heads} for keys and values, context of at '
+                     f'most {spec.max_context} tokens',
+        'vocabulary': f'{spec.vocab_size} tokens, head '
+                      + ('tied to the embedding' if spec.tied_embeddings else 'of its own'),
+        'formats': f'neurons {geometry.codec}, attention {manifest.resident}, '
+                   f'KV cache {manifest.kv_cache}',
+        'flash': f'{manifest.layout} layout, {geometry.groups} groups of {geometry.group_bytes} '
+                 f'bytes, {geometry.waste:.1%} padding',
+        'calibration': 'none: exact mode only' if calibration is None else
+                       f'{calibration.text_tokens} tokens, leaves out '
+                       f'{calibration.default_sparsity:.0%} by default, predictors of rank '
+                       f'{calibration.predictor_rank} with a mean recall of '
+                       f'{sum(calibration.predictor_recall) / spec.layers:.1%}',
+        'files': f'{len(manifest.files)}, {store.bytes / 1e6:.1f} MB together',
+    }
+    for name, text in lines.items():
+        print(f'{name:<12}{text}')
