@@ -1,23 +1,28 @@
 """Checkpoint to flash store: weights, then a short calibration, then one rename."""
 
+import shutil
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-import shutil
 
-from ..checkpoint.checkpoint import Checkpoint, open_checkpoint
-from ..engine import Engine, EngineConfig
-from ..engine.attention import kv_cache_bytes
-from ..store import flash_store as names
-from ..store.flash_store import FlashStore
-from ..store.layer_graphs import ExternalData
-from ..store.manifest import Calibration
-from ..store.predictor_graph import RESIDENT, predictor_graph, predictor_layout
-from ..store.resident_layout import matrix_tensors
-from ..store.tensor_file import TensorFileWriter
-from ..store.writer import Progress, StoreFormat, StoreWriter
-from .layer_calibration import FfnWeights, LayerCalibration, calibrate_bundled, calibrate_split
-from .traces import TraceRecorder, record
+from flash_llm_ros.calibrate.layer_calibration import (
+    FfnWeights,
+    LayerCalibration,
+    calibrate_bundled,
+    calibrate_split,
+)
+from flash_llm_ros.calibrate.traces import TraceRecorder, record
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from flash_llm_ros.engine import Engine, EngineConfig
+from flash_llm_ros.engine.attention import kv_cache_bytes
+from flash_llm_ros.store import flash_store as names
+from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.layer_graphs import ExternalData
+from flash_llm_ros.store.manifest import Calibration
+from flash_llm_ros.store.predictor_graph import RESIDENT, predictor_graph, predictor_layout
+from flash_llm_ros.store.resident_layout import matrix_tensors
+from flash_llm_ros.store.tensor_file import TensorFileWriter
+from flash_llm_ros.store.writer import Progress, StoreFormat, StoreWriter
 
 DEFAULT_SPARSITY = 0.5
 _CONTEXT = 512

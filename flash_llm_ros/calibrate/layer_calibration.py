@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint.checkpoint import Checkpoint
-from ..store.block_quantisation import QuantisedMatrix, dequantise, quantise
-from ..store.predictor_graph import RESIDENT
-from .low_rank import low_rank_factors
+from flash_llm_ros.calibrate.low_rank import low_rank_factors
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint
+from flash_llm_ros.store.block_quantisation import QuantisedMatrix, dequantise, quantise
+from flash_llm_ros.store.predictor_graph import RESIDENT
 
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 # Share of a ReLU layer's contribution that its predictor may leave out on calibration text.

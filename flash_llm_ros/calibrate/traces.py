@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ..engine import Engine
-from ..engine.feed_forward import FeedForward
+from flash_llm_ros.engine import Engine
+from flash_llm_ros.engine.feed_forward import FeedForward
 
 
 class TraceRecorder:

@@ -7,7 +7,7 @@ from types import ModuleType
 import numpy as np
 from numpy.typing import NDArray
 
-from .model_spec import ModelSpec
+from flash_llm_ros.model_spec import ModelSpec
 
 
 class CheckpointError(ValueError):
@@ -44,10 +44,10 @@ def open_checkpoint(path: str | Path) -> Checkpoint:
     """Open a GGUF file or a Hugging Face folder; raises CheckpointError."""
     path = Path(path)
     if path.is_dir():
-        from .huggingface import HuggingFaceCheckpoint
+        from flash_llm_ros.checkpoint.huggingface import HuggingFaceCheckpoint
         return HuggingFaceCheckpoint(path)
     if path.is_file():
-        from .gguf_file import GgufCheckpoint
+        from flash_llm_ros.checkpoint.gguf_file import GgufCheckpoint
         return GgufCheckpoint(path)
     raise CheckpointError(f'{path} does not exist; a checkpoint is a Hugging Face folder '
                           'or a .gguf file')

@@ -7,10 +7,10 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from .checkpoint import Checkpoint, CheckpointError
-from .families import family
-from .gguf_tokenizer import tokenizer_json
-from .model_spec import ModelSpec
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError
+from flash_llm_ros.checkpoint.families import family
+from flash_llm_ros.checkpoint.gguf_tokenizer import tokenizer_json
+from flash_llm_ros.model_spec import ModelSpec
 
 
 class GgufCheckpoint(Checkpoint):

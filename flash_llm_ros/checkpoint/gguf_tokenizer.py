@@ -27,7 +27,7 @@ def tokenizer_json(fields: dict[str, Any]) -> str:
         raise ValueError(f'tokenizer.ggml.model is {kind!r}; supported are gpt2 and llama')
     special, plain = [], []
     for token, token_type in zip(fields['tokenizer.ggml.tokens'],
-                                 fields['tokenizer.ggml.token_type']):
+                                 fields['tokenizer.ggml.token_type'], strict=True):
         if token_type == _CONTROL:
             special.append(AddedToken(token, special=True, normalized=False))
         elif token_type == _USER_DEFINED:
@@ -59,7 +59,7 @@ def _sentence_piece(fields: dict[str, Any]) -> Tokenizer:
     tokens, scores = fields['tokenizer.ggml.tokens'], fields['tokenizer.ggml.scores']
     vocab = {token: i for i, token in enumerate(tokens)}
     merges = []
-    for token, score in zip(tokens, scores):
+    for token, score in zip(tokens, scores, strict=True):
         for cut in range(1, len(token)):
             left, right = token[:cut], token[cut:]
             if left in vocab and right in vocab:

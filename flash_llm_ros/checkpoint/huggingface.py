@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from .checkpoint import Checkpoint, CheckpointError
-from .families import family
-from .model_spec import ModelSpec
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError
+from flash_llm_ros.checkpoint.families import family
+from flash_llm_ros.model_spec import ModelSpec
 
 _DTYPES = ('F64', 'F32', 'F16', 'BF16')
 
@@ -78,7 +78,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         if (self.path / 'model.safetensors.index.json').is_file():
             return self._json('model.safetensors.index.json')['weight_map']
         file = 'model.safetensors'
-        return {name: file for name in self._open(file).keys()}
+        return dict.fromkeys(self._open(file).keys(), file)
 
     def _open(self, file: str) -> Any:
         path = self.path / file

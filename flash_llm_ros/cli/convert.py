@@ -3,11 +3,11 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from ..calibrate.conversion import ConversionOptions, convert
-from ..checkpoint.checkpoint import CheckpointError
-from ..store.errors import FlashLlmError
-from .main import fail
-from .progress import Steps
+from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.checkpoint.checkpoint import CheckpointError
+from flash_llm_ros.cli.main import fail
+from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.store.errors import FlashLlmError
 
 
 def add_arguments(parser: ArgumentParser) -> None:

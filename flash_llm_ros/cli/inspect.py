@@ -1,13 +1,13 @@
 """`flash_llm inspect`: a flash store in one screen."""
 
+import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
-import json
 from typing import Any
 
-from ..store.errors import FlashLlmError
-from ..store.flash_store import FlashStore
-from .main import fail
+from flash_llm_ros.cli.main import fail
+from flash_llm_ros.store.errors import FlashLlmError
+from flash_llm_ros.store.flash_store import FlashStore
 
 
 def add_arguments(parser: ArgumentParser) -> None:

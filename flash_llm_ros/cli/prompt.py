@@ -1,14 +1,14 @@
 """`flash_llm prompt`: the engine alone answers one prompt."""
 
+import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
-import sys
 
-from ..engine import Engine, EngineConfig, GenerationRequest, SamplingParams
-from ..engine.byte_size import parse_byte_size
-from ..engine.process_memory import peak_resident_bytes
-from ..store.errors import FlashLlmError
-from .main import fail
+from flash_llm_ros.cli.main import fail
+from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest, SamplingParams
+from flash_llm_ros.engine.byte_size import parse_byte_size
+from flash_llm_ros.engine.process_memory import peak_resident_bytes
+from flash_llm_ros.store.errors import FlashLlmError
 
 
 def add_arguments(parser: ArgumentParser) -> None:

@@ -2,10 +2,10 @@
 
 from argparse import ArgumentParser, Namespace
 
-from ..store.errors import FlashLlmError
-from ..store.flash_store import FlashStore
-from .main import fail
-from .progress import Steps
+from flash_llm_ros.cli.main import fail
+from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.store.errors import FlashLlmError
+from flash_llm_ros.store.flash_store import FlashStore
 
 
 def add_arguments(parser: ArgumentParser) -> None:

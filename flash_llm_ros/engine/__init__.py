@@ -1,10 +1,15 @@
 """The engine: a language model larger than its DRAM budget. Knows no ROS."""
 
-from .config import EngineConfig
-from .engine import Engine
-from .generation import FinishReason, Generation, GenerationCost, GenerationRequest
-from .memory_plan import MemoryPlan, PlanRow
-from .sampling import SamplingParams
+from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.engine import Engine
+from flash_llm_ros.engine.generation import (
+           FinishReason,
+           Generation,
+           GenerationCost,
+           GenerationRequest,
+)
+from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow
+from flash_llm_ros.engine.sampling import SamplingParams
 
 __all__ = ['Engine', 'EngineConfig', 'FinishReason', 'Generation', 'GenerationCost',
            'GenerationRequest', 'MemoryPlan', 'PlanRow', 'SamplingParams']

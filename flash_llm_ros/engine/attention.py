@@ -3,13 +3,13 @@
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 import onnxruntime as ort
+from numpy.typing import NDArray
 
-from ..store.flash_store import FINAL_GRAPH, RESIDENT, FlashStore, layer_graph
-from ..store.tensor_file import TensorFile
-from .graph_loader import Feeds, GraphLoader
-from .rotary import rotary_tables
+from flash_llm_ros.engine.graph_loader import Feeds, GraphLoader
+from flash_llm_ros.engine.rotary import rotary_tables
+from flash_llm_ros.store.flash_store import FINAL_GRAPH, RESIDENT, FlashStore, layer_graph
+from flash_llm_ros.store.tensor_file import TensorFile
 
 _KV_TYPES = {'fp16': np.float16, 'fp32': np.float32}
 

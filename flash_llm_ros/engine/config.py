@@ -1,10 +1,10 @@
 """What the engine is opened with."""
 
-from dataclasses import dataclass
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
-from ..store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 MODES = ('exact', 'sparse')
 

@@ -2,21 +2,32 @@
 
 from collections.abc import Callable
 
-from ..store.errors import ErrorCode, FlashLlmError
-from ..store.flash_store import CHAT_TEMPLATE, PREDICTORS, RESIDENT, TOKENIZER, FlashStore
-from ..store.manifest import Manifest
-from .attention import AttentionStack, kv_cache_bytes
-from .config import EngineConfig
-from .feed_forward import (BundledFeedForward, DenseFeedForward, FeedForward, SplitFeedForward)
-from .generation import Generation, GenerationRequest
-from .memory_plan import MemoryPlan, PlanRow, plan_memory
-from .model import Model
-from .predictors import PredictorStack, at_sparsity
-from .process_memory import resident_bytes, return_large_blocks, trim_heap
-from .prompt import ChatTemplate, check_text
-from .tokens import TextTokenizer
-from .window import Window
-from .window_plan import least_slots, plan_window
+from flash_llm_ros.engine.attention import AttentionStack, kv_cache_bytes
+from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.feed_forward import (
+    BundledFeedForward,
+    DenseFeedForward,
+    FeedForward,
+    SplitFeedForward,
+)
+from flash_llm_ros.engine.generation import Generation, GenerationRequest
+from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow, plan_memory
+from flash_llm_ros.engine.model import Model
+from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity
+from flash_llm_ros.engine.process_memory import resident_bytes, return_large_blocks, trim_heap
+from flash_llm_ros.engine.prompt import ChatTemplate, check_text
+from flash_llm_ros.engine.tokens import TextTokenizer
+from flash_llm_ros.engine.window import Window
+from flash_llm_ros.engine.window_plan import least_slots, plan_window
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.flash_store import (
+    CHAT_TEMPLATE,
+    PREDICTORS,
+    RESIDENT,
+    TOKENIZER,
+    FlashStore,
+)
+from flash_llm_ros.store.manifest import Manifest
 
 # What the allocator and Python take while tokens are made, beyond the buffers planned below.
 _SLACK = 3_000_000

@@ -5,9 +5,9 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint.model_spec import ModelSpec
-from .predictors import PredictorStack
-from .window import Window
+from flash_llm_ros.engine.predictors import PredictorStack
+from flash_llm_ros.engine.window import Window
+from flash_llm_ros.model_spec import ModelSpec
 
 Array = NDArray[np.float32]
 

@@ -1,16 +1,16 @@
 """One request from prompt to answer."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-import time
 
 import numpy as np
 
-from .model import Model
-from .sampling import Sampler, SamplingParams
-from .stop_strings import StopStrings
-from .tokens import TextStream
+from flash_llm_ros.engine.model import Model
+from flash_llm_ros.engine.sampling import Sampler, SamplingParams
+from flash_llm_ros.engine.stop_strings import StopStrings
+from flash_llm_ros.engine.tokens import TextStream
 
 
 class FinishReason(IntEnum):

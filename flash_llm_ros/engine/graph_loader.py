@@ -1,15 +1,15 @@
 """ONNX Runtime sessions whose matrices come from a tensor file and exist once in DRAM."""
 
-from collections.abc import Callable
 import mmap
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 import onnxruntime as ort
+from numpy.typing import NDArray
 
-from ..store.errors import ErrorCode, FlashLlmError
-from ..store.tensor_file import TensorFile
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.tensor_file import TensorFile
 
 _FOLDER_KEY = 'session.model_external_initializers_file_folder_path'
 _PAGE = mmap.PAGESIZE
@@ -73,7 +73,7 @@ class GraphLoader:
         before = session.run(None, probe())
         memory.madvise(mmap.MADV_DONTNEED)          # the mapping now reads as zeros
         after = session.run(None, probe())
-        if not all(np.array_equal(a, b, equal_nan=True) for a, b in zip(before, after)):
+        if not all(map(np.array_equal, before, after)):
             _read(tensors, names, memory)           # not packed on this machine: keep them
 
 

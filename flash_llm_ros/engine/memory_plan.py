@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 _MB = 1e6
 

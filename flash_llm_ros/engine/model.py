@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint.model_spec import ModelSpec
-from .attention import AttentionStack
-from .feed_forward import FeedForward
-from .window import Window
+from flash_llm_ros.engine.attention import AttentionStack
+from flash_llm_ros.engine.feed_forward import FeedForward
+from flash_llm_ros.engine.window import Window
+from flash_llm_ros.model_spec import ModelSpec
 
 
 class Model:

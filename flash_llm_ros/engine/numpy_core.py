@@ -1,15 +1,18 @@
 """The neuron core in NumPy: reads synchronously, computes plainly; the oracle and the fallback."""
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-import os
 
 import numpy as np
 
 from flash_llm_ros.engine.core_arguments import check, check_array, check_pair
 from flash_llm_ros.engine.numpy_flash import (
-    MAX_REQUEST_BYTES, MAX_REQUEST_SLOTS, GroupFile, Slab,
+    MAX_REQUEST_BYTES,
+    MAX_REQUEST_SLOTS,
+    GroupFile,
+    Slab,
 )
 from flash_llm_ros.engine.numpy_window import GroupCache
 from flash_llm_ros.store.codec import row_codec

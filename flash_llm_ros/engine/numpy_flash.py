@@ -1,10 +1,10 @@
 """Verified reads of groups into a fixed slab of slots: the flash side of the NumPy core."""
 
-from collections.abc import Callable
 import ctypes
 import errno
 import mmap
 import os
+from collections.abc import Callable
 
 import numpy as np
 

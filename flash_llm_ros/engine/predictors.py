@@ -1,12 +1,12 @@
 """The ONNX predictors: which neurons the next step needs, one session a layer."""
 
 import numpy as np
-from numpy.typing import NDArray
 import onnxruntime as ort
+from numpy.typing import NDArray
 
-from ..store.flash_store import PREDICTORS, FlashStore, predictor_graph
-from ..store.tensor_file import TensorFile
-from .graph_loader import Feeds, GraphLoader
+from flash_llm_ros.engine.graph_loader import Feeds, GraphLoader
+from flash_llm_ros.store.flash_store import PREDICTORS, FlashStore, predictor_graph
+from flash_llm_ros.store.tensor_file import TensorFile
 
 
 class PredictorStack:

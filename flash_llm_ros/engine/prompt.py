@@ -3,7 +3,7 @@
 import jinja2
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from ..store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 # Longer prompts are refused without tokenising them: few tokens have more characters.
 _CHARACTERS_PER_TOKEN = 64

@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint.model_spec import ModelSpec
+from flash_llm_ros.model_spec import ModelSpec
 
 
 def rotary_tables(spec: ModelSpec, positions: int,

@@ -1,12 +1,12 @@
 """Choosing the next token from the logits."""
 
-from dataclasses import dataclass
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 
 @dataclass(frozen=True)

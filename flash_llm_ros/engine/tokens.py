@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
-from ..store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 
 class TextTokenizer:

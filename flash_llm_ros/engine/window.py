@@ -5,10 +5,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..store.flash_store import FlashStore
-from .config import EngineConfig
-from .core import load_core_class
-from .window_plan import WindowPlan, head_index
+from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.core import load_core_class
+from flash_llm_ros.engine.window_plan import WindowPlan, head_index
+from flash_llm_ros.store.flash_store import FlashStore
 
 
 class Window:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from ..store.geometry import Geometry, Section
+from flash_llm_ros.store.geometry import Geometry, Section
 
 _CHUNK_BYTES = 256 * 1024
 _CHUNKS = 4

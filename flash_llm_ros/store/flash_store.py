@@ -1,12 +1,12 @@
 """The flash store as a folder: opening and verifying it."""
 
-from collections.abc import Callable, Iterable
 import hashlib
 import os
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from .errors import ErrorCode, FlashLlmError, ReadFailedError
-from .manifest import Manifest
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
+from flash_llm_ros.store.manifest import Manifest
 
 MANIFEST = 'manifest.yaml'
 NEURONS = 'neurons.bin'

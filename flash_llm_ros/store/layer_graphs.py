@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 import onnx
+from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from ..checkpoint.model_spec import ModelSpec
-from .block_quantisation import RESIDENT_BLOCKS
+from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.store.block_quantisation import RESIDENT_BLOCKS
 
 _MS = 'com.microsoft'
 _ELEMENT = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): TensorProto.FLOAT16,

@@ -1,15 +1,15 @@
 """manifest.yaml: everything about a flash store but the weights themselves."""
 
-from dataclasses import dataclass, field
 import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..checkpoint.model_spec import ModelSpec
-from .errors import ErrorCode, FlashLlmError
-from .geometry import Geometry
+from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.geometry import Geometry
 
 FORMAT_VERSION = 1
 LAYOUTS = ('split', 'bundled')

@@ -1,15 +1,15 @@
 """Writes neurons.bin: rows in, checksummed groups out, one section after the other."""
 
-from collections.abc import Iterable
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from .checksum import crc32c
-from .codec import row_codec
-from .geometry import CHECKSUM_BYTES, Geometry, Section
+from flash_llm_ros.store.checksum import crc32c
+from flash_llm_ros.store.codec import row_codec
+from flash_llm_ros.store.geometry import CHECKSUM_BYTES, Geometry, Section
 
 
 class NeuronWriter:

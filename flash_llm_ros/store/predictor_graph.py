@@ -3,9 +3,9 @@
 import numpy as np
 from onnx import TensorProto
 
-from ..checkpoint.model_spec import ModelSpec
-from .layer_graphs import ExternalData, GraphBuilder, value
-from .resident_layout import Layout, matrix_layout
+from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.store.layer_graphs import ExternalData, GraphBuilder, value
+from flash_llm_ros.store.resident_layout import Layout, matrix_layout
 
 RESIDENT = 'q8'
 

@@ -5,8 +5,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint.model_spec import ModelSpec
-from .block_quantisation import quantise, quantised_shapes
+from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.store.block_quantisation import quantise, quantised_shapes
 
 Layout = dict[str, tuple[Any, tuple[int, ...]]]
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ErrorCode, FlashLlmError, ReadFailedError
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
 
 _DTYPES = {'F32': np.float32, 'F16': np.float16, 'U8': np.uint8, 'I8': np.int8}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
@@ -83,9 +83,7 @@ class TensorFile:
 
     def read(self, name: str) -> NDArray[Any]:
         """A tensor as a new array of its own; raises ReadFailedError."""
-        dtype, shape, _, size = self._entries[name]
-        data = np.empty(size, np.uint8)
-        return self.read_into(name, memoryview(data))
+        return self.read_into(name, memoryview(np.empty(self.nbytes(name), np.uint8)))
 
     def read_into(self, name: str, memory: memoryview) -> NDArray[Any]:
         """A tensor as an array over the first `nbytes(name)` bytes of `memory`."""

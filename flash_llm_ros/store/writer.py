@@ -1,27 +1,40 @@
 """Writes a flash store under a temporary name and renames it when it is complete."""
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
-import os
 from pathlib import Path
-import shutil
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..checkpoint.checkpoint import Checkpoint
-from . import flash_store as names
-from .flash_store import FlashStore, file_sha256
-from .geometry import Section, model_sections, plan_geometry
-from .layer_graphs import ExternalData, final_graph, layer_graph
-from .manifest import Calibration, Manifest
-from .neuron_writer import NeuronWriter
-from .resident_layout import attention_layout, matrix_tensors
-from .tensor_file import TensorFileWriter
+from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.store import flash_store as names
+from flash_llm_ros.store.flash_store import FlashStore, file_sha256
+from flash_llm_ros.store.geometry import Section, model_sections, plan_geometry
+from flash_llm_ros.store.layer_graphs import ExternalData, final_graph, layer_graph
+from flash_llm_ros.store.manifest import Calibration, Manifest
+from flash_llm_ros.store.neuron_writer import NeuronWriter
+from flash_llm_ros.store.resident_layout import attention_layout, matrix_tensors
+from flash_llm_ros.store.tensor_file import TensorFileWriter
 
 _ROWS_AT_ONCE = 4096
 Progress = Callable[[str, int, int], None]      # what, done, total
+
+
+class WeightSource(Protocol):
+    """What a store is written from; `checkpoint.Checkpoint` is one."""
+
+    spec: ModelSpec
+    tokenizer_json: str
+    chat_template: str
+    files: tuple[Path, ...]
+
+    def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
+        """Rows [start, stop) of a tensor by its canonical name, float32."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +54,13 @@ class StoreWriter:
     As a context manager it removes what was not published.
     """
 
-    def __init__(self, checkpoint: Checkpoint, target: Path, form: StoreFormat,
+    def __init__(self, source: WeightSource, target: Path, form: StoreFormat,
                  progress: Progress) -> None:
         self.target = target
         self.path = target.with_name(f'.{target.name}.partial-{os.getpid()}')
-        self._checkpoint, self._form, self._progress = checkpoint, form, progress
+        self._weights, self._form, self._progress = source, form, progress
         self._hashes: dict[str, str] = {}
-        spec = checkpoint.spec
+        spec = source.spec
         self.geometry = plan_geometry(
             spec.hidden_size, form.codec,
             model_sections(form.layout, spec.layers, spec.ffn_size, spec.vocab_size,
@@ -68,9 +81,9 @@ class StoreWriter:
         """Write all but the calibration; the result is usable in exact mode."""
         self._write_neurons()
         self._write_layers()
-        (self.path / names.TOKENIZER).write_text(self._checkpoint.tokenizer_json,
+        (self.path / names.TOKENIZER).write_text(self._weights.tokenizer_json,
                                                  encoding='utf-8')
-        (self.path / names.CHAT_TEMPLATE).write_text(self._checkpoint.chat_template,
+        (self.path / names.CHAT_TEMPLATE).write_text(self._weights.chat_template,
                                                      encoding='utf-8')
         return self.seal(None)
 
@@ -80,7 +93,7 @@ class StoreWriter:
         for path in sorted(path for path in self.path.rglob('*') if path.is_file()):
             if (name := path.relative_to(self.path).as_posix()) != names.MANIFEST:
                 files[name] = {'bytes': path.stat().st_size, 'sha256': self._hash(name)}
-        Manifest(self._checkpoint.spec, form.layout, form.resident, form.kv_cache, self.geometry,
+        Manifest(self._weights.spec, form.layout, form.resident, form.kv_cache, self.geometry,
                  files, self._source, calibration).save(self.path / names.MANIFEST)
         return FlashStore.open(self.path)
 
@@ -92,7 +105,7 @@ class StoreWriter:
 
     @cached_property
     def _source(self) -> dict[str, str]:
-        return {file.name: file_sha256(file) for file in self._checkpoint.files}
+        return {file.name: file_sha256(file) for file in self._weights.files}
 
     def publish(self) -> None:
         """Move the store to its place; what was there before is replaced."""
@@ -112,7 +125,7 @@ class StoreWriter:
 
     def _bundles(self, section: Section) -> Iterator[NDArray[np.float32]]:
         """float32 [bundles, rows, dim] of a section, some thousand bundles at a time."""
-        rows, prefix = self._checkpoint.rows, f'layers.{section.layer}'
+        rows, prefix = self._weights.rows, f'layers.{section.layer}'
         down = (rows(f'{prefix}.down').T if section.name in ('down', 'bundle') else None)
         for start in range(0, section.bundles, _ROWS_AT_ONCE):
             stop = min(start + _ROWS_AT_ONCE, section.bundles)
@@ -126,7 +139,7 @@ class StoreWriter:
             yield np.stack(parts, axis=1)
 
     def _write_layers(self) -> None:
-        spec, form, rows = self._checkpoint.spec, self._form, self._checkpoint.rows
+        spec, form, rows = self._weights.spec, self._form, self._weights.rows
         layout = attention_layout(spec, form.resident)
         writer = TensorFileWriter(self.path / names.RESIDENT, layout)
         data = ExternalData(names.RESIDENT, layout, writer.offsets)

@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-from ..model_spec import ModelSpec
+from flash_llm_ros.model_spec import ModelSpec
 
 GGUF_PERMUTED = ('q', 'k')              # GGUF stores their rows in the interleaved rotary order
 

@@ -1,7 +1,7 @@
 """What the engine must know of a model, whatever file it came from."""
 
-from dataclasses import asdict, dataclass, fields
 import math
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 ACTIVATIONS = ('silu', 'relu')
