@@ -1,4 +1,4 @@
-"""Builds the ament_cmake package into a wheel, for machines that have ROS 2 from wheels and not from apt.
+"""Builds the ament_cmake package into a wheel, where ROS 2 comes from wheels and not from apt.
 
 colcon and apt users never come here: their build is CMakeLists.txt alone.
 """
@@ -20,7 +20,7 @@ NAME = MANIFEST.findtext('name')
 
 
 def ros_prefix() -> Path:
-    """Return the folder that holds ROS's lib/ and share/: the virtual environment of the ROS wheels."""
+    """Return the folder that holds ROS's lib/ and share/: the environment of the ROS wheels."""
     try:
         import ament_package
     except ImportError as error:

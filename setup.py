@@ -1,0 +1,111 @@
+"""The Python package, its optional C++ core and the files that ROS looks for."""
+
+from pathlib import Path
+from xml.etree import ElementTree
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.command.install_data import install_data
+
+HERE = Path(__file__).resolve().parent
+MANIFEST = ElementTree.parse(HERE / 'package.xml')
+NAME = MANIFEST.findtext('name')
+EXECUTABLE = 'flash_llm_node'
+
+
+def requirements(name: str) -> list[str]:
+    """Return the lines of requirements/<name>.txt without their comments."""
+    lines = (HERE / 'requirements' / f'{name}.txt').read_text().splitlines()
+    return [line for line in (text.partition('#')[0].strip() for text in lines) if line]
+
+
+def files(folder: str, pattern: str = '*') -> list[str]:
+    """Return the files of a folder relative to this one, as setuptools wants them."""
+    found = sorted((HERE / folder).glob(pattern))
+    return [str(path.relative_to(HERE)) for path in found if path.is_file()]
+
+
+def native_core() -> list[Extension]:
+    """Return the extension. No -march: the kernels choose their instruction set at run time."""
+    try:
+        import pybind11
+    except ImportError:
+        headers = []            # apt's pybind11-dev lies in /usr/include
+    else:
+        headers = [pybind11.get_include()]
+    sources = files('native', '*.cpp')
+    return [Extension(
+        f'{NAME}._native',
+        sources,
+        depends=files('native', '*.hpp'),
+        include_dirs=['native', *headers],
+        extra_compile_args=['-std=c++17', '-O3', '-g0', '-pthread', '-fvisibility=hidden'],
+        extra_link_args=['-pthread'],
+        language='c++',
+        optional=True,
+    )] if sources else []
+
+
+class BuildNative(build_ext):
+    """Says what follows when the optional core cannot be compiled."""
+
+    def build_extension(self, extension: Extension) -> None:
+        try:
+            super().build_extension(extension)
+        except Exception:
+            self.warn(
+                f'{NAME}: the C++ core could not be compiled (messages above), so that the far '
+                'slower NumPy twin will run in its place. It needs a C++17 compiler, the headers '
+                'of Python (apt: python3-dev) and those of pybind11 (apt: pybind11-dev, pip: '
+                'pybind11).'
+            )
+            raise
+
+
+class InstallData(install_data):
+    """Lets `ros2 run` and launch find the node after pip, too, which knows only the folder bin/.
+
+    Under colcon there is no wheel, and setup.cfg has sent the executables to the right folder.
+    """
+
+    def run(self) -> None:
+        super().run()
+        if self.distribution.get_command_obj('bdist_wheel', create=False) is None:
+            return
+        launcher = Path(self.install_dir, 'lib', NAME, EXECUTABLE)
+        launcher.parent.mkdir(parents=True, exist_ok=True)
+        launcher.write_text(
+            f'#!/bin/sh\nexec "$(dirname "$(readlink -f "$0")")/../../bin/{EXECUTABLE}" "$@"\n'
+        )
+        launcher.chmod(0o755)
+        self.outfiles.append(str(launcher))
+
+
+setup(
+    name=NAME,
+    version=MANIFEST.findtext('version'),
+    description=' '.join(MANIFEST.findtext('description').split()),
+    license=MANIFEST.findtext('license'),
+    python_requires='>=3.11',
+    packages=find_packages(include=[NAME, f'{NAME}.*']),
+    ext_modules=native_core(),
+    cmdclass={'build_ext': BuildNative, 'install_data': InstallData},
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
+        (f'share/{NAME}', ['package.xml']),
+        (f'share/{NAME}/launch', files('launch')),
+        (f'share/{NAME}/config', files('config')),
+    ],
+    install_requires=requirements('runtime'),
+    extras_require={
+        'convert': requirements('convert'),
+        'test': [*requirements('convert'), *requirements('test')],
+    },
+    entry_points={
+        'console_scripts': [
+            f'flash_llm = {NAME}.cli.main:main',
+            f'{EXECUTABLE} = {NAME}.node.main:main',
+        ],
+    },
+    zip_safe=False,
+)
