@@ -1,0 +1,88 @@
+# `make demo` shows the package at work, `make test` runs every test. Both first make, in .venv/, models/ and
+# build/, whatever is missing or older than what it is made of; nothing else is made again.
+
+SHELL := /bin/bash
+
+# ROS 2 exists as Python wheels for Python 3.11 only.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+PROMPT ?= What is the capital of France?
+BUDGET ?=
+MODE ?=
+PYTEST_ARGS ?=
+export PROMPT BUDGET MODE
+
+# A sourced ROS installation must not leak into the virtual environment.
+unexport PYTHONPATH PYTHONHOME LD_LIBRARY_PATH AMENT_PREFIX_PATH CMAKE_PREFIX_PATH COLCON_PREFIX_PATH
+unexport _ROS_WHEELS_BOOTSTRAP_COMPLETE
+
+VENV := .venv
+BIN := $(VENV)/bin
+DONE := $(VENV)/done
+PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
+INSTALL := $(PIP) install --constraint requirements/constraints.txt
+MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
+STORE := models/smollm2.store
+
+MESSAGES := $(wildcard flash_llm_msgs/*.* flash_llm_msgs/msg/* flash_llm_msgs/srv/* flash_llm_msgs/action/*)
+NATIVE := $(wildcard native/*)
+INSTALLED := $(wildcard launch/* config/* resource/*) setup.py setup.cfg pyproject.toml package.xml
+CONVERTER := $(wildcard $(foreach part,checkpoint checkpoint/families store calibrate,flash_llm_ros/$(part)/*.py))
+
+# $(call step,NAME,WHAT,COMMAND): one line on the terminal; the rest goes to build/log/NAME.log.
+define step
+@mkdir -p build/log $(DONE)
+@printf '%-64s' '$(2) ...'; start=$$SECONDS; \
+if ( $(3) ) >build/log/$(1).log 2>&1; then echo "$$((SECONDS - start)) s"; \
+else echo 'FAILED'; tail -n 40 build/log/$(1).log; echo 'The whole log: build/log/$(1).log'; exit 1; fi
+endef
+
+.PHONY: setup demo test lint clean
+.DELETE_ON_ERROR:
+
+setup: $(DONE)/package $(STORE)/manifest.yaml
+
+demo: setup
+	@$(BIN)/flash_llm demo $(STORE) --prompt "$$PROMPT" $${BUDGET:+--budget "$$BUDGET"} $${MODE:+--mode "$$MODE"}
+
+test: setup $(DONE)/test
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+lint: $(DONE)/package $(DONE)/test
+	@$(BIN)/ruff check .
+	@$(BIN)/lint-imports --no-logo
+
+clean:
+	rm -rf $(VENV) models build install log dist flash_llm_msgs/build *.egg-info flash_llm_msgs/*.egg-info
+	rm -f flash_llm_ros/_native*.so
+
+$(DONE)/venv:
+	@tools/check_prerequisites.sh '$(PYTHON)'
+	$(call step,venv,Making $(VENV) with $(PYTHON),$(PYTHON) -m venv --clear $(VENV))
+	@mkdir -p $(@D) && touch $@
+
+$(DONE)/requirements: $(DONE)/venv requirements/build.txt requirements/ros.txt requirements/runtime.txt \
+		requirements/convert.txt requirements/constraints.txt
+	$(call step,ros,Installing ROS 2 and build tools (1 min),$(INSTALL) -r requirements/build.txt -r requirements/ros.txt)
+	$(call step,runtime,Installing ONNX Runtime and the other libraries,$(INSTALL) -r requirements/runtime.txt -r requirements/convert.txt)
+	@mkdir -p $(@D) && touch $@
+
+$(DONE)/messages: $(DONE)/requirements $(MESSAGES)
+	$(call step,messages,Building flash_llm_msgs (1 to 2 min),$(PIP) install --no-build-isolation --no-deps --no-index --force-reinstall ./flash_llm_msgs)
+	@mkdir -p $(@D) && touch $@
+
+# Editable: changes of Python code need no new installation.
+$(DONE)/package: $(DONE)/messages $(INSTALLED) $(NATIVE)
+	$(call step,package,Building flash_llm_ros and its C++ core (1 min),$(PIP) install --verbose --no-build-isolation --no-deps --no-index --editable .)
+	@grep -h 'could not be compiled' build/log/package.log || true
+	@mkdir -p $(@D) && touch $@
+
+$(DONE)/test: $(DONE)/requirements requirements/test.txt
+	$(call step,test,Installing the test tools (1 to 2 min),$(INSTALL) -r requirements/test.txt)
+	@mkdir -p $(@D) && touch $@
+
+$(MODEL): | $(DONE)/venv
+	$(call step,model,Fetching the model (98 MB),$(BIN)/python tools/fetch_demo_model.py $@)
+
+$(STORE)/manifest.yaml: $(MODEL) $(CONVERTER) | $(DONE)/package
+	$(call step,convert,Converting the model to a flash store (1 min),rm -rf $(STORE) && $(BIN)/flash_llm convert $(MODEL) $(STORE))
+	@mkdir -p $(@D) && touch $@
