@@ -1,0 +1,254 @@
+// The Python module flash_llm_ros._native: checks arrays, releases the interpreter, translates errors.
+#include <pybind11/numpy.h>
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core.hpp"
+#include "crc32c.hpp"
+
+namespace py = pybind11;
+
+namespace flash_llm {
+namespace {
+
+template <typename Value>
+const char* type_name();
+template <>
+const char* type_name<float>() { return "float32"; }
+template <>
+const char* type_name<std::uint8_t>() { return "uint8"; }
+template <>
+const char* type_name<std::int64_t>() { return "int64"; }
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
+  std::string text;
+  for (const std::int64_t size : shape) {
+    text += (text.empty() ? "" : ", ") + std::to_string(size);
+  }
+  return "[" + text + "]";
+}
+
+std::string found_text(const py::handle& object) {
+  if (!py::isinstance<py::array>(object)) {
+    return py::type::of(object).attr("__name__").cast<std::string>();
+  }
+  const py::array array = py::reinterpret_borrow<py::array>(object);
+  const std::vector<std::int64_t> shape(array.shape(), array.shape() + array.ndim());
+  return py::str(array.dtype()).cast<std::string>() + " " + shape_text(shape);
+}
+
+// Data of a C-contiguous array of exactly this type and shape; ArgumentError otherwise.
+template <typename Value>
+Value* checked(const char* name, const py::handle& object, const std::vector<std::int64_t>& shape,
+               bool writable = false) {
+  if (py::isinstance<py::array_t<Value, py::array::c_style>>(object)) {
+    const py::array array = py::reinterpret_borrow<py::array>(object);
+    if (std::vector<std::int64_t>(array.shape(), array.shape() + array.ndim()) == shape &&
+        (array.writeable() || !writable)) {
+      return static_cast<Value*>(const_cast<void*>(array.data()));
+    }
+  }
+  throw ArgumentError(name, found_text(object),
+                      std::string("a C-contiguous ") + (writable ? "writable " : "") +
+                          type_name<Value>() + " array " + shape_text(shape));
+}
+
+// How many tokens an array [S, width] has; `checked` then makes sure of the rest.
+std::int64_t tokens_of(const char* name, const py::handle& object, std::int64_t width) {
+  if (py::isinstance<py::array>(object)) {
+    const py::array array = py::reinterpret_borrow<py::array>(object);
+    if (array.ndim() == 2 && array.shape(0) >= 1) {
+      return array.shape(0);
+    }
+  }
+  throw ArgumentError(name, found_text(object),
+                      "a float32 array [S, " + std::to_string(width) + "] with S >= 1");
+}
+
+struct Pair {
+  Inputs inputs;
+  Outputs outputs;
+
+  Pair(const char* in_name, const py::handle& in, std::int64_t in_width, const char* out_name,
+       const py::handle& out, std::int64_t out_width) {
+    const std::int64_t tokens = tokens_of(in_name, in, in_width);
+    inputs = {checked<float>(in_name, in, {tokens, in_width}), tokens, in_width};
+    outputs = {checked<float>(out_name, out, {tokens, out_width}, true), tokens, out_width};
+  }
+};
+
+template <typename Work>
+auto without_interpreter(Work work) {
+  const py::gil_scoped_release released;
+  return work();
+}
+
+// Waiting for another thread's call while holding the interpreter could stop that thread.
+Section section_of(NeuronCore& core, int section, int rows) {
+  return without_interpreter([&] { return core.section(section, rows); });
+}
+
+std::unique_ptr<NeuronCore> make_core(const py::object& path, std::int64_t group_bytes,
+                                      std::int64_t groups, std::int64_t dim,
+                                      const std::string& codec, std::int64_t slots,
+                                      int reader_threads, bool direct_io, bool lock_memory) {
+  const CoreOptions options{
+      py::module_::import("os").attr("fspath")(path).cast<std::string>(), group_bytes, groups, dim,
+      codec, slots, reader_threads, direct_io, lock_memory};
+  return without_interpreter([&] { return std::make_unique<NeuronCore>(options); });
+}
+
+void rows_dot(NeuronCore& core, int section, const py::object& x, const py::object& out) {
+  const Section found = section_of(core, section, 1);
+  const Pair pair("x", x, core.dim(), "out", out, found.bundles);
+  without_interpreter([&] { core.rows_dot(section, pair.inputs, pair.outputs); });
+}
+
+void gate_up(NeuronCore& core, int section, const py::object& x, const py::object& h,
+             const std::string& activation) {
+  const Section found = section_of(core, section, 2);
+  const Activation act = activation_of(activation);
+  const Pair pair("x", x, core.dim(), "h", h, found.bundles);
+  without_interpreter([&] { core.gate_up(section, pair.inputs, act, pair.outputs); });
+}
+
+void add_rows(NeuronCore& core, int section, const py::object& h, const py::object& out) {
+  const Section found = section_of(core, section, 1);
+  const Pair pair("h", h, found.bundles, "out", out, core.dim());
+  without_interpreter([&] { core.add_rows(section, pair.inputs, pair.outputs); });
+}
+
+void bundled(NeuronCore& core, int section, const py::object& x, const py::object& out,
+             const std::string& activation) {
+  section_of(core, section, 3);
+  const Activation act = activation_of(activation);
+  const Pair pair("x", x, core.dim(), "out", out, core.dim());
+  without_interpreter([&] { core.bundled(section, pair.inputs, act, pair.outputs); });
+}
+
+void add_rows_sparse(NeuronCore& core, int section, const py::object& h, const py::object& active,
+                     const py::object& out) {
+  const Section found = section_of(core, section, 1);
+  const float* h_data = checked<float>("h", h, {found.bundles});
+  const std::uint8_t* active_data = checked<std::uint8_t>("active", active, {found.bundles});
+  float* out_data = checked<float>("out", out, {core.dim()}, true);
+  without_interpreter([&] { core.add_rows_sparse(section, h_data, active_data, out_data); });
+}
+
+void bundled_sparse(NeuronCore& core, int section, const py::object& x, const py::object& active,
+                    const py::object& out, const std::string& activation, const py::object& h_out) {
+  const Section found = section_of(core, section, 3);
+  const Activation act = activation_of(activation);
+  const float* x_data = checked<float>("x", x, {core.dim()});
+  const std::uint8_t* active_data = checked<std::uint8_t>("active", active, {found.bundles});
+  float* out_data = checked<float>("out", out, {core.dim()}, true);
+  float* h_data =
+      h_out.is_none() ? nullptr : checked<float>("h_out", h_out, {found.bundles}, true);
+  without_interpreter(
+      [&] { core.bundled_sparse(section, x_data, active_data, out_data, act, h_data); });
+}
+
+void prefetch(NeuronCore& core, int section, const py::object& wanted) {
+  const Section found = section_of(core, section, 0);
+  const std::uint8_t* data = checked<std::uint8_t>("wanted", wanted, {found.bundles});
+  without_interpreter([&] { core.prefetch(section, data); });
+}
+
+void read_rows(NeuronCore& core, int section, const py::object& ids, const py::object& out) {
+  const Section found = section_of(core, section, 1);
+  if (!py::isinstance<py::array>(ids) || py::reinterpret_borrow<py::array>(ids).ndim() != 1) {
+    throw ArgumentError("ids", found_text(ids), "an int64 array [k]");
+  }
+  const std::int64_t count = py::reinterpret_borrow<py::array>(ids).shape(0);
+  const std::int64_t* id_data = checked<std::int64_t>("ids", ids, {count});
+  float* out_data = checked<float>("out", out, {count, core.dim()}, true);
+  for (std::int64_t i = 0; i < count; ++i) {
+    require(id_data[i] >= 0 && id_data[i] < found.bundles, "ids", id_data[i],
+            "between 0 and " + std::to_string(found.bundles - 1));
+  }
+  without_interpreter([&] { core.read_rows(section, id_data, count, out_data); });
+}
+
+py::dict stats(const NeuronCore& core) {
+  const Counters& counters = core.counters();
+  py::dict result;
+  result["flash_bytes"] = counters.flash_bytes.load();
+  result["flash_reads"] = counters.flash_reads.load();
+  result["retries"] = counters.retries.load();
+  result["crc_checked"] = counters.crc_checked.load();
+  result["hits"] = counters.hits.load();
+  result["misses"] = counters.misses.load();
+  result["prefetched"] = counters.prefetched.load();
+  result["prefetch_used"] = counters.prefetch_used.load();
+  return result;
+}
+
+std::uint32_t checksum(const py::buffer& buffer) {
+  const py::buffer_info info = buffer.request();
+  if (!PyBuffer_IsContiguous(info.view(), 'C')) {
+    throw ArgumentError("buffer", "a strided view", "contiguous");
+  }
+  const auto* data = static_cast<const std::uint8_t*>(info.ptr);
+  const std::size_t size = static_cast<std::size_t>(info.size * info.itemsize);
+  return without_interpreter([&] { return crc32c(data, size); });
+}
+
+void translate(std::exception_ptr pointer) {
+  try {
+    if (pointer) {
+      std::rethrow_exception(pointer);
+    }
+  } catch (const ReadFault& fault) {
+    const char* name =
+        fault.kind == ReadFault::Kind::kRead ? "ReadFailedError" : "ChecksumError";
+    const py::object type = py::module_::import("flash_llm_ros.store.errors").attr(name);
+    PyErr_SetObject(type.ptr(), type(fault.what()).ptr());
+  }
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_native, module) {
+  module.doc() = "The neuron core in C++; flash_llm_ros.engine.numpy_core is its NumPy twin.";
+  py::register_exception_translator(&translate);
+  module.def("crc32c", &checksum, py::arg("buffer"), "CRC32C (Castagnoli) of a buffer's bytes.");
+
+  const auto unlocked = py::call_guard<py::gil_scoped_release>();
+  py::class_<NeuronCore>(module, "NeuronCore",
+                         "Same interface as flash_llm_ros.engine.numpy_core.NeuronCore, which "
+                         "documents it. Calls release the interpreter and take turns.")
+      .def(py::init(&make_core), py::arg("path"), py::arg("group_bytes"), py::arg("groups"),
+           py::arg("dim"), py::arg("codec"), py::arg("slots"), py::kw_only(),
+           py::arg("reader_threads") = 4, py::arg("direct_io") = true,
+           py::arg("lock_memory") = true)
+      .def_property_readonly("direct", &NeuronCore::direct)
+      .def_property_readonly("locked", &NeuronCore::locked)
+      .def_property_readonly("scratch_bytes", &NeuronCore::scratch_bytes)
+      .def_property_readonly("kernels", &NeuronCore::kernels_name)
+      .def("add_section", &NeuronCore::add_section, py::arg("first_group"), py::arg("bundles"),
+           py::arg("bundles_per_group"), py::arg("rows"), unlocked)
+      .def("pin", &NeuronCore::pin, py::arg("section"), py::arg("groups"), unlocked)
+      .def("set_ring", &NeuronCore::set_ring, py::arg("chunk_groups"), py::arg("chunks"), unlocked)
+      .def("set_cache", &NeuronCore::set_cache, py::arg("slots"), unlocked)
+      .def("set_stream_order", &NeuronCore::set_stream_order, py::arg("sections"), unlocked)
+      .def("rows_dot", &rows_dot, py::arg("section"), py::arg("x"), py::arg("out"))
+      .def("gate_up", &gate_up, py::arg("section"), py::arg("x"), py::arg("h"),
+           py::arg("activation"))
+      .def("add_rows", &add_rows, py::arg("section"), py::arg("h"), py::arg("out"))
+      .def("bundled", &bundled, py::arg("section"), py::arg("x"), py::arg("out"),
+           py::arg("activation"))
+      .def("add_rows_sparse", &add_rows_sparse, py::arg("section"), py::arg("h"),
+           py::arg("active"), py::arg("out"))
+      .def("bundled_sparse", &bundled_sparse, py::arg("section"), py::arg("x"), py::arg("active"),
+           py::arg("out"), py::arg("activation"), py::arg("h_out") = py::none())
+      .def("prefetch", &prefetch, py::arg("section"), py::arg("wanted"))
+      .def("read_rows", &read_rows, py::arg("section"), py::arg("ids"), py::arg("out"))
+      .def("stats", &stats)
+      .def("close", &NeuronCore::close, unlocked);
+}
+
+}  // namespace flash_llm

@@ -1,0 +1,423 @@
+#include "core.hpp"
+
+#include <algorithm>
+#include <condition_variable>
+#include <limits>
+#include <numeric>
+#include <optional>
+#include <stdexcept>
+
+namespace flash_llm {
+namespace {
+
+constexpr std::int64_t kChecksumBytes = 4;
+constexpr std::int64_t kMostSlots = std::numeric_limits<std::int32_t>::max();
+// One read call delivers less than 2 GiB.
+constexpr std::int64_t kMostChunkBytes = std::int64_t{1} << 30;
+
+RowFormat format_of(const std::string& codec, std::int64_t dim) {
+  if (codec != "int8" && codec != "fp16") {
+    throw ArgumentError("codec", "'" + codec + "'", "one of int8, fp16");
+  }
+  require(dim >= 1 && dim <= kMostChunkBytes, "dim", dim, "a positive integer");
+  return {codec == "int8", dim};
+}
+
+std::int64_t checked_group_bytes(std::int64_t group_bytes) {
+  require(group_bytes >= 1, "group_bytes", group_bytes, "at least 1");
+  require(group_bytes % 512 == 0 && group_bytes <= kMostChunkBytes, "group_bytes", group_bytes,
+          "a multiple of 512, at most 1 GiB");
+  return group_bytes;
+}
+
+std::string between(std::int64_t low, std::int64_t high) {
+  return "between " + std::to_string(low) + " and " + std::to_string(high);
+}
+
+// Requests under way, and the fault of the earliest group among those that failed.
+class Pending {
+ public:
+  void begin(std::size_t most) {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return count_ < most; });
+    ++count_;
+  }
+  void end(const Run& run, const std::optional<ReadFault>& fault) {
+    const std::lock_guard lock(mutex_);
+    if (fault && (!fault_ || run.first_group < failed_group_)) {
+      fault_ = fault;
+      failed_group_ = run.first_group;
+    }
+    --count_;
+    changed_.notify_all();
+  }
+  void finish() {
+    std::unique_lock lock(mutex_);
+    changed_.wait(lock, [&] { return count_ == 0; });
+    if (fault_) {
+      throw *fault_;
+    }
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::size_t count_ = 0;
+  std::int64_t failed_group_ = 0;
+  std::optional<ReadFault> fault_;
+};
+
+// Slots of the window that stay claimed while this lives.
+class Claim {
+ public:
+  Claim(Window* window, int section, const std::vector<std::int64_t>& groups) : window_(window) {
+    if (!groups.empty()) {
+      slots_ = window->claim(section, groups);
+    }
+  }
+  ~Claim() {
+    if (!slots_.empty()) {
+      window_->release(slots_);
+    }
+  }
+  Claim(const Claim&) = delete;
+  Claim& operator=(const Claim&) = delete;
+
+  std::int32_t wait(std::size_t index) const {
+    window_->wait(slots_[index]);
+    return slots_[index];
+  }
+
+ private:
+  Window* window_;
+  std::vector<std::int32_t> slots_;
+};
+
+}  // namespace
+
+NeuronCore::NeuronCore(const CoreOptions& options)
+    : format_(format_of(options.codec, options.dim)),
+      group_bytes_(checked_group_bytes(options.group_bytes)),
+      groups_(options.groups),
+      math_(format_, choose_kernels(), static_cast<std::size_t>(group_bytes_)) {
+  require(groups_ >= 1 && groups_ <= kMostSlots, "groups", groups_, "at least 1, below 2**31");
+  require(options.slots >= 1 && options.slots <= kMostSlots, "slots", options.slots,
+          "at least 1, below 2**31");
+  require(options.reader_threads >= 1 && options.reader_threads <= 256, "reader_threads",
+          options.reader_threads, between(1, 256));
+  slab_ = std::make_unique<Slab>(static_cast<std::int32_t>(options.slots),
+                                 static_cast<std::size_t>(group_bytes_), options.lock_memory);
+  file_ = std::make_unique<GroupFile>(options.path, groups_, options.direct_io, *slab_, counters_);
+  reader_ = std::make_unique<Reader>(*file_, options.reader_threads);
+  direct_ = file_->direct();
+  locked_ = slab_->locked();
+}
+
+NeuronCore::~NeuronCore() { close(); }
+
+void NeuronCore::close() {
+  const std::lock_guard turn(calls_);
+  ring_.reset();
+  window_.reset();
+  reader_.reset();
+  file_.reset();
+  slab_.reset();
+}
+
+int NeuronCore::add_section(std::int64_t first_group, std::int64_t bundles,
+                            std::int64_t bundles_per_group, int rows) {
+  const std::lock_guard turn(calls_);
+  check_open();
+  require(bundles >= 1, "bundles", bundles, "at least 1");
+  require(rows >= 1 && rows <= 3, "rows", rows, "1, 2 or 3");
+  const std::int64_t fitting = (group_bytes_ - kChecksumBytes) /
+                               (rows * static_cast<std::int64_t>(format_.row_bytes()));
+  require(bundles_per_group >= 1 && bundles_per_group <= fitting, "bundles_per_group",
+          bundles_per_group,
+          "at least 1, and so few that they fit in a group of " + std::to_string(group_bytes_) +
+              " bytes (" + std::to_string(fitting) + ")");
+  const Section section{first_group, bundles, bundles_per_group, rows};
+  require(first_group >= 0 && first_group <= groups_ - section.groups(), "first_group",
+          first_group,
+          "such that " + std::to_string(section.groups()) + " groups lie within the file of " +
+              std::to_string(groups_));
+  sections_.push_back(section);
+  return static_cast<int>(sections_.size()) - 1;
+}
+
+Section NeuronCore::section(int index, int rows) {
+  const std::lock_guard turn(calls_);
+  check_open();
+  const Section& found = find(index);
+  require(rows == 0 || rows == found.rows, "section", index,
+          "one of bundles of " + std::to_string(rows) + " rows, it has " +
+              std::to_string(found.rows));
+  return found;
+}
+
+void NeuronCore::pin(int section, std::int64_t groups) {
+  const std::lock_guard turn(calls_);
+  check_open();
+  Section& found = find(section);
+  require(found.pin_slot < 0, "section", section, "one that was not pinned before");
+  require(groups >= 0 && groups <= found.groups(), "groups", groups, between(0, found.groups()));
+  const std::int32_t slot = slab_->take(groups, "pinning " + std::to_string(groups) + " groups");
+  try {
+    read_pinned(section, groups, slot);
+  } catch (const ReadFault&) {
+    slab_->give_back(groups);
+    throw;
+  }
+  if (ring_) {
+    ring_->drain();  // what it read ahead begins where the section was not pinned yet
+  }
+  found.pinned = groups;
+  found.pin_slot = slot;
+}
+
+void NeuronCore::read_pinned(int section, std::int64_t groups, std::int32_t first_slot) {
+  // Some at a time, so that the bookkeeping stays small beside the slab.
+  constexpr std::size_t kMostUnderWay = 32;
+  Pending pending;
+  const std::int64_t first_group = sections_[static_cast<std::size_t>(section)].first_group;
+  const std::int64_t most = static_cast<std::int64_t>(reader_->request_groups());
+  for (std::int64_t local = 0; local < groups; local += most) {
+    Run run{section, first_group + local, {}};
+    run.slots.resize(static_cast<std::size_t>(std::min(most, groups - local)));
+    std::iota(run.slots.begin(), run.slots.end(), first_slot + static_cast<std::int32_t>(local));
+    pending.begin(kMostUnderWay);
+    reader_->submit(Urgency::kDemand, std::move(run),
+                    [&pending](const Run& done, const std::optional<ReadFault>& fault) {
+                      pending.end(done, fault);
+                    });
+  }
+  pending.finish();
+}
+
+void NeuronCore::set_ring(std::int64_t chunk_groups, std::int64_t chunks) {
+  const std::lock_guard turn(calls_);
+  check_open();
+  require(chunk_groups >= 1 && chunk_groups <= kMostChunkBytes / group_bytes_, "chunk_groups",
+          chunk_groups, between(1, kMostChunkBytes / group_bytes_));
+  require(chunks >= 1 && chunks <= kMostSlots / chunk_groups, "chunks", chunks,
+          between(1, kMostSlots / chunk_groups));
+  if (ring_) {
+    throw ArgumentError("set_ring", "a second call", "called once");
+  }
+  const std::int32_t slot = slab_->take(chunk_groups * chunks, "the stream ring");
+  ring_ = std::make_unique<StreamRing>(*reader_, sections_, slot, chunk_groups, chunks);
+}
+
+void NeuronCore::set_cache(std::int64_t slots) {
+  const std::lock_guard turn(calls_);
+  check_open();
+  require(slots >= 1, "slots", slots, "at least 1");
+  if (window_) {
+    throw ArgumentError("set_cache", "a second call", "called once");
+  }
+  const std::int32_t slot = slab_->take(slots, "the cache");
+  window_ = std::make_unique<Window>(*reader_, counters_, groups_, slot,
+                                     static_cast<std::int32_t>(slots));
+}
+
+void NeuronCore::set_stream_order(const std::vector<int>& sections) {
+  const std::lock_guard turn(calls_);
+  check_open();
+  for (const int section : sections) {
+    find(section);
+  }
+  if (ring_) {
+    ring_->set_order(sections);
+  } else if (!sections.empty()) {
+    throw ArgumentError("sections", "a stream order", "empty as long as set_ring was not called");
+  }
+}
+
+void NeuronCore::rows_dot(int section, Inputs x, Outputs out) {
+  for_each_group(section, [&](std::int64_t first, std::int64_t bundles, const std::uint8_t* group) {
+    math_.rows_dot(group, bundles, x, out.columns_from(first));
+  });
+}
+
+void NeuronCore::gate_up(int section, Inputs x, Activation activation, Outputs h) {
+  for_each_group(section, [&](std::int64_t first, std::int64_t bundles, const std::uint8_t* group) {
+    math_.gate_up(group, bundles, x, activation, h.columns_from(first));
+  });
+}
+
+void NeuronCore::add_rows(int section, Inputs h, Outputs out) {
+  for_each_group(section, [&](std::int64_t first, std::int64_t bundles, const std::uint8_t* group) {
+    math_.add_rows(group, bundles, h.columns_from(first), out);
+  });
+}
+
+void NeuronCore::bundled(int section, Inputs x, Activation activation, Outputs out) {
+  for_each_group(section, [&](std::int64_t, std::int64_t bundles, const std::uint8_t* group) {
+    math_.bundled(group, bundles, x, activation, out);
+  });
+}
+
+void NeuronCore::add_rows_sparse(int section, const float* h, const std::uint8_t* active,
+                                 float* out) {
+  for_active_groups(section, active,
+                    [&](std::int64_t first, const Picked& picked, const std::uint8_t* group) {
+                      math_.add_picked_rows(group, picked, h + first, out);
+                    });
+}
+
+void NeuronCore::bundled_sparse(int section, const float* x, const std::uint8_t* active,
+                                float* out, Activation activation, float* h_out) {
+  if (h_out != nullptr) {
+    std::fill_n(h_out, this->section(section, 3).bundles, 0.0f);
+  }
+  for_active_groups(section, active,
+                    [&](std::int64_t first, const Picked& picked, const std::uint8_t* group) {
+                      math_.bundled_picked(group, picked, x, activation, out,
+                                           h_out == nullptr ? nullptr : h_out + first);
+                    });
+}
+
+void NeuronCore::prefetch(int section, const std::uint8_t* wanted) {
+  const std::lock_guard turn(calls_);
+  check_open();
+  const Section& found = find(section);
+  std::vector<std::int64_t> groups;
+  for (std::int64_t bundle = found.pinned * found.bundles_per_group; bundle < found.bundles;) {
+    if (wanted[bundle]) {
+      const std::int64_t local = bundle / found.bundles_per_group;
+      groups.push_back(found.first_group + local);
+      bundle = (local + 1) * found.bundles_per_group;
+    } else {
+      ++bundle;
+    }
+  }
+  if (window_ && !groups.empty()) {
+    window_->prefetch(section, std::move(groups));
+  }
+}
+
+void NeuronCore::read_rows(int section, const std::int64_t* ids, std::int64_t count, float* out) {
+  const std::lock_guard turn(calls_);
+  check_open();
+  const Section& found = find(section);
+  // By group, so that each is fetched once however often its rows are wanted.
+  std::vector<std::int64_t> order(static_cast<std::size_t>(count));
+  std::iota(order.begin(), order.end(), 0);
+  const auto group_of = [&](std::int64_t i) { return ids[i] / found.bundles_per_group; };
+  std::sort(order.begin(), order.end(),
+            [&](std::int64_t a, std::int64_t b) { return group_of(a) < group_of(b); });
+  std::vector<std::int64_t> locals;
+  for (const std::int64_t i : order) {
+    if (locals.empty() || locals.back() != group_of(i)) {
+      locals.push_back(group_of(i));
+    }
+  }
+  auto next = order.begin();
+  for_some_groups(section, locals, [&](std::size_t index, const std::uint8_t* group) {
+    for (; next != order.end() && group_of(*next) == locals[index]; ++next) {
+      math_.decode_row(group, ids[*next] % found.bundles_per_group, out + *next * format_.dim);
+    }
+  });
+}
+
+Section& NeuronCore::find(int section) {
+  require(section >= 0 && static_cast<std::size_t>(section) < sections_.size(), "section", section,
+          "one of the " + std::to_string(sections_.size()) + " that were added");
+  return sections_[static_cast<std::size_t>(section)];
+}
+
+void NeuronCore::check_open() const {
+  if (!slab_) {
+    throw std::runtime_error("the neuron core is closed");
+  }
+}
+
+template <typename Use>
+void NeuronCore::for_each_group(int section, Use use) {
+  const std::lock_guard turn(calls_);
+  check_open();
+  const Section& found = find(section);
+  const std::int64_t groups = found.groups();
+  if (found.pinned < groups && !ring_) {
+    throw ArgumentError("set_ring", "no call", "called before unpinned groups are used");
+  }
+  add(counters_.hits, static_cast<std::uint64_t>(found.pinned));
+  add(counters_.misses, static_cast<std::uint64_t>(groups - found.pinned));
+  const auto use_slot = [&](std::int64_t local, std::int64_t slot) {
+    use(local * found.bundles_per_group, found.bundles_in(local),
+        slab_->slot(static_cast<std::int32_t>(slot)));
+  };
+  for (std::int64_t local = 0; local < found.pinned; ++local) {
+    use_slot(local, found.pin_slot + local);
+  }
+  for (std::int64_t local = found.pinned; local < groups;) {
+    const StreamRing::Chunk chunk = ring_->acquire(section, local);
+    for (std::int64_t i = 0; i < chunk.groups; ++i) {
+      use_slot(local + i, chunk.slot + i);
+    }
+    ring_->release();
+    local += chunk.groups;
+  }
+}
+
+template <typename Use>
+void NeuronCore::for_some_groups(int section, const std::vector<std::int64_t>& locals, Use use) {
+  const Section& found = find(section);
+  const std::size_t cached_at_once = window_ ? window_->size() : 0;
+  std::vector<std::int64_t> cached;
+  for (std::size_t begin = 0; begin < locals.size();) {
+    cached.clear();
+    std::size_t end = begin;
+    for (; end < locals.size(); ++end) {
+      if (locals[end] >= found.pinned) {
+        if (cached.size() == cached_at_once) {
+          break;
+        }
+        cached.push_back(found.first_group + locals[end]);
+      }
+    }
+    if (begin == end) {
+      throw ArgumentError("set_cache", "no call", "called before unpinned groups are used");
+    }
+    add(counters_.hits, end - begin - cached.size());
+    const Claim claim(window_.get(), section, cached);
+    std::size_t claimed = 0;
+    for (; begin < end; ++begin) {
+      const std::int64_t local = locals[begin];
+      const std::int32_t slot = local < found.pinned
+                                    ? found.pin_slot + static_cast<std::int32_t>(local)
+                                    : claim.wait(claimed++);
+      use(begin, slab_->slot(slot));
+    }
+  }
+}
+
+template <typename Use>
+void NeuronCore::for_active_groups(int section, const std::uint8_t* active, Use use) {
+  const std::lock_guard turn(calls_);
+  check_open();
+  const Section& found = find(section);
+  const auto pick = [&](std::int64_t local, Picked& picked) {
+    picked.clear();
+    const std::uint8_t* first = active + local * found.bundles_per_group;
+    for (std::int64_t i = 0; i < found.bundles_in(local); ++i) {
+      if (first[i]) {
+        picked.push_back(i);
+      }
+    }
+  };
+  Picked picked;
+  std::vector<std::int64_t> locals;
+  for (std::int64_t local = 0; local < found.groups(); ++local) {
+    pick(local, picked);
+    if (!picked.empty()) {
+      locals.push_back(local);
+    }
+  }
+  for_some_groups(section, locals, [&](std::size_t index, const std::uint8_t* group) {
+    pick(locals[index], picked);
+    use(locals[index] * found.bundles_per_group, picked, group);
+  });
+}
+
+}  // namespace flash_llm

@@ -1,0 +1,101 @@
+// The neuron core: sections of a neuron file, the memory they share, and what is computed on them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "counters.hpp"
+#include "group_file.hpp"
+#include "group_math.hpp"
+#include "reader.hpp"
+#include "sections.hpp"
+#include "slab.hpp"
+#include "stream_ring.hpp"
+#include "window.hpp"
+
+namespace flash_llm {
+
+struct CoreOptions {
+  std::string path;
+  std::int64_t group_bytes;
+  std::int64_t groups;
+  std::int64_t dim;
+  std::string codec;
+  std::int64_t slots;
+  int reader_threads;
+  bool direct_io;
+  bool lock_memory;
+};
+
+// Calls of several threads take turns; counters can be read at any time. Array arguments have been
+// checked by the caller to fit `dim()` and `section()`. Throws ArgumentError, ReadFault, and
+// std::runtime_error once closed. What outputs hold after a fault is unspecified.
+class NeuronCore {
+ public:
+  explicit NeuronCore(const CoreOptions& options);
+  ~NeuronCore();
+
+  bool direct() const { return direct_; }
+  bool locked() const { return locked_; }
+  std::size_t scratch_bytes() const { return math_.scratch_bytes(); }
+  const char* kernels_name() const { return math_.kernels_name(); }
+  std::int64_t dim() const { return format_.dim; }
+  const Counters& counters() const { return counters_; }
+
+  int add_section(std::int64_t first_group, std::int64_t bundles, std::int64_t bundles_per_group,
+                  int rows);
+  // The section's shape; ArgumentError if there is none, or if it has not `rows` rows (0: any).
+  Section section(int index, int rows);
+  void pin(int section, std::int64_t groups);
+  void set_ring(std::int64_t chunk_groups, std::int64_t chunks);
+  void set_cache(std::int64_t slots);
+  void set_stream_order(const std::vector<int>& sections);
+  void close();
+
+  void rows_dot(int section, Inputs x, Outputs out);
+  void gate_up(int section, Inputs x, Activation activation, Outputs h);
+  void add_rows(int section, Inputs h, Outputs out);
+  void bundled(int section, Inputs x, Activation activation, Outputs out);
+  void add_rows_sparse(int section, const float* h, const std::uint8_t* active, float* out);
+  void bundled_sparse(int section, const float* x, const std::uint8_t* active, float* out,
+                      Activation activation, float* h_out);
+  void prefetch(int section, const std::uint8_t* wanted);
+  void read_rows(int section, const std::int64_t* ids, std::int64_t count, float* out);
+
+ private:
+  Section& find(int section);
+  void check_open() const;
+  void read_pinned(int section, std::int64_t groups, std::int32_t first_slot);
+
+  // use(first bundle, bundles, group in DRAM), for all groups in order.
+  template <typename Use>
+  void for_each_group(int section, Use use);
+  // use(index within `locals`, group in DRAM), for these ascending groups of the section.
+  template <typename Use>
+  void for_some_groups(int section, const std::vector<std::int64_t>& locals, Use use);
+  // use(first bundle, picked bundles, group in DRAM), for groups with an active bundle.
+  template <typename Use>
+  void for_active_groups(int section, const std::uint8_t* active, Use use);
+
+  const RowFormat format_;
+  const std::int64_t group_bytes_;
+  const std::int64_t groups_;
+  GroupMath math_;
+  Sections sections_;
+  Counters counters_;
+  bool direct_ = false;
+  bool locked_ = false;
+
+  std::mutex calls_;
+  // Each uses the ones before it; closing goes backwards.
+  std::unique_ptr<Slab> slab_;
+  std::unique_ptr<GroupFile> file_;
+  std::unique_ptr<Reader> reader_;
+  std::unique_ptr<Window> window_;
+  std::unique_ptr<StreamRing> ring_;
+};
+
+}  // namespace flash_llm

@@ -1,0 +1,156 @@
+#include "group_file.hpp"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <climits>
+#include <cstdio>
+#include <cstring>
+#include <system_error>
+
+#include "crc32c.hpp"
+
+namespace flash_llm {
+namespace {
+
+constexpr std::size_t kChecksumBytes = 4;
+constexpr std::size_t kRequestBytes = 1 << 20;
+
+std::string text_of(int error_number) {
+  return std::generic_category().message(error_number);
+}
+
+std::uint32_t stored_checksum(const std::uint8_t* end) {
+  const std::uint8_t* at = end - kChecksumBytes;
+  return at[0] | at[1] << 8 | at[2] << 16 | static_cast<std::uint32_t>(at[3]) << 24;
+}
+
+// One piece per stretch of neighbouring slots: a contiguous run is a single plain read.
+std::vector<iovec> pieces_of(const Run& run, const Slab& slab) {
+  std::vector<iovec> pieces;
+  for (std::size_t i = 0; i < run.slots.size(); ++i) {
+    if (i > 0 && run.slots[i] == run.slots[i - 1] + 1) {
+      pieces.back().iov_len += slab.slot_bytes();
+    } else {
+      pieces.push_back({slab.slot(run.slots[i]), slab.slot_bytes()});
+    }
+  }
+  return pieces;
+}
+
+}  // namespace
+
+GroupFile::GroupFile(const std::string& path, std::int64_t groups, bool direct_io,
+                     const Slab& slab, Counters& counters)
+    : path_(path), slab_(slab), counters_(counters), direct_(direct_io) {
+  open();
+  try {
+    check_size(groups);
+    if (direct_ && !direct_read_works()) {
+      ::close(descriptor_);
+      direct_ = false;
+      open();
+    }
+  } catch (...) {
+    ::close(descriptor_);
+    throw;
+  }
+}
+
+GroupFile::~GroupFile() { ::close(descriptor_); }
+
+std::size_t GroupFile::request_groups() const {
+  return std::clamp<std::size_t>(kRequestBytes / slab_.slot_bytes(), 1, IOV_MAX);
+}
+
+std::optional<ReadFault> GroupFile::read(const Run& run) const {
+  if (!read_once(run)) {
+    return std::nullopt;
+  }
+  add(counters_.retries, 1);
+  return read_once(run);
+}
+
+void GroupFile::open() {
+  const int flags = O_RDONLY | O_CLOEXEC;
+  descriptor_ = ::open(path_.c_str(), direct_ ? flags | O_DIRECT : flags);
+  if (descriptor_ < 0 && direct_ && errno == EINVAL) {
+    direct_ = false;
+    descriptor_ = ::open(path_.c_str(), flags);
+  }
+  if (descriptor_ < 0) {
+    throw ReadFault(ReadFault::Kind::kRead, path_ + ": cannot be opened: " + text_of(errno));
+  }
+}
+
+void GroupFile::check_size(std::int64_t groups) const {
+  struct stat status {};
+  if (fstat(descriptor_, &status) != 0) {
+    throw ReadFault(ReadFault::Kind::kRead, path_ + ": cannot be examined: " + text_of(errno));
+  }
+  const std::int64_t group_bytes = static_cast<std::int64_t>(slab_.slot_bytes());
+  if (status.st_size != groups * group_bytes) {
+    throw ReadFault(ReadFault::Kind::kRead,
+                    path_ + ": is " + std::to_string(status.st_size) + " bytes long, must be " +
+                        std::to_string(groups * group_bytes) + " (" + std::to_string(groups) +
+                        " groups of " + std::to_string(group_bytes) + " bytes)");
+  }
+}
+
+bool GroupFile::direct_read_works() const {
+  return pread(descriptor_, slab_.slot(0), slab_.slot_bytes(), 0) >= 0 || errno != EINVAL;
+}
+
+std::optional<ReadFault> GroupFile::read_once(const Run& run) const {
+  const std::vector<iovec> pieces = pieces_of(run, slab_);
+  const std::size_t size = run.slots.size() * slab_.slot_bytes();
+  const off_t offset = run.first_group * static_cast<off_t>(slab_.slot_bytes());
+  ssize_t done;
+  do {
+    done = preadv(descriptor_, pieces.data(), static_cast<int>(pieces.size()), offset);
+  } while (done < 0 && errno == EINTR);
+  const int error_number = errno;
+  add(counters_.flash_reads, 1);
+  if (done < 0) {
+    return ReadFault(ReadFault::Kind::kRead, where(run, 0) + ": read failed twice: " +
+                                                 text_of(error_number));
+  }
+  add(counters_.flash_bytes, static_cast<std::uint64_t>(done));
+  if (!direct_) {
+    posix_fadvise(descriptor_, offset, static_cast<off_t>(size), POSIX_FADV_DONTNEED);
+  }
+  if (static_cast<std::size_t>(done) != size) {
+    return ReadFault(ReadFault::Kind::kRead, where(run, 0) + ": read ended after " +
+                                                 std::to_string(done) + " of " +
+                                                 std::to_string(size) + " bytes twice");
+  }
+  return verify(run);
+}
+
+std::optional<ReadFault> GroupFile::verify(const Run& run) const {
+  add(counters_.crc_checked, run.slots.size());
+  for (std::size_t i = 0; i < run.slots.size(); ++i) {
+    const std::uint8_t* group = slab_.slot(run.slots[i]);
+    const std::uint32_t stored = stored_checksum(group + slab_.slot_bytes());
+    const std::uint32_t computed = crc32c(group, slab_.slot_bytes() - kChecksumBytes);
+    if (stored != computed) {
+      char text[64];
+      std::snprintf(text, sizeof text, ": CRC32C is %08x instead of %08x, twice", computed,
+                    stored);
+      return ReadFault(ReadFault::Kind::kChecksum, where(run, i) + text);
+    }
+  }
+  return std::nullopt;
+}
+
+std::string GroupFile::where(const Run& run, std::size_t index) const {
+  const std::int64_t group = run.first_group + static_cast<std::int64_t>(index);
+  return path_ + ": group " + std::to_string(group) + " (section " + std::to_string(run.section) +
+         ", byte " + std::to_string(group * static_cast<std::int64_t>(slab_.slot_bytes())) + ")";
+}
+
+}  // namespace flash_llm

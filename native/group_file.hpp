@@ -1,0 +1,58 @@
+// neurons.bin: verified reads of runs of groups into slots.
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "counters.hpp"
+#include "errors.hpp"
+#include "slab.hpp"
+
+namespace flash_llm {
+
+// Neighbouring groups of the file, each into a slot of its own; the section is for messages.
+struct Run {
+  int section = 0;
+  std::int64_t first_group = 0;
+  std::vector<std::int32_t> slots;
+
+  std::int64_t end_group() const {
+    return first_group + static_cast<std::int64_t>(slots.size());
+  }
+};
+
+class GroupFile {
+ public:
+  // Reads directly where `direct_io` is wanted and the file system can; ReadFault if the file
+  // cannot be opened or is not exactly `groups` long.
+  GroupFile(const std::string& path, std::int64_t groups, bool direct_io, const Slab& slab,
+            Counters& counters);
+  ~GroupFile();
+  GroupFile(const GroupFile&) = delete;
+  GroupFile& operator=(const GroupFile&) = delete;
+
+  bool direct() const { return direct_; }
+  // The most groups one request should read, so that requests stay parallel.
+  std::size_t request_groups() const;
+
+  // Reads and verifies; one retry, then the fault. Any thread may call it.
+  std::optional<ReadFault> read(const Run& run) const;
+
+ private:
+  void open();
+  void check_size(std::int64_t groups) const;
+  bool direct_read_works() const;
+  std::optional<ReadFault> read_once(const Run& run) const;
+  std::optional<ReadFault> verify(const Run& run) const;
+  std::string where(const Run& run, std::size_t index) const;
+
+  std::string path_;
+  const Slab& slab_;
+  Counters& counters_;
+  bool direct_;
+  int descriptor_ = -1;
+};
+
+}  // namespace flash_llm

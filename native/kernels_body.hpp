@@ -1,0 +1,335 @@
+// The kernels, written once over a struct Vec of the including file; no include guard, because
+// each variant has its own copy in its own anonymous namespace. Nothing here may call a shared
+// inline function: the linker could keep a copy made for a newer processor.
+
+constexpr std::int64_t kBlock = 32;
+constexpr std::int64_t kN = Vec::kLanes;
+using F = Vec::F;
+
+inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
+
+// How a row of either format is taken apart, a block of 32 values at a time.
+struct Int8Row {
+  const std::uint8_t* quants;
+  const std::uint8_t* scales;
+
+  Int8Row(const std::uint8_t* row, const RowFormat& format)
+      : quants(row), scales(row + format.padded_dim()) {}
+  F scale(std::int64_t block) const { return Vec::all_half(scales + 2 * block); }
+  F quant(std::int64_t block, std::int64_t i) const {
+    return Vec::from_int8(quants + block * kBlock + i);
+  }
+};
+
+inline void copy_floats(float* to, const float* from, std::int64_t count) {
+  __builtin_memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
+}
+
+// The block of x that is cut short by the end of the row, zeros behind.
+struct Tail {
+  float values[kBlock];
+
+  Tail(const float* from, std::int64_t count) {
+    for (std::int64_t i = 0; i < kBlock; ++i) {
+      values[i] = i < count ? from[i] : 0.0f;
+    }
+  }
+};
+
+// The last, short block of an fp16 row, zeros behind.
+struct HalfTail {
+  std::uint8_t bytes[2 * kBlock];
+
+  HalfTail(const std::uint8_t* from, std::int64_t count) {
+    for (std::int64_t i = 0; i < 2 * kBlock; ++i) {
+      bytes[i] = i < 2 * count ? from[i] : 0;
+    }
+  }
+};
+
+inline F int8_block_dot(const Int8Row& row, std::int64_t block, const float* x, F sum) {
+  F inner = Vec::mul(row.quant(block, 0), Vec::load(x));
+  for (std::int64_t i = kN; i < kBlock; i += kN) {
+    inner = Vec::fma(row.quant(block, i), Vec::load(x + i), inner);
+  }
+  return Vec::fma(inner, row.scale(block), sum);
+}
+
+float dot_int8(const Int8Row& row, const float* x, std::int64_t whole, const float* tail) {
+  F sum0 = Vec::zero();
+  F sum1 = Vec::zero();
+  std::int64_t block = 0;
+  for (; block + 2 <= whole; block += 2) {
+    sum0 = int8_block_dot(row, block, x + block * kBlock, sum0);
+    sum1 = int8_block_dot(row, block + 1, x + (block + 1) * kBlock, sum1);
+  }
+  if (block < whole) {
+    sum0 = int8_block_dot(row, block, x + block * kBlock, sum0);
+  }
+  if (tail != nullptr) {
+    sum1 = int8_block_dot(row, whole, tail, sum1);
+  }
+  return Vec::sum(Vec::add(sum0, sum1));
+}
+
+inline void half_block_dot(const std::uint8_t* halves, const float* x, F& sum0, F& sum1) {
+  for (std::int64_t i = 0; i < kBlock; i += 2 * kN) {
+    sum0 = Vec::fma(Vec::from_half(halves + 2 * i), Vec::load(x + i), sum0);
+    sum1 = Vec::fma(Vec::from_half(halves + 2 * (i + kN)), Vec::load(x + i + kN), sum1);
+  }
+}
+
+float dot_half(const std::uint8_t* row, const float* x, std::int64_t whole, const float* tail,
+               std::int64_t dim) {
+  F sums[4] = {Vec::zero(), Vec::zero(), Vec::zero(), Vec::zero()};
+  std::int64_t block = 0;
+  for (; block + 2 <= whole; block += 2) {
+    half_block_dot(row + 2 * block * kBlock, x + block * kBlock, sums[0], sums[1]);
+    half_block_dot(row + 2 * (block + 1) * kBlock, x + (block + 1) * kBlock, sums[2], sums[3]);
+  }
+  if (block < whole) {
+    half_block_dot(row + 2 * block * kBlock, x + block * kBlock, sums[0], sums[1]);
+  }
+  if (tail != nullptr) {
+    const HalfTail halves(row + 2 * whole * kBlock, dim - whole * kBlock);
+    half_block_dot(halves.bytes, tail, sums[2], sums[3]);
+  }
+  return Vec::sum(Vec::add(Vec::add(sums[0], sums[1]), Vec::add(sums[2], sums[3])));
+}
+
+void dot_rows(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
+              const float* x, float* out) {
+  const std::int64_t whole = format.dim / kBlock;
+  const std::int64_t rest = format.dim - whole * kBlock;
+  const Tail tail(x + whole * kBlock, rest);
+  const float* tail_values = rest > 0 ? tail.values : nullptr;
+  for (std::int64_t i = 0; i < count; ++i) {
+    out[i] = format.int8 ? dot_int8(Int8Row(rows[i], format), x, whole, tail_values)
+                         : dot_half(rows[i], x, whole, tail_values, format.dim);
+  }
+}
+
+// out [32] += h[r] * block of row r. Products of a quant and its scale are exact, so every variant
+// of adding rounds in the same place: once per row.
+template <int kRows>
+inline void add_int8_block(const RowFormat& format, const std::uint8_t* const* rows, const F* h,
+                           std::int64_t block, float* out) {
+  F scales[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    scales[r] = Int8Row(rows[r], format).scale(block);
+  }
+  for (std::int64_t i = 0; i < kBlock; i += kN) {
+    F sum = Vec::load(out + i);
+    for (int r = 0; r < kRows; ++r) {
+      const F quant = Int8Row(rows[r], format).quant(block, i);
+      sum = Vec::fma(h[r], Vec::mul(quant, scales[r]), sum);
+    }
+    Vec::store(out + i, sum);
+  }
+}
+
+template <int kRows>
+inline void add_half_block(const std::uint8_t* const* blocks, const F* h, float* out) {
+  for (std::int64_t i = 0; i < kBlock; i += kN) {
+    F sum = Vec::load(out + i);
+    for (int r = 0; r < kRows; ++r) {
+      sum = Vec::fma(h[r], Vec::from_half(blocks[r] + 2 * i), sum);
+    }
+    Vec::store(out + i, sum);
+  }
+}
+
+template <int kRows>
+inline void add_some_rows(const RowFormat& format, const std::uint8_t* const* rows,
+                          const float* h, float* out) {
+  F factors[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    factors[r] = Vec::all(h[r]);
+  }
+  const std::int64_t whole = format.dim / kBlock;
+  const std::int64_t rest = format.dim - whole * kBlock;
+  const std::uint8_t* blocks[kRows];
+  for (std::int64_t block = 0; block < whole; ++block) {
+    if (format.int8) {
+      add_int8_block<kRows>(format, rows, factors, block, out + block * kBlock);
+    } else {
+      for (int r = 0; r < kRows; ++r) {
+        blocks[r] = rows[r] + 2 * block * kBlock;
+      }
+      add_half_block<kRows>(blocks, factors, out + block * kBlock);
+    }
+  }
+  if (rest == 0) {
+    return;
+  }
+  Tail tail(out + whole * kBlock, rest);
+  if (format.int8) {
+    add_int8_block<kRows>(format, rows, factors, whole, tail.values);
+  } else {
+    for (int r = 0; r < kRows; ++r) {
+      const HalfTail halves(rows[r] + 2 * whole * kBlock, rest);
+      blocks[0] = halves.bytes;
+      add_half_block<1>(blocks, factors + r, tail.values);
+    }
+  }
+  copy_floats(out + whole * kBlock, tail.values, rest);
+}
+
+void add_rows(const RowFormat& format, const std::uint8_t* const* rows, const float* h,
+              std::int64_t count, float* out) {
+  std::int64_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    add_some_rows<4>(format, rows + i, h + i, out);
+  }
+  for (; i < count; ++i) {
+    add_some_rows<1>(format, rows + i, h + i, out);
+  }
+}
+
+void decode_rows(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
+                 float* tile) {
+  const std::int64_t padded = format.padded_dim();
+  const std::int64_t whole = format.dim / kBlock;
+  for (std::int64_t r = 0; r < count; ++r, tile += padded) {
+    for (std::int64_t block = 0; block < padded / kBlock; ++block) {
+      float* out = tile + block * kBlock;
+      if (format.int8) {
+        const Int8Row row(rows[r], format);
+        for (std::int64_t i = 0; i < kBlock; i += kN) {
+          Vec::store(out + i, Vec::mul(row.quant(block, i), row.scale(block)));
+        }
+        continue;
+      }
+      const HalfTail cut(rows[r] + 2 * block * kBlock,
+                         block < whole ? 0 : format.dim - whole * kBlock);
+      const std::uint8_t* halves = block < whole ? rows[r] + 2 * block * kBlock : cut.bytes;
+      for (std::int64_t i = 0; i < kBlock; i += kN) {
+        Vec::store(out + i, Vec::from_half(halves + 2 * i));
+      }
+    }
+  }
+}
+
+// Dots of kRows tile rows with kTokens rows of x, all in registers.
+template <int kRows, int kTokens>
+inline void tile_dot_block(const RowFormat& format, const float* tile, const float* x, float* out,
+                           std::int64_t out_stride) {
+  const std::int64_t padded = format.padded_dim();
+  const std::int64_t whole = format.dim / kN * kN;
+  F sums[kTokens][kRows];
+  for (int t = 0; t < kTokens; ++t) {
+    for (int r = 0; r < kRows; ++r) {
+      sums[t][r] = Vec::zero();
+    }
+  }
+  for (std::int64_t i = 0; i < whole; i += kN) {
+    F weights[kRows];
+    for (int r = 0; r < kRows; ++r) {
+      weights[r] = Vec::load(tile + r * padded + i);
+    }
+    for (int t = 0; t < kTokens; ++t) {
+      const F value = Vec::load(x + t * format.dim + i);
+      for (int r = 0; r < kRows; ++r) {
+        sums[t][r] = Vec::fma(weights[r], value, sums[t][r]);
+      }
+    }
+  }
+  if (whole < format.dim) {
+    for (int t = 0; t < kTokens; ++t) {
+      const Tail tail(x + t * format.dim + whole, format.dim - whole);
+      for (int r = 0; r < kRows; ++r) {
+        sums[t][r] = Vec::fma(Vec::load(tile + r * padded + whole), Vec::load(tail.values),
+                              sums[t][r]);
+      }
+    }
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    for (int r = 0; r < kRows; ++r) {
+      out[t * out_stride + r] = Vec::sum(sums[t][r]);
+    }
+  }
+}
+
+template <int kTokens>
+inline void tile_dot_tokens(const RowFormat& format, const float* tile, std::int64_t count,
+                            const float* x, float* out, std::int64_t out_stride) {
+  const std::int64_t padded = format.padded_dim();
+  std::int64_t r = 0;
+  for (; r + Vec::kDotRows <= count; r += Vec::kDotRows) {
+    tile_dot_block<Vec::kDotRows, kTokens>(format, tile + r * padded, x, out + r, out_stride);
+  }
+  for (; r + 2 <= count; r += 2) {
+    tile_dot_block<2, kTokens>(format, tile + r * padded, x, out + r, out_stride);
+  }
+  for (; r < count; ++r) {
+    tile_dot_block<1, kTokens>(format, tile + r * padded, x, out + r, out_stride);
+  }
+}
+
+void tile_dot(const RowFormat& format, const float* tile, std::int64_t count, const float* x,
+              std::int64_t tokens, float* out, std::int64_t out_stride) {
+  std::int64_t t = 0;
+  for (; t + 4 <= tokens; t += 4) {
+    tile_dot_tokens<4>(format, tile, count, x + t * format.dim, out + t * out_stride, out_stride);
+  }
+  for (; t < tokens; ++t) {
+    tile_dot_tokens<1>(format, tile, count, x + t * format.dim, out + t * out_stride, out_stride);
+  }
+}
+
+// Two vectors of columns of kTokens rows of out, all in registers. `cut` columns of out exist.
+template <int kTokens>
+inline void tile_add_block(const float* tile, std::int64_t padded, std::int64_t count,
+                           const float* h, std::int64_t h_stride, float* out,
+                           std::int64_t out_stride) {
+  F low[kTokens];
+  F high[kTokens];
+  for (int t = 0; t < kTokens; ++t) {
+    low[t] = Vec::load(out + t * out_stride);
+    high[t] = Vec::load(out + t * out_stride + kN);
+  }
+  for (std::int64_t r = 0; r < count; ++r) {
+    const F weights_low = Vec::load(tile + r * padded);
+    const F weights_high = Vec::load(tile + r * padded + kN);
+    for (int t = 0; t < kTokens; ++t) {
+      const F factor = Vec::all(h[t * h_stride + r]);
+      low[t] = Vec::fma(factor, weights_low, low[t]);
+      high[t] = Vec::fma(factor, weights_high, high[t]);
+    }
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    Vec::store(out + t * out_stride, low[t]);
+    Vec::store(out + t * out_stride + kN, high[t]);
+  }
+}
+
+template <int kTokens>
+inline void tile_add_tokens(const RowFormat& format, const float* tile, std::int64_t count,
+                            const float* h, std::int64_t h_stride, float* out) {
+  const std::int64_t padded = format.padded_dim();
+  std::int64_t column = 0;
+  for (; column + 2 * kN <= format.dim; column += 2 * kN) {
+    tile_add_block<kTokens>(tile + column, padded, count, h, h_stride, out + column, format.dim);
+  }
+  const std::int64_t rest = format.dim - column;
+  if (rest > 0) {
+    for (int t = 0; t < kTokens; ++t) {
+      float* end = out + t * format.dim + column;
+      Tail tail(end, rest);
+      tile_add_block<1>(tile + column, padded, count, h + t * h_stride, h_stride, tail.values, 0);
+      copy_floats(end, tail.values, rest);
+    }
+  }
+}
+
+void tile_add(const RowFormat& format, const float* tile, std::int64_t count, const float* h,
+              std::int64_t h_stride, std::int64_t tokens, float* out) {
+  std::int64_t t = 0;
+  for (; t + Vec::kAddTokens <= tokens; t += Vec::kAddTokens) {
+    tile_add_tokens<Vec::kAddTokens>(format, tile, count, h + t * h_stride, h_stride,
+                                     out + t * format.dim);
+  }
+  for (; t < tokens; ++t) {
+    tile_add_tokens<1>(format, tile, count, h + t * h_stride, h_stride, out + t * format.dim);
+  }
+}

@@ -1,0 +1,27 @@
+// The table of contents of a neuron file.
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <vector>
+
+namespace flash_llm {
+
+// Consecutive groups of bundles; its first `pinned` groups live in slots from `pin_slot` on.
+struct Section {
+  std::int64_t first_group;
+  std::int64_t bundles;
+  std::int64_t bundles_per_group;
+  int rows;
+  std::int64_t pinned = 0;
+  std::int32_t pin_slot = -1;
+
+  std::int64_t groups() const { return (bundles + bundles_per_group - 1) / bundles_per_group; }
+  std::int64_t bundles_in(std::int64_t local_group) const {
+    return std::min(bundles_per_group, bundles - local_group * bundles_per_group);
+  }
+};
+
+using Sections = std::vector<Section>;
+
+}  // namespace flash_llm
