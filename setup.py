@@ -3,9 +3,8 @@
 from pathlib import Path
 from xml.etree import ElementTree
 
-from setuptools import Extension, find_packages, setup
+from setuptools import Distribution, Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
-from setuptools.command.install_data import install_data
 
 HERE = Path(__file__).resolve().parent
 MANIFEST = ElementTree.parse(HERE / 'package.xml')
@@ -62,7 +61,7 @@ class BuildNative(build_ext):
             raise
 
 
-class InstallData(install_data):
+class InstallData(Distribution().get_command_class('install_data')):
     """Lets `ros2 run` and launch find the node after pip, too, which knows only the folder bin/.
 
     Under colcon there is no wheel, and setup.cfg has sent the executables to the right folder.
