@@ -70,6 +70,7 @@ class Generation:
         self._begin_counts: dict[str, int] = {}
         self.finish_reason = FinishReason.RUNNING
         self.phase = 'prefill'
+        self.prompt_tokens = tokens
         self.tokens: list[int] = []
         self.text = ''
         self.stats = GenerationCost(len(tokens), request.sampling.seed)

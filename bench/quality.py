@@ -1,0 +1,147 @@
+"""What quantisation and sparsity cost in quality, against transformers on the same weights.
+
+    python bench/quality.py [--model models/SmolLM2-135M-Instruct.Q4_1.gguf] [--json PATH]
+
+Prints, for SmolLM2-135M: fp16 store and exact mode (same greedy tokens, largest difference of
+logits), int8 store (KL divergence), perplexity exact and at several sparsities of the down
+columns, beside the same thresholding done in float32 by transformers.
+"""
+
+from argparse import ArgumentParser
+import json
+from pathlib import Path
+import sys
+import time
+
+from fidelity import engine_logits, mean_divergence, perplexity
+from held_out_text import held_out_text
+import numpy as np
+from reference_model import load_reference, reference_greedy, reference_logits
+from rich.console import Console
+from rich.table import Table
+
+from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
+
+PROMPTS = ('What is the capital of France?', 'Write a short poem about the sea.',
+           'Explain how a quadrotor turns.', 'List five animals that can swim.',
+           'def fibonacci(n):')
+SPARSITIES = (0.5, 0.6, 0.7)
+# Perplexity relative to dense at 50, 60 and 70 %, thresholds on the exact activation, measured
+# in float32 on other text of the same kind: the line to stay within two points of.
+EXPECTED = {0.5: 1.023, 0.6: 1.059, 0.7: 1.137}
+_BUDGET = 400_000_000
+
+
+def open_engine(store: Path, **options: object) -> Engine:
+    return Engine.open(EngineConfig(store, options.pop('budget', _BUDGET), context_length=1024,
+                                    lock_memory=False, **options))
+
+
+def ensure_store(source: Path, store: Path, **options: object) -> Path:
+    if not store.exists():
+        with Steps() as steps:
+            convert(source, store, ConversionOptions(**options), steps)
+    return store
+
+
+def compare_fp16(reference, store: Path, tokens: list[int]) -> dict[str, object]:
+    """Greedy tokens of five prompts and logits, fp16 store in exact mode."""
+    engine = open_engine(store)
+    try:
+        same = []
+        for prompt in PROMPTS:
+            generation = engine.start(GenerationRequest(prompt, max_tokens=64))
+            for _ in generation:
+                pass
+            expected = reference_greedy(reference, generation.prompt_tokens, 64)
+            same.append(generation.tokens == expected)
+        ours, theirs = engine_logits(engine, tokens), reference_logits(reference, tokens)
+        return {'same_greedy_tokens': same,
+                'largest_logit_difference': float(np.abs(ours - theirs).max()),
+                'logit_deviation': float(theirs.std())}
+    finally:
+        engine.close()
+
+
+def compare_int8(reference, store: Path, tokens: list[int]) -> dict[str, object]:
+    """KL divergence and perplexities of the int8 store."""
+    theirs = reference_logits(reference, tokens)
+    figures: dict[str, object] = {'tokens': len(tokens),
+                                  'perplexity_reference': perplexity(theirs, tokens)}
+    engine = open_engine(store)
+    try:
+        ours = engine_logits(engine, tokens)
+    finally:
+        engine.close()
+    figures['mean_kl_nats'] = mean_divergence(theirs, ours)
+    figures['perplexity_exact'] = perplexity(ours, tokens)
+    figures['sparse'] = [compare_sparse(store, tokens, sparsity, figures['perplexity_exact'])
+                         for sparsity in SPARSITIES]
+    return figures
+
+
+def compare_sparse(store: Path, tokens: list[int], sparsity: float,
+                   exact: float) -> dict[str, float]:
+    engine = open_engine(store, mode='sparse', sparsity=sparsity)
+    try:
+        begin = time.monotonic()
+        found = perplexity(engine_logits(engine, tokens, dense=False), tokens)
+        seconds = time.monotonic() - begin
+        stats = engine.stats()
+    finally:
+        engine.close()
+    return {'sparsity': sparsity, 'perplexity': found, 'relative': found / exact,
+            'expected': EXPECTED[sparsity], 'seconds_per_token': seconds / len(tokens),
+            'left_out': 1 - stats['active_neurons'] / stats['total_neurons']}
+
+
+def show(fp16: dict, int8: dict) -> None:
+    console = Console()
+    console.print(f'fp16 store, exact mode: {sum(fp16["same_greedy_tokens"])} of {len(PROMPTS)} '
+                  f'prompts give the same 64 greedy tokens; largest difference of a logit '
+                  f'{fp16["largest_logit_difference"]:.4f} (logits deviate by '
+                  f'{fp16["logit_deviation"]:.2f})')
+    console.print(f'int8 store, exact mode: mean KL divergence {int8["mean_kl_nats"]:.5f} nats a '
+                  f'token on {int8["tokens"]} tokens')
+    table = Table('down columns left out', 'perplexity', 'relative to exact', 'float32 threshold',
+                  'really left out')
+    table.add_row('reference (float32)', f'{int8["perplexity_reference"]:.3f}', '', '', '')
+    table.add_row('exact (int8)', f'{int8["perplexity_exact"]:.3f}', '1.000', '', '0 %')
+    for row in int8['sparse']:
+        table.add_row(f'{row["sparsity"]:.0%}', f'{row["perplexity"]:.3f}',
+                      f'{row["relative"]:.3f}', f'{row["expected"]:.3f}', f'{row["left_out"]:.1%}')
+    console.print(table)
+
+
+def main() -> int:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--model', type=Path,
+                        default=Path('models/SmolLM2-135M-Instruct.Q4_1.gguf'))
+    parser.add_argument('--tokens', type=int, default=1000, help='tokens of held-out text')
+    parser.add_argument('--json', type=Path, help='write the figures there')
+    options = parser.parse_args()
+    stores = options.model.parent
+    int8_store = ensure_store(options.model, stores / 'smollm2.store')
+    fp16_store = ensure_store(options.model, stores / 'smollm2-fp16.store', neurons='fp16',
+                              calibrate=False)
+    print('loading the reference', file=sys.stderr)
+    reference = load_reference(options.model)
+    engine = open_engine(int8_store)
+    tokens = engine.tokenize(held_out_text())[:options.tokens]
+    engine.close()
+    print('comparing the fp16 store', file=sys.stderr)
+    fp16 = compare_fp16(reference, fp16_store, tokens[:256])
+    print('comparing the int8 store', file=sys.stderr)
+    int8 = compare_int8(reference, int8_store, tokens)
+    show(fp16, int8)
+    if options.json:
+        options.json.write_text(json.dumps({'fp16': fp16, 'int8': int8}, indent=2) + '\n')
+    print(f'KL {int8["mean_kl_nats"]:.4f} nats; perplexity relative to exact '
+          + ', '.join(f'{row["relative"]:.3f} at {row["sparsity"]:.0%}' for row in int8['sparse']))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
