@@ -45,6 +45,13 @@ def native_core() -> list[Extension]:
     )] if sources else []
 
 
+class DataDistribution(Distribution):
+    """Installs data_files in editable mode, too: setuptools asks there for this missing method."""
+
+    def has_data(self) -> bool:
+        return self.has_data_files()
+
+
 class BuildNative(build_ext):
     """Says what follows when the optional core cannot be compiled."""
 
@@ -106,5 +113,6 @@ setup(
             f'{EXECUTABLE} = {NAME}.node.main:main',
         ],
     },
+    distclass=DataDistribution,
     zip_safe=False,
 )
