@@ -1,11 +1,11 @@
 #include "core.hpp"
 
 #include <algorithm>
-#include <condition_variable>
 #include <limits>
 #include <numeric>
-#include <optional>
 #include <stdexcept>
+
+#include "pending_reads.hpp"
 
 namespace flash_llm {
 namespace {
@@ -33,65 +33,6 @@ std::int64_t checked_group_bytes(std::int64_t group_bytes) {
 std::string between(std::int64_t low, std::int64_t high) {
   return "between " + std::to_string(low) + " and " + std::to_string(high);
 }
-
-// Requests under way, and the fault of the earliest group among those that failed.
-class Pending {
- public:
-  void begin(std::size_t most) {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return count_ < most; });
-    ++count_;
-  }
-  void end(const Run& run, const std::optional<ReadFault>& fault) {
-    const std::lock_guard lock(mutex_);
-    if (fault && (!fault_ || run.first_group < failed_group_)) {
-      fault_ = fault;
-      failed_group_ = run.first_group;
-    }
-    --count_;
-    changed_.notify_all();
-  }
-  void finish() {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return count_ == 0; });
-    if (fault_) {
-      throw *fault_;
-    }
-  }
-
- private:
-  std::mutex mutex_;
-  std::condition_variable changed_;
-  std::size_t count_ = 0;
-  std::int64_t failed_group_ = 0;
-  std::optional<ReadFault> fault_;
-};
-
-// Slots of the window that stay claimed while this lives.
-class Claim {
- public:
-  Claim(Window* window, int section, const std::vector<std::int64_t>& groups) : window_(window) {
-    if (!groups.empty()) {
-      slots_ = window->claim(section, groups);
-    }
-  }
-  ~Claim() {
-    if (!slots_.empty()) {
-      window_->release(slots_);
-    }
-  }
-  Claim(const Claim&) = delete;
-  Claim& operator=(const Claim&) = delete;
-
-  std::int32_t wait(std::size_t index) const {
-    window_->wait(slots_[index]);
-    return slots_[index];
-  }
-
- private:
-  Window* window_;
-  std::vector<std::int32_t> slots_;
-};
 
 }  // namespace
 
@@ -178,7 +119,7 @@ void NeuronCore::pin(int section, std::int64_t groups) {
 void NeuronCore::read_pinned(int section, std::int64_t groups, std::int32_t first_slot) {
   // Some at a time, so that the bookkeeping stays small beside the slab.
   constexpr std::size_t kMostUnderWay = 32;
-  Pending pending;
+  PendingReads pending;
   const std::int64_t first_group = sections_[static_cast<std::size_t>(section)].first_group;
   const std::int64_t most = static_cast<std::int64_t>(reader_->request_groups());
   for (std::int64_t local = 0; local < groups; local += most) {

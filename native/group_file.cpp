@@ -85,6 +85,9 @@ void GroupFile::open() {
   if (descriptor_ < 0) {
     throw ReadFault(ReadFault::Kind::kRead, path_ + ": cannot be opened: " + text_of(errno));
   }
+  if (!direct_) {
+    posix_fadvise(descriptor_, 0, 0, POSIX_FADV_RANDOM);  // nothing read unasked
+  }
 }
 
 void GroupFile::check_size(std::int64_t groups) const {

@@ -71,4 +71,30 @@ class Window {
   std::size_t reading_ = 0;  // requests
 };
 
+// Slots of the window that stay claimed while this lives.
+class Claim {
+ public:
+  Claim(Window* window, int section, const std::vector<std::int64_t>& groups) : window_(window) {
+    if (!groups.empty()) {
+      slots_ = window->claim(section, groups);
+    }
+  }
+  ~Claim() {
+    if (!slots_.empty()) {
+      window_->release(slots_);
+    }
+  }
+  Claim(const Claim&) = delete;
+  Claim& operator=(const Claim&) = delete;
+
+  std::int32_t wait(std::size_t index) const {
+    window_->wait(slots_[index]);
+    return slots_[index];
+  }
+
+ private:
+  Window* window_;
+  std::vector<std::int32_t> slots_;
+};
+
 }  // namespace flash_llm

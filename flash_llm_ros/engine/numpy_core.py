@@ -1,19 +1,15 @@
 """The neuron core in NumPy: reads synchronously, computes plainly; the oracle and the fallback."""
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+import os
 
 import numpy as np
 
 from flash_llm_ros.engine.core_arguments import check, check_array, check_pair
-from flash_llm_ros.engine.numpy_flash import (
-    MAX_REQUEST_BYTES,
-    MAX_REQUEST_SLOTS,
-    GroupFile,
-    Slab,
-)
+from flash_llm_ros.engine.numpy_ffn import activation_of, gated
+from flash_llm_ros.engine.numpy_flash import MAX_CHUNK_BYTES, GroupFile, Slab, request_groups
 from flash_llm_ros.engine.numpy_window import GroupCache
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.errors import FlashLlmError
@@ -57,11 +53,11 @@ class NeuronCore:
         self._group_bytes = group_bytes
         self._groups = groups
         self._sections: list[_Section] = []
-        self._order: list[int] = []
         self._ring: tuple[int, int, int] | None = None  # first slot, chunk groups, chunks
         self._cache = GroupCache()
         self._counters = dict.fromkeys(('hits', 'misses', 'prefetched', 'prefetch_used'), 0)
         self._slab = Slab(slots, group_bytes, lock_memory)
+        self._locked = self._slab.locked
         self._closed = False
         try:
             self._file = GroupFile(os.fspath(path), groups, self._slab, direct_io,
@@ -78,7 +74,12 @@ class NeuronCore:
     @property
     def locked(self) -> bool:
         """Whether the slab is locked in DRAM."""
-        return self._slab.locked
+        return self._locked
+
+    @property
+    def kernels(self) -> str:
+        """Which arithmetic runs: 'numpy' here, an instruction set in the native core."""
+        return 'numpy'
 
     @property
     def scratch_bytes(self) -> int:
@@ -119,9 +120,8 @@ class NeuronCore:
     def set_ring(self, chunk_groups: int, chunks: int) -> None:
         """Reserve ``chunks`` runs of ``chunk_groups`` slots for streaming; once."""
         self._check_open()
-        check(chunk_groups >= 1, 'chunk_groups', chunk_groups, 'at least 1')
-        check(chunk_groups <= MAX_REQUEST_SLOTS, 'chunk_groups', chunk_groups,
-              f'at most {MAX_REQUEST_SLOTS}')
+        most = MAX_CHUNK_BYTES // self._group_bytes
+        check(1 <= chunk_groups <= most, 'chunk_groups', chunk_groups, f'between 1 and {most}')
         check(chunks >= 1, 'chunks', chunks, 'at least 1')
         check(self._ring is None, 'set_ring', 'a second call', 'called once')
         slot = self._slab.take(chunk_groups * chunks, 'the stream ring')
@@ -140,7 +140,8 @@ class NeuronCore:
         self._check_open()
         check(not sections or self._ring is not None, 'sections', list(sections),
               'empty as long as set_ring was not called')
-        self._order = [self._sections.index(self._section(section)) for section in sections]
+        for section in sections:
+            self._section(section)
 
     def rows_dot(self, section: int, x: np.ndarray, out: np.ndarray) -> None:
         """out [S, bundles] = x [S, dim] @ W.T for a section of single rows."""
@@ -152,10 +153,10 @@ class NeuronCore:
     def gate_up(self, section: int, x: np.ndarray, h: np.ndarray, activation: str) -> None:
         """h [S, bundles] = act(x @ gate.T) * (x @ up.T); ``activation``: 'silu' or 'relu'."""
         found = self._compute_section(section, 2)
-        act = _activation(activation)
+        act = activation_of(activation)
         check_pair('x', x, self._dim, 'h', h, found.bundles)
         for start, weights in self._dense(found):
-            _scatter(h, start, _gated(x, weights, act))
+            _scatter(h, start, gated(x, weights, act))
 
     def add_rows(self, section: int, h: np.ndarray, out: np.ndarray) -> None:
         """out [S, dim] += h [S, bundles] @ W, summed in bundle order."""
@@ -169,10 +170,10 @@ class NeuronCore:
     def bundled(self, section: int, x: np.ndarray, out: np.ndarray, activation: str) -> None:
         """out [S, dim] += (act(x @ gate.T) * (x @ up.T)) @ down, summed in bundle order."""
         found = self._compute_section(section, 3)
-        act = _activation(activation)
+        act = activation_of(activation)
         check_pair('x', x, self._dim, 'out', out, self._dim)
         for _, weights in self._dense(found):
-            for values, group in zip(_gated(x, weights, act), weights, strict=True):
+            for values, group in zip(gated(x, weights, act), weights, strict=True):
                 for index, bundle in enumerate(group):
                     out += values[:, index, None] * bundle[2]
 
@@ -195,7 +196,7 @@ class NeuronCore:
         ``h_out`` [bundles], if given, gets the activations, 0 where a bundle is not active.
         """
         found = self._compute_section(section, 3)
-        act = _activation(activation)
+        act = activation_of(activation)
         check_array('x', x, np.float32, (self._dim,))
         check_array('active', active, np.uint8, (found.bundles,))
         check_array('out', out, np.float32, (self._dim,), writable=True)
@@ -203,7 +204,7 @@ class NeuronCore:
             check_array('h_out', h_out, np.float32, (found.bundles,), writable=True)
             h_out[:] = 0
         for start, group in self._sparse(found, np.flatnonzero(active)):
-            values = _gated(x[None], group[None], act)[0, 0]
+            values = gated(x[None], group[None], act)[0, 0]
             for index in np.flatnonzero(active[start:start + len(group)]):
                 out += values[index] * group[index, 2]
                 if h_out is not None:
@@ -319,7 +320,7 @@ class NeuronCore:
 
     def _runs(self, groups: list[int]) -> Iterator[list[int]]:
         """Ascending groups as runs of file neighbours, each short enough for one request."""
-        limit = min(max(1, MAX_REQUEST_BYTES // self._group_bytes), MAX_REQUEST_SLOTS)
+        limit = request_groups(self._group_bytes)
         run: list[int] = []
         for group in groups:
             if run and (group != run[-1] + 1 or len(run) == limit):
@@ -370,32 +371,8 @@ class NeuronCore:
             raise RuntimeError('the neuron core is closed')
 
 
-def _gated(x: np.ndarray, weights: np.ndarray, act) -> np.ndarray:
-    """x [S, dim], weights [groups, bundles, rows, dim] -> activations [groups, S, bundles]."""
-    gate = np.matmul(x, np.ascontiguousarray(weights[:, :, 0]).transpose(0, 2, 1))
-    up = np.matmul(x, np.ascontiguousarray(weights[:, :, 1]).transpose(0, 2, 1))
-    return act(gate) * up
-
-
 def _scatter(out: np.ndarray, start: int, values: np.ndarray) -> None:
     """Put [groups, S, bundles] into out [S, all bundles] from bundle ``start`` on."""
     groups, tokens, bundles = values.shape
     flat = values.transpose(1, 0, 2).reshape(tokens, groups * bundles)
     out[:, start:start + groups * bundles] = flat
-
-
-def _silu(z: np.ndarray) -> np.ndarray:
-    with np.errstate(over='ignore'):
-        return z / (1 + np.exp(-z))
-
-
-def _relu(z: np.ndarray) -> np.ndarray:
-    return np.maximum(z, 0)
-
-
-_ACTIVATIONS = {'silu': _silu, 'relu': _relu}
-
-
-def _activation(name: str):
-    check(name in _ACTIVATIONS, 'activation', name, "'silu' or 'relu'")
-    return _ACTIVATIONS[name]

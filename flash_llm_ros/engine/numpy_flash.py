@@ -1,10 +1,10 @@
 """Verified reads of groups into a fixed slab of slots: the flash side of the NumPy core."""
 
+from collections.abc import Callable
 import ctypes
 import errno
 import mmap
 import os
-from collections.abc import Callable
 
 import numpy as np
 
@@ -12,8 +12,14 @@ from flash_llm_ros.store.checksum import crc32c
 from flash_llm_ros.store.errors import ChecksumError, FlashLlmError, ReadFailedError
 from flash_llm_ros.store.geometry import CHECKSUM_BYTES
 
-MAX_REQUEST_BYTES = 1 << 20
-MAX_REQUEST_SLOTS = 1024  # IOV_MAX
+MAX_CHUNK_BYTES = 1 << 30  # one read call delivers less than 2 GiB
+_REQUEST_BYTES = 1 << 20
+_REQUEST_PIECES = 1024  # IOV_MAX
+
+
+def request_groups(group_bytes: int) -> int:
+    """The most groups one request should read, the same as in the native core."""
+    return min(max(1, _REQUEST_BYTES // group_bytes), _REQUEST_PIECES)
 
 
 class Slab:
@@ -71,7 +77,7 @@ class GroupFile:
                 self.direct = False
                 self._descriptor = self._open()
         except BaseException:
-            os.close(self._descriptor)
+            self.close()
             raise
 
     def read(self, first_group: int, slots: list[int]) -> None:
@@ -95,7 +101,9 @@ class GroupFile:
                     if error.errno != errno.EINVAL:
                         raise
                     self.direct = False
-            return os.open(self._path, flags)
+            descriptor = os.open(self._path, flags)
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_RANDOM)  # nothing read unasked
+            return descriptor
         except OSError as error:
             raise ReadFailedError(f'{self._path}: cannot be opened: {error.strerror}') from error
 
@@ -116,7 +124,7 @@ class GroupFile:
         offset, size = first_group * self._group_bytes, len(slots) * self._group_bytes
         self.counters['flash_reads'] += 1
         try:
-            done = os.preadv(self._descriptor, [self._slab.bytes[slot] for slot in slots], offset)
+            done = os.preadv(self._descriptor, self._pieces(slots), offset)
         except OSError as error:
             raise ReadFailedError(f'{self._where(first_group)}: read failed twice: '
                                   f'{error.strerror}') from error
@@ -127,6 +135,12 @@ class GroupFile:
             raise ReadFailedError(f'{self._where(first_group)}: read ended after {done} of '
                                   f'{size} bytes twice')
         self._verify(first_group, slots)
+
+    def _pieces(self, slots: list[int]) -> list[np.ndarray]:
+        """One piece per stretch of neighbouring slots: a contiguous run is a single plain read."""
+        breaks = [i for i in range(1, len(slots)) if slots[i] != slots[i - 1] + 1]
+        return [self._slab.bytes[slots[begin]:slots[end - 1] + 1]
+                for begin, end in zip([0, *breaks], [*breaks, len(slots)], strict=True)]
 
     def _verify(self, first_group: int, slots: list[int]) -> None:
         data = self._slab.bytes[slots]
