@@ -57,7 +57,7 @@ class Int8Codec:
         quants = np.rint(blocks / divisor) * (scales > 0)[:, :, None]
         quants = np.clip(quants, -_INT8_LIMIT, _INT8_LIMIT).astype(np.int8)
         data = np.empty((count, self.row_bytes), np.uint8)
-        data[:, :padded.shape[1]] = quants.reshape(count, -1).view(np.uint8)
+        data[:, :padded.shape[1]] = quants.reshape(padded.shape).view(np.uint8)
         data[:, padded.shape[1]:] = scales.astype('<f2').view(np.uint8)
         return data
 
@@ -84,7 +84,7 @@ class Fp16Codec:
     def encode(self, rows: np.ndarray) -> np.ndarray:
         rows = _checked_rows(rows, self.dim)
         with np.errstate(over='ignore'):
-            halves = rows.astype('<f2')
+            halves = rows.astype('<f2', order='C')
         if not np.isfinite(halves).all():
             raise ValueError(f'fp16 rows: largest magnitude {np.abs(rows).max():g} is outside the '
                              f'fp16 range (65504)')

@@ -1,0 +1,178 @@
+"""Row codecs against value-by-value references, and the checksum against the textbook's loop."""
+
+from core_oracle import plain_crc32c
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+import numpy as np
+import pytest
+
+from flash_llm_ros.store.checksum import crc32c
+from flash_llm_ros.store.codec import row_codec
+
+
+def encoded_int8_row(row):
+    """One row by the definition, with Python's own numbers."""
+    quants, scales = [], []
+    values = [float(value) for value in row] + [0.0] * (-len(row) % 32)
+    for start in range(0, len(values), 32):
+        block = values[start:start + 32]
+        largest = max(abs(value) for value in block)
+        scale = float(np.float16(np.float32(largest) / np.float32(127)))
+        scales.append(scale)
+        for value in block:
+            # float32 division, then the nearest whole number, ties to even
+            quotient = float(np.float32(value) / np.float32(scale)) if scale else 0.0
+            quants.append(max(-127, min(127, round(quotient))))
+    return np.array(quants, np.int8).tobytes() + np.array(scales, '<f2').tobytes()
+
+
+@given(data=st.data(), dim=st.integers(1, 100), rows=st.integers(0, 3))
+@settings(max_examples=200, deadline=None)
+def test_int8_rows_follow_the_definition(data, dim, rows):
+    weights = data.draw(hnp.arrays(np.float32, (rows, dim), elements=st.floats(
+        -1e6, 1e6, width=32)))
+    codec = row_codec('int8', dim)
+    encoded = codec.encode(weights)
+    assert encoded.dtype == np.uint8
+    assert encoded.shape == (rows, codec.row_bytes)
+    assert codec.row_bytes == -(-dim // 32) * 34
+    assert [row.tobytes() for row in encoded] == [encoded_int8_row(row) for row in weights]
+
+    decoded = codec.decode(encoded)
+    width = -(-dim // 32) * 32
+    for row, raw in zip(decoded, encoded, strict=True):
+        quants = raw[:width].view(np.int8).astype(float)
+        scales = np.frombuffer(raw[width:].tobytes(), '<f2').astype(float)
+        assert row.dtype == np.float32
+        assert row.tolist() == (quants * np.repeat(scales, 32))[:dim].tolist()
+
+
+def test_int8_error_is_half_a_step():
+    rng = np.random.default_rng(5)
+    weights = (rng.standard_normal((50, 96)) * rng.lognormal(size=(50, 1))).astype(np.float32)
+    codec = row_codec('int8', 96)
+    error = np.abs(codec.decode(codec.encode(weights)) - weights).reshape(50, 3, 32)
+    largest = np.abs(weights).reshape(50, 3, 32).max(axis=2)
+    # half a step, and what rounding the scale to fp16 may cost the clipped largest value
+    assert (error.max(axis=2) <= largest * (0.5 / 127 + 2**-11) * 1.01).all()
+    assert error.max() > 0
+
+
+def test_zero_blocks_stay_zero():
+    codec = row_codec('int8', 64)
+    weights = np.zeros((1, 64), np.float32)
+    weights[0, 40] = 3
+    encoded = codec.encode(weights)
+    assert encoded[0, 64:66].tobytes() == b'\0\0'
+    assert not codec.decode(encoded)[0, :32].any()
+    tiny = np.full((1, 64), 1e-12, np.float32)  # a scale that rounds to zero
+    assert not codec.decode(codec.encode(tiny)).any()
+
+
+@given(data=st.data(), dim=st.integers(1, 70), rows=st.integers(0, 3))
+@settings(max_examples=100, deadline=None)
+def test_fp16_rows_round_each_value(data, dim, rows):
+    weights = data.draw(hnp.arrays(np.float32, (rows, dim), elements=st.floats(
+        -65000, 65000, width=32)))
+    codec = row_codec('fp16', dim)
+    encoded = codec.encode(weights)
+    assert encoded.shape == (rows, 2 * dim)
+    decoded = codec.decode(encoded)
+    assert decoded.dtype == np.float32
+    assert decoded.tolist() == [[float(np.float16(value)) for value in row] for row in weights]
+
+
+@pytest.mark.parametrize('name', ['int8', 'fp16'])
+@pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
+def test_what_is_not_finite_is_refused(name, value):
+    weights = np.zeros((3, 40), np.float32)
+    weights[1, 39] = value
+    with pytest.raises(ValueError, match='row 1 holds NaN or infinity'):
+        row_codec(name, 40).encode(weights)
+
+
+@pytest.mark.parametrize(('name', 'fits', 'overflows'), [
+    ('int8', 127 * 65504, 127 * 65536), ('fp16', 65504, 65520),
+])
+def test_overflow_is_refused(name, fits, overflows):
+    codec = row_codec(name, 40)
+    weights = np.zeros((2, 40), np.float32)
+    weights[1, 5] = fits
+    assert codec.decode(codec.encode(weights))[1, 5] == fits
+    weights[1, 5] = -overflows
+    with pytest.raises(ValueError, match=r'largest magnitude .* fp16 range'):
+        codec.encode(weights)
+
+
+@pytest.mark.parametrize('name', ['int8', 'fp16'])
+def test_wrong_arrays_are_refused(name):
+    codec = row_codec(name, 40)
+    for wrong in (np.zeros((2, 41), np.float32), np.zeros(40, np.float32), np.zeros((2, 40))):
+        with pytest.raises(ValueError, match=r'rows: .* must be float32 \[n, 40\]'):
+            codec.encode(wrong)
+    for wrong in (np.zeros((2, 7), np.uint8), np.zeros((2, codec.row_bytes), np.int8)):
+        with pytest.raises(ValueError, match=r'data: .* must be uint8'):
+            codec.decode(wrong)
+
+
+def test_unknown_codecs_and_sizes_are_refused():
+    with pytest.raises(ValueError, match="codec: 'int3' is unknown, must be one of int8, fp16"):
+        row_codec('int3', 64)
+    for dim in (0, -5, 2.0, True):
+        with pytest.raises(ValueError, match='dim: '):
+            row_codec('int8', dim)
+
+
+def test_rows_may_be_strided():
+    """The engine decodes rows in place, cut out of groups with padding and checksums."""
+    rng = np.random.default_rng(6)
+    for name in ('int8', 'fp16'):
+        codec = row_codec(name, 70)
+        weights = rng.standard_normal((4, 70)).astype(np.float32)
+        wide = np.zeros((4, codec.row_bytes + 13), np.uint8)
+        wide[:, :codec.row_bytes] = codec.encode(weights[::1])
+        cut = wide[:, :codec.row_bytes]
+        assert np.array_equal(codec.decode(cut), codec.decode(cut.copy()))
+        assert np.array_equal(codec.encode(weights.T.copy().T), codec.encode(weights))
+
+
+# Published check value, and those of RFC 3720 (iSCSI), appendix B.4.
+KNOWN = [
+    (b'', 0),
+    (b'123456789', 0xE3069283),
+    (bytes(32), 0x8A9136AA),
+    (b'\xff' * 32, 0x62A8AB43),
+    (bytes(range(32)), 0x46DD794E),
+    (bytes(range(31, -1, -1)), 0x113FDB5C),
+]
+
+
+@pytest.mark.parametrize(('data', 'value'), KNOWN)
+def test_known_checksums(data, value):
+    assert plain_crc32c(data) == value
+    assert crc32c(np.frombuffer(data, np.uint8)[None]).tolist() == [value]
+
+
+@given(data=st.data(), rows=st.integers(0, 5), length=st.integers(0, 400))
+@settings(max_examples=150, deadline=None)
+def test_checksums_of_rows(data, rows, length):
+    array = data.draw(hnp.arrays(np.uint8, (rows, length)))
+    result = crc32c(array)
+    assert result.dtype == np.uint32
+    assert result.tolist() == [plain_crc32c(row.tobytes()) for row in array]
+
+
+def test_checksums_of_many_large_rows():
+    array = np.random.default_rng(7).integers(0, 256, (70, 6140), dtype=np.uint8)
+    strided = np.zeros((70, 6144), np.uint8)
+    strided[:, :6140] = array
+    expected = [plain_crc32c(row.tobytes()) for row in array]
+    assert crc32c(array).tolist() == expected
+    assert crc32c(strided[:, :6140]).tolist() == expected
+
+
+def test_wrong_checksum_input_is_refused():
+    for wrong in (np.zeros(4, np.uint8), np.zeros((2, 4), np.int32)):
+        with pytest.raises(ValueError, match='data: '):
+            crc32c(wrong)

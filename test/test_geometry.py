@@ -1,0 +1,167 @@
+"""neurons.bin's layout: planned sizes against a brute-force search, and refused manifests."""
+
+import copy
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import pytest
+
+from flash_llm_ros.store.geometry import (
+    Geometry,
+    SectionSpec,
+    model_sections,
+    plan_geometry,
+)
+
+
+def bytes_of_row(codec, dim):
+    return 2 * dim if codec == 'fp16' else -(-dim // 32) * 34
+
+
+def share_wasted(size, bundle):
+    return (size - (size - 4) // bundle * bundle) / size
+
+
+@given(dim=st.integers(1, 9000), codec=st.sampled_from(['int8', 'fp16']),
+       layout=st.sampled_from(['split', 'bundled']), layers=st.integers(1, 3),
+       neurons=st.integers(1, 300), tied=st.booleans(), block=st.sampled_from([512, 4096]),
+       smallest=st.sampled_from([512, 4096, 65536]))
+@settings(max_examples=150, deadline=None)
+def test_planned_size_is_the_smallest_good_one(dim, codec, layout, layers, neurons, tied, block,
+                                               smallest):
+    specs = model_sections(layout, layers, neurons, 77, tied)
+    geometry = plan_geometry(dim, codec, specs, block=block, min_group_bytes=smallest)
+
+    row = bytes_of_row(codec, dim)
+    bundles = {row, 2 * row} if layout == 'split' else {row, 3 * row}
+    waste = {size: max(share_wasted(size, bundle) for bundle in bundles)
+             for size in range(block, max(256 * 1024, 4 * max(bundles) + 16) + 1, block)
+             if size >= smallest and size - 4 >= max(bundles)}
+    good = [size for size, wasted in waste.items() if wasted < 0.03]
+    if good:
+        assert geometry.group_bytes == good[0]
+    else:
+        assert waste[geometry.group_bytes] == min(waste.values())
+
+    next_group = 0
+    for spec, section in zip(specs, geometry.sections, strict=True):
+        assert (section.name, section.layer, section.rows, section.bundles) == tuple(spec)
+        assert section.first_group == next_group
+        assert section.bundle_bytes == row * spec.rows
+        assert (section.bundles_per_group * section.bundle_bytes + 4 <= geometry.group_bytes
+                < (section.bundles_per_group + 1) * section.bundle_bytes + 4)
+        held = [section.bundles_in(group) for group in range(section.groups)]
+        assert sum(held) == spec.bundles
+        assert all(count == section.bundles_per_group for count in held[:-1])
+        assert 1 <= held[-1] <= section.bundles_per_group
+        next_group += section.groups
+    assert geometry.groups == next_group
+    assert geometry.file_bytes == next_group * geometry.group_bytes
+    assert Geometry.from_dict(geometry.to_dict()) == geometry
+
+
+def test_the_sections_of_a_model():
+    split = model_sections('split', 2, 1536, 49152, tied=False)
+    assert split == [
+        ('gate_up', 0, 2, 1536), ('down', 0, 1, 1536),
+        ('gate_up', 1, 2, 1536), ('down', 1, 1, 1536),
+        ('embedding', -1, 1, 49152), ('head', -1, 1, 49152),
+    ]
+    bundled = model_sections('bundled', 2, 1536, 49152, tied=True)
+    assert bundled == [('bundle', 0, 3, 1536), ('bundle', 1, 3, 1536), ('embedding', -1, 1, 49152)]
+    with pytest.raises(ValueError, match="layout: 'split-brain'"):
+        model_sections('split-brain', 2, 1536, 49152, tied=True)
+
+
+def test_known_sizes():
+    """SmolLM2-135M: rows of 18 blocks of 34 bytes."""
+    geometry = plan_geometry(576, 'int8', model_sections('split', 30, 1536, 49152, True))
+    gate_up = geometry.section('gate_up', 29)
+    assert gate_up.bundle_bytes == 2 * 612
+    assert geometry.group_bytes == 6144
+    assert (gate_up.bundles_per_group, geometry.section('down', 0).bundles_per_group) == (5, 10)
+    assert geometry.section('embedding').bundles == 49152
+    assert 0 < geometry.waste < 0.03
+    with pytest.raises(KeyError, match=r'down.*30'):
+        geometry.section('down', 30)
+    with pytest.raises(IndexError, match='gate_up of layer 29 of 308 groups'):
+        gate_up.bundles_in(308)
+
+
+@pytest.fixture
+def manifest():
+    return plan_geometry(100, 'int8', model_sections('split', 2, 50, 60, True)).to_dict()
+
+
+def replaced(data, path, value):
+    data = copy.deepcopy(data)
+    place = data
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return data
+
+
+@pytest.mark.parametrize(('path', 'value', 'message'), [
+    (['block'], 500, 'block: 500'),
+    (['block'], True, 'block: True'),
+    (['block'], '512', "block: '512'"),
+    (['group_bytes'], 0, 'group_bytes: 0'),
+    (['group_bytes'], 4100, 'group_bytes: 4100'),
+    (['group_bytes'], 4096.0, 'group_bytes: 4096.0'),
+    (['dim'], -1, 'dim: -1'),
+    (['dim'], None, 'dim: None'),
+    (['codec'], 'int7', "codec: 'int7' is wrong, must be one of int8, fp16"),
+    (['codec'], ['int8'], r"codec: \['int8'\]"),
+    (['sections'], [], 'sections: '),
+    (['sections'], {}, 'sections: {}'),
+    (['sections', 1], 5, r'sections\[1\]: 5'),
+    (['sections', 1, 'name'], 'bottom', r"sections\[1\].name: 'bottom'"),
+    (['sections', 1, 'name'], [], r'sections\[1\].name: \[\]'),
+    (['sections', 2, 'layer'], 0, r"sections\[2\].name: 'gate_up of layer 0'"),
+    (['sections', 1, 'layer'], -2, r'sections\[1\].layer: -2'),
+    (['sections', 1, 'rows'], 2, r'sections\[1\].rows: 2'),
+    (['sections', 1, 'bundles'], 0, r'sections\[1\].bundles: 0'),
+    (['sections', 1, 'bundles'], 5000, r'sections\[2\].first_group: '),
+    (['sections', 1, 'bundles_per_group'], 1000, r'sections\[1\].bundles_per_group: 1000'),
+    (['sections', 1, 'first_group'], 7, r'sections\[1\].first_group: 7'),
+    (['sections', 1, 'colour'], 7, r'sections\[1\].colour: is unknown'),
+    (['version'], 7, r'geometry.version: is unknown'),
+])
+def test_wrong_fields_are_named(manifest, path, value, message):
+    assert Geometry.from_dict(manifest)
+    with pytest.raises(ValueError, match=message):
+        Geometry.from_dict(replaced(manifest, path, value))
+
+
+@pytest.mark.parametrize('path', [['block'], ['group_bytes'], ['dim'], ['codec'], ['sections'],
+                                  ['sections', 0, 'name'], ['sections', 2, 'bundles']])
+def test_missing_fields_are_named(manifest, path):
+    place = manifest
+    for key in path[:-1]:
+        place = place[key]
+    del place[path[-1]]
+    with pytest.raises(ValueError, match=rf'{path[-1]}: is missing'):
+        Geometry.from_dict(manifest)
+
+
+@pytest.mark.parametrize('data', [None, 3, 'geometry', [1]])
+def test_what_is_no_mapping_is_refused(data):
+    with pytest.raises(ValueError, match='geometry: '):
+        Geometry.from_dict(data)
+
+
+@pytest.mark.parametrize(('arguments', 'message'), [
+    ({'dim': 0}, 'dim: 0'),
+    ({'codec': 'int4x'}, "codec: 'int4x'"),
+    ({'section_specs': []}, 'section_specs'),
+    ({'block': 100}, 'block: 100'),
+    ({'min_group_bytes': 0}, 'min_group_bytes: 0'),
+    ({'section_specs': [SectionSpec('down', 0, 1, 0)]}, 'down.bundles: 0'),
+    ({'section_specs': [SectionSpec('down', 0, 2, 5)]}, r'sections\[0\].rows: 2'),
+])
+def test_wrong_plans_are_refused(arguments, message):
+    right = {'dim': 64, 'codec': 'int8', 'section_specs': [SectionSpec('down', 0, 1, 5)]}
+    assert plan_geometry(**right)
+    with pytest.raises(ValueError, match=message):
+        plan_geometry(**{**right, **arguments})
