@@ -1,9 +1,9 @@
 """Checkpoint to flash store: weights, then a short calibration, then one rename."""
 
-import shutil
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+import shutil
 
 from flash_llm_ros.calibrate.layer_calibration import (
     FfnWeights,

@@ -1,8 +1,8 @@
 """`flash_llm inspect`: a flash store in one screen."""
 
-import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
+import json
 from typing import Any
 
 from flash_llm_ros.cli.main import fail

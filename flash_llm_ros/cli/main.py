@@ -1,8 +1,8 @@
 """`flash_llm COMMAND`: each command is a module of this package."""
 
 import argparse
-import sys
 from importlib import import_module
+import sys
 
 COMMANDS = {
     'convert': 'write a flash store from a GGUF file or a Hugging Face folder',

@@ -1,8 +1,8 @@
 """`flash_llm prompt`: the engine alone answers one prompt."""
 
-import sys
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
+import sys
 
 from flash_llm_ros.cli.main import fail
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest, SamplingParams

@@ -3,8 +3,8 @@
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
+import onnxruntime as ort
 
 from flash_llm_ros.engine.graph_loader import Feeds, GraphLoader
 from flash_llm_ros.engine.rotary import rotary_tables

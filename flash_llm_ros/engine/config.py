@@ -1,7 +1,7 @@
 """What the engine is opened with."""
 
-import math
 from dataclasses import dataclass
+import math
 from pathlib import Path
 
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError

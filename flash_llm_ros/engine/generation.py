@@ -1,9 +1,9 @@
 """One request from prompt to answer."""
 
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+import time
 
 import numpy as np
 

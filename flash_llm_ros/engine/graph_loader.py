@@ -1,12 +1,12 @@
 """ONNX Runtime sessions whose matrices come from a tensor file and exist once in DRAM."""
 
-import mmap
 from collections.abc import Callable
+import mmap
 from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
+import onnxruntime as ort
 
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.tensor_file import TensorFile

@@ -1,8 +1,8 @@
 """The ONNX predictors: which neurons the next step needs, one session a layer."""
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
+import onnxruntime as ort
 
 from flash_llm_ros.engine.graph_loader import Feeds, GraphLoader
 from flash_llm_ros.store.flash_store import PREDICTORS, FlashStore, predictor_graph

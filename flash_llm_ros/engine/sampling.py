@@ -1,7 +1,7 @@
 """Choosing the next token from the logits."""
 
-import math
 from dataclasses import dataclass
+import math
 
 import numpy as np
 from numpy.typing import NDArray

@@ -1,8 +1,8 @@
 """The flash store as a folder: opening and verifying it."""
 
+from collections.abc import Callable, Iterable
 import hashlib
 import os
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
+import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from flash_llm_ros.model_spec import ModelSpec

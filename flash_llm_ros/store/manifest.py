@@ -1,7 +1,7 @@
 """manifest.yaml: everything about a flash store but the weights themselves."""
 
-import hashlib
 from dataclasses import dataclass, field
+import hashlib
 from pathlib import Path
 from typing import Any
 

@@ -1,7 +1,7 @@
 """Writes neurons.bin: rows in, checksummed groups out, one section after the other."""
 
-import os
 from collections.abc import Iterable
+import os
 from pathlib import Path
 
 import numpy as np

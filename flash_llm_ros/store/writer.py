@@ -1,11 +1,11 @@
 """Writes a flash store under a temporary name and renames it when it is complete."""
 
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
+import os
 from pathlib import Path
+import shutil
 from typing import Protocol
 
 import numpy as np
