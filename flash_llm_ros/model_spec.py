@@ -1,7 +1,7 @@
 """What the engine must know of a model, whatever file it came from."""
 
-import math
 from dataclasses import asdict, dataclass, fields
+import math
 from typing import Any
 
 ACTIVATIONS = ('silu', 'relu')
@@ -50,6 +50,8 @@ class ModelSpec:
         if self.rope_factors and len(self.rope_factors) != self.head_dim // 2:
             raise ValueError(f'rope_factors has {len(self.rope_factors)} values; it must have '
                              f'head_dim / 2 = {self.head_dim // 2}')
+        if not all(math.isfinite(factor) and factor > 0 for factor in self.rope_factors):
+            raise ValueError('rope_factors must be positive numbers')
         for token in (*self.end_tokens,
                       *(() if self.begin_token is None else (self.begin_token,))):
             if not isinstance(token, int) or not 0 <= token < self.vocab_size:

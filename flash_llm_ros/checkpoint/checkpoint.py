@@ -1,6 +1,7 @@
 """A checkpoint: one model specification and named tensors, read by rows."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
 
@@ -32,8 +33,16 @@ class Checkpoint(ABC):
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Rows [start, stop) of a canonical tensor as float32, C-contiguous."""
 
-    def check_shapes(self) -> None:
-        """Raise CheckpointError unless every tensor of the family has the shape it must have."""
+    @abstractmethod
+    def stored_names(self) -> Iterable[str]:
+        """All tensors as the checkpoint itself calls them."""
+
+    def check_tensors(self) -> None:
+        """Raise CheckpointError for a tensor of another shape, and for a bias nobody would add."""
+        for name in self.stored_names():
+            if name.endswith('.bias'):
+                raise CheckpointError(f'{self.path}: tensor {name} is a bias; the '
+                                      f'{self.spec.model_type} family here has none')
         for name, expected in self.family.tensor_shapes(self.spec).items():
             if (found := self.shape(name)) != expected:
                 raise CheckpointError(f'{self.path}: tensor {name} has shape {found}; '

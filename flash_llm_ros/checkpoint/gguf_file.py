@@ -1,5 +1,6 @@
 """GGUF files, every quantisation type that the gguf library dequantises."""
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,13 @@ class GgufCheckpoint(Checkpoint):
             what = f'the metadata lacks {error}' if isinstance(error, KeyError) else str(error)
             raise CheckpointError(f'{path}: {what}') from None
         self.chat_template = fields.get('tokenizer.chat_template', '')
-        self.check_shapes()
+        self.check_tensors()
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(int(n) for n in reversed(self._tensor(name).shape))
+
+    def stored_names(self) -> Iterable[str]:
+        return self._tensors
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         tensor, part = self._tensor(name), name.rpartition('.')[2]

@@ -1,5 +1,6 @@
 """Hugging Face folders: config.json, sharded safetensors, tokenizer.json."""
 
+from collections.abc import Iterable
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ import ml_dtypes  # noqa: F401  teaches NumPy the bfloat16 of safetensors
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
+from tokenizers import Tokenizer
 
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError
 from flash_llm_ros.checkpoint.families import family
@@ -22,23 +24,28 @@ class HuggingFaceCheckpoint(Checkpoint):
     def __init__(self, path: Path) -> None:
         self.path = path
         config = self._json('config.json')
-        index = self._tensor_index()
+        self._index = index = self._tensor_index()
+        self.tokenizer_json = self._text('tokenizer.json')
+        tokenizer = self._tokenizer()
         try:
             self.family = family(config.get('model_type', ''))
-            self.spec = self._spec(config, 'lm_head.weight' in index)
-        except (KeyError, TypeError, ValueError) as error:
+            self.spec = self._spec(config, 'lm_head.weight' in index, tokenizer)
+        except CheckpointError:
+            raise
+        except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             what = f'lacks {error}' if isinstance(error, KeyError) else str(error)
             raise CheckpointError(f'{path / "config.json"}: {what}') from None
-        self.tokenizer_json = self._text('tokenizer.json')
         self.chat_template = self._chat_template()
         self._shards = {file: self._open(file) for file in sorted(set(index.values()))}
-        self._index = index
         self.files = tuple(path / file for file in
                            ('config.json', 'tokenizer.json', *self._shards))
-        self.check_shapes()
+        self.check_tensors()
 
     def shape(self, name: str) -> tuple[int, ...]:
         return tuple(self._slice(name).get_shape())
+
+    def stored_names(self) -> Iterable[str]:
+        return self._index
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         part = self._slice(name)
@@ -58,25 +65,37 @@ class HuggingFaceCheckpoint(Checkpoint):
         except SafetensorError as error:
             raise CheckpointError(f'{self.path}: tensor {key}: {error}') from None
 
-    def _spec(self, config: dict[str, Any], has_head: bool) -> ModelSpec:
-        generation = (self._json('generation_config.json')
-                      if (self.path / 'generation_config.json').is_file() else {})
-        end = generation.get('eos_token_id', config.get('eos_token_id'))
+    def _spec(self, config: dict[str, Any], has_head: bool, tokenizer: Tokenizer) -> ModelSpec:
+        end = self._optional_json('generation_config.json').get('eos_token_id')
+        end = config.get('eos_token_id') if end is None else end
         end = tuple(end) if isinstance(end, list) else () if end is None else (end,)
         tied = config.get('tie_word_embeddings', not has_head) or not has_head
         data = self.family.spec_from_huggingface(config, self.path.resolve().name)
         return ModelSpec(**data, tied_embeddings=tied, end_tokens=end,
-                         begin_token=self._begin_token(config))
+                         begin_token=self._begin_token(config, tokenizer))
 
-    def _begin_token(self, config: dict[str, Any]) -> int | None:
-        path = self.path / 'tokenizer_config.json'
-        settings = self._json('tokenizer_config.json') if path.is_file() else {}
-        return config.get('bos_token_id') if settings.get('add_bos_token') else None
+    def _begin_token(self, config: dict[str, Any], tokenizer: Tokenizer) -> int | None:
+        """The settings decide; where they are silent, what the tokenizer itself puts in front."""
+        begin = config.get('bos_token_id')
+        adds = self._optional_json('tokenizer_config.json').get('add_bos_token')
+        if adds is None:
+            adds = begin is not None and tokenizer.encode('a').ids[:1] == [begin]
+        return begin if adds else None
+
+    def _tokenizer(self) -> Tokenizer:
+        try:
+            return Tokenizer.from_str(self.tokenizer_json)
+        except Exception as error:      # the library raises bare Exception
+            raise CheckpointError(f'{self.path / "tokenizer.json"}: {error}') from None
 
     def _tensor_index(self) -> dict[str, str]:
         """Tensor name -> file."""
         if (self.path / 'model.safetensors.index.json').is_file():
-            return self._json('model.safetensors.index.json')['weight_map']
+            index = self._json('model.safetensors.index.json').get('weight_map')
+            if not isinstance(index, dict) or not all(isinstance(f, str) for f in index.values()):
+                raise CheckpointError(f'{self.path / "model.safetensors.index.json"}: weight_map '
+                                      'must map names of tensors to names of files')
+            return index
         file = 'model.safetensors'
         return dict.fromkeys(self._open(file).keys(), file)
 
@@ -90,9 +109,7 @@ class HuggingFaceCheckpoint(Checkpoint):
     def _chat_template(self) -> str:
         if (self.path / 'chat_template.jinja').is_file():
             return self._text('chat_template.jinja')
-        if not (self.path / 'tokenizer_config.json').is_file():
-            return ''
-        template = self._json('tokenizer_config.json').get('chat_template') or ''
+        template = self._optional_json('tokenizer_config.json').get('chat_template') or ''
         if isinstance(template, list):      # several named ones: the plain one counts
             named = {entry['name']: entry['template'] for entry in template}
             template = named.get('default', '')
@@ -104,10 +121,13 @@ class HuggingFaceCheckpoint(Checkpoint):
         except (OSError, UnicodeDecodeError) as error:
             raise CheckpointError(f'{self.path / file}: {error}') from None
 
+    def _optional_json(self, file: str) -> dict[str, Any]:
+        return self._json(file) if (self.path / file).is_file() else {}
+
     def _json(self, file: str) -> dict[str, Any]:
         try:
             data = json.loads(self._text(file))
-        except json.JSONDecodeError as error:
+        except (json.JSONDecodeError, RecursionError) as error:
             raise CheckpointError(f'{self.path / file}: {error}') from None
         if not isinstance(data, dict):
             raise CheckpointError(f'{self.path / file} must hold a JSON object')

@@ -1,0 +1,34 @@
+"""What several test files share."""
+
+from pathlib import Path
+
+import pytest
+from tiny_checkpoint import tiny_store, write_checkpoint
+
+REAL_MODEL = Path(__file__).parents[1] / 'models/SmolLM2-135M-Instruct.Q4_1.gguf'
+
+
+@pytest.fixture(scope='session')
+def real_gguf() -> Path:
+    """SmolLM2-135M-Instruct as GGUF; a failure, not a skip, where it is missing."""
+    if not REAL_MODEL.is_file():
+        pytest.fail(f'{REAL_MODEL} is missing; `make test` fetches it before it runs the tests')
+    return REAL_MODEL
+
+
+@pytest.fixture
+def checkpoint_folder(tmp_path: Path) -> Path:
+    """A random llama checkpoint of the test's own, free to be damaged."""
+    return write_checkpoint(tmp_path / 'checkpoint')
+
+
+@pytest.fixture(scope='session')
+def int8_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibrated int8 store beside its checkpoint; read only."""
+    return tiny_store(tmp_path_factory.mktemp('int8'))
+
+
+@pytest.fixture(scope='session')
+def fp16_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibrated fp16 store, which loses nothing of its checkpoint; read only."""
+    return tiny_store(tmp_path_factory.mktemp('fp16'), neurons='fp16')

@@ -1,0 +1,315 @@
+"""Hugging Face folders: every value against the arrays that were written, every fault by name."""
+
+from collections.abc import Callable
+import json
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_checkpoint import CONFIG, write_checkpoint
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from flash_llm_ros.engine.rotary import rotary_tables
+
+HF_NAMES = {
+    'embedding': 'model.embed_tokens.weight', 'final_norm': 'model.norm.weight',
+    'head': 'lm_head.weight', 'layers.1.q': 'model.layers.1.self_attn.q_proj.weight',
+    'layers.2.k': 'model.layers.2.self_attn.k_proj.weight',
+    'layers.0.v': 'model.layers.0.self_attn.v_proj.weight',
+    'layers.0.o': 'model.layers.0.self_attn.o_proj.weight',
+    'layers.2.gate': 'model.layers.2.mlp.gate_proj.weight',
+    'layers.1.up': 'model.layers.1.mlp.up_proj.weight',
+    'layers.0.down': 'model.layers.0.mlp.down_proj.weight',
+    'layers.1.attention_norm': 'model.layers.1.input_layernorm.weight',
+    'layers.1.ffn_norm': 'model.layers.1.post_attention_layernorm.weight',
+}
+LLAMA3 = {'rope_type': 'llama3', 'factor': 8.0, 'low_freq_factor': 1.0, 'high_freq_factor': 4.0,
+          'original_max_position_embeddings': 256}
+
+
+def edit_json(path: Path, **changes: object) -> None:
+    data = json.loads(path.read_text()) if path.exists() else {}
+    path.write_text(json.dumps({**data, **changes}))
+
+
+def edit_tensors(folder: Path, change: Callable[[dict[str, np.ndarray]], object]) -> None:
+    tensors = load_file(folder / 'model.safetensors')
+    change(tensors)
+    save_file(tensors, folder / 'model.safetensors')
+
+
+def shard(folder: Path) -> dict[str, str]:
+    """Cut model.safetensors into two shards with an index; returns the weight map."""
+    tensors = load_file(folder / 'model.safetensors')
+    (folder / 'model.safetensors').unlink()
+    files = ('model-00001-of-00002.safetensors', 'model-00002-of-00002.safetensors')
+    names = sorted(tensors)
+    halves = names[::2], names[1::2]
+    for file, half in zip(files, halves, strict=True):
+        save_file({name: tensors[name] for name in half}, folder / file)
+    weight_map = {name: file for file, half in zip(files, halves, strict=True) for name in half}
+    edit_json(folder / 'model.safetensors.index.json', weight_map=weight_map)
+    return weight_map
+
+
+def assert_same(checkpoint: Checkpoint, tensors: dict[str, np.ndarray]) -> None:
+    for name, key in HF_NAMES.items():
+        if key not in tensors:
+            continue
+        rows = checkpoint.rows(name)
+        assert rows.dtype == np.float32 and rows.flags.c_contiguous
+        np.testing.assert_array_equal(rows, tensors[key].astype(np.float32), err_msg=name)
+        assert checkpoint.shape(name) == tensors[key].shape
+
+
+def refused(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as error:
+        open_checkpoint(folder)
+    assert str(folder) in str(error.value)
+    return str(error.value)
+
+
+def test_specification(checkpoint_folder: Path) -> None:
+    spec = open_checkpoint(checkpoint_folder).spec
+    found = (spec.hidden_size, spec.layers, spec.heads, spec.kv_heads, spec.head_dim,
+             spec.ffn_size, spec.vocab_size, spec.max_context, spec.norm_eps, spec.rope_theta)
+    assert found == (64, 3, 4, 2, 16, 256, 258, 4096, 1e-5, 10000.0)
+    assert (spec.model_type, spec.activation, spec.name) == ('llama', 'silu', 'checkpoint')
+    assert not spec.sparse_by_nature and not spec.tied_embeddings
+    assert spec.end_tokens == (257,) and spec.begin_token is None and spec.rope_factors == ()
+
+
+@pytest.mark.parametrize('dtype', [np.float32, np.float16, ml_dtypes.bfloat16])
+def test_every_tensor_in_every_precision(checkpoint_folder: Path, dtype: type) -> None:
+    edit_tensors(checkpoint_folder,
+                 lambda t: t.update({name: tensor.astype(dtype) for name, tensor in t.items()}))
+    assert_same(open_checkpoint(checkpoint_folder),
+                load_file(checkpoint_folder / 'model.safetensors'))
+
+
+def test_shards(checkpoint_folder: Path) -> None:
+    whole = load_file(checkpoint_folder / 'model.safetensors')
+    files = set(shard(checkpoint_folder).values())
+    checkpoint = open_checkpoint(checkpoint_folder)
+    assert_same(checkpoint, whole)
+    assert {path.name for path in checkpoint.files} == {'config.json', 'tokenizer.json', *files}
+
+
+@pytest.mark.parametrize('bounds', [(0, 10), (10, 17), (250, None), (256, 999), (0, 258)])
+def test_rows_are_those_of_a_slice(checkpoint_folder: Path,
+                                   bounds: tuple[int, int | None]) -> None:
+    tensor = load_file(checkpoint_folder / 'model.safetensors')['lm_head.weight']
+    rows = open_checkpoint(checkpoint_folder).rows('head', *bounds)
+    np.testing.assert_array_equal(rows, tensor[slice(*bounds)])
+
+
+def test_tied_head(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path / 'tied', tie_word_embeddings=True)
+    checkpoint = open_checkpoint(folder)
+    assert checkpoint.spec.tied_embeddings
+    assert 'head' not in checkpoint.family.tensor_shapes(checkpoint.spec)
+
+
+def test_tied_wins_over_a_head_that_is_stored(checkpoint_folder: Path) -> None:
+    edit_json(checkpoint_folder / 'config.json', tie_word_embeddings=True)
+    assert open_checkpoint(checkpoint_folder).spec.tied_embeddings
+
+
+@pytest.mark.parametrize(('config', 'generation', 'expected'), [
+    (257, {}, (257,)),
+    ([257, 10], {}, (257, 10)),
+    (257, {'eos_token_id': [256, 257]}, (256, 257)),
+    (257, {'eos_token_id': 3}, (3,)),
+    (257, {'eos_token_id': None}, (257,)),
+    (None, {}, ()),
+])
+def test_end_tokens(checkpoint_folder: Path, config: object, generation: dict[str, object],
+                    expected: tuple[int, ...]) -> None:
+    edit_json(checkpoint_folder / 'config.json', eos_token_id=config)
+    edit_json(checkpoint_folder / 'generation_config.json', **generation)
+    assert open_checkpoint(checkpoint_folder).spec.end_tokens == expected
+
+
+def add_template(folder: Path) -> None:
+    """Let the tokenizer itself put token 256 in front, as those of Llama 3 do."""
+    edit_json(folder / 'tokenizer.json', post_processor={
+        'type': 'TemplateProcessing',
+        'single': [{'SpecialToken': {'id': '<|im_start|>', 'type_id': 0}},
+                   {'Sequence': {'id': 'A', 'type_id': 0}}],
+        'pair': [{'Sequence': {'id': 'A', 'type_id': 0}}, {'Sequence': {'id': 'B', 'type_id': 1}}],
+        'special_tokens': {'<|im_start|>': {'id': '<|im_start|>', 'ids': [256],
+                                            'tokens': ['<|im_start|>']}}})
+
+
+@pytest.mark.parametrize(('setting', 'in_tokenizer', 'expected'), [
+    ({'add_bos_token': True}, False, 256), ({'add_bos_token': False}, True, None),
+    ({}, True, 256), ({}, False, None),
+])
+def test_begin_token(checkpoint_folder: Path, setting: dict[str, object], in_tokenizer: bool,
+                     expected: int | None) -> None:
+    edit_json(checkpoint_folder / 'tokenizer_config.json', **setting)
+    if in_tokenizer:
+        add_template(checkpoint_folder)
+    assert open_checkpoint(checkpoint_folder).spec.begin_token == expected
+
+
+@pytest.mark.parametrize(('files', 'expected'), [
+    ({'chat_template.jinja': 'a {{ b }}'}, 'a {{ b }}'),
+    ({'tokenizer_config.json': '{"chat_template": "from settings"}'}, 'from settings'),
+    ({'tokenizer_config.json': json.dumps({'chat_template': [
+        {'name': 'tools', 'template': 'no'}, {'name': 'default', 'template': 'yes'}]})}, 'yes'),
+    ({}, ''),
+])
+def test_chat_template(checkpoint_folder: Path, files: dict[str, str], expected: str) -> None:
+    (checkpoint_folder / 'chat_template.jinja').unlink()
+    for name, text in files.items():
+        (checkpoint_folder / name).write_text(text)
+    assert open_checkpoint(checkpoint_folder).chat_template == expected
+
+
+@pytest.mark.parametrize('key', ['rope_scaling', 'rope_parameters'])
+@pytest.mark.parametrize(('scaling', 'theta'), [
+    ({'rope_type': 'linear', 'factor': 4.0}, 10000.0),
+    ({'type': 'linear', 'factor': 2.5}, 10000.0),
+    (LLAMA3, 500000.0),
+    ({**LLAMA3, 'factor': 32.0, 'original_max_position_embeddings': 8192}, 500000.0),
+    (None, 75000.0),
+])
+def test_rotary_angles_are_those_of_transformers(checkpoint_folder: Path, key: str,
+                                                 scaling: dict[str, object] | None,
+                                                 theta: float) -> None:
+    kind = (scaling or {}).get('rope_type') or (scaling or {}).get('type')
+    reference = LlamaConfig(
+        **{name: CONFIG[name] for name in ('hidden_size', 'num_attention_heads', 'head_dim')},
+        rope_parameters={**(scaling or {}), 'rope_type': kind or 'default', 'rope_theta': theta})
+    if kind:
+        frequencies, factor = ROPE_INIT_FUNCTIONS[kind](reference, 'cpu')
+        assert factor == 1.0
+        frequencies = frequencies.double().numpy()
+    else:
+        frequencies = theta ** -(np.arange(0, 16, 2) / 16)
+    in_parameters = {'rope_theta': theta} if key == 'rope_parameters' else {}
+    edit_json(checkpoint_folder / 'config.json', rope_theta=theta,
+              **{key: {**scaling, **in_parameters} if scaling else None})
+    cos, sin = rotary_tables(open_checkpoint(checkpoint_folder).spec, 300, np.float64)
+    angles = np.arange(300)[:, None] * frequencies
+    np.testing.assert_allclose(cos, np.cos(angles), atol=1e-4)
+    np.testing.assert_allclose(sin, np.sin(angles), atol=1e-4)
+
+
+def test_unsupported_rope_scaling(checkpoint_folder: Path) -> None:
+    edit_json(checkpoint_folder / 'config.json', rope_scaling={'rope_type': 'yarn', 'factor': 2.0})
+    assert "'yarn' is not supported" in refused(checkpoint_folder)
+
+
+@pytest.mark.parametrize(('changes', 'words'), [
+    ({'model_type': 'mamba'}, ("'mamba'", 'llama')),
+    ({'model_type': ['llama']}, ('model type',)),
+    ({'attention_bias': True}, ('attention_bias',)),
+    ({'mlp_bias': True}, ('mlp_bias',)),
+    ({'hidden_act': 'gelu'}, ('activation', "'gelu'", 'silu')),
+    ({'hidden_size': '64'}, ('hidden_size', "'64'")),
+    ({'num_hidden_layers': 0}, ('layers', '0')),
+    ({'num_attention_heads': 0, 'head_dim': None}, ('config.json',)),
+    ({'num_key_value_heads': 3}, ('kv_heads', '3')),
+    ({'rms_norm_eps': float('nan')}, ('norm_eps', 'nan')),
+    ({'rope_theta': -1.0}, ('rope_theta', '-1')),
+    ({'rope_theta': 10 ** 400}, ('config.json',)),
+    ({'rope_scaling': {'rope_type': 'linear', 'factor': 0}}, ('rope_factors',)),
+    ({'rope_scaling': {**LLAMA3, 'factor': 0.0}}, ('config.json',)),
+    ({'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0}}, ('low_freq_factor',)),
+    ({'rope_scaling': ['linear']}, ('config.json',)),
+    ({'eos_token_id': 258}, ('258', 'vocabulary')),
+    ({'eos_token_id': ['x']}, ("'x'",)),
+    ({'vocab_size': 259}, ('embedding', '(258, 64)', '(259, 64)')),
+])
+def test_wrong_configuration(checkpoint_folder: Path, changes: dict[str, object],
+                             words: tuple[str, ...]) -> None:
+    edit_json(checkpoint_folder / 'config.json', **changes)
+    message = refused(checkpoint_folder)
+    assert all(word in message for word in words), message
+
+
+def test_missing_configuration_field(checkpoint_folder: Path) -> None:
+    config = {name: value for name, value in CONFIG.items() if name != 'intermediate_size'}
+    (checkpoint_folder / 'config.json').write_text(json.dumps(config))
+    message = refused(checkpoint_folder)
+    assert 'config.json' in message and 'intermediate_size' in message
+
+
+@pytest.mark.parametrize('file', ['config.json', 'tokenizer.json'])
+@pytest.mark.parametrize('content', [b'{"model_type": "lla', b'[1, 2]', b'\xff\xfe\x00', b'',
+                                     b'[' * 100_000],
+                         ids=['cut', 'list', 'bytes', 'empty', 'deep'])
+def test_broken_json(checkpoint_folder: Path, file: str, content: bytes) -> None:
+    (checkpoint_folder / file).write_bytes(content)
+    assert file in refused(checkpoint_folder)
+
+
+@pytest.mark.parametrize('file', ['config.json', 'tokenizer.json', 'model.safetensors'])
+def test_missing_file(checkpoint_folder: Path, file: str) -> None:
+    (checkpoint_folder / file).unlink()
+    assert file in refused(checkpoint_folder)
+
+
+def test_missing_shard(checkpoint_folder: Path) -> None:
+    file = sorted(set(shard(checkpoint_folder).values()))[1]
+    (checkpoint_folder / file).unlink()
+    assert file in refused(checkpoint_folder)
+
+
+@pytest.mark.parametrize('index', [{}, {'weight_map': ['a']}, {'weight_map': {'a': 5}}])
+def test_broken_index(checkpoint_folder: Path, index: dict[str, object]) -> None:
+    (checkpoint_folder / 'model.safetensors.index.json').write_text(json.dumps(index))
+    message = refused(checkpoint_folder)
+    assert 'model.safetensors.index.json' in message and 'weight_map' in message
+
+
+def test_index_that_names_a_tensor_its_shard_lacks(checkpoint_folder: Path) -> None:
+    weight_map = shard(checkpoint_folder)
+    name, files = 'model.norm.weight', sorted(set(weight_map.values()))
+    weight_map[name] = next(file for file in files if file != weight_map[name])
+    edit_json(checkpoint_folder / 'model.safetensors.index.json', weight_map=weight_map)
+    assert name in refused(checkpoint_folder)
+
+
+@pytest.mark.parametrize('name', ['model.layers.1.mlp.up_proj.weight', 'model.norm.weight'])
+def test_missing_tensor(checkpoint_folder: Path, name: str) -> None:
+    edit_tensors(checkpoint_folder, lambda t: t.pop(name))
+    assert name in refused(checkpoint_folder)
+
+
+def test_wrong_shape(checkpoint_folder: Path) -> None:
+    name = 'model.layers.1.mlp.up_proj.weight'
+    edit_tensors(checkpoint_folder, lambda t: t.update({name: np.zeros((256, 63), np.float32)}))
+    message = refused(checkpoint_folder)
+    assert 'layers.1.up' in message and '(256, 63)' in message and '(256, 64)' in message
+
+
+def test_bias_that_the_configuration_hides(checkpoint_folder: Path) -> None:
+    name = 'model.layers.0.self_attn.q_proj.bias'
+    edit_tensors(checkpoint_folder, lambda t: t.update({name: np.zeros(64, np.float32)}))
+    assert name in refused(checkpoint_folder)
+
+
+def test_integer_weights(checkpoint_folder: Path) -> None:
+    name = 'model.layers.0.mlp.up_proj.weight'
+    edit_tensors(checkpoint_folder, lambda t: t.update({name: np.zeros((256, 64), np.int8)}))
+    checkpoint = open_checkpoint(checkpoint_folder)
+    with pytest.raises(CheckpointError, match=r'layers\.0\.up is I8'):
+        checkpoint.rows('layers.0.up')
+
+
+@pytest.mark.parametrize('keep', [0, 7, 100, 5000, -1])
+def test_truncated_safetensors(checkpoint_folder: Path, keep: int) -> None:
+    file = checkpoint_folder / 'model.safetensors'
+    file.write_bytes(file.read_bytes()[:keep])
+    assert 'model.safetensors' in refused(checkpoint_folder)
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    assert 'does not exist' in refused(tmp_path / 'nowhere')
