@@ -19,9 +19,18 @@ def requirements(name: str) -> list[str]:
 
 
 def files(folder: str, pattern: str = '*') -> list[str]:
-    """Return the files of a folder relative to this one, as setuptools wants them."""
+    """Return the files of a folder beside this file, as relative paths, which setuptools wants."""
     found = sorted((HERE / folder).glob(pattern))
     return [str(path.relative_to(HERE)) for path in found if path.is_file()]
+
+
+def native_files(pattern: str) -> list[str]:
+    """Return files of native/, absolute in the build folder of `colcon build --symlink-install`.
+
+    colcon links the Python files and data_files into that folder, and nothing else.
+    """
+    found = files('native', pattern)
+    return found if Path.cwd().resolve() == HERE else [str(HERE / name) for name in found]
 
 
 def native_core() -> list[Extension]:
@@ -32,12 +41,12 @@ def native_core() -> list[Extension]:
         headers = []            # apt's pybind11-dev lies in /usr/include
     else:
         headers = [pybind11.get_include()]
-    sources = files('native', '*.cpp')
+    sources = native_files('*.cpp')
     return [Extension(
         f'{NAME}._native',
         sources,
-        depends=files('native', '*.hpp'),
-        include_dirs=['native', *headers],
+        depends=native_files('*.hpp'),
+        include_dirs=[str(HERE / 'native'), *headers],
         extra_compile_args=['-std=c++17', '-O3', '-g0', '-pthread', '-fvisibility=hidden'],
         extra_link_args=['-pthread'],
         language='c++',
