@@ -3,23 +3,24 @@
 ros2 launch flash_llm_ros flash_llm.launch.py store:=/data/my_store budget:=96MB
 """
 
-import launch
-import launch_ros.actions
-import lifecycle_msgs.msg
 from launch.actions import (
     DeclareLaunchArgument,
     EmitEvent,
     OpaqueFunction,
     RegisterEventHandler,
 )
+from launch.conditions import IfCondition
 from launch.event_handlers import OnProcessStart
 from launch.events import matches_action
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
-from launch.utilities.type_utils import perform_typed_substitution
+import launch_ros.actions
 from launch_ros.event_handlers import OnStateTransition
 from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
+from lifecycle_msgs.msg import Transition
+
+import launch
 
 PACKAGE = 'flash_llm_ros'
 ARGUMENTS = (
@@ -55,15 +56,14 @@ def _start(context: launch.LaunchContext) -> list[launch.LaunchDescriptionEntity
         namespace=LaunchConfiguration('namespace'),
         parameters=[LaunchConfiguration('params_file'), overrides],
         respawn=LaunchConfiguration('respawn'), respawn_delay=2.0,
-        output='screen', emulate_tty=True)
-    if not perform_typed_substitution(context, LaunchConfiguration('autostart'), bool):
-        return [node]
+        output='screen')
+    autostart = IfCondition(LaunchConfiguration('autostart'))
     configure = RegisterEventHandler(OnProcessStart(
         target_action=node,
-        on_start=[_transition(node, lifecycle_msgs.msg.Transition.TRANSITION_CONFIGURE)]))
+        on_start=[_transition(node, Transition.TRANSITION_CONFIGURE)]), condition=autostart)
     activate = RegisterEventHandler(OnStateTransition(
         target_lifecycle_node=node, start_state='configuring', goal_state='inactive',
-        entities=[_transition(node, lifecycle_msgs.msg.Transition.TRANSITION_ACTIVATE)]))
+        entities=[_transition(node, Transition.TRANSITION_ACTIVATE)]), condition=autostart)
     # The handlers first, so that neither event can be missed.
     return [configure, activate, node]
 
