@@ -91,6 +91,7 @@ def write_neuron_file(path: Path, rng: np.random.Generator, codec: str, dim: int
                 encoded.append(b''.join(data for data, _ in pieces))
                 weights[bundle] = [values for _, values in pieces]
             per_group = per_group or (group_bytes - 4) // len(encoded[0])
+            assert per_group * len(encoded[0]) + 4 <= group_bytes
             part = SectionFile(made.groups, bundles, per_group, rows, weights)
             for start in range(0, bundles, per_group):
                 body = b''.join(encoded[start:start + per_group]).ljust(group_bytes - 4, b'\0')

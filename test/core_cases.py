@@ -1,0 +1,83 @@
+"""Which cores and which memory settings the core tests run with."""
+
+from dataclasses import dataclass, field
+
+import pytest
+
+from flash_llm_ros.engine import numpy_core
+
+try:
+    from flash_llm_ros import _native
+except ImportError:
+    _native = None
+
+KERNELS = ('avx512', 'avx2', 'plain')
+
+
+def runs_here(kernels):
+    """Whether the processor has what these kernels need, as the kernel of the system says."""
+    if kernels == 'plain':
+        return True
+    with open('/proc/cpuinfo') as file:
+        flags = file.read().split()
+    needed = {'avx512': ('avx512f', 'avx512bw', 'avx512vl', 'avx512dq'),
+              'avx2': ('avx2', 'fma', 'f16c')}
+    return all(flag in flags for flag in needed[kernels])
+
+
+needs_native = pytest.mark.skipif(_native is None, reason='the extension is not compiled')
+
+# The class under test, once for each implementation.
+each_core = pytest.mark.parametrize('core_class', [
+    pytest.param(numpy_core.NeuronCore, id='numpy'),
+    pytest.param(getattr(_native, 'NeuronCore', None), id='native', marks=needs_native),
+])
+
+_native_arithmetics = [
+    pytest.param(getattr(_native, 'NeuronCore', None), kernels, id=kernels, marks=[
+        needs_native,
+        pytest.mark.skipif(not runs_here(kernels), reason='not on this processor'),
+    ]) for kernels in KERNELS
+]
+
+# The native core with each set of kernels, then these and the NumPy one.
+each_native_arithmetic = pytest.mark.parametrize(('core_class', 'kernels'), _native_arithmetics)
+each_arithmetic = pytest.mark.parametrize(('core_class', 'kernels'), [
+    pytest.param(numpy_core.NeuronCore, 'numpy', id='numpy'), *_native_arithmetics,
+])
+
+
+@dataclass
+class Setting:
+    """How a core divides its slots: groups pinned per section, the ring, the cache."""
+
+    pinned: dict[int, int] = field(default_factory=dict)
+    ring: tuple[int, int] = (1, 1)
+    cache: int = 1
+    order: list[int] | None = None
+    options: dict = field(default_factory=dict)
+
+    def open(self, made, core_class):
+        slots = sum(self.pinned.values()) + self.ring[0] * self.ring[1] + self.cache
+        core = made.open(core_class, slots, **self.options)
+        for section, groups in self.pinned.items():
+            core.pin(section, groups)
+        core.set_ring(*self.ring)
+        core.set_cache(self.cache)
+        if self.order is not None:
+            core.set_stream_order(self.order)
+        return core
+
+    @classmethod
+    def random(cls, rng, made):
+        sections = range(len(made.sections))
+        pinned = {index: int(rng.integers(0, made.sections[index].groups + 1))
+                  for index in sections if rng.random() < 0.5}
+        order = None
+        if rng.random() < 0.8:
+            order = [int(index) for index in rng.permutation(len(sections))]
+            order = order[:int(rng.integers(0, len(order) + 1))]
+        return cls(pinned, (int(rng.integers(1, 6)), int(rng.integers(1, 5))),
+                   int(rng.integers(1, 12)), order,
+                   {'reader_threads': int(rng.integers(1, 6)),
+                    'direct_io': bool(rng.random() < 0.7)})

@@ -1,0 +1,259 @@
+"""Wrong use of the cores: each kind gets a clear error, and the core goes on working."""
+
+import os
+import threading
+
+from core_cases import Setting, each_core, needs_native
+from core_oracle import write_neuron_file
+import numpy as np
+import pytest
+
+from flash_llm_ros.store.errors import ErrorCode, ReadFailedError
+
+PARTS = [(20, 0, 2), (30, 0, 1), (10, 0, 3)]
+DIM = 40
+
+
+@pytest.fixture
+def made(tmp_path):
+    return write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(1), 'int8', DIM, 512,
+                             PARTS)
+
+
+def floats(*shape):
+    return np.ones(shape, np.float32)
+
+
+@each_core
+@pytest.mark.parametrize(('arguments', 'message'), [
+    ({'group_bytes': 500}, 'group_bytes: 500 is wrong, must be a multiple of 512'),
+    ({'group_bytes': 0}, 'group_bytes: 0'),
+    ({'groups': 0}, 'groups: 0'),
+    ({'dim': 0}, 'dim: 0'),
+    ({'codec': 'int5'}, "codec: 'int5'"),
+    ({'slots': 0}, 'slots: 0'),
+    ({'slots': -4}, 'slots: -4'),
+    ({'reader_threads': 0}, 'reader_threads: 0'),
+])
+def test_wrong_constructor_arguments(made, core_class, arguments, message):
+    right = {'path': str(made.path), 'group_bytes': 512, 'groups': made.groups, 'dim': DIM,
+             'codec': 'int8', 'slots': 3}
+    core_class(**right).close()
+    with pytest.raises(ValueError, match=message):
+        core_class(**{**right, **arguments})
+
+
+@each_core
+def test_wrong_files(made, core_class, tmp_path):
+    def core(path=made.path, groups=made.groups):
+        return core_class(str(path), 512, groups, DIM, 'int8', 3)
+
+    with pytest.raises(ReadFailedError, match=r'nowhere.bin: cannot be opened: No such file') as e:
+        core(tmp_path / 'nowhere.bin')
+    assert e.value.code == ErrorCode.READ_FAILED
+    size = made.groups * 512
+    with pytest.raises(ReadFailedError, match=f'neurons.bin: is {size} bytes long, must be '
+                                              f'{size + 512}'):
+        core(groups=made.groups + 1)
+    with pytest.raises(ReadFailedError, match=f'is {size} bytes long'):
+        core(groups=made.groups - 1)
+    with pytest.raises(ReadFailedError):
+        core(tmp_path)  # a folder
+    core(made.path).close()
+
+
+@each_core
+@pytest.mark.parametrize(('section', 'message'), [
+    ((0, 0, 1, 1), 'bundles: 0'),
+    ((0, 5, 0, 1), 'bundles_per_group: 0'),
+    ((0, 5, 8, 1), 'bundles_per_group: 8'),
+    ((0, 5, 1, 4), 'rows: 4'),
+    ((0, 5, 1, 0), 'rows: 0'),
+    ((-1, 5, 1, 1), 'first_group: -1'),
+    ((20, 500, 7, 1), 'first_group: 20'),
+])
+def test_wrong_sections(made, core_class, section, message):
+    core = core_class(str(made.path), 512, made.groups, DIM, 'int8', 3)
+    with pytest.raises(ValueError, match=message):
+        core.add_section(*section)
+    assert core.add_section(0, 20, 3, 2) == 0
+
+
+@each_core
+def test_wrong_memory_settings(made, core_class):
+    core = made.open(core_class, 10)
+    for wrong, message in [
+        (lambda: core.pin(7, 1), 'section: 7 is wrong, must be one of the 3'),
+        (lambda: core.pin(-1, 1), 'section: -1'),
+        (lambda: core.pin(0, -1), 'groups: -1'),
+        (lambda: core.pin(0, 100), 'groups: 100'),
+        (lambda: core.set_ring(0, 1), 'chunk_groups: 0'),
+        (lambda: core.set_ring(2, 0), 'chunks: 0'),
+        (lambda: core.set_ring(4, 3), 'slots: the stream ring needs 12 of them, 10 of 10 are left'),
+        (lambda: core.set_cache(0), 'slots: 0'),
+        (lambda: core.set_cache(11), 'slots: the cache needs 11'),
+        (lambda: core.set_stream_order([0]), 'sections: .*set_ring'),
+        (lambda: core.gate_up(0, floats(1, DIM), floats(1, 20), 'silu'), 'set_ring'),
+        (lambda: core.add_rows_sparse(1, floats(30), np.ones(30, np.uint8), floats(DIM)),
+         'set_cache'),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            wrong()
+    core.prefetch(1, np.ones(30, np.uint8))  # no room: nothing happens
+    core.pin(0, 3)
+    with pytest.raises(ValueError, match='section: 0 .*not pinned before'):
+        core.pin(0, 1)
+    core.set_ring(2, 2)
+    core.set_cache(3)
+    with pytest.raises(ValueError, match='set_ring'):
+        core.set_ring(1, 1)
+    with pytest.raises(ValueError, match='set_cache'):
+        core.set_cache(1)
+    with pytest.raises(ValueError, match='section: 3'):
+        core.set_stream_order([0, 3])
+    core.set_stream_order([])
+    core.gate_up(0, floats(1, DIM), floats(1, 20), 'silu')
+
+
+def read_only(array):
+    array.flags.writeable = False
+    return array
+
+
+@each_core
+@pytest.mark.parametrize(('call', 'arguments', 'place', 'wrong', 'message'), [
+    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 0, 0, 'section: 0 .*bundles of 1 rows'),
+    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 0, 3, 'section: 3'),
+    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 1, floats(2, DIM + 1), r'x: float32 \[2, 41\]'),
+    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 1, np.ones((2, DIM)), r'x: float64 \[2, 40\]'),
+    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 1, floats(DIM), 'x: .*S >= 1'),
+    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 1, floats(0, DIM), 'x: .*S >= 1'),
+    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 1, [1.0], 'x: .*S >= 1'),
+    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 1, None, 'x: .*S >= 1'),
+    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 1, floats(DIM, 2).T, 'x: .*C-contiguous'),
+    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 2, floats(1, 30), r'out: float32 \[1, 30\]'),
+    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 2, floats(2, 60)[:, ::2], 'out: .*C-contig'),
+    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 2, read_only(floats(2, 30)), 'out: .*writable'),
+    ('gate_up', (0, floats(2, DIM), floats(2, 20), 'silu'), 3, 'gelu', "activation: 'gelu'"),
+    ('gate_up', (0, floats(2, DIM), floats(2, 20), 'silu'), 2, floats(2, 21), 'h: '),
+    ('gate_up', (0, floats(2, DIM), floats(2, 20), 'silu'), 0, 1, 'section: 1'),
+    ('add_rows', (1, floats(2, 30), floats(2, DIM)), 1, floats(2, 29), 'h: '),
+    ('add_rows', (1, floats(2, 30), floats(2, DIM)), 2, floats(2, DIM, 1), 'out: '),
+    ('bundled', (2, floats(2, DIM), floats(2, DIM), 'relu'), 0, 1, 'section: 1'),
+    ('bundled', (2, floats(2, DIM), floats(2, DIM), 'relu'), 3, '', "activation: ''"),
+    ('add_rows_sparse', (1, floats(30), np.ones(30, np.uint8), floats(DIM)), 2,
+     np.ones(30, np.int8), r'active: int8 \[30\].*uint8'),
+    ('add_rows_sparse', (1, floats(30), np.ones(30, np.uint8), floats(DIM)), 2,
+     np.ones(30, bool), 'active: bool'),
+    ('add_rows_sparse', (1, floats(30), np.ones(30, np.uint8), floats(DIM)), 1, floats(1, 30),
+     'h: '),
+    ('add_rows_sparse', (1, floats(30), np.ones(30, np.uint8), floats(DIM)), 3, floats(DIM - 1),
+     'out: '),
+    ('bundled_sparse', (2, floats(DIM), np.ones(10, np.uint8), floats(DIM), 'relu', floats(10)), 1,
+     floats(1, DIM), 'x: '),
+    ('bundled_sparse', (2, floats(DIM), np.ones(10, np.uint8), floats(DIM), 'relu', floats(10)), 5,
+     floats(11), 'h_out: '),
+    ('bundled_sparse', (2, floats(DIM), np.ones(10, np.uint8), floats(DIM), 'relu', floats(10)), 4,
+     'tanh', 'activation'),
+    ('prefetch', (1, np.ones(30, np.uint8)), 1, np.ones(31, np.uint8), 'wanted: '),
+    ('prefetch', (1, np.ones(30, np.uint8)), 0, 9, 'section: 9'),
+    ('read_rows', (1, np.arange(5), floats(5, DIM)), 1, np.array([0, 1, 2, 3, 30]), 'ids: '),
+    ('read_rows', (1, np.arange(5), floats(5, DIM)), 1, np.array([0, 1, 2, 3, -1]), 'ids: '),
+    ('read_rows', (1, np.arange(5), floats(5, DIM)), 1, np.arange(5, dtype=np.int32), 'ids: int32'),
+    ('read_rows', (1, np.arange(5), floats(5, DIM)), 1, np.zeros((1, 5), np.int64), 'ids: '),
+    ('read_rows', (1, np.arange(5), floats(5, DIM)), 1, [1, 2, 3, 4, 5], 'ids: '),
+    ('read_rows', (1, np.arange(5), floats(5, DIM)), 2, floats(4, DIM), 'out: '),
+])
+def test_wrong_compute_arguments(made, core_class, call, arguments, place, wrong, message):
+    core = Setting(cache=3).open(made, core_class)
+    arguments = [argument.copy() if isinstance(argument, np.ndarray) else argument
+                 for argument in arguments]
+    getattr(core, call)(*arguments)
+    before = core.stats()
+    arguments[place] = wrong
+    with pytest.raises(ValueError, match=message):
+        getattr(core, call)(*arguments)
+    after = core.stats()
+    assert (after['hits'], after['misses']) == (before['hits'], before['misses'])
+
+
+@each_core
+def test_closing(made, core_class):
+    threads, files = len(os.listdir('/proc/self/task')), len(os.listdir('/proc/self/fd'))
+    core = Setting(cache=3, order=[0, 1, 2]).open(made, core_class)
+    core.prefetch(1, np.ones(30, np.uint8))
+    counted = core.stats()['misses']
+    core.close()
+    core.close()
+    assert len(os.listdir('/proc/self/task')) == threads
+    assert len(os.listdir('/proc/self/fd')) == files
+    assert core.stats()['misses'] == counted
+    assert isinstance(core.direct, bool)
+    assert isinstance(core.locked, bool)
+    for call in (lambda: core.add_section(0, 1, 1, 1), lambda: core.pin(0, 1),
+                 lambda: core.set_ring(1, 1), lambda: core.set_cache(1),
+                 lambda: core.set_stream_order([]),
+                 lambda: core.gate_up(0, floats(1, DIM), floats(1, 20), 'silu'),
+                 lambda: core.prefetch(1, np.ones(30, np.uint8)),
+                 lambda: core.read_rows(1, np.arange(2), floats(2, DIM))):
+        with pytest.raises(RuntimeError, match='closed'):
+            call()
+
+
+@each_core
+def test_a_dropped_core_leaves_nothing(made, core_class):
+    threads, files = len(os.listdir('/proc/self/task')), len(os.listdir('/proc/self/fd'))
+    for _ in range(5):
+        core = Setting(cache=3, order=[0, 1, 2]).open(made, core_class)
+        core.prefetch(1, np.ones(30, np.uint8))
+        core.close()
+        with pytest.raises(ReadFailedError):
+            core_class(str(made.path), 512, made.groups + 1, DIM, 'int8', 3)
+    assert len(os.listdir('/proc/self/task')) == threads
+    assert len(os.listdir('/proc/self/fd')) == files
+
+
+@needs_native
+def test_threads_take_turns(made):
+    """Calls from several threads, with counters read meanwhile, are as good as one after another."""
+    from flash_llm_ros import _native
+    core = Setting({0: 2}, ring=(2, 2), cache=4, order=[0]).open(made, _native.NeuronCore)
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((3, DIM)).astype(np.float32)
+    ids = rng.integers(0, 30, 8)
+    h, rows = floats(3, 20), floats(8, DIM)
+    core.gate_up(0, x, h, 'silu')
+    core.read_rows(1, ids, rows)
+    differing = []
+
+    def dense():
+        for _ in range(60):
+            mine = floats(3, 20)
+            core.gate_up(0, x, mine, 'silu')
+            if not np.array_equal(mine, h):
+                differing.append('dense')
+
+    def sparse():
+        for _ in range(60):
+            mine = floats(8, DIM)
+            core.prefetch(1, np.ones(30, np.uint8))
+            core.read_rows(1, ids, mine)
+            if not np.array_equal(mine, rows):
+                differing.append('sparse')
+
+    def watch():
+        last = 0
+        while any(thread.is_alive() for thread in workers):
+            now = core.stats()['crc_checked']
+            if now < last:
+                differing.append('stats')
+            last = now
+
+    workers = [threading.Thread(target=work) for work in (dense, sparse, dense)]
+    watcher = threading.Thread(target=watch)
+    for thread in [*workers, watcher]:
+        thread.start()
+    for thread in [*workers, watcher]:
+        thread.join(timeout=60)
+        assert not thread.is_alive()
+    assert differing == []

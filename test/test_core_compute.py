@@ -1,0 +1,235 @@
+"""What the cores compute, against float64 answers from the rows that were written to the file."""
+
+from core_cases import (
+    KERNELS,
+    Setting,
+    each_arithmetic,
+    each_core,
+    each_native_arithmetic,
+    needs_native,
+    runs_here,
+)
+from core_oracle import gated, plain_crc32c, write_neuron_file
+import numpy as np
+import pytest
+
+from flash_llm_ros.engine.core import load_core_class
+
+
+@pytest.fixture
+def chosen(monkeypatch, kernels):
+    if kernels != 'numpy':
+        monkeypatch.setenv('FLASH_LLM_ROS_KERNELS', kernels)
+    return kernels
+
+
+def assert_close(found, wanted, terms):
+    """float32 against float64: `terms` [same shape] is the sum of the magnitudes that were added."""
+    error = np.abs(found - wanted)
+    limit = 1e-5 * terms + 1e-6
+    assert (error <= limit).all(), f'worst {np.max(error - limit)} over the limit'
+
+
+# dim, codec, group_bytes, and bundles of the sections gate_up, down, bundle, rows
+SHAPES = [
+    (1, 'int8', 512, (3, 40, 5, 50)),
+    (1, 'fp16', 512, (3, 300, 5, 500)),
+    (31, 'int8', 512, (20, 33, 10, 7)),
+    (32, 'int8', 512, (20, 33, 10, 7)),
+    (33, 'fp16', 1024, (25, 1, 13, 64)),
+    (64, 'fp16', 1536, (25, 29, 13, 64)),
+    (70, 'int8', 1024, (33, 41, 20, 50)),
+    (100, 'fp16', 2048, (33, 41, 20, 50)),
+    (160, 'int8', 4096, (60, 90, 31, 128)),
+    (576, 'int8', 6144, (26, 40, 14, 31)),
+    (576, 'fp16', 11776, (26, 40, 14, 31)),
+    (1000, 'int8', 4096, (7, 9, 4, 11)),
+]
+
+
+@each_arithmetic
+@pytest.mark.parametrize(('dim', 'codec', 'group_bytes', 'bundles'), SHAPES)
+def test_against_float64(tmp_path, core_class, chosen, dim, codec, group_bytes, bundles):
+    rng = np.random.default_rng(dim + len(codec))
+    made = write_neuron_file(tmp_path / 'neurons.bin', rng, codec, dim, group_bytes, [
+        (bundles[0], 0, 2), (bundles[1], 0, 1), (bundles[2], 0, 3), (bundles[3], 0, 1)])
+    core = Setting.random(rng, made).open(made, core_class)
+    assert core.kernels == chosen
+    gate_up, down, bundle, table = made.sections
+    for tokens in (1, 2, 3, 4, 7, 16, 17, 37):
+        x = rng.standard_normal((tokens, dim)).astype(np.float32)
+        for activation in ('silu', 'relu'):
+            h = np.full((tokens, gate_up.bundles), np.nan, np.float32)
+            core.gate_up(0, x, h, activation)
+            scale = ((np.abs(x) @ np.abs(gate_up.weights[:, 0]).T + 1)
+                     * (np.abs(x) @ np.abs(gate_up.weights[:, 1]).T + 1))
+            assert_close(h, gated(gate_up, x, activation), scale)
+
+            h = gated(bundle, x, activation)
+            before = rng.standard_normal((tokens, dim)).astype(np.float32)
+            out = before.copy()
+            core.bundled(2, x, out, activation)
+            magnitudes = ((np.abs(x) @ np.abs(bundle.weights[:, 0]).T + 1)
+                          * (np.abs(x) @ np.abs(bundle.weights[:, 1]).T + 1))
+            assert_close(out, before + h @ bundle.weights[:, 2],
+                         np.abs(before) + magnitudes @ np.abs(bundle.weights[:, 2]))
+
+        logits = np.full((tokens, table.bundles), np.nan, np.float32)
+        core.rows_dot(3, x, logits)
+        assert_close(logits, x @ table.weights[:, 0].T, np.abs(x) @ np.abs(table.weights[:, 0]).T)
+
+        h = rng.standard_normal((tokens, down.bundles)).astype(np.float32)
+        before = rng.standard_normal((tokens, dim)).astype(np.float32)
+        out = before.copy()
+        core.add_rows(1, h, out)
+        assert_close(out, before + h @ down.weights[:, 0],
+                     np.abs(before) + np.abs(h) @ np.abs(down.weights[:, 0]))
+
+    for share in (0, 0.1, 0.5, 1):
+        active = (rng.random(down.bundles) < share).astype(np.uint8) * 3  # anything but 0 is active
+        h = rng.standard_normal(down.bundles).astype(np.float32)
+        out = np.zeros(dim, np.float32)
+        core.add_rows_sparse(1, h, active, out)
+        used = h * (active > 0)
+        assert_close(out, used @ down.weights[:, 0], np.abs(used) @ np.abs(down.weights[:, 0]))
+
+        active = (rng.random(bundle.bundles) < share).astype(np.uint8)
+        x = rng.standard_normal(dim).astype(np.float32)
+        wanted_h = gated(bundle, x[None], 'silu')[0] * active
+        magnitudes = ((np.abs(x) @ np.abs(bundle.weights[:, 0]).T + 1)
+                      * (np.abs(x) @ np.abs(bundle.weights[:, 1]).T + 1)) * active
+        for h_out in (None, np.full(bundle.bundles, np.nan, np.float32)):
+            out = np.zeros(dim, np.float32)
+            core.bundled_sparse(2, x, active, out, 'silu', h_out)
+            assert_close(out, wanted_h @ bundle.weights[:, 2],
+                         magnitudes @ np.abs(bundle.weights[:, 2]))
+            if h_out is not None:
+                assert_close(h_out, wanted_h, magnitudes)
+                assert not h_out[active == 0].any()
+
+    ids = rng.integers(0, table.bundles, 40)
+    rows = np.full((40, dim), np.nan, np.float32)
+    core.read_rows(3, ids, rows)
+    assert np.array_equal(rows, table.weights[ids, 0].astype(np.float32))  # decoding is exact
+    core.read_rows(3, ids[:0], rows[:0])
+    core.close()
+
+
+@each_arithmetic
+def test_large_inputs_do_not_become_nan(tmp_path, core_class, chosen):
+    rng = np.random.default_rng(3)
+    made = write_neuron_file(tmp_path / 'neurons.bin', rng, 'fp16', 64, 1024, [(9, 0, 2)])
+    core = Setting().open(made, core_class)
+    x = np.full((1, 64), 1e6, np.float32)
+    h = np.empty((1, 9), np.float32)
+    core.gate_up(0, x, h, 'silu')
+    gate = x @ made.sections[0].weights[:, 0].T
+    assert (gate < -1000).any()
+    assert (gate > 1000).any()
+    assert np.isfinite(h).all()
+    assert not h[gate < -1000].any()
+
+
+@each_arithmetic
+@pytest.mark.parametrize('tokens', [1, 5])
+def test_rows_are_added_in_order(tmp_path, core_class, chosen, tokens):
+    """Order shows where float32 drops small terms: in file order only the late ones survive."""
+    rng = np.random.default_rng(4)
+    made = write_neuron_file(tmp_path / 'neurons.bin', rng, 'fp16', 40, 512, [(60, 0, 1)])
+    ones = np.ones(40, '<f2').tobytes()
+    with open(made.path, 'r+b') as file:
+        for group in range(made.groups):
+            held = min(6, 60 - 6 * group)
+            body = (ones * held).ljust(508, b'\0')
+            file.seek(512 * group)
+            file.write(body + plain_crc32c(body).to_bytes(4, 'little'))
+    core = Setting({0: 4}, ring=(2, 2), cache=3).open(made, core_class)
+    h = rng.standard_normal((tokens, 60)).astype(np.float32)
+    h[:, 7], h[:, 51] = 1e9, -1e9
+    wanted = np.zeros(tokens, np.float32)
+    for bundle in range(60):
+        wanted += h[:, bundle]
+    out = np.zeros((tokens, 40), np.float32)
+    core.add_rows(0, h, out)
+    assert np.array_equal(out, np.repeat(wanted[:, None], 40, axis=1))
+    sparse = np.zeros(40, np.float32)
+    core.add_rows_sparse(0, h[0].copy(), np.ones(60, np.uint8), sparse)
+    assert np.array_equal(sparse, out[0])
+
+
+@each_arithmetic
+def test_sparse_with_all_active_is_dense(tmp_path, core_class, chosen):
+    rng = np.random.default_rng(5)
+    made = write_neuron_file(tmp_path / 'neurons.bin', rng, 'int8', 90, 1024,
+                             [(40, 0, 3), (40, 0, 1)])
+    core = Setting(cache=3, ring=(3, 2)).open(made, core_class)
+    x = rng.standard_normal((1, 90)).astype(np.float32)
+    h = rng.standard_normal((1, 40)).astype(np.float32)
+    everything = np.ones(40, np.uint8)
+    dense, sparse = np.zeros((2, 1, 90), np.float32)
+    core.bundled(0, x, dense, 'relu')
+    core.bundled_sparse(0, x[0], everything, sparse[0], 'relu')
+    assert np.array_equal(dense, sparse)
+    dense[:], sparse[:] = 0, 0
+    core.add_rows(1, h, dense)
+    core.add_rows_sparse(1, h[0], everything, sparse[0])
+    assert np.array_equal(dense, sparse)
+
+
+@each_native_arithmetic
+def test_a_token_does_not_depend_on_its_neighbours(tmp_path, core_class, chosen):
+    """With several tokens in a call, each one's result is the same in any company."""
+    rng = np.random.default_rng(6)
+    made = write_neuron_file(tmp_path / 'neurons.bin', rng, 'int8', 100, 1024,
+                             [(40, 0, 2), (30, 0, 3)])
+    core = Setting({0: 14, 1: 15}).open(made, core_class)
+    x = rng.standard_normal((23, 100)).astype(np.float32)
+    h, out = np.zeros((23, 40), np.float32), np.zeros((23, 100), np.float32)
+    core.gate_up(0, x, h, 'silu')
+    core.bundled(1, x, out, 'silu')
+    for tokens in (2, 4, 5, 9, 19):
+        for first in (0, 3):
+            part = slice(first, first + tokens)
+            some_h, some_out = np.zeros_like(h[part]), np.zeros_like(out[part])
+            core.gate_up(0, x[part], some_h, 'silu')
+            core.bundled(1, x[part], some_out, 'silu')
+            assert np.array_equal(some_h, h[part])
+            assert np.array_equal(some_out, out[part])
+
+
+@needs_native
+def test_the_extension_is_what_runs():
+    core_class = load_core_class()
+    assert core_class.__module__ == 'flash_llm_ros._native'
+    assert load_core_class('numpy').__module__ == 'flash_llm_ros.engine.numpy_core'
+
+
+def test_a_missing_extension_is_logged(monkeypatch, caplog):
+    import flash_llm_ros
+    monkeypatch.setitem(__import__('sys').modules, 'flash_llm_ros._native', None)
+    monkeypatch.delattr(flash_llm_ros, '_native', raising=False)
+    assert load_core_class('native').__module__ == 'flash_llm_ros.engine.numpy_core'
+    assert 'native core is not available' in caplog.text
+    with pytest.raises(ValueError, match="prefer: 'fast'"):
+        load_core_class('fast')
+
+
+@needs_native
+def test_the_best_kernels_are_chosen(tmp_path, monkeypatch):
+    monkeypatch.delenv('FLASH_LLM_ROS_KERNELS', raising=False)
+    made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(0), 'int8', 32, 512,
+                             [(5, 0, 1)])
+    core = made.open(load_core_class(), 1)
+    assert core.kernels == next(kernels for kernels in KERNELS if runs_here(kernels))
+    monkeypatch.setenv('FLASH_LLM_ROS_KERNELS', 'mmx')
+    with pytest.raises(ValueError, match=r'FLASH_LLM_ROS_KERNELS: mmx .*plain on this processor'):
+        made.open(load_core_class(), 1)
+
+
+@each_core
+def test_scratch_is_reported(tmp_path, core_class):
+    made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(0), 'int8', 64, 4096,
+                             [(5, 0, 1)])
+    core = made.open(core_class, 1)
+    rows = 4096 // 68
+    assert rows * 64 * 4 <= core.scratch_bytes < 2**21

@@ -1,0 +1,258 @@
+"""The memory behind the cores: results never show it, and its counters are what a model of it says.
+"""
+
+import time
+
+from core_cases import Setting, each_core, needs_native
+from core_oracle import write_neuron_file
+import numpy as np
+import pytest
+
+PARTS = [(40, 0, 2), (61, 0, 1), (30, 2, 3), (55, 0, 1), (17, 2, 2), (23, 0, 1)]
+
+
+@pytest.fixture(params=[('int8', 70), ('fp16', 45)], ids=['int8', 'fp16'])
+def made(request, tmp_path):
+    codec, dim = request.param
+    return write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(dim), codec, dim,
+                             1024, PARTS)
+
+
+def everything(core, made, seed, rounds=2):
+    """The bytes of all results of a mix of calls: that of a model's tokens, then any order."""
+    rng = np.random.default_rng(seed)
+    results = []
+
+    def floats(*shape):
+        return rng.standard_normal(shape).astype(np.float32)
+
+    def call(index):
+        part = made.sections[index]
+        tokens = int(rng.choice([1, 1, 2, 6]))
+        if part.rows == 1:
+            out = np.zeros((tokens, part.bundles), np.float32)
+            core.rows_dot(index, floats(tokens, made.dim), out)
+            results.append(out)
+            out = floats(tokens, made.dim)
+            core.add_rows(index, floats(tokens, part.bundles), out)
+            results.append(out)
+            wanted = (rng.random(part.bundles) < 0.3).astype(np.uint8)
+            core.prefetch(index, wanted)
+            active = (rng.random(part.bundles) < 0.3).astype(np.uint8)
+            out = floats(made.dim)
+            core.add_rows_sparse(index, floats(part.bundles), active, out)
+            results.append(out)
+            ids = rng.integers(0, part.bundles, 9)
+            out = np.zeros((9, made.dim), np.float32)
+            core.read_rows(index, ids, out)
+            results.append(out)
+        elif part.rows == 2:
+            out = np.zeros((tokens, part.bundles), np.float32)
+            core.gate_up(index, floats(tokens, made.dim), out, 'silu')
+            results.append(out)
+        else:
+            out = floats(tokens, made.dim)
+            core.bundled(index, floats(tokens, made.dim), out, 'relu')
+            results.append(out)
+            active = (rng.random(part.bundles) < 0.4).astype(np.uint8)
+            core.prefetch(index, (rng.random(part.bundles) < 0.4).astype(np.uint8))
+            out, h = floats(made.dim), np.zeros(part.bundles, np.float32)
+            core.bundled_sparse(index, floats(made.dim), active, out, 'silu', h)
+            results.extend([out, h])
+
+    for _ in range(rounds):
+        for index in range(len(made.sections)):
+            call(index)
+    for _ in range(8):
+        call(int(rng.integers(len(made.sections))))
+    return [result.tobytes() for result in results]
+
+
+@each_core
+def test_results_do_not_depend_on_the_memory(made, core_class):
+    everywhere = {index: part.groups for index, part in enumerate(made.sections)}
+    reference = everything(Setting(everywhere).open(made, core_class), made, seed=1)
+    rng = np.random.default_rng(2)
+    smallest = Setting()
+    settings = [smallest, Setting(cache=200), Setting(ring=(100, 3), order=[0, 1, 2, 3, 4, 5]),
+                *(Setting.random(rng, made) for _ in range(25))]
+    for setting in settings:
+        core = setting.open(made, core_class)
+        assert everything(core, made, seed=1) == reference, setting
+        core.close()
+
+
+class ModelOfTheCache:
+    """What should happen in the cache, in the plainest words: a list, oldest first."""
+
+    def __init__(self, slots, pinned):
+        self.slots = slots
+        self.pinned = pinned
+        self.present = []
+        self.unused = set()
+        self.counts = dict.fromkeys(
+            ('hits', 'misses', 'prefetched', 'prefetch_used', 'crc_checked'), 0)
+
+    def use(self, groups):
+        batch, cached = [], []
+        for group in groups:
+            if group not in self.pinned and len(cached) == self.slots:
+                self.use_batch(batch, cached)
+                batch, cached = [], []
+            batch.append(group)
+            if group not in self.pinned:
+                cached.append(group)
+        self.use_batch(batch, cached)
+
+    def use_batch(self, batch, cached):
+        missing = self.bring(cached)
+        self.counts['misses'] += len(missing)
+        self.counts['hits'] += len(batch) - len(missing)
+        self.counts['prefetch_used'] += len(self.unused.intersection(cached))
+        self.unused.difference_update(cached)
+
+    def prefetch(self, groups):
+        missing = self.bring([g for g in groups if g not in self.pinned][:self.slots])
+        self.counts['prefetched'] += len(missing)
+        self.unused.update(missing)
+
+    def bring(self, groups):
+        missing = [group for group in groups if group not in self.present]
+        for group in missing:
+            if len(self.present) == self.slots:
+                victim = next(old for old in self.present if old not in groups)
+                self.present.remove(victim)
+                self.unused.discard(victim)
+            self.present.append(group)
+        for group in groups:
+            self.present.remove(group)
+            self.present.append(group)
+        self.counts['crc_checked'] += len(missing)
+        return missing
+
+
+@each_core
+@pytest.mark.parametrize('seed', range(12))
+def test_hits_and_misses(made, core_class, seed):
+    rng = np.random.default_rng(seed)
+    slots = int(rng.choice([1, 2, 5, 12, 40, 100]))
+    pinned_groups = {1: int(rng.integers(0, 4)), 2: int(rng.integers(0, 4))}
+    core = Setting(pinned_groups, cache=slots).open(made, core_class)
+    pinned = {made.sections[index].first_group + group
+              for index, count in pinned_groups.items() for group in range(count)}
+    model = ModelOfTheCache(slots, pinned)
+    model.counts['crc_checked'] = len(pinned)
+
+    for _ in range(150):
+        index = int(rng.choice([1, 2, 3, 5]))
+        part = made.sections[index]
+        chosen = (rng.random(part.bundles) < rng.choice([0, 0.05, 0.3, 1])).astype(np.uint8)
+        groups = (part.first_group
+                  + np.unique(np.flatnonzero(chosen) // part.bundles_per_group)).tolist()
+        out = np.zeros(made.dim, np.float32)
+        kind = rng.random()
+        if kind < 0.3:
+            core.prefetch(index, chosen)
+            model.prefetch(groups)
+            # Once its reads are done, prefetching leaves nothing to chance.
+            deadline = time.monotonic() + 30
+            while (core.stats()['crc_checked'] < model.counts['crc_checked']
+                   and time.monotonic() < deadline):
+                time.sleep(0.001)
+            time.sleep(0.002)
+        elif kind < 0.5 and part.rows == 1:
+            ids = rng.permutation(np.repeat(np.flatnonzero(chosen), 2))
+            core.read_rows(index, ids, np.zeros((len(ids), made.dim), np.float32))
+            model.use(groups)
+        elif part.rows == 1:
+            core.add_rows_sparse(index, np.ones(part.bundles, np.float32), chosen, out)
+            model.use(groups)
+        else:
+            core.bundled_sparse(index, np.ones(made.dim, np.float32), chosen, out, 'relu')
+            model.use(groups)
+        stats = core.stats()
+        assert {name: stats[name] for name in model.counts} == model.counts
+    assert stats['flash_bytes'] == stats['crc_checked'] * made.group_bytes
+    assert stats['flash_reads'] <= stats['crc_checked']
+    assert stats['retries'] == 0
+
+
+@each_core
+def test_neighbours_are_read_together(tmp_path, core_class):
+    made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(0), 'int8', 32, 512,
+                             [(60, 1, 1)])
+    core = Setting(cache=60).open(made, core_class)
+    active = np.zeros(60, np.uint8)
+    active[[3, 4, 5, 9, 20, 21]] = 1
+    out = np.zeros(32, np.float32)
+    core.add_rows_sparse(0, np.ones(60, np.float32), active, out)
+    assert core.stats()['flash_reads'] == 3
+    active[[6, 7, 8, 40]] = 1
+    core.add_rows_sparse(0, np.ones(60, np.float32), active, out)
+    assert core.stats()['flash_reads'] == 5
+    assert core.stats()['flash_bytes'] == 10 * 512
+
+
+@each_core
+def test_dense_calls_count_and_read_each_group_once(made, core_class):
+    """The native core may have read further ahead, but never more than its ring holds."""
+    part = made.sections[0]
+    core = Setting({0: 3}, ring=(4, 3)).open(made, core_class)
+    x, h = np.ones((2, made.dim), np.float32), np.zeros((2, part.bundles), np.float32)
+    for calls in (1, 2, 3):
+        core.gate_up(0, x, h, 'relu')
+        stats = core.stats()
+        assert stats['hits'] == 3 * calls
+        assert stats['misses'] == (part.groups - 3) * calls
+        assert stats['crc_checked'] == 3 + (part.groups - 3) * calls
+        assert stats['flash_bytes'] == stats['crc_checked'] * made.group_bytes
+
+
+@needs_native
+@pytest.mark.parametrize('ring', [(1, 1), (3, 2), (50, 4)])
+def test_reading_ahead_wastes_nothing_in_order(made, ring):
+    """Over tokens in the stream order, every group is read once a token, wrap-around included."""
+    from flash_llm_ros import _native
+    order = [0, 2, 4]
+    core = Setting({2: 3}, ring=ring, order=order).open(made, _native.NeuronCore)
+    streamed = sum(made.sections[index].groups for index in order) - 3
+    x, out = np.ones((1, made.dim), np.float32), np.zeros((1, made.dim), np.float32)
+    for token in range(1, 8):
+        core.gate_up(0, x, np.zeros((1, made.sections[0].bundles), np.float32), 'silu')
+        core.bundled(2, x, out, 'silu')
+        core.gate_up(4, x, np.zeros((1, made.sections[4].bundles), np.float32), 'silu')
+        used = 3 + streamed * token
+        assert used <= core.stats()['crc_checked'] <= used + ring[0] * ring[1]
+    core.close()
+
+
+@each_core
+def test_a_fully_pinned_core_reads_nothing_more(made, core_class):
+    pinned = {index: part.groups for index, part in enumerate(made.sections)}
+    core = Setting(pinned, order=[0, 1, 2, 3, 4, 5]).open(made, core_class)
+    before = core.stats()
+    assert before['flash_bytes'] == made.groups * made.group_bytes
+    everything(core, made, seed=3)
+    after = core.stats()
+    for name in ('flash_bytes', 'flash_reads', 'crc_checked', 'misses', 'prefetched'):
+        assert after[name] == before[name], name
+    assert after['hits'] > 0
+
+
+@each_core
+def test_pinning_later_and_new_orders(made, core_class):
+    """Neither changes results, whatever has been read ahead by then."""
+    everywhere = {index: part.groups for index, part in enumerate(made.sections)}
+    reference = everything(Setting(everywhere).open(made, core_class), made, seed=4)
+    core = made.open(core_class, 60)
+    core.set_ring(2, 3)
+    core.set_cache(6)
+    core.set_stream_order([0, 2, 4])
+    core.pin(0, 5)
+    assert everything(core, made, seed=4) == reference
+    core.pin(2, 2)
+    assert everything(core, made, seed=4) == reference
+    core.set_stream_order([4, 0, 2, 0])
+    assert everything(core, made, seed=4) == reference
+    core.set_stream_order([])
+    assert everything(core, made, seed=4) == reference
