@@ -9,6 +9,7 @@ import sys
 from zipfile import ZipFile
 
 import pytest
+from ros_prefix import share_directory
 
 ROOT = Path(__file__).resolve().parents[1]
 NOT_SOURCES = shutil.ignore_patterns(
@@ -79,13 +80,13 @@ def test_entry_points_can_be_called(name: str) -> None:
 
 
 def test_this_environment_has_the_files_that_ros_looks_for() -> None:
-    from ament_index_python.packages import get_package_prefix
-
-    prefix = Path(get_package_prefix('flash_llm_ros'))
+    share = share_directory('flash_llm_ros')
     for folder in ('launch', 'config'):
         for path in (ROOT / folder).glob('*.*'):
-            installed = prefix / 'share/flash_llm_ros' / folder / path.name
+            installed = share / folder / path.name
             assert installed.read_text() == path.read_text(), 'install flash_llm_ros again'
+    prefix = share.parents[1]
+    assert (prefix / 'share/ament_index/resource_index/packages/flash_llm_ros').is_file()
     assert os.access(prefix / 'lib/flash_llm_ros/flash_llm_node', os.X_OK)
 
 

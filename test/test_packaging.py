@@ -10,6 +10,7 @@ from catkin_pkg.package import Package, parse_package
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 import pytest
+from ros_prefix import share_directory
 
 from flash_llm_ros.store.errors import ErrorCode
 
@@ -68,9 +69,7 @@ def test_every_interface_is_built() -> None:
 
 @pytest.mark.parametrize('name', INTERFACES)
 def test_installed_interfaces_are_those_of_the_sources(name: str) -> None:
-    from ament_index_python.packages import get_package_share_directory
-
-    installed = Path(get_package_share_directory('flash_llm_msgs'), name)
+    installed = share_directory('flash_llm_msgs') / name
     assert installed.read_text() == (MESSAGES / name).read_text(), 'build flash_llm_msgs again'
 
 
