@@ -1,7 +1,7 @@
 """What became of the requests: counted for ~/status and /diagnostics, told to the log."""
 
-import threading
 from dataclasses import dataclass, replace
+import threading
 
 from rclpy.impl.rcutils_logger import RcutilsLogger
 

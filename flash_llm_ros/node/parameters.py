@@ -1,9 +1,9 @@
 """Every parameter of the node in one table: type, default, unit, range, and when it may change."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+import math
 from pathlib import Path
 
 from rcl_interfaces.msg import (

@@ -1,11 +1,11 @@
 """One request from its arrival to its one outcome, whoever ends it. Knows no ROS."""
 
-import copy
-import threading
-import time
 from collections.abc import Callable, Sequence
+import copy
 from dataclasses import dataclass
 from enum import Enum, auto
+import threading
+import time
 from typing import Protocol
 
 from flash_llm_ros.engine import FinishReason, GenerationCost, GenerationRequest

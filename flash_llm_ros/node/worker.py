@@ -1,8 +1,8 @@
 """The one thread that owns the engine, and the bounded queue before it. Knows no ROS."""
 
-import threading
 from collections import deque
 from collections.abc import Callable
+import threading
 
 from flash_llm_ros.engine import Engine, Generation, GenerationCost
 from flash_llm_ros.node.request import Request

@@ -1,0 +1,242 @@
+"""Talks to a running node from outside, as any ROS program would; for the commands and the tests.
+
+Calls block the caller, not the executor, and raise TimeoutError.
+"""
+
+from collections.abc import Callable
+import contextlib
+from dataclasses import dataclass
+import queue
+import threading
+import time
+
+from action_msgs.msg import GoalStatus
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from lifecycle_msgs.srv import ChangeState, GetState
+import rclpy
+from rclpy.action import ActionClient
+from rclpy.client import Client
+from rclpy.context import Context
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+from rclpy.task import Future
+from std_msgs.msg import String
+
+from flash_llm_msgs.action import GenerateText
+from flash_llm_msgs.msg import EngineStatus, TokenChunk
+from flash_llm_msgs.srv import GenerateText as GenerateTextService
+from flash_llm_ros.node.status import QOS as STATUS_QOS
+
+POLL = 0.02  # s
+CALL_TIMEOUT = 30.0  # s
+ANSWERED = (TokenChunk.STOP, TokenChunk.LENGTH)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What came back for a prompt; ``text`` is empty unless the answer was finished."""
+
+    text: str
+    finish_reason: int
+
+
+class Goal:
+    """One goal of ~/generate, from sending to its result."""
+
+    def __init__(self, sent: Future, chunks: list[TokenChunk], give_up: Callable[[], bool]) -> None:
+        self.chunks = chunks
+        self._give_up = give_up
+        self._handle = wait_for(sent, CALL_TIMEOUT, give_up)
+        self._result = self._handle.get_result_async()
+
+    @property
+    def done(self) -> bool:
+        """Whether the result is here."""
+        return self._result.done()
+
+    def cancel(self) -> bool:
+        """Ask the node to cancel it; returns whether the node agreed."""
+        response = wait_for(self._handle.cancel_goal_async(), CALL_TIMEOUT, self._give_up)
+        return bool(response.goals_canceling)
+
+    def result(self, timeout: float | None = None) -> tuple[int, GenerateText.Result]:
+        """Return a constant of GoalStatus and the result; ``timeout`` in seconds, None: forever."""
+        response = wait_for(self._result, timeout, self._give_up)
+        return response.status, response.result
+
+
+def wait_for(
+    future: Future, timeout: float | None, give_up: Callable[[], bool] = lambda: False,
+) -> object:
+    """Return a future's result; raises TimeoutError, ConnectionError when ``give_up`` says so."""
+    done = threading.Event()
+    future.add_done_callback(lambda _: done.set())
+    limit = None if timeout is None else time.monotonic() + timeout
+    while not done.wait(0.2):
+        if give_up():
+            raise ConnectionError('The process of the node has ended.')
+        if limit is not None and time.monotonic() > limit:
+            raise TimeoutError(f'No answer from the node within {timeout:g} s.')
+    return future.result()
+
+
+class NodeClient:
+    """Every interface of one node; a context manager. Threads other than its own may call it."""
+
+    def __init__(
+        self,
+        node_name: str = 'flash_llm',
+        *,
+        domain_id: int | None = None,
+        give_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """``node_name`` may carry a namespace; ``give_up`` ends waiting, as the node is gone."""
+        self.name = '/' + node_name.strip('/')
+        self._give_up = give_up
+        self._context = Context()
+        rclpy.init(context=self._context, domain_id=domain_id)
+        self.node = Node(
+            'flash_llm_client', context=self._context, use_global_arguments=False,
+            enable_rosout=False, start_parameter_services=False)
+        self.responses: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.chunks: queue.SimpleQueue[TokenChunk] = queue.SimpleQueue()
+        self.diagnostics: list[DiagnosticArray] = []
+        self.statuses: list[EngineStatus] = []
+        subscribe = self.node.create_subscription
+        # ~/status last: it is latched, so when it arrives the node knows the others, too.
+        subscribe(String, f'{self.name}/response',
+                  lambda message: self.responses.put(message.data), QoSProfile(depth=100))
+        subscribe(TokenChunk, f'{self.name}/stream', self.chunks.put, QoSProfile(depth=1000))
+        subscribe(DiagnosticArray, '/diagnostics', self.diagnostics.append, QoSProfile(depth=10))
+        subscribe(EngineStatus, f'{self.name}/status', self.statuses.append, STATUS_QOS)
+        self._prompt = self.node.create_publisher(
+            String, f'{self.name}/prompt', QoSProfile(depth=100))
+        self._change_state = self.node.create_client(ChangeState, f'{self.name}/change_state')
+        self._get_state = self.node.create_client(GetState, f'{self.name}/get_state')
+        self._generate_text = self.node.create_client(
+            GenerateTextService, f'{self.name}/generate_text')
+        self._generate = ActionClient(self.node, GenerateText, f'{self.name}/generate')
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._spin, name='client', daemon=True)
+        self._thread.start()
+
+    def __enter__(self) -> 'NodeClient':
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Leave the graph."""
+        self._executor.shutdown()
+        self._thread.join()
+        self._generate.destroy()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+    def _spin(self) -> None:
+        with contextlib.suppress(ExternalShutdownException):
+            self._executor.spin()
+
+    def until(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
+        """Return when the condition holds; TimeoutError names ``what`` was waited for."""
+        limit = time.monotonic() + timeout
+        while not condition():
+            if self._give_up():
+                raise ConnectionError('The process of the node has ended.')
+            if time.monotonic() > limit:
+                raise TimeoutError(f'Waited {timeout:g} s for {what} of {self.name}.')
+            time.sleep(POLL)
+
+    def wait_for_node(self, timeout: float) -> None:
+        """Return when every interface of the node is connected; ``timeout`` in seconds."""
+        self.until(lambda: bool(self.statuses), timeout, 'the first status')
+        for client in (self._change_state, self._get_state, self._generate_text):
+            self.until(client.service_is_ready, timeout, client.srv_name)
+        self.until(self._generate.server_is_ready, timeout, 'the action')
+        self.until(lambda: self._prompt.get_subscription_count() > 0, timeout, 'the prompt topic')
+
+    def call(self, client: Client, request: object, timeout: float | None = CALL_TIMEOUT) -> object:
+        """Call any service; ``timeout`` in seconds."""
+        return wait_for(client.call_async(request), timeout, self._give_up)
+
+    def transition(self, label: str, timeout: float | None = CALL_TIMEOUT) -> bool:
+        """Ask for a lifecycle transition by its label, such as 'configure'."""
+        request = ChangeState.Request()
+        request.transition.label = label
+        return self.call(self._change_state, request, timeout).success
+
+    def state(self) -> str:
+        """Return the label of the lifecycle state."""
+        return self.call(self._get_state, GetState.Request()).current_state.label
+
+    @property
+    def status(self) -> EngineStatus:
+        """The latest ~/status."""
+        return self.statuses[-1]
+
+    def memory_plan(self, timeout: float = 5.0) -> dict[str, tuple[int, str]]:
+        """Return name -> (bytes, note) of the memory plan, from the next /diagnostics."""
+        seen = len(self.diagnostics)
+        self.until(lambda: len(self.diagnostics) > seen and self._plan_status() is not None,
+                   timeout, 'the memory plan')
+        plan = {}
+        for entry in self._plan_status().values:
+            amount, _, note = entry.value.partition(' B')
+            plan[entry.key] = (int(amount), note.removeprefix('; '))
+        return plan
+
+    def _plan_status(self) -> DiagnosticStatus | None:
+        for status in self.diagnostics[-1].status:
+            if status.hardware_id == self.name and status.name.endswith(': memory plan'):
+                return status
+        return None
+
+    def send_goal(
+        self, goal: GenerateText.Goal, on_chunk: Callable[[TokenChunk], None] = lambda chunk: None,
+    ) -> Goal:
+        """Send a goal; every goal is accepted. ``on_chunk`` is called in the client's thread."""
+        chunks: list[TokenChunk] = []
+
+        def take(message: object) -> None:
+            chunks.append(message.feedback.chunk)
+            on_chunk(message.feedback.chunk)
+
+        return Goal(self._generate.send_goal_async(goal, take), chunks, self._give_up)
+
+    def generate_text(
+        self, request: GenerateTextService.Request, timeout: float = CALL_TIMEOUT,
+    ) -> GenerateTextService.Response:
+        """Call the service."""
+        return self.call(self._generate_text, request, timeout)
+
+    def publish_prompt(self, prompt: str | bytes) -> None:
+        """Publish on ~/prompt; bytes are a serialised message."""
+        self._prompt.publish(prompt if isinstance(prompt, bytes) else String(data=prompt))
+
+    def ask(self, prompt: str | bytes, timeout: float) -> Reply:
+        """Publish a prompt and wait for what becomes of it; nobody else may use ~/prompt."""
+        self._drain()
+        self.publish_prompt(prompt)
+        limit = time.monotonic() + timeout
+        try:
+            while (chunk := self.chunks.get(timeout=max(limit - time.monotonic(), 0.0))
+                   ).finish_reason == TokenChunk.RUNNING:
+                pass
+            if chunk.finish_reason not in ANSWERED:
+                return Reply('', chunk.finish_reason)
+            return Reply(self.responses.get(timeout=CALL_TIMEOUT), chunk.finish_reason)
+        except queue.Empty:
+            raise TimeoutError(f'No answer to a prompt within {timeout:g} s.') from None
+
+    def _drain(self) -> None:
+        for line in (self.chunks, self.responses):
+            while not line.empty():
+                line.get_nowait()
+
+
+SUCCEEDED = GoalStatus.STATUS_SUCCEEDED
+CANCELED = GoalStatus.STATUS_CANCELED
+ABORTED = GoalStatus.STATUS_ABORTED
