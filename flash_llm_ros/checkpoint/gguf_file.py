@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError
 from flash_llm_ros.checkpoint.families import family
-from flash_llm_ros.checkpoint.gguf_tokenizer import tokenizer_json
+from flash_llm_ros.checkpoint.gguf_tokenizer import LLAMA3_SPLITS, tokenizer_json
 from flash_llm_ros.model_spec import ModelSpec
 
 
@@ -29,7 +29,7 @@ class GgufCheckpoint(Checkpoint):
             self.family = family(fields.get('general.architecture', ''))
             self.spec = self._spec(fields)
             self.tokenizer_json = tokenizer_json(fields)
-        except (KeyError, TypeError, ValueError) as error:
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             what = f'the metadata lacks {error}' if isinstance(error, KeyError) else str(error)
             raise CheckpointError(f'{path}: {what}') from None
         self.chat_template = fields.get('tokenizer.chat_template', '')
@@ -75,8 +75,9 @@ class GgufCheckpoint(Checkpoint):
         if (factors := self._tensors.get('rope_freqs.weight')) is not None:
             data['rope_factors'] = tuple(float(f) for f in factors.data.ravel())
         ends = [fields.get(f'tokenizer.ggml.{key}_token_id') for key in ('eos', 'eot')]
-        adds = fields.get('tokenizer.ggml.add_bos_token',
-                          fields.get('tokenizer.ggml.model') == 'llama')
+        adds = fields.get('tokenizer.ggml.add_bos_token',   # else what llama.cpp assumes
+                          fields.get('tokenizer.ggml.model') == 'llama'
+                          or fields.get('tokenizer.ggml.pre') in LLAMA3_SPLITS)
         return ModelSpec(
             **data, tied_embeddings='output.weight' not in self._tensors,
             end_tokens=tuple(dict.fromkeys(int(end) for end in ends if end is not None)),

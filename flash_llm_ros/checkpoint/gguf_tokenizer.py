@@ -14,6 +14,7 @@ _QWEN2 = _LLAMA3.replace(r'\p{N}{1,3}', r'\p{N}')
 _SPLITS = {'default': _GPT2, 'gpt-2': _GPT2, 'smollm': _GPT2, 'llama-bpe': _LLAMA3,
            'llama3': _LLAMA3, 'qwen2': _QWEN2}
 _SINGLE_DIGITS = ('smollm',)
+LLAMA3_SPLITS = ('llama-bpe', 'llama3')     # a whole word that is a token needs no merges
 
 
 def tokenizer_json(fields: dict[str, Any]) -> str:
@@ -44,7 +45,7 @@ def _byte_level(fields: dict[str, Any]) -> Tokenizer:
                          f'{", ".join(sorted(_SPLITS))}')
     vocab = {token: i for i, token in enumerate(fields['tokenizer.ggml.tokens'])}
     merges = [tuple(merge.split(' ', 1)) for merge in fields['tokenizer.ggml.merges']]
-    tokenizer = Tokenizer(models.BPE(vocab, merges))
+    tokenizer = _bpe(vocab, merges, ignore_merges=name in LLAMA3_SPLITS)
     steps = [pre_tokenizers.Split(Regex(_SPLITS[name]), 'isolated'),
              pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
     if name in _SINGLE_DIGITS:
@@ -52,6 +53,13 @@ def _byte_level(fields: dict[str, Any]) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
+
+
+def _bpe(vocab: dict[str, int], merges: list[tuple[str, ...]], **options: Any) -> Tokenizer:
+    try:
+        return Tokenizer(models.BPE(vocab, merges, **options))
+    except Exception as error:      # the library raises bare Exception
+        raise ValueError(f'the tokens and merges make no tokenizer: {error}') from None
 
 
 def _sentence_piece(fields: dict[str, Any]) -> Tokenizer:
@@ -66,8 +74,8 @@ def _sentence_piece(fields: dict[str, Any]) -> Tokenizer:
                 merges.append((-score, vocab[left], vocab[right], left, right))
     merges.sort()
     unknown = tokens[fields.get('tokenizer.ggml.unknown_token_id', 0)]
-    tokenizer = Tokenizer(models.BPE(vocab, [merge[3:] for merge in merges], unk_token=unknown,
-                                     fuse_unk=True, byte_fallback=True))
+    tokenizer = _bpe(vocab, [merge[3:] for merge in merges], unk_token=unknown, fuse_unk=True,
+                     byte_fallback=True)
     steps = [normalizers.Replace(' ', '▁')]
     strip = []
     if fields.get('tokenizer.ggml.add_space_prefix', True):

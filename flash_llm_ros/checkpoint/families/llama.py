@@ -88,6 +88,9 @@ def spec_from_gguf(fields: dict[str, Any], name: str) -> dict[str, Any]:
         raise ValueError('llama.expert_count is set; mixtures of experts are not supported')
     hidden, heads = field('embedding_length'), field('attention.head_count')
     head_dim, theta = field('attention.key_length', hidden // heads), field('rope.freq_base', 1e4)
+    if (turned := field('rope.dimension_count', head_dim)) != head_dim:
+        raise ValueError(f'llama.rope.dimension_count is {turned}; it must be the head size '
+                         f'{head_dim}')
     rope = {'rope_type': fields.get('llama.rope.scaling.type', 'none'),
             'factor': fields.get('llama.rope.scaling.factor', 1.0)}
     return {

@@ -1,0 +1,133 @@
+"""Writes small llama checkpoints as GGUF, with the row order that llama.cpp's converter makes."""
+
+from collections.abc import Mapping
+import json
+from pathlib import Path
+
+import gguf
+from gguf import GGMLQuantizationType as Type
+import numpy as np
+from safetensors.numpy import load_file
+from tiny_checkpoint import CHAT_TEMPLATE
+
+NAMES = {
+    'model.embed_tokens': 'token_embd', 'model.norm': 'output_norm', 'lm_head': 'output',
+    'input_layernorm': 'attn_norm', 'post_attention_layernorm': 'ffn_norm',
+    'self_attn.q_proj': 'attn_q', 'self_attn.k_proj': 'attn_k', 'self_attn.v_proj': 'attn_v',
+    'self_attn.o_proj': 'attn_output', 'mlp.gate_proj': 'ffn_gate', 'mlp.up_proj': 'ffn_up',
+    'mlp.down_proj': 'ffn_down',
+}
+
+
+def write_gguf(folder: Path, path: Path, kind: Type = Type.F32,
+               metadata: Mapping[str, object] = {}, drop: tuple[str, ...] = (),
+               extra: Mapping[str, tuple[np.ndarray, Type]] = {}) -> dict[str, np.ndarray]:
+    """The Hugging Face checkpoint in `folder` as GGUF, matrices as `kind`.
+
+    `metadata` replaces fields (None leaves one out), `drop` leaves tensors out, and `extra` adds
+    tensors that are packed already. Returns the original tensors by their GGUF names.
+    """
+    config = json.loads((folder / 'config.json').read_text())
+    tensors = {gguf_name(name): tensor
+               for name, tensor in load_file(folder / 'model.safetensors').items()}
+    writer = gguf.GGUFWriter(path, 'llama')
+    for key, value in {**fields_of(config), **byte_tokenizer_fields(), **metadata}.items():
+        if value is not None:
+            add_field(writer, key, value)
+    for name, tensor in tensors.items():
+        if name in extra or name in drop:
+            continue
+        if 'attn_q' in name:
+            tensor = permuted(tensor, config['num_attention_heads'])
+        elif 'attn_k' in name:
+            tensor = permuted(tensor, config['num_key_value_heads'])
+        add_tensor(writer, name, tensor, kind if tensor.ndim == 2 else Type.F32)
+    for name, (packed, packed_kind) in extra.items():
+        writer.add_tensor(name, packed, raw_dtype=packed_kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tensors
+
+
+def gguf_name(name: str) -> str:
+    stem = name.removesuffix('.weight')
+    if stem.startswith('model.layers.'):
+        _, _, layer, part = stem.split('.', 3)
+        return f'blk.{layer}.{NAMES[part]}.weight'
+    return f'{NAMES[stem]}.weight'
+
+
+def permuted(tensor: np.ndarray, heads: int) -> np.ndarray:
+    """Halves of a head interleaved: row i of the first half, row i of the second, and so on."""
+    result = np.empty_like(tensor)
+    size = len(tensor) // heads
+    for head in range(heads):
+        for i in range(size // 2):
+            result[head * size + 2 * i] = tensor[head * size + i]
+            result[head * size + 2 * i + 1] = tensor[head * size + size // 2 + i]
+    return result
+
+
+def add_tensor(writer: gguf.GGUFWriter, name: str, tensor: np.ndarray, kind: Type) -> None:
+    if kind == Type.F32:
+        writer.add_tensor(name, tensor)
+    elif kind == Type.F16:
+        writer.add_tensor(name, tensor.astype(np.float16))
+    else:
+        writer.add_tensor(name, gguf.quantize(tensor, kind), raw_dtype=kind)
+
+
+def add_field(writer: gguf.GGUFWriter, key: str, value: object) -> None:
+    if isinstance(value, bool):
+        writer.add_bool(key, value)
+    elif isinstance(value, int):
+        writer.add_uint32(key, value)
+    elif isinstance(value, float):
+        writer.add_float32(key, value)
+    elif isinstance(value, str):
+        writer.add_string(key, value)
+    else:
+        writer.add_array(key, value)
+
+
+def fields_of(config: Mapping[str, object]) -> dict[str, object]:
+    return {
+        'general.name': 'tiny', 'llama.block_count': config['num_hidden_layers'],
+        'llama.context_length': config['max_position_embeddings'],
+        'llama.embedding_length': config['hidden_size'],
+        'llama.feed_forward_length': config['intermediate_size'],
+        'llama.attention.head_count': config['num_attention_heads'],
+        'llama.attention.head_count_kv': config['num_key_value_heads'],
+        'llama.attention.layer_norm_rms_epsilon': config['rms_norm_eps'],
+        'llama.rope.freq_base': config['rope_theta'],
+        'llama.rope.dimension_count': config['head_dim'],
+        'llama.attention.key_length': (
+            None if config['head_dim'] * config['num_attention_heads'] == config['hidden_size']
+            else config['head_dim']),
+    }
+
+
+def byte_tokenizer_fields() -> dict[str, object]:
+    """The tokenizer of `tiny_checkpoint.byte_tokenizer` as GGUF metadata.
+
+    GGUF knows no empty list of merges, so there is one, in the place of a byte that no text has.
+    """
+    alphabet = sorted(gguf_alphabet())
+    alphabet[alphabet.index('ÿ')] = 'qj'
+    return {
+        'tokenizer.ggml.model': 'gpt2', 'tokenizer.ggml.pre': 'smollm',
+        'tokenizer.ggml.tokens': [*alphabet, '<|im_start|>', '<|im_end|>'],
+        'tokenizer.ggml.token_type': [1] * 256 + [3, 3],
+        'tokenizer.ggml.merges': ['q j'],
+        'tokenizer.ggml.bos_token_id': 256, 'tokenizer.ggml.eos_token_id': 257,
+        'tokenizer.ggml.add_bos_token': False, 'tokenizer.chat_template': CHAT_TEMPLATE,
+    }
+
+
+def gguf_alphabet() -> list[str]:
+    """GPT-2's one printable character for each byte, in the order of the bytes."""
+    printable = [*range(ord('!'), ord('~') + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = iter(range(0x100, 0x200))
+    return [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]

@@ -1,0 +1,287 @@
+"""GGUF files: tensors of every kind against the arrays they were made of, faults by name."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gguf import GGMLQuantizationType as Type
+from gguf_checkpoint import byte_tokenizer_fields, permuted, write_gguf
+import numpy as np
+import pytest
+from tiny_checkpoint import write_checkpoint
+
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from flash_llm_ros.checkpoint.families.llama import gguf_name
+
+HALF = np.dtype('<f2')
+
+
+@pytest.fixture
+def gguf_file(checkpoint_folder: Path) -> Path:
+    """Where a test writes its GGUF file, beside the checkpoint that it is made of."""
+    return checkpoint_folder.parent / 'model.gguf'
+
+
+def opened(folder: Path, path: Path, **options: object) -> Checkpoint:
+    write_gguf(folder, path, **options)
+    return open_checkpoint(path)
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(CheckpointError) as error:
+        open_checkpoint(path)
+    assert str(path) in str(error.value)
+    return str(error.value)
+
+
+def scales(blocks: np.ndarray, at: int) -> np.ndarray:
+    return blocks[:, at:at + 2].copy().view(HALF).astype(np.float32)
+
+
+def decoded_q8_0(blocks: np.ndarray) -> np.ndarray:
+    """[n, 34]: fp16 scale, 32 signed bytes."""
+    return blocks[:, 2:].view(np.int8) * scales(blocks, 0)
+
+
+def nibbles(blocks: np.ndarray) -> np.ndarray:
+    return np.concatenate([blocks & 15, blocks >> 4], axis=1).astype(np.float32)
+
+
+def decoded_q4_0(blocks: np.ndarray) -> np.ndarray:
+    """[n, 18]: fp16 scale, 16 bytes whose low halves come first; zero is 8."""
+    return (nibbles(blocks[:, 2:]) - 8) * scales(blocks, 0)
+
+
+def decoded_q4_1(blocks: np.ndarray) -> np.ndarray:
+    """[n, 20]: fp16 scale and minimum, 16 bytes."""
+    return nibbles(blocks[:, 4:]) * scales(blocks, 0) + scales(blocks, 2)
+
+
+def decoded_q5_0(blocks: np.ndarray) -> np.ndarray:
+    """[n, 22]: fp16 scale, 32 fifth bits, 16 bytes; zero is 16."""
+    fifth = np.unpackbits(blocks[:, 2:6], axis=1, bitorder='little')
+    return (nibbles(blocks[:, 6:]) + 16.0 * fifth - 16) * scales(blocks, 0)
+
+
+def decoded_q4_k(blocks: np.ndarray) -> np.ndarray:
+    """[n, 144]: two fp16, eight 6-bit scales and minima, 128 bytes, as ggml's C loop reads it."""
+    result = np.empty((len(blocks), 256), np.float32)
+    for row, block in zip(result, blocks, strict=True):
+        d, least = (float(v) for v in block[:4].copy().view(HALF))
+        packed, quants = block[4:16].astype(int), block[16:]
+        for part in range(8):
+            if part < 4:
+                scale, minimum = packed[part] & 63, packed[part + 4] & 63
+            else:
+                scale = packed[part + 4] & 15 | packed[part - 4] >> 6 << 4
+                minimum = packed[part + 4] >> 4 | packed[part] >> 6 << 4
+            half = quants[part // 2 * 32:][:32] >> 4 * (part % 2) & 15
+            row[part * 32:][:32] = d * scale * half.astype(np.float32) - least * minimum
+    return result
+
+
+def decoded_q6_k(blocks: np.ndarray) -> np.ndarray:
+    """[n, 210]: 128 bytes of low halves, 64 of two high bits, 16 signed scales, one fp16."""
+    result = np.empty((len(blocks), 256), np.float32)
+    for row, block in zip(result, blocks, strict=True):
+        low, high = block[:128].astype(int), block[128:192].astype(int)
+        sixteenths, d = block[192:208].view(np.int8).astype(float), float(
+            block[208:].copy().view(HALF)[0])
+        for i in range(256):
+            half, place = divmod(i, 128)
+            quarter, at = divmod(place, 32)
+            low4 = low[64 * half + 32 * (quarter % 2) + at] >> 4 * (quarter // 2) & 15
+            high2 = high[32 * half + at] >> 2 * quarter & 3
+            row[i] = d * sixteenths[i // 16] * ((low4 | high2 << 4) - 32)
+    return result
+
+
+@pytest.mark.parametrize('kind', [Type.F32, Type.F16, Type.BF16])
+def test_plain_values_and_the_order_of_rows(checkpoint_folder: Path, gguf_file: Path,
+                                            kind: Type) -> None:
+    tensors = write_gguf(checkpoint_folder, gguf_file, kind)
+    checkpoint = open_checkpoint(gguf_file)
+    precision = {Type.F32: 0.0, Type.F16: 2.0 ** -11, Type.BF16: 2.0 ** -8}[kind]
+    for name in checkpoint.family.tensor_shapes(checkpoint.spec):
+        original, rows = tensors[gguf_name(name)], checkpoint.rows(name)
+        assert rows.dtype == np.float32 and rows.flags.c_contiguous
+        np.testing.assert_allclose(rows, original, rtol=precision, atol=1e-7, err_msg=name)
+        np.testing.assert_array_equal(checkpoint.rows(name, 5, 12), rows[5:12], err_msg=name)
+
+
+@pytest.mark.parametrize(('kind', 'block', 'decoded'), [
+    (Type.Q8_0, 34, decoded_q8_0), (Type.Q4_0, 18, decoded_q4_0), (Type.Q4_1, 20, decoded_q4_1),
+    (Type.Q5_0, 22, decoded_q5_0), (Type.Q4_K, 144, decoded_q4_k), (Type.Q6_K, 210, decoded_q6_k),
+])
+def test_quantised_values(tmp_path: Path, gguf_file: Path, kind: Type, block: int,
+                          decoded: Callable[[np.ndarray], np.ndarray]) -> None:
+    """Random bytes in every block, so that every bit of the format counts."""
+    folder = write_checkpoint(tmp_path / 'wide', hidden_size=256, num_hidden_layers=1)
+    random = np.random.default_rng(1)
+    values = 256 if kind in (Type.Q4_K, Type.Q6_K) else 32
+    extra, expected = {}, {}
+    for name, rows in (('attn_q', 64), ('ffn_gate', 256)):
+        blocks = random.integers(0, 256, (rows * 256 // values, block), np.uint8)
+        halves = {Type.Q6_K: (208,), Type.Q4_1: (0, 2), Type.Q4_K: (0, 2)}.get(kind, (0,))
+        for at in halves:
+            blocks[:, at:at + 2] = random.normal(0, 0.01, (len(blocks), 1)).astype(
+                HALF).view(np.uint8)
+        extra[f'blk.0.{name}.weight'] = blocks.reshape(rows, -1), kind
+        expected[name] = decoded(blocks).reshape(rows, 256)
+    checkpoint = opened(folder, gguf_file, extra=extra)
+    np.testing.assert_allclose(checkpoint.rows('layers.0.gate'), expected['ffn_gate'], rtol=1e-5,
+                               atol=1e-7)
+    np.testing.assert_allclose(permuted(checkpoint.rows('layers.0.q'), 4), expected['attn_q'],
+                               rtol=1e-5, atol=1e-7)
+
+
+def test_specification(checkpoint_folder: Path, gguf_file: Path) -> None:
+    checkpoint = opened(checkpoint_folder, gguf_file)
+    other = open_checkpoint(checkpoint_folder)
+    found, expected = checkpoint.spec.to_dict(), other.spec.to_dict()
+    assert found.pop('name') == 'tiny' and expected.pop('name') == 'checkpoint'
+    assert found.pop('norm_eps') == pytest.approx(expected.pop('norm_eps'))
+    assert found == expected
+    assert checkpoint.chat_template == other.chat_template
+    assert checkpoint.files == (gguf_file,)
+
+
+def test_tied_head(tmp_path: Path, gguf_file: Path) -> None:
+    folder = write_checkpoint(tmp_path / 'tied', tie_word_embeddings=True)
+    assert opened(folder, gguf_file).spec.tied_embeddings
+
+
+def test_rope_factors_of_a_tensor(checkpoint_folder: Path, gguf_file: Path) -> None:
+    factors = np.linspace(1, 8, 8, dtype=np.float32)
+    checkpoint = opened(checkpoint_folder, gguf_file,
+                        extra={'rope_freqs.weight': (factors, Type.F32)})
+    assert checkpoint.spec.rope_factors == tuple(factors.tolist())
+
+
+def test_linear_rope_scaling(checkpoint_folder: Path, gguf_file: Path) -> None:
+    checkpoint = opened(checkpoint_folder, gguf_file, metadata={
+        'llama.rope.scaling.type': 'linear', 'llama.rope.scaling.factor': 4.0})
+    assert checkpoint.spec.rope_factors == (4.0,) * 8
+
+
+@pytest.mark.parametrize(('metadata', 'expected'), [
+    ({}, (257,)),
+    ({'tokenizer.ggml.eot_token_id': 10}, (257, 10)),
+    ({'tokenizer.ggml.eot_token_id': 257}, (257,)),
+    ({'tokenizer.ggml.eos_token_id': None}, ()),
+])
+def test_end_tokens(checkpoint_folder: Path, gguf_file: Path, metadata: dict[str, object],
+                    expected: tuple[int, ...]) -> None:
+    assert opened(checkpoint_folder, gguf_file, metadata=metadata).spec.end_tokens == expected
+
+
+@pytest.mark.parametrize(('metadata', 'expected'), [
+    ({'tokenizer.ggml.add_bos_token': True}, 256),
+    ({'tokenizer.ggml.add_bos_token': None}, None),
+    # What llama.cpp assumes of the tokenizers of Llama 3 where the file says nothing.
+    ({'tokenizer.ggml.add_bos_token': None, 'tokenizer.ggml.pre': 'llama-bpe'}, 256),
+    ({'tokenizer.ggml.add_bos_token': False, 'tokenizer.ggml.pre': 'llama-bpe'}, None),
+])
+def test_begin_token(checkpoint_folder: Path, gguf_file: Path, metadata: dict[str, object],
+                     expected: int | None) -> None:
+    assert opened(checkpoint_folder, gguf_file, metadata=metadata).spec.begin_token == expected
+
+
+@pytest.mark.parametrize('key', [
+    'llama.block_count', 'llama.embedding_length', 'llama.attention.head_count',
+    'llama.feed_forward_length', 'llama.context_length', 'tokenizer.ggml.tokens',
+    'llama.attention.layer_norm_rms_epsilon', 'tokenizer.ggml.token_type', 'tokenizer.ggml.merges',
+])
+def test_missing_metadata(checkpoint_folder: Path, gguf_file: Path, key: str) -> None:
+    write_gguf(checkpoint_folder, gguf_file, metadata={key: None})
+    assert key in refused(gguf_file)
+
+
+@pytest.mark.parametrize(('metadata', 'words'), [
+    ({'llama.attention.head_count': 0}, ('model.gguf',)),
+    ({'llama.attention.head_count': 'four'}, ('model.gguf',)),
+    ({'llama.attention.head_count': [4, 4, 2]}, ('model.gguf',)),
+    ({'llama.embedding_length': 0, 'llama.attention.key_length': 16}, ('hidden_size', '0')),
+    ({'llama.embedding_length': 128, 'llama.rope.dimension_count': 32}, ('embedding', '128')),
+    ({'llama.expert_count': 8}, ('expert_count',)),
+    ({'llama.rope.scaling.type': 'yarn'}, ("'yarn'",)),
+    ({'llama.rope.dimension_count': 8}, ('rope.dimension_count', '8', '16')),
+    ({'tokenizer.ggml.model': 'bert'}, ("'bert'", 'gpt2')),
+    ({'tokenizer.ggml.pre': 'deepseek-llm'}, ("'deepseek-llm'", 'smollm')),
+    ({'tokenizer.ggml.token_type': [1] * 10}, ('model.gguf',)),
+    ({'tokenizer.ggml.merges': ['x yz']}, ('merges',)),
+    ({'tokenizer.ggml.merges': ['xy']}, ('merges',)),
+    ({'tokenizer.ggml.eos_token_id': 1000}, ('1000', 'vocabulary')),
+    ({'tokenizer.ggml.bos_token_id': None, 'tokenizer.ggml.add_bos_token': True},
+     ('bos_token_id',)),
+])
+def test_wrong_metadata(checkpoint_folder: Path, gguf_file: Path, metadata: dict[str, object],
+                        words: tuple[str, ...]) -> None:
+    write_gguf(checkpoint_folder, gguf_file, metadata=metadata)
+    message = refused(gguf_file)
+    assert all(word in message for word in words), message
+
+
+def test_another_architecture(checkpoint_folder: Path, gguf_file: Path) -> None:
+    write_gguf(checkpoint_folder, gguf_file)
+    five = (5).to_bytes(8, 'little')
+    gguf_file.write_bytes(gguf_file.read_bytes().replace(five + b'llama', five + b'mamba', 1))
+    assert "'mamba'" in refused(gguf_file)
+
+
+@pytest.mark.parametrize('name', ['blk.1.ffn_up.weight', 'token_embd.weight'])
+def test_missing_tensor(checkpoint_folder: Path, gguf_file: Path, name: str) -> None:
+    write_gguf(checkpoint_folder, gguf_file, drop=(name,))
+    assert name in refused(gguf_file)
+
+
+def test_wrong_shape(checkpoint_folder: Path, gguf_file: Path) -> None:
+    write_gguf(checkpoint_folder, gguf_file, extra={
+        'blk.1.ffn_up.weight': (np.zeros((256, 32), np.float32), Type.F32)})
+    message = refused(gguf_file)
+    assert 'layers.1.up' in message and '(256, 32)' in message and '(256, 64)' in message
+
+
+def test_bias(checkpoint_folder: Path, gguf_file: Path) -> None:
+    write_gguf(checkpoint_folder, gguf_file, extra={
+        'blk.0.attn_q.bias': (np.zeros(64, np.float32), Type.F32)})
+    assert 'blk.0.attn_q.bias' in refused(gguf_file)
+
+
+def test_type_that_nothing_dequantises(checkpoint_folder: Path, gguf_file: Path) -> None:
+    checkpoint = opened(checkpoint_folder, gguf_file, extra={
+        'blk.0.ffn_up.weight': (np.zeros((256, 64), np.int16), Type.I16)})
+    with pytest.raises(CheckpointError, match=r'blk\.0\.ffn_up\.weight is of type I16'):
+        checkpoint.rows('layers.0.up')
+
+
+@pytest.mark.parametrize('keep', [0, 3, 4, 20, 24, 100, 3000, 8000, 9000, 100_000, -40_000, -1])
+def test_truncated_file(checkpoint_folder: Path, gguf_file: Path, keep: int) -> None:
+    write_gguf(checkpoint_folder, gguf_file)
+    gguf_file.write_bytes(gguf_file.read_bytes()[:keep])
+    refused(gguf_file)
+
+
+def test_every_short_header(checkpoint_folder: Path, gguf_file: Path) -> None:
+    """Cut anywhere in the metadata, with what follows lost or overwritten."""
+    write_gguf(checkpoint_folder, gguf_file)
+    content = gguf_file.read_bytes()
+    for keep in range(30, 7000, 97):
+        gguf_file.write_bytes(content[:keep])
+        refused(gguf_file)
+
+
+@pytest.mark.parametrize('content', [
+    b'GGUF' + b'\xff' * 60, b'GGUF\x03\0\0\0' + b'\0' * 16, b'not a model at all', b'\0' * 4096,
+    b'GGUF\x03\0\0\0\0\0\0\0\0\0\0\0' + b'\xff' * 8 + b'a' * 64,
+], ids=['ones', 'empty', 'text', 'zeros', 'endless'])
+def test_garbage(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / 'garbage.gguf'
+    path.write_bytes(content)
+    refused(path)
+
+
+def test_tokenizer_of_the_metadata_is_the_one_of_the_folder(checkpoint_folder: Path,
+                                                            gguf_file: Path) -> None:
+    assert byte_tokenizer_fields()['tokenizer.ggml.tokens'][256:] == ['<|im_start|>', '<|im_end|>']
+    checkpoint = opened(checkpoint_folder, gguf_file)
+    assert '<|im_start|>' in checkpoint.tokenizer_json
