@@ -58,12 +58,13 @@ def test_smollm_agrees_with_its_own_definition(smollm: Tokenizer, smollm_referen
 
 
 @settings(max_examples=150, deadline=None)
-@given(text=st.text(st.characters(exclude_categories=('Cs',), max_codepoint=0x1FFFF), max_size=60))
+@given(text=st.text(st.characters(exclude_categories=('Cs',)), max_size=60))
 def test_smollm_on_any_text(smollm: Tokenizer, smollm_reference: Tokenizer, text: str) -> None:
-    """Below U+20000: the model has no tokens for the bytes that lead what lies above."""
     ids = smollm.encode(text).ids
     assert ids == smollm_reference.encode(text).ids
-    assert smollm.decode(ids, skip_special_tokens=False) == text
+    # The model has no tokens for some control characters and the rarest lead bytes.
+    if all(smollm.token_to_id(gguf_alphabet()[byte]) is not None for byte in text.encode()):
+        assert smollm.decode(ids, skip_special_tokens=False) == text
 
 
 def test_smollm_numbers(smollm: Tokenizer) -> None:
