@@ -187,14 +187,14 @@ py::dict stats(const NeuronCore& core) {
   return result;
 }
 
-std::uint32_t checksum(const py::buffer& buffer) {
+std::uint32_t checksum(const py::buffer& buffer, bool by_table) {
   const py::buffer_info info = buffer.request();
   if (!PyBuffer_IsContiguous(info.view(), 'C')) {
     throw ArgumentError("buffer", "a strided view", "contiguous");
   }
   const auto* data = static_cast<const std::uint8_t*>(info.ptr);
   const std::size_t size = static_cast<std::size_t>(info.size * info.itemsize);
-  return without_interpreter([&] { return crc32c(data, size); });
+  return without_interpreter([&] { return by_table ? crc32c_by_table(data, size) : crc32c(data, size); });
 }
 
 void translate(std::exception_ptr pointer) {
@@ -215,7 +215,10 @@ void translate(std::exception_ptr pointer) {
 PYBIND11_MODULE(_native, module) {
   module.doc() = "The neuron core in C++; flash_llm_ros.engine.numpy_core is its NumPy twin.";
   py::register_exception_translator(&translate);
-  module.def("crc32c", &checksum, py::arg("buffer"), "CRC32C (Castagnoli) of a buffer's bytes.");
+  module.def("crc32c", &checksum, py::arg("buffer"), py::kw_only(),
+             py::arg("by_table") = false,
+             "CRC32C (Castagnoli) of a contiguous buffer's bytes; by_table: without the "
+             "processor's instruction.");
 
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
   py::class_<NeuronCore>(module, "NeuronCore",

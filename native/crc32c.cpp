@@ -15,6 +15,7 @@ namespace flash_llm {
 namespace {
 
 constexpr std::uint32_t kPolynomial = 0x82F63B78;
+constexpr std::uint32_t kStart = 0xFFFFFFFF;
 // Three independent streams of this many bytes hide the three cycle latency of the instruction.
 constexpr std::size_t kLongStream = 1024;
 constexpr std::size_t kShortStream = 128;
@@ -156,9 +157,11 @@ std::uint32_t update_by_instruction(std::uint32_t state, const std::uint8_t* dat
 
 std::uint32_t crc32c(const std::uint8_t* data, std::size_t size) {
   static const bool instruction = has_instruction();
-  const std::uint32_t state = 0xFFFFFFFF;
-  return ~(instruction ? update_by_instruction(state, data, size)
-                       : update_by_table(state, data, size));
+  return instruction ? ~update_by_instruction(kStart, data, size) : crc32c_by_table(data, size);
+}
+
+std::uint32_t crc32c_by_table(const std::uint8_t* data, std::size_t size) {
+  return ~update_by_table(kStart, data, size);
 }
 
 }  // namespace flash_llm

@@ -7,5 +7,7 @@
 namespace flash_llm {
 
 std::uint32_t crc32c(const std::uint8_t* data, std::size_t size);
+// The same from tables alone, as processors without the instruction compute it.
+std::uint32_t crc32c_by_table(const std::uint8_t* data, std::size_t size);
 
 }  // namespace flash_llm

@@ -24,7 +24,7 @@ def chosen(monkeypatch, kernels):
 
 
 def assert_close(found, wanted, terms):
-    """float32 against float64: `terms` [same shape] is the sum of the magnitudes that were added."""
+    """float32 against float64: `terms` [same shape] sums the magnitudes of what was added."""
     error = np.abs(found - wanted)
     limit = 1e-5 * terms + 1e-6
     assert (error <= limit).all(), f'worst {np.max(error - limit)} over the limit'

@@ -1,0 +1,68 @@
+/* Preloaded in front of libc: makes chosen preadv calls fail, end early or take their time.
+ *
+ * FAULTS: "n:what" separated by commas, n counted from 1 over all preadv calls; what is an errno
+ * number, or "short". DELAYS: each call first sleeps up to so many microseconds, by a fixed
+ * pseudo-random sequence.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdatomic.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+typedef ssize_t (*preadv2_function)(int, const struct iovec *, int, off_t, int);
+
+static atomic_ulong calls;
+
+static const char *fault_of(unsigned long call) {
+  const char *faults = getenv("FAULTS");
+  while (faults != NULL && *faults != '\0') {
+    char *end;
+    const unsigned long number = strtoul(faults, &end, 10);
+    if (number == call) {
+      return end + 1;
+    }
+    faults = strchr(end, ',');
+    faults = faults == NULL ? NULL : faults + 1;
+  }
+  return NULL;
+}
+
+static ssize_t altered(int file, const struct iovec *pieces, int count, off_t offset, int flags) {
+  const preadv2_function real = (preadv2_function)dlsym(RTLD_NEXT, "preadv64v2");
+  const unsigned long call = atomic_fetch_add(&calls, 1) + 1;
+  const char *delays = getenv("DELAYS");
+  if (delays != NULL) {
+    usleep((call * 2654435761u >> 7) % (unsigned)atoi(delays));
+  }
+  const char *fault = fault_of(call);
+  if (fault == NULL) {
+    return real(file, pieces, count, offset, flags);
+  }
+  if (strncmp(fault, "short", 5) == 0) {
+    const struct iovec less = {pieces[0].iov_base, 512};
+    return real(file, &less, 1, offset, flags);
+  }
+  errno = atoi(fault);
+  return -1;
+}
+
+/* The four names of one call: C++ uses the first ones, Python the last. */
+ssize_t preadv(int file, const struct iovec *pieces, int count, off_t offset) {
+  return altered(file, pieces, count, offset, 0);
+}
+
+ssize_t preadv64(int file, const struct iovec *pieces, int count, off_t offset) {
+  return altered(file, pieces, count, offset, 0);
+}
+
+ssize_t preadv2(int file, const struct iovec *pieces, int count, off_t offset, int flags) {
+  return altered(file, pieces, count, offset, flags);
+}
+
+ssize_t preadv64v2(int file, const struct iovec *pieces, int count, off_t offset, int flags) {
+  return altered(file, pieces, count, offset, flags);
+}

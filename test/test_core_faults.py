@@ -1,0 +1,361 @@
+"""Broken files and failing reads: typed errors that name the place, and a core that goes on."""
+
+import ctypes
+import errno
+import mmap
+import os
+from pathlib import Path
+import re
+import shutil
+import subprocess
+import sys
+import time
+
+from core_cases import Setting, each_core
+from core_oracle import gated, write_neuron_file
+import numpy as np
+import pytest
+
+from flash_llm_ros.store.errors import ChecksumError, ErrorCode, ReadFailedError
+
+HERE = Path(__file__).parent
+DIM, GROUP = 64, 1024
+PARTS = [(35, 0, 2), (45, 0, 1), (24, 0, 3)]
+
+
+@pytest.fixture
+def made(tmp_path):
+    return write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(1), 'int8', DIM,
+                             GROUP, PARTS)
+
+
+def floats(*shape):
+    return np.ones(shape, np.float32)
+
+
+def place(made, section, local):
+    """The start of the sentence about a group, as a pattern."""
+    group = made.sections[section].first_group + local
+    return re.escape(f'neurons.bin: group {group} (section {section}, byte {group * GROUP})')
+
+
+def gate_up(core, made):
+    h = np.zeros((2, 35), np.float32)
+    core.gate_up(0, floats(2, DIM), h, 'silu')
+    assert np.allclose(h, gated(made.sections[0], floats(2, DIM), 'silu'), rtol=1e-4, atol=1e-4)
+
+
+def add_sparse(core, made, groups):
+    part = made.sections[1]
+    active = np.zeros(part.bundles, np.uint8)
+    for group in groups:
+        active[group * part.bundles_per_group] = 1
+    out = np.zeros(DIM, np.float32)
+    core.add_rows_sparse(1, floats(part.bundles), active, out)
+    wanted = part.weights[active > 0, 0].sum(axis=0)
+    assert np.allclose(out, wanted, rtol=1e-4, atol=1e-5)
+
+
+@each_core
+@pytest.mark.parametrize('byte', [0, 500, GROUP - 5, GROUP - 4, GROUP - 1])
+def test_a_flipped_bit_is_found_everywhere(made, core_class, byte):
+    core = Setting(ring=(2, 2), cache=4).open(made, core_class)
+    gate_up(core, made)
+    for section, local, call in [(0, 3, lambda: gate_up(core, made)),
+                                 (1, 2, lambda: add_sparse(core, made, [0, 1, 2]))]:
+        group = made.sections[section].first_group + local
+        before = core.stats()['retries']
+        made.flip_bit(group, byte, bit=6)
+        for _ in range(2):
+            # Chunks read before the flip may still be good; a second call meets the bad one.
+            try:
+                call()
+            except ChecksumError as error:
+                assert error.code == ErrorCode.CHECKSUM_MISMATCH
+                assert re.search(place(made, section, local) + r': CRC32C is [0-9a-f]{8} instead '
+                                 r'of [0-9a-f]{8}, twice$', str(error))
+                break
+        else:
+            pytest.fail('the flipped bit was not found')
+        assert core.stats()['retries'] > before
+        with pytest.raises(ChecksumError, match=place(made, section, local)):
+            call()
+        made.flip_bit(group, byte, bit=6)
+        call()
+        call()
+    core.close()
+
+
+@each_core
+def test_good_neighbours_of_a_bad_group_stay_cached(made, core_class):
+    core = Setting(cache=8).open(made, core_class)
+    bad = made.sections[1].first_group + 2
+    made.flip_bit(bad, 10)
+    with pytest.raises(ChecksumError, match=place(made, 1, 2)):
+        add_sparse(core, made, [0, 2])
+    before = core.stats()
+    add_sparse(core, made, [0])
+    after = core.stats()
+    assert (after['hits'], after['misses']) == (before['hits'] + 1, before['misses'])
+    made.flip_bit(bad, 10)
+    add_sparse(core, made, [0, 2])
+    assert core.stats()['misses'] == before['misses'] + 1
+
+
+@each_core
+def test_the_whole_cache_survives_bad_groups(made, core_class):
+    """As many failures as there are slots, and more, must not use up the slots."""
+    core = Setting(cache=2).open(made, core_class)
+    bad = made.sections[1].first_group
+    made.flip_bit(bad + 0, 10)
+    made.flip_bit(bad + 2, 10)
+    for _ in range(5):
+        for groups in ([0, 2], [0], [2], [0, 1, 2]):
+            with pytest.raises(ChecksumError):
+                add_sparse(core, made, groups)
+    add_sparse(core, made, [1])
+    made.flip_bit(bad + 0, 10)
+    made.flip_bit(bad + 2, 10)
+    for _ in range(2):
+        add_sparse(core, made, [0, 1, 2])
+
+
+@each_core
+def test_a_failed_pin_leaves_nothing(made, core_class):
+    part = made.sections[1]
+    core = made.open(core_class, part.groups + 3)
+    made.flip_bit(part.first_group + 1, 77)
+    with pytest.raises(ChecksumError, match=place(made, 1, 1)):
+        core.pin(1, part.groups)
+    before = core.stats()
+    core.set_cache(3)  # the slots were given back, and what is left is exactly enough
+    made.flip_bit(part.first_group + 1, 77)
+    add_sparse(core, made, [0])
+    assert core.stats()['misses'] == before['misses'] + 1  # nothing counts as pinned
+    core.pin(1, part.groups)
+    add_sparse(core, made, [0, 1])
+    assert core.stats()['misses'] == before['misses'] + 1
+
+
+@each_core
+def test_a_failed_prefetch_is_silent(made, core_class):
+    core = Setting(cache=4).open(made, core_class)
+    part = made.sections[1]
+    made.flip_bit(part.first_group + 1, 3)
+    wanted = np.zeros(part.bundles, np.uint8)
+    wanted[part.bundles_per_group] = 1
+    core.prefetch(1, wanted)
+    deadline = time.monotonic() + 30
+    while core.stats()['crc_checked'] < 2 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.01)
+    stats = core.stats()
+    assert (stats['retries'], stats['crc_checked'], stats['prefetched']) == (1, 2, 1)
+    with pytest.raises(ChecksumError, match=place(made, 1, 1)):
+        add_sparse(core, made, [1])
+    made.flip_bit(part.first_group + 1, 3)
+    add_sparse(core, made, [1])
+    assert core.stats()['prefetch_used'] == 0
+
+
+@each_core
+def test_a_file_that_became_shorter(made, core_class):
+    core = Setting(ring=(3, 2), cache=3).open(made, core_class)
+    gate_up(core, made)
+    add_sparse(core, made, [0])
+    whole = made.path.read_bytes()
+    cut = made.sections[0].first_group + 2
+    os.truncate(made.path, cut * GROUP + 512)
+    with pytest.raises(ReadFailedError, match=r'neurons.bin: group \d+ \(section 0, byte \d+\): '
+                                              r'read ended after \d+ of \d+ bytes twice$') as found:
+        for _ in range(3):
+            gate_up(core, made)
+    assert found.value.code == ErrorCode.READ_FAILED
+    with pytest.raises(ReadFailedError, match=place(made, 1, 2) + ': read ended after 0 of 1024'):
+        add_sparse(core, made, [0, 2])
+    add_sparse(core, made, [0])  # still cached
+    made.path.write_bytes(whole)
+    for _ in range(2):
+        gate_up(core, made)
+        add_sparse(core, made, [0, 1, 2])
+
+
+@each_core
+def test_a_fault_far_ahead_waits_for_its_turn(made, core_class):
+    """What is read ahead and bad must not disturb the calls before it."""
+    core = Setting(ring=(4, 30)).open(made, core_class)
+    bad = made.sections[2].first_group + 1
+    made.flip_bit(bad, 9)
+    core.set_stream_order([0, 2])
+    for _ in range(3):
+        gate_up(core, made)
+        with pytest.raises(ChecksumError, match=place(made, 2, 1)):
+            core.bundled(2, floats(1, DIM), floats(1, DIM), 'relu')
+    made.flip_bit(bad, 9)
+    gate_up(core, made)
+    core.bundled(2, floats(1, DIM), floats(1, DIM), 'relu')
+
+
+SHIMMED = """
+import sys
+sys.path.insert(0, {test!r})
+import numpy as np
+from core_cases import Setting
+from core_oracle import write_neuron_file
+from flash_llm_ros.engine.core import load_core_class
+from pathlib import Path
+made = write_neuron_file(Path({path!r}), np.random.default_rng(1), 'int8', 64, 1024,
+                         [(35, 0, 2), (45, 0, 1), (24, 0, 3)])
+core_class = load_core_class({core!r})
+assert core_class.__module__.endswith({core!r} if {core!r} == 'native' else 'numpy_core')
+ones = lambda *shape: np.ones(shape, np.float32)
+active = np.ones(45, np.uint8)
+"""
+
+
+@pytest.fixture(scope='session')
+def shim(tmp_path_factory):
+    compiler = shutil.which('cc') or shutil.which('gcc')
+    if compiler is None:
+        pytest.skip('no C compiler for the fault shim')
+    library = tmp_path_factory.mktemp('shim') / 'shim.so'
+    subprocess.run([compiler, '-shared', '-fPIC', '-O1', '-o', str(library),
+                    str(HERE / 'core_fault_shim.c'), '-ldl'], check=True)
+    return library
+
+
+@pytest.fixture(params=['numpy', 'native'])
+def shimmed(request, shim, tmp_path):
+    """Run Python in a process of its own whose preadv calls fail as told."""
+    if request.param == 'native':
+        pytest.importorskip('flash_llm_ros._native')
+
+    def run(code, **settings):
+        setup = SHIMMED.format(test=str(HERE), path=str(tmp_path / 'neurons.bin'),
+                               core=request.param)
+        environment = {**os.environ, 'LD_PRELOAD': str(shim),
+                       'PYTHONPATH': os.pathsep.join(sys.path), **settings}
+        done = subprocess.run([sys.executable, '-c', setup + code], env=environment, text=True,
+                              capture_output=True, timeout=100)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+    run.core = request.param
+    # The twin tries a direct read with the same call, the native core with another.
+    run.first = 2 if request.param == 'numpy' else 1
+    return run
+
+
+READ_ONCE = """
+core = Setting(cache=20, options={'reader_threads': 1}).open(made, core_class)
+out = np.zeros(64, np.float32)
+try:
+    core.add_rows_sparse(1, ones(45), active, out)
+    print('good', np.allclose(out, made.sections[1].weights[:, 0].sum(axis=0), atol=1e-3))
+except Exception as error:
+    print(type(error).__name__, error)
+print(core.stats()['retries'], core.stats()['flash_reads'], core.direct)
+core.add_rows_sparse(1, ones(45), active, out)
+"""
+
+
+@pytest.mark.parametrize('fault', [str(errno.EIO), 'short', str(errno.EINVAL)])
+def test_one_failed_read_is_repeated(shimmed, fault):
+    lines = shimmed(READ_ONCE, FAULTS=f'{shimmed.first}:{fault}').splitlines()
+    assert lines == ['good True', '1 2 True']
+
+
+@pytest.mark.parametrize(('fault', 'sentence'), [
+    (str(errno.EIO), r'read failed twice: Input/output error$'),
+    (str(errno.ENOMEM), r'read failed twice: Cannot allocate memory$'),
+    ('short', r'read ended after 512 of \d+ bytes twice$'),
+])
+def test_two_failed_reads_are_an_error(shimmed, fault, sentence):
+    first = shimmed.first
+    lines = shimmed(READ_ONCE, FAULTS=f'{first}:{fault},{first + 1}:{fault}').splitlines()
+    assert lines[0].startswith('ReadFailedError ')
+    assert re.search(r'neurons.bin: group 5 \(section 1, byte 5120\): ' + sentence, lines[0])
+    assert lines[1] == '1 2 True'
+
+
+def test_reads_interrupted_by_a_signal_go_on(shimmed):
+    lines = shimmed(READ_ONCE, FAULTS=f'{shimmed.first}:{errno.EINTR}').splitlines()
+    assert lines[0] == 'good True'
+
+
+JITTER = """
+import hashlib
+from test_core_window import everything
+digest = lambda setting: hashlib.sha256(
+    b''.join(everything(setting.open(made, core_class), made, seed=1))).hexdigest()
+rng = np.random.default_rng(int(sys.argv[1]) if len(sys.argv) > 1 else 0)
+print(len({digest(Setting.random(rng, made)) for _ in range(6)}), digest(Setting()))
+"""
+
+
+def test_results_do_not_depend_on_how_long_reads_take(shimmed):
+    """The same bytes whether reads take no time or up to a millisecond each, out of order."""
+    at_once, delayed = shimmed(JITTER), shimmed(JITTER, DELAYS='1000')
+    assert at_once == delayed
+    assert at_once.startswith('1 ')
+
+
+def pages_cached(path):
+    size = path.stat().st_size
+    with open(path, 'rb') as file:
+        mapped = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
+    array = np.frombuffer(mapped, np.uint8)
+    pages = -(-size // mmap.PAGESIZE)
+    states = (ctypes.c_ubyte * pages)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    failed = libc.mincore(ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(size), states)
+    del array
+    mapped.close()
+    assert failed == 0, os.strerror(ctypes.get_errno())
+    return sum(state & 1 for state in states)
+
+
+@each_core
+@pytest.mark.parametrize('direct_io', [True, False])
+def test_the_page_cache_stays_empty(tmp_path, core_class, direct_io):
+    """Groups of whole pages, so that a page dropped after a read is not another group's."""
+    made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(1), 'int8', 600, 4096,
+                             [(40, 0, 2), (60, 0, 1)])
+    with open(made.path, 'rb') as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if pages_cached(made.path):
+        pytest.skip('the file system keeps its pages (tmpfs)')
+    core = Setting({0: 3}, ring=(2, 2), cache=4,
+                   options={'direct_io': direct_io}).open(made, core_class)
+    if direct_io and not core.direct:
+        pytest.skip('the file system has no direct I/O')
+    core.gate_up(0, floats(1, 600), floats(1, 40), 'silu')
+    core.read_rows(1, np.arange(60), floats(60, 600))
+    assert core.direct == direct_io
+    assert pages_cached(made.path) == 0
+
+
+@pytest.fixture
+def small_shm():
+    folder = Path('/dev/shm', f'flash_llm_ros_test_{os.getpid()}')
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip('no /dev/shm')
+    yield folder
+    shutil.rmtree(folder)
+
+
+@each_core
+def test_a_file_system_in_memory(small_shm, core_class):
+    """tmpfs has no direct I/O in older kernels: the core reads buffered and says so."""
+    made = write_neuron_file(small_shm / 'neurons.bin', np.random.default_rng(1), 'int8', DIM,
+                             GROUP, PARTS)
+    core = Setting({0: 2}, ring=(2, 2), cache=3).open(made, core_class)
+    try:
+        os.close(os.open(made.path, os.O_RDONLY | os.O_DIRECT))
+    except OSError:
+        assert not core.direct
+    gate_up(core, made)
+    add_sparse(core, made, [0, 2])
+    core.close()
