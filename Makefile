@@ -26,7 +26,8 @@ STORE := models/smollm2.store
 MESSAGES := $(wildcard flash_llm_msgs/*.* flash_llm_msgs/msg/* flash_llm_msgs/srv/* flash_llm_msgs/action/*)
 NATIVE := $(wildcard native/*)
 INSTALLED := $(wildcard launch/* config/* resource/*) setup.py setup.cfg pyproject.toml package.xml
-CONVERTER := $(wildcard $(foreach part,checkpoint checkpoint/families store calibrate,flash_llm_ros/$(part)/*.py))
+CONVERTER := $(wildcard $(foreach part,checkpoint checkpoint/families store calibrate,flash_llm_ros/$(part)/*.*)) \
+	flash_llm_ros/model_spec.py
 
 # $(call step,NAME,WHAT,COMMAND): one line on the terminal; the rest goes to build/log/NAME.log.
 define step
@@ -42,7 +43,7 @@ endef
 setup: $(DONE)/package $(STORE)/manifest.yaml
 
 demo: setup
-	@$(BIN)/flash_llm demo $(STORE) --prompt "$$PROMPT" $${BUDGET:+--budget "$$BUDGET"} $${MODE:+--mode "$$MODE"}
+	@$(BIN)/flash_llm demo --store $(STORE) --prompt "$$PROMPT" $${BUDGET:+--budget "$$BUDGET"} $${MODE:+--mode "$$MODE"}
 
 test: setup $(DONE)/test
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -84,5 +85,5 @@ $(MODEL): | $(DONE)/venv
 	$(call step,model,Fetching the model (98 MB),$(BIN)/python tools/fetch_demo_model.py $@)
 
 $(STORE)/manifest.yaml: $(MODEL) $(CONVERTER) | $(DONE)/package
-	$(call step,convert,Converting the model to a flash store (1 min),rm -rf $(STORE) && $(BIN)/flash_llm convert $(MODEL) $(STORE))
+	$(call step,convert,Converting the model to a flash store (1 min),$(BIN)/flash_llm convert --replace $(MODEL) $(STORE))
 	@mkdir -p $(@D) && touch $@

