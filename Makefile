@@ -85,5 +85,6 @@ $(MODEL): | $(DONE)/venv
 	$(call step,model,Fetching the model (98 MB),$(BIN)/python tools/fetch_demo_model.py $@)
 
 $(STORE)/manifest.yaml: $(MODEL) $(CONVERTER) | $(DONE)/package
-	$(call step,convert,Converting the model to a flash store (1 min),$(BIN)/flash_llm convert --replace $(MODEL) $(STORE))
+	@echo 'Converting the model to a flash store (1 to 2 min)'
+	@$(BIN)/flash_llm convert --replace $(MODEL) $(STORE)
 	@mkdir -p $(@D) && touch $@
