@@ -3,7 +3,10 @@
 from pathlib import Path
 
 import pytest
+from ros_fixtures import active_node  # noqa: F401
 from tiny_checkpoint import tiny_store, write_checkpoint
+
+from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
 
 REAL_MODEL = Path(__file__).parents[1] / 'models/SmolLM2-135M-Instruct.Q4_1.gguf'
 
@@ -32,3 +35,11 @@ def int8_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def fp16_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A calibrated fp16 store, which loses nothing of its checkpoint; read only."""
     return tiny_store(tmp_path_factory.mktemp('fp16'), neurons='fp16')
+
+
+@pytest.fixture(scope='session')
+def real_store(real_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M converted as `flash_llm convert` does by default; read only."""
+    path = tmp_path_factory.mktemp('real') / 'smollm2.store'
+    convert(real_gguf, path, ConversionOptions(), lambda what, done, total: None)
+    return path

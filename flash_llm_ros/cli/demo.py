@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from flash_llm_msgs.msg import TokenChunk
     from flash_llm_ros.node.client import NodeClient
 
-SUMMARY = 'start a node, send it one prompt and show what the answer cost'
 START_TIMEOUT = 60.0  # s
 CLIENT_DOMAINS = 100  # 1 to 100 are free on every platform
 TOTALS = ('planned', 'budget', 'model on flash')  # not rows of the plan

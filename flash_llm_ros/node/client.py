@@ -101,6 +101,7 @@ class NodeClient:
             enable_rosout=False, start_parameter_services=False)
         self.responses: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.chunks: queue.SimpleQueue[TokenChunk] = queue.SimpleQueue()
+        self.last_chunks: list[TokenChunk] = []
         self.diagnostics: list[DiagnosticArray] = []
         self.statuses: list[EngineStatus] = []
         subscribe = self.node.create_subscription
@@ -217,17 +218,23 @@ class NodeClient:
         self._prompt.publish(prompt if isinstance(prompt, bytes) else String(data=prompt))
 
     def ask(self, prompt: str | bytes, timeout: float) -> Reply:
-        """Publish a prompt and wait for what becomes of it; nobody else may use ~/prompt."""
+        """Publish a prompt and wait for what becomes of it; ``last_chunks`` are its chunks.
+
+        The node must have nothing else to do meanwhile: prompts carry no name.
+        """
         self._drain()
+        self.last_chunks = []
         self.publish_prompt(prompt)
         limit = time.monotonic() + timeout
         try:
-            while (chunk := self.chunks.get(timeout=max(limit - time.monotonic(), 0.0))
-                   ).finish_reason == TokenChunk.RUNNING:
-                pass
-            if chunk.finish_reason not in ANSWERED:
-                return Reply('', chunk.finish_reason)
-            return Reply(self.responses.get(timeout=CALL_TIMEOUT), chunk.finish_reason)
+            reason = TokenChunk.RUNNING
+            while reason == TokenChunk.RUNNING:
+                chunk = self.chunks.get(timeout=max(limit - time.monotonic(), 0.0))
+                self.last_chunks.append(chunk)
+                reason = chunk.finish_reason
+            if reason not in ANSWERED:
+                return Reply('', reason)
+            return Reply(self.responses.get(timeout=CALL_TIMEOUT), reason)
         except queue.Empty:
             raise TimeoutError(f'No answer to a prompt within {timeout:g} s.') from None
 

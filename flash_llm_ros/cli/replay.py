@@ -1,0 +1,155 @@
+"""`flash_llm replay`: the prompts of a bag through a running node, as a regression test."""
+
+import argparse
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+import difflib
+import json
+from pathlib import Path
+import sys
+from typing import TYPE_CHECKING
+
+from flash_llm_ros.cli.bag import STRING, BagError, BagWriter, read_strings, write_bag
+
+if TYPE_CHECKING:
+    from flash_llm_ros.node.client import NodeClient
+
+ANSWERED = ('STOP', 'LENGTH')
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A prompt and what came back; ``response`` is empty unless the answer was finished."""
+
+    prompt: str
+    response: str
+    finish_reason: str
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument('bag', type=Path, help='rosbag2 folder, sqlite3 or mcap')
+    parser.add_argument('--topic', help='topic of the prompts (default: ~/prompt of the node)')
+    parser.add_argument('--node', default='flash_llm', metavar='NAME',
+                        help='running node, with its namespace (default: %(default)s)')
+    parser.add_argument('--expect', type=Path, metavar='BAG_OR_JSON',
+                        help='answers to compare with: a bag with ~/response of the node, or a '
+                             'file written by --json')
+    parser.add_argument('--record', type=Path, metavar='BAG',
+                        help='write prompts, answers, chunks and the last status to a new bag')
+    parser.add_argument('--json', type=Path, metavar='FILE', help='write the exchanges to FILE')
+    parser.add_argument('--timeout', type=float, default=600.0, metavar='S',
+                        help='longest wait for an answer in seconds (default: %(default)s)')
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Return 0, 1 where an answer differs or is missing, 2 where nothing could be replayed."""
+    try:
+        return _replay(arguments)
+    except (BagError, TimeoutError) as error:
+        print(f'flash_llm replay: {error}', file=sys.stderr)
+        return 2
+
+
+def _replay(arguments: argparse.Namespace) -> int:
+    node = '/' + arguments.node.strip('/')
+    prompts = read_strings(arguments.bag, arguments.topic or f'{node}/prompt')
+    if not prompts:
+        raise BagError(f'{arguments.bag} holds no prompts')
+    expected = None
+    if arguments.expect is not None:
+        expected = _expected(arguments.expect, f'{node}/response')
+        if len(expected) != len(prompts):
+            raise BagError(f'{arguments.expect} holds {len(expected)} answers, but the bag holds '
+                           f'{len(prompts)} prompts')
+    exchanges = _exchange(arguments, node, prompts)
+    if arguments.json is not None:
+        arguments.json.write_text(
+            json.dumps([asdict(exchange) for exchange in exchanges], indent=2) + '\n')
+    missing = [index for index, exchange in enumerate(exchanges)
+               if exchange.finish_reason not in ANSWERED]
+    for index in missing:
+        print(f'prompt {index + 1} has no answer: {exchanges[index].finish_reason}',
+              file=sys.stderr)
+    if expected is None:
+        return 1 if missing else 0
+    return _compare(exchanges, expected)
+
+
+def _exchange(arguments: argparse.Namespace, node: str, prompts: list[str]) -> list[Exchange]:
+    # rclpy is not needed before this, and a bad bag should be told at once.
+    from flash_llm_ros.engine import FinishReason
+    from flash_llm_ros.node.client import NodeClient
+
+    exchanges = []
+    with _recorder(arguments.record, node) as record, NodeClient(node) as client:
+        client.wait_for_node(timeout=30.0)
+        for index, prompt in enumerate(prompts):
+            reply = client.ask(prompt, arguments.timeout)
+            reason = FinishReason(reply.finish_reason).name
+            exchanges.append(Exchange(prompt, reply.text, reason))
+            print(f'[{index + 1}/{len(prompts)}] > {prompt}\n{reply.text or reason}\n', flush=True)
+            record(client, exchanges[-1])
+    return exchanges
+
+
+class _Recorder:
+    """Writes what went over the topics of the node."""
+
+    def __init__(self, bag: BagWriter, node: str) -> None:
+        self._bag = bag
+        self._node = node
+
+    def __call__(self, client: 'NodeClient', exchange: Exchange) -> None:
+        from std_msgs.msg import String
+
+        self._add('prompt', STRING, String(data=exchange.prompt))
+        for chunk in client.last_chunks:
+            self._add('stream', 'flash_llm_msgs/msg/TokenChunk', chunk)
+        if exchange.finish_reason in ANSWERED:
+            self._add('response', STRING, String(data=exchange.response))
+        self._add('status', 'flash_llm_msgs/msg/EngineStatus', client.status)
+
+    def _add(self, topic: str, message_type: str, message: object) -> None:
+        from rclpy.serialization import serialize_message
+
+        self._bag.add(f'{self._node}/{topic}', message_type, serialize_message(message))
+
+
+@contextmanager
+def _recorder(path: Path | None, node: str) -> 'Iterator[_Recorder]':
+    if path is None:
+        yield lambda client, exchange: None
+        return
+    with write_bag(path) as bag:
+        yield _Recorder(bag, node)
+
+
+def _expected(source: Path, topic: str) -> list[str]:
+    if source.is_dir():
+        return read_strings(source, topic)
+    try:
+        return [entry['response'] for entry in json.loads(source.read_text())]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BagError(f'{source} is neither a bag nor a file written by --json: '
+                       f'{error}') from None
+
+
+def _compare(exchanges: list[Exchange], expected: list[str]) -> int:
+    different = 0
+    for index, (exchange, response) in enumerate(zip(exchanges, expected, strict=True)):
+        if exchange.response == response:
+            continue
+        different += 1
+        sys.stdout.writelines(f'{line}\n' for line in difflib.unified_diff(
+            _visible(response), _visible(exchange.response),
+            f'expected answer to prompt {index + 1}', f'answer to prompt {index + 1}',
+            lineterm=''))
+    print(f'{len(expected) - different} of {len(expected)} answers are the same')
+    return 1 if different else 0
+
+
+def _visible(text: str) -> list[str]:
+    # A diff of the bare lines would hide a changed space or line end.
+    return [repr(line) for line in text.splitlines(keepends=True)]

@@ -1,0 +1,54 @@
+"""The real node with directives in prompts: '[piece=0.05]' slows every piece by that many seconds,
+
+'[prefill=3]' only the first, '[fault]' and '[bug]' raise after the first token. The environment
+variable TEST_OPEN_SECONDS slows the opening of a store.
+"""
+
+import os
+import re
+import sys
+import time
+
+from flash_llm_ros.engine import Engine
+from flash_llm_ros.node.main import main
+from flash_llm_ros.store.errors import ReadFailedError
+
+engine_open = Engine.open
+engine_start = Engine.start
+
+
+class Injected:
+    """A generation that can be late or fail."""
+
+    def __init__(self, generation, prompt):
+        self._generation = generation
+        self._prompt = prompt
+
+    def __getattr__(self, name):
+        return getattr(self._generation, name)
+
+    def __iter__(self):
+        time.sleep(self._seconds('prefill'))
+        for piece in self._generation:
+            time.sleep(self._seconds('piece'))
+            yield piece
+            if '[fault]' in self._prompt:
+                raise ReadFailedError('A read of 4096 bytes failed twice.')
+            if '[bug]' in self._prompt:
+                raise ZeroDivisionError('planted')
+
+    def _seconds(self, name):
+        found = re.search(rf'\[{name}=([0-9.]+)\]', self._prompt)
+        return float(found.group(1)) if found else 0.0
+
+
+def slow_open(config, log=print):
+    time.sleep(float(os.environ.get('TEST_OPEN_SECONDS', '0')))
+    return engine_open(config, log=log)
+
+
+Engine.open = slow_open
+Engine.start = lambda self, request: Injected(engine_start(self, request), request.prompt)
+
+if __name__ == '__main__':
+    sys.exit(main())

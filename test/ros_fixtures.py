@@ -1,0 +1,73 @@
+"""A node in its own process and a client of it, for every test that needs ROS."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+import itertools
+import os
+from pathlib import Path
+import sys
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from flash_llm_ros.cli.node_process import NodeProcess
+    from flash_llm_ros.node.client import NodeClient
+
+BUDGET = '32MB'
+START_TIMEOUT = 60.0
+INJECTING = (sys.executable, str(Path(__file__).with_name('injecting_node.py')))
+_counter = itertools.count(os.getpid() * 7)
+
+
+def new_domain() -> int:
+    """Return a ROS domain that no other test of this process uses."""
+    return next(_counter) % 101 + 1
+
+
+@dataclass
+class RunningNode:
+    """A node in the unconfigured state."""
+
+    process: 'NodeProcess'
+    client: 'NodeClient'
+    domain: int
+
+    def activate(self) -> 'RunningNode':
+        """Configure and activate."""
+        assert self.client.transition('configure'), self.process.log()
+        assert self.client.transition('activate'), self.process.log()
+        return self
+
+
+@contextmanager
+def running_node(
+    store: Path | str, *, environment: dict[str, str] | None = None, **parameters: object,
+) -> Iterator[RunningNode]:
+    """Start a node; it has to end with exit code 0 and without a traceback that was not planted."""
+    from flash_llm_ros.cli.node_process import NodeProcess
+    from flash_llm_ros.node.client import NodeClient
+
+    os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
+    domain = new_domain()
+    settings = {'store': str(store), 'dram_budget': BUDGET, **parameters}
+    process = NodeProcess(settings, domain, command=INJECTING, environment={
+        'PYTHONPATH': os.pathsep.join(sys.path), **(environment or {})})
+    try:
+        with NodeClient(domain_id=domain, give_up=process.has_ended) as client:
+            client.wait_for_node(START_TIMEOUT)
+            yield RunningNode(process, client, domain)
+    finally:
+        log = process.log()
+        print(log)
+        code = process.stop()
+    assert code == 0, log
+    assert log.count('Traceback') == log.count('planted') // 2, log
+
+
+@pytest.fixture(scope='module')
+def active_node(int8_store: Path) -> Iterator[RunningNode]:
+    """An active node for a whole file; tests must leave it active and idle."""
+    with running_node(int8_store) as node:
+        yield node.activate()

@@ -1,0 +1,364 @@
+"""Requests through the action, the service and the topics of a real node."""
+
+from pathlib import Path
+import signal
+import struct
+import subprocess
+import sys
+import time
+
+import pytest
+
+from flash_llm_ros.engine import (
+    Engine,
+    EngineConfig,
+    FinishReason,
+    GenerationRequest,
+    SamplingParams,
+)
+from flash_llm_ros.store.errors import ErrorCode
+
+pytestmark = pytest.mark.ros
+LONG = 4000     # more tokens than the context holds, so that a request runs until it is ended
+
+
+def goal(prompt, max_tokens=20, **fields):
+    from flash_llm_msgs.action import GenerateText
+
+    sampling = {name: fields.pop(name) for name in list(fields) if name in SAMPLING}
+    ask = GenerateText.Goal(prompt=prompt, **fields)
+    ask.sampling.max_tokens = max_tokens
+    for name, value in sampling.items():
+        setattr(ask.sampling, name, value)
+    return ask
+
+
+SAMPLING = {'temperature', 'top_k', 'top_p', 'min_p', 'repetition_penalty', 'seed', 'stop'}
+
+
+@pytest.fixture(scope='module')
+def reference(int8_store):
+    """What the engine says without ROS."""
+    engine = Engine.open(EngineConfig(int8_store, 32_000_000))
+
+    def answer(prompt, max_tokens=20, **sampling):
+        generation = engine.start(GenerationRequest(
+            prompt, max_tokens=max_tokens, sampling=SamplingParams(**sampling)))
+        return ''.join(generation)
+
+    yield answer
+    engine.close()
+
+
+def check_chunks(chunks, text, reason):
+    assert [chunk.sequence for chunk in chunks] == list(range(len(chunks)))
+    assert ''.join(chunk.text for chunk in chunks) == text
+    assert [chunk.finish_reason for chunk in chunks] == [0] * (len(chunks) - 1) + [reason]
+
+
+def until_all_chunks(client, run):
+    client.until(lambda: run.chunks and run.chunks[-1].finish_reason != FinishReason.RUNNING,
+                 10, 'the last chunk')
+
+
+def test_action_streams_what_the_engine_says(active_node, reference):
+    from flash_llm_ros.node.client import SUCCEEDED
+
+    client = active_node.client
+    client._drain()
+    run = client.send_goal(goal('Hello [piece=0.02]', 60))
+    status, result = run.result(30)
+    assert status == SUCCEEDED
+    assert result.error.code == ErrorCode.NONE
+    assert result.finish_reason == FinishReason.LENGTH
+    assert result.text == reference('Hello [piece=0.02]', 60)
+    assert len(result.text) == 60
+    until_all_chunks(client, run)
+    check_chunks(run.chunks, result.text, FinishReason.LENGTH)
+    # 60 pieces of 0.02 s, but never more than one chunk in 0.05 s, the first and the last aside.
+    assert 3 <= len(run.chunks) <= 45
+    stats = result.stats
+    assert stats.generated_tokens == 60
+    assert stats.prompt_tokens > len('Hello [piece=0.02]')
+    assert stats.active_fraction == 1.0
+    streamed = [client.chunks.get(timeout=10) for _ in run.chunks]
+    assert streamed == run.chunks
+    assert len(run.chunks[0].request_id) == 32
+
+
+def test_sampling_of_the_goal_arrives(active_node, reference):
+    options = {'temperature': 0.75, 'top_k': 40, 'seed': 2**63 + 5}
+    texts = [active_node.client.send_goal(goal('Hello', 40, **options)).result(30)[1].text
+             for _ in range(2)]
+    assert texts[0] == texts[1] == reference('Hello', 40, **options)
+    assert texts[0] != reference('Hello', 40)
+
+
+def test_stop_string(active_node, reference):
+    text = reference('Hello', 30)
+    result = active_node.client.send_goal(goal('Hello', 30, stop=[text[10:13]])).result(30)[1]
+    assert result.finish_reason == FinishReason.STOP
+    assert result.text == text[:text.index(text[10:13])]
+
+
+def test_service_and_topic_say_the_same(active_node, reference):
+    from flash_llm_msgs.srv import GenerateText
+
+    request = GenerateText.Request(prompt='Hello')
+    request.sampling.max_tokens = 128
+    response = active_node.client.generate_text(request)
+    assert response.error.code == ErrorCode.NONE
+    assert response.text == reference('Hello', 128)
+    reply = active_node.client.ask('Hello', timeout=30)
+    assert (reply.text, reply.finish_reason) == (response.text, FinishReason.LENGTH)
+    check_chunks(active_node.client.last_chunks, reply.text, FinishReason.LENGTH)
+
+
+BAD_GOALS = {
+    'empty': (goal, {'prompt': ''}, ErrorCode.EMPTY_PROMPT, 'prompt'),
+    'blank': (goal, {'prompt': ' \n\t'}, ErrorCode.EMPTY_PROMPT, 'prompt'),
+    'too long': (goal, {'prompt': 'word ' * 200}, ErrorCode.PROMPT_TOO_LONG, 'context_length'),
+    'a megabyte': (goal, {'prompt': 'x' * 10**6}, ErrorCode.PROMPT_TOO_LONG, '1000000'),
+    'replaced bytes': (goal, {'prompt': 'a\ufffdb'}, ErrorCode.INVALID_TEXT, 'U+FFFD'),
+    'temperature': (goal, {'temperature': float('nan')}, ErrorCode.INVALID_SAMPLING,
+                    'temperature'),
+    'infinite': (goal, {'temperature': float('inf')}, ErrorCode.INVALID_SAMPLING, 'temperature'),
+    'negative': (goal, {'temperature': -1.0}, ErrorCode.INVALID_SAMPLING, '-1'),
+    'top_p': (goal, {'top_p': 0.0}, ErrorCode.INVALID_SAMPLING, 'top_p'),
+    'top_k': (goal, {'top_k': -3}, ErrorCode.INVALID_SAMPLING, '-3'),
+    'min_p': (goal, {'min_p': 1.5}, ErrorCode.INVALID_SAMPLING, 'min_p'),
+    'penalty': (goal, {'repetition_penalty': float('-inf')}, ErrorCode.INVALID_SAMPLING,
+                'repetition_penalty'),
+    'deadline': (goal, {'deadline': float('nan')}, ErrorCode.INVALID_REQUEST, 'deadline'),
+    'past': (goal, {'deadline': -1.0}, ErrorCode.INVALID_REQUEST, 'deadline'),
+    'empty stop': (goal, {'stop': ['']}, ErrorCode.INVALID_REQUEST, 'stop'),
+}
+
+
+@pytest.mark.parametrize('name', BAD_GOALS)
+def test_bad_goal_is_aborted_with_its_reason(active_node, reference, name):
+    from flash_llm_ros.node.client import ABORTED
+
+    make, fields, code, word = BAD_GOALS[name]
+    status, result = active_node.client.send_goal(make(**{'prompt': 'Hello', **fields})).result(30)
+    assert status == ABORTED
+    assert (result.finish_reason, result.error.code) == (FinishReason.ERROR, code)
+    assert word in result.error.message
+    assert result.text == ''
+    status, result = active_node.client.send_goal(goal('Hello', 5)).result(30)
+    assert result.text == reference('Hello', 5)
+
+
+def test_bad_service_call_is_answered(active_node):
+    from flash_llm_msgs.srv import GenerateText
+
+    request = GenerateText.Request(prompt='Hello')
+    request.sampling.top_p = float('nan')
+    response = active_node.client.generate_text(request)
+    assert response.error.code == ErrorCode.INVALID_SAMPLING
+    assert response.finish_reason == FinishReason.ERROR
+
+
+def cdr_string(data, order='<'):
+    return bytes([0, order == '<', 0, 0]) + struct.pack(f'{order}I', len(data)) + data
+
+
+@pytest.mark.parametrize('data', [b'ab\xffcd\0', b'\xc3(\0', b'\xed\xa0\x80\0', b'ab\0cd\0', b'\0'],
+                         ids=['no UTF-8', 'cut character', 'surrogate', 'NUL', 'empty'])
+def test_prompt_that_is_no_text_is_refused(active_node, reference, data):
+    client = active_node.client
+    log = len(active_node.process.log())
+    assert client.ask(cdr_string(data), timeout=30).finish_reason == FinishReason.ERROR
+    assert client.last_chunks[-1].text == ''
+    expected = 'EMPTY_PROMPT' if data == b'\0' else 'INVALID_TEXT'
+    client.until(lambda: expected in active_node.process.log()[log:], 10, 'the log')
+    assert client.ask('Hello', timeout=30).text == reference('Hello', 128)
+
+
+def test_megabyte_prompt_on_the_topic(active_node):
+    reply = active_node.client.ask('x' * 10**6, timeout=30)
+    assert reply.finish_reason == FinishReason.ERROR
+
+
+def test_second_goal_waits_for_the_first(active_node, reference):
+    client = active_node.client
+    first = client.send_goal(goal('One [piece=0.02]', 40))
+    second = client.send_goal(goal('Two', 40))
+    assert second.result(30)[1].text == reference('Two', 40)
+    assert first.result(10)[1].text == reference('One [piece=0.02]', 40)
+    assert second.result(1)[1].stats.queue_time > 0.1
+
+
+def run_until_first_chunk(client, prompt, **fields):
+    run = client.send_goal(goal(prompt, LONG, **fields))
+    client.until(lambda: run.chunks, 30, 'the first chunk')
+    return run
+
+
+def test_cancel_while_running(active_node, reference):
+    from flash_llm_ros.node.client import CANCELED
+
+    run = run_until_first_chunk(active_node.client, 'Hello [piece=0.05]')
+    assert run.cancel()
+    status, result = run.result(30)
+    assert (status, result.finish_reason) == (CANCELED, FinishReason.CANCELLED)
+    assert result.error.code == ErrorCode.CANCELLED
+    whole = reference('Hello [piece=0.05]', LONG)
+    assert result.text and whole.startswith(result.text) and result.text != whole
+    until_all_chunks(active_node.client, run)
+    check_chunks(run.chunks, result.text, FinishReason.CANCELLED)
+
+
+def test_cancel_during_a_long_prefill_is_answered_at_once(active_node):
+    from flash_llm_ros.node.client import CANCELED
+
+    client = active_node.client
+    run = client.send_goal(goal('Hello [prefill=3]'))
+    waiting = client.send_goal(goal('Hello', 5))
+    assert run.cancel()
+    assert run.result(30)[0] == CANCELED
+    assert not waiting.done     # the engine is still in the prefill
+    assert len(waiting.result(30)[1].text) == 5
+
+
+def test_cancel_while_queued(active_node):
+    from flash_llm_ros.node.client import CANCELED
+
+    client = active_node.client
+    running = run_until_first_chunk(client, 'Hello [piece=0.05]')
+    queued = client.send_goal(goal('Never run'))
+    assert queued.cancel()
+    status, result = queued.result(30)
+    assert (status, result.text) == (CANCELED, '')
+    assert result.stats.prompt_tokens == 0
+    assert not running.done
+    running.cancel()
+    running.result(30)
+
+
+def test_queue_is_bounded(active_node):
+    from flash_llm_ros.node.client import ABORTED
+
+    client = active_node.client
+    running = run_until_first_chunk(client, 'Hello [piece=0.05]')
+    waiting = [client.send_goal(goal(f'Number {number}', 5)) for number in range(4)]
+    status, result = client.send_goal(goal('One too many')).result(30)
+    assert (status, result.error.code) == (ABORTED, ErrorCode.QUEUE_FULL)
+    assert 'queue_size' in result.error.message
+    waiting[0].cancel()
+    assert waiting[0].result(30)
+    replacement = client.send_goal(goal('Takes the free place', 5))
+    running.cancel()
+    for run in [*waiting[1:], replacement]:
+        assert len(run.result(30)[1].text) == 5
+
+
+def test_deadline_gives_the_text_so_far(active_node, reference):
+    from flash_llm_ros.node.client import SUCCEEDED
+
+    run = active_node.client.send_goal(goal('Hello [piece=0.05]', LONG, deadline=2.0))
+    status, result = run.result(30)
+    assert (status, result.finish_reason) == (SUCCEEDED, FinishReason.DEADLINE)
+    assert result.error.code == ErrorCode.NONE
+    assert result.text and reference('Hello [piece=0.05]', LONG).startswith(result.text)
+
+
+def test_deadline_while_queued(active_node):
+    from flash_llm_ros.node.client import ABORTED
+
+    client = active_node.client
+    running = run_until_first_chunk(client, 'Hello [piece=0.05]')
+    status, result = client.send_goal(goal('Too late', deadline=0.3)).result(30)
+    assert (status, result.finish_reason) == (ABORTED, FinishReason.DEADLINE)
+    assert result.error.code == ErrorCode.DEADLINE
+    assert not running.done
+    running.cancel()
+    running.result(30)
+
+
+def test_service_answers_by_its_deadline_and_refuses_a_crowd(active_node):
+    from flash_llm_msgs.srv import GenerateText
+
+    client = active_node.client
+    requests = []
+    for _ in range(3):
+        request = GenerateText.Request(prompt='Hello [piece=0.05]', deadline=2.0)
+        request.sampling.max_tokens = LONG
+        requests.append(client._generate_text.call_async(request))
+    client.until(lambda: all(future.done() for future in requests), 30, 'three responses')
+    responses = [future.result() for future in requests]
+    codes = sorted(response.error.code for response in responses)
+    assert codes == [ErrorCode.NONE, ErrorCode.QUEUE_FULL, ErrorCode.DEADLINE]
+    texts = [response.text for response in responses if response.error.code == ErrorCode.NONE]
+    assert texts[0]
+
+
+def test_fault_and_bug_end_only_their_request(active_node, reference):
+    from flash_llm_ros.node.client import ABORTED
+
+    client = active_node.client
+    for prompt, code in (('Hello [fault]', ErrorCode.READ_FAILED),
+                         ('Hello [bug]', ErrorCode.INTERNAL)):
+        status, result = client.send_goal(goal(prompt)).result(30)
+        assert (status, result.finish_reason) == (ABORTED, FinishReason.ERROR)
+        assert result.error.code == code
+        assert result.text == reference(prompt, 1)      # the text so far is not lost
+    assert client.send_goal(goal('Hello')).result(30)[1].text == reference('Hello')
+
+
+KILLED_CLIENT = '''
+import os, signal, sys
+from flash_llm_msgs.action import GenerateText
+from flash_llm_ros.node.client import NodeClient
+client = NodeClient(domain_id=int(sys.argv[1]))
+client.wait_for_node(30.0)
+ask = GenerateText.Goal(prompt='Hello [piece=0.05]', deadline=5.0)
+ask.sampling.max_tokens = 4000
+run = client.send_goal(ask)
+client.until(lambda: len(run.chunks) > 2, 30.0, 'chunks')
+os.kill(os.getpid(), signal.SIGKILL)
+'''
+
+
+def test_killed_client_leaves_a_live_node(active_node, reference):
+    client = active_node.client
+    client._drain()
+    killed = subprocess.run([sys.executable, '-c', KILLED_CLIENT, str(active_node.domain)],
+                            timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    # Its request goes on to the deadline, for nothing in ROS tells the node; then the next runs.
+    assert client.send_goal(goal('Hello')).result(30)[1].text == reference('Hello')
+    reasons = []
+    while not client.chunks.empty():
+        reasons.append(client.chunks.get().finish_reason)
+    assert FinishReason.DEADLINE in reasons
+
+
+def test_node_answers_while_it_generates(active_node):
+    from rcl_interfaces.srv import GetParameters
+
+    client = active_node.client
+    service = client.node.create_client(GetParameters, f'{client.name}/get_parameters')
+    client.until(service.service_is_ready, 10, 'the parameters')
+    run = client.send_goal(goal('Hello [prefill=2][piece=0.05]', 30))
+    for _ in range(5):
+        values = client.call(service, GetParameters.Request(names=['max_tokens'])).values
+        assert values[0].integer_value == 128
+        assert client.state() == 'active'
+    assert not run.done and not run.chunks      # it is still in the prefill
+    run.result(30)
+    client.node.destroy_client(service)
+
+
+def test_idle_node_uses_no_cpu(active_node):
+    def ticks():
+        stat = Path(f'/proc/{active_node.process.pid}/stat').read_text()
+        fields = stat.rpartition(')')[2].split()
+        return int(fields[11]) + int(fields[12])
+
+    # A goal that waits in a prefill: an executor that polls would take a whole core.
+    run = active_node.client.send_goal(goal('Hello [prefill=2.5]', 1))
+    before = ticks()
+    time.sleep(2.0)
+    assert ticks() - before < 100       # of the 200 that two seconds have
+    run.result(30)
