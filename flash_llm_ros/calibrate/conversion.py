@@ -16,9 +16,10 @@ from flash_llm_ros.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.engine.attention import kv_cache_bytes
 from flash_llm_ros.store import flash_store as names
+from flash_llm_ros.store.codec import CODEC_NAMES
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.layer_graphs import ExternalData
-from flash_llm_ros.store.manifest import Calibration
+from flash_llm_ros.store.manifest import KV_FORMATS, RESIDENT_FORMATS, Calibration
 from flash_llm_ros.store.predictor_graph import RESIDENT, predictor_graph, predictor_layout
 from flash_llm_ros.store.resident_layout import matrix_tensors
 from flash_llm_ros.store.tensor_file import TensorFileWriter
@@ -32,7 +33,7 @@ _RANK_STEP = 64                     # whole blocks of the 8-bit factors
 
 @dataclass(frozen=True)
 class ConversionOptions:
-    """What the user may choose; None means: by the neurons' format."""
+    """What the user may choose; None means: by the neurons' format. ValueError on creation."""
 
     neurons: str = 'int8'           # int8 or fp16
     resident: str | None = None     # q8, q4 or fp32
@@ -44,6 +45,15 @@ class ConversionOptions:
     rank: int = 64
     replace: bool = False
 
+    def __post_init__(self) -> None:
+        for name, known in (('neurons', CODEC_NAMES), ('resident', (None, *RESIDENT_FORMATS)),
+                            ('kv_cache', (None, *KV_FORMATS))):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f'{name} is {value!r}; it must be one of '
+                                 f'{", ".join(filter(None, known))}')
+        if self.rank < 1:
+            raise ValueError(f'rank is {self.rank}; it must be at least 1')
+
 
 def convert(source: str | Path, target: str | Path, options: ConversionOptions,
             progress: Progress) -> FlashStore:
@@ -54,6 +64,8 @@ def convert(source: str | Path, target: str | Path, options: ConversionOptions,
     target = Path(target)
     if target.exists() and not options.replace:
         raise FileExistsError(f'{target} exists; give another name, or --replace.')
+    if target.exists() and not (target / names.MANIFEST).is_file():
+        raise FileExistsError(f'{target} exists and is no flash store; it is not replaced.')
     checkpoint = open_checkpoint(source)
     exact = options.neurons == 'fp16'
     form = StoreFormat('bundled' if checkpoint.spec.sparse_by_nature else 'split',
@@ -69,7 +81,9 @@ def convert(source: str | Path, target: str | Path, options: ConversionOptions,
 
 def _calibrate(checkpoint: Checkpoint, store: FlashStore, options: ConversionOptions,
                progress: Progress) -> Calibration:
-    text = options.text or files(__package__).joinpath('default_text.txt').read_text('utf-8')
+    text = options.text
+    if text is None:
+        text = files(__package__).joinpath('default_text.txt').read_text('utf-8')
     folder = store.path / 'traces'
     engine = Engine.open(_engine_config(store))
     try:

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from flash_llm_ros.engine import Engine
 from flash_llm_ros.engine.feed_forward import FeedForward
 
+_LEAST_TOKENS = 64
+
 
 class TraceRecorder:
     """Stands before an engine's feed-forward block and writes its inputs, a file a layer."""
@@ -46,10 +48,16 @@ class TraceRecorder:
 
 def record(engine: Engine, text: str, folder: Path, most_tokens: int,
            progress: Callable[[int, int], None]) -> TraceRecorder:
-    """Run `text` through the engine in exact mode, cut into pieces of the context's length."""
+    """Run `text` through the engine in exact mode, cut into pieces of the context's length.
+
+    Raises ValueError when there is too little text to learn from.
+    """
     model, context = engine.model, engine.config.context_length
-    recorder = TraceRecorder(model.feed_forward, folder, model.spec.layers, model.spec.hidden_size)
     tokens = np.array(engine.tokenize(text)[:most_tokens], np.int64)
+    if len(tokens) < _LEAST_TOKENS:
+        raise ValueError(f'the calibration text has {len(tokens)} tokens; it must have at least '
+                         f'{_LEAST_TOKENS}')
+    recorder = TraceRecorder(model.feed_forward, folder, model.spec.layers, model.spec.hidden_size)
     model.feed_forward = recorder
     try:
         for start in range(0, len(tokens), context):

@@ -37,7 +37,8 @@ class FlashStore:
     def open(cls, path: str | Path) -> 'FlashStore':
         """Check the manifest and every file's presence and size.
 
-        Raises FlashLlmError: STORE_NOT_FOUND, STORE_INCOMPLETE, STORE_CORRUPT, STORE_VERSION.
+        Raises FlashLlmError: STORE_NOT_FOUND, STORE_INCOMPLETE, STORE_CORRUPT, STORE_VERSION,
+        READ_FAILED.
         """
         path = Path(path)
         if not path.is_dir():
@@ -79,9 +80,10 @@ class FlashStore:
 
     def text(self, name: str) -> str:
         try:
-            return (self.path / name).read_text(encoding='utf-8')
-        except OSError as error:
-            raise ReadFailedError(f'{self.path / name}: {error.strerror}.') from None
+            return self.content(name).decode()
+        except UnicodeDecodeError:
+            raise FlashLlmError(ErrorCode.STORE_CORRUPT,
+                                f'{self.path / name} is not UTF-8.') from None
 
     def content(self, name: str) -> 'bytes':
         try:
@@ -90,6 +92,10 @@ class FlashStore:
             raise ReadFailedError(f'{self.path / name}: {error.strerror}.') from None
 
     def _check_sizes(self) -> None:
+        for name in self._needed():
+            if name not in self.manifest.files:
+                raise FlashLlmError(ErrorCode.STORE_CORRUPT,
+                                    f'The manifest of {self.path} does not list {name}.')
         for name, entry in self.manifest.files.items():
             file = self.path / name
             if '..' in Path(name).parts or Path(name).is_absolute():
@@ -103,6 +109,14 @@ class FlashStore:
                 raise FlashLlmError(ErrorCode.STORE_INCOMPLETE,
                                     f'{file} has {size} bytes instead of {entry["bytes"]}; '
                                     'convert the checkpoint again.')
+
+    def _needed(self) -> list[str]:
+        layers = range(self.manifest.model.layers)
+        needed = [NEURONS, RESIDENT, TOKENIZER, CHAT_TEMPLATE, FINAL_GRAPH,
+                  *map(layer_graph, layers)]
+        if self.manifest.calibration is not None:
+            needed += [PREDICTORS, *map(predictor_graph, layers)]
+        return needed
 
 
 def file_sha256(path: Path, progress: Callable[[int], None] = lambda count: None) -> str:

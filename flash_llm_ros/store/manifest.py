@@ -8,8 +8,8 @@ from typing import Any
 import yaml
 
 from flash_llm_ros.model_spec import ModelSpec
-from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
-from flash_llm_ros.store.geometry import Geometry
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
+from flash_llm_ros.store.geometry import Geometry, model_sections
 
 FORMAT_VERSION = 1
 LAYOUTS = ('split', 'bundled')
@@ -64,16 +64,20 @@ class Manifest:
 
     @classmethod
     def load(cls, path: Path) -> 'Manifest':
-        """Raises FlashLlmError(STORE_CORRUPT or STORE_VERSION)."""
+        """Raises FlashLlmError: STORE_CORRUPT, STORE_VERSION, READ_FAILED."""
         try:
-            text = path.read_text(encoding='utf-8')
-            body, _, seal = text.rpartition(_SEAL)
-            data = yaml.safe_load(body)
-            version = data.get('format_version') if isinstance(data, dict) else None
-        except (UnicodeDecodeError, yaml.YAMLError):
-            raise _corrupt(path, 'it is not valid YAML') from None
+            body, _, seal = path.read_text(encoding='utf-8').rpartition(_SEAL)
+        except OSError as error:
+            raise ReadFailedError(f'{path}: {error.strerror}.') from None
+        except UnicodeDecodeError:
+            raise _corrupt(path, 'it is not UTF-8') from None
         if seal.strip() != _digest(body):
             raise _corrupt(path, 'its own checksum does not match')
+        try:
+            data = yaml.safe_load(body)
+        except (yaml.YAMLError, ValueError, RecursionError):
+            raise _corrupt(path, 'it is not valid YAML') from None
+        version = data.get('format_version') if isinstance(data, dict) else None
         if version != FORMAT_VERSION:
             raise FlashLlmError(
                 ErrorCode.STORE_VERSION,
@@ -81,7 +85,7 @@ class Manifest:
                 f'{FORMAT_VERSION}. Convert the checkpoint again.')
         try:
             return cls._from_dict(data)
-        except (KeyError, TypeError, ValueError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             what = f'it lacks {error}' if isinstance(error, KeyError) else str(error)
             raise _corrupt(path, what) from None
 
@@ -93,12 +97,20 @@ class Manifest:
                                    ('kv_cache', quantisation['kv_cache'], KV_FORMATS)):
             if value not in known:
                 raise ValueError(f'{name} is {value!r}; it must be one of {", ".join(known)}')
-        calibration = data['calibration']
-        return cls(model=ModelSpec.from_dict(data['model']), layout=data['layout'],
-                   resident=quantisation['resident'], kv_cache=quantisation['kv_cache'],
-                   geometry=Geometry.from_dict(data['geometry']), files=dict(data['files']),
-                   source=dict(data['source']),
-                   calibration=None if calibration is None else Calibration(**calibration))
+        model, calibration = ModelSpec.from_dict(data['model']), data['calibration']
+        geometry = Geometry.from_dict(data['geometry'])
+        sections = model_sections(data['layout'], model.layers, model.ffn_size, model.vocab_size,
+                                  model.tied_embeddings)
+        if geometry.dim != model.hidden_size or sections != [
+                (s.name, s.layer, s.rows, s.bundles) for s in geometry.sections]:
+            raise ValueError('its geometry is not the one of its model')
+        for name, entry in data['files'].items():
+            if not (isinstance(name, str) and isinstance(entry['bytes'], int)
+                    and isinstance(entry['sha256'], str)):
+                raise ValueError(f'its entry of the file {name!r} is wrong')
+        return cls(model, data['layout'], quantisation['resident'], quantisation['kv_cache'],
+                   geometry, data['files'], dict(data['source']),
+                   None if calibration is None else Calibration(**calibration))
 
 
 def _digest(body: str) -> str:

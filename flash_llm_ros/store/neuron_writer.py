@@ -24,7 +24,8 @@ class NeuronWriter:
     def write(self, section: Section, parts: Iterable[NDArray[np.float32]]) -> None:
         """Write a whole section; `parts` yields float32 [bundles, rows, dim] in bundle order.
 
-        Raises ValueError when sections come in another order or bundles are missing.
+        Raises ValueError when sections come in another order, bundles are missing, or a weight
+        is more than the codec can hold.
         """
         if not self._pending or self._pending.pop(0) != section:
             raise ValueError(f'section {section.label} was written out of order')
@@ -32,7 +33,10 @@ class NeuronWriter:
         written = 0
         for part in parts:
             rows = np.ascontiguousarray(part, dtype=np.float32).reshape(-1, self._geometry.dim)
-            bundles = self._codec.encode(rows).reshape(-1, section.bundle_bytes)
+            try:
+                bundles = self._codec.encode(rows).reshape(-1, section.bundle_bytes)
+            except ValueError as error:
+                raise ValueError(f'{section.label}: {error}') from None
             rest = np.concatenate([rest, bundles])
             whole = len(rest) // section.bundles_per_group * section.bundles_per_group
             self._put(section, rest[:whole])

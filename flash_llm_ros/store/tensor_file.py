@@ -5,6 +5,7 @@ more memory than one tensor.
 """
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,7 @@ class TensorFile:
             raise ReadFailedError(f'{path} cannot be opened: {error.strerror}.') from None
         try:
             self._entries = self._header()
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             os.close(self._fd)
             raise FlashLlmError(ErrorCode.STORE_CORRUPT,
                                 f'{path} has no valid safetensors header: {error}.') from None
@@ -103,16 +104,19 @@ class TensorFile:
         length = int.from_bytes(os.pread(self._fd, 8, 0), 'little')
         if not 0 < length <= min(_HEADER_LIMIT, file_size - 8):
             raise ValueError(f'its header length is {length}')
-        entries = {}
-        for name, entry in json.loads(os.pread(self._fd, length, 8)).items():
-            if name == '__metadata__':
-                continue
+        header = json.loads(os.pread(self._fd, length, 8))
+        header.pop('__metadata__', None)
+        entries, data_start, position = {}, 8 + length, 0
+        for name, entry in sorted(header.items(), key=lambda item: item[1]['data_offsets']):
             dtype, shape = np.dtype(_DTYPES[entry['dtype']]), tuple(entry['shape'])
             begin, end = entry['data_offsets']
-            if end - begin != int(np.prod(shape)) * dtype.itemsize or begin < 0 \
-                    or 8 + length + end > file_size:
-                raise ValueError(f'the offsets of tensor {name} do not fit')
-            entries[name] = (dtype, shape, 8 + length + begin, end - begin)
+            if not all(type(n) is int and n >= 0 for n in (begin, end, *shape)) \
+                    or begin != position or end - begin != math.prod(shape) * dtype.itemsize:
+                raise ValueError(f'the shape or the offsets of tensor {name} do not fit')
+            entries[name] = (dtype, shape, data_start + begin, end - begin)
+            position = end
+        if data_start + position != file_size:
+            raise ValueError(f'its tensors end at byte {data_start + position} of {file_size}')
         return entries
 
     def _fill(self, view: memoryview, offset: int) -> None:

@@ -108,11 +108,19 @@ class StoreWriter:
         return {file.name: file_sha256(file) for file in self._weights.files}
 
     def publish(self) -> None:
-        """Move the store to its place; what was there before is replaced."""
+        """Move the store to its place; a store that was there before is replaced."""
+        for path in (*self.path.rglob('*'), self.path):
+            _sync(path)
         old = self.target.with_name(f'.{self.target.name}.old-{os.getpid()}')
         if self.target.exists():
             self.target.rename(old)
-        self.path.rename(self.target)
+        try:
+            self.path.rename(self.target)
+        except BaseException:
+            if old.exists():
+                old.rename(self.target)
+            raise
+        _sync(self.target.parent)
         shutil.rmtree(old, ignore_errors=True)
 
     def _write_neurons(self) -> None:
@@ -123,9 +131,17 @@ class StoreWriter:
             self._progress('neurons', section.end_group, total)
         writer.close()
 
+    def _rows(self, name: str, start: int = 0,
+              stop: int | None = None) -> NDArray[np.float32]:
+        """Rows of a tensor; raises ValueError when one is NaN or infinite."""
+        rows = self._weights.rows(name, start, stop)
+        if not np.isfinite(rows).all():
+            raise ValueError(f'tensor {name} holds NaN or infinity')
+        return rows
+
     def _bundles(self, section: Section) -> Iterator[NDArray[np.float32]]:
         """float32 [bundles, rows, dim] of a section, some thousand bundles at a time."""
-        rows, prefix = self._weights.rows, f'layers.{section.layer}'
+        rows, prefix = self._rows, f'layers.{section.layer}'
         down = (rows(f'{prefix}.down').T if section.name in ('down', 'bundle') else None)
         for start in range(0, section.bundles, _ROWS_AT_ONCE):
             stop = min(start + _ROWS_AT_ONCE, section.bundles)
@@ -139,7 +155,7 @@ class StoreWriter:
             yield np.stack(parts, axis=1)
 
     def _write_layers(self) -> None:
-        spec, form, rows = self._weights.spec, self._form, self._weights.rows
+        spec, form, rows = self._weights.spec, self._form, self._rows
         layout = attention_layout(spec, form.resident)
         writer = TensorFileWriter(self.path / names.RESIDENT, layout)
         data = ExternalData(names.RESIDENT, layout, writer.offsets)
@@ -156,3 +172,12 @@ class StoreWriter:
             self._progress('attention', layer + 1, spec.layers)
         writer.close()
         (self.path / names.FINAL_GRAPH).write_bytes(final_graph(spec, rows('final_norm')))
+
+
+def _sync(path: Path) -> None:
+    """Have a file or folder on the medium before it is renamed: robots lose power."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,258 @@
+"""Conversion: what is in the files against the checkpoint, and what is left when it fails."""
+
+from collections.abc import Callable
+import hashlib
+from pathlib import Path
+import shutil
+
+from core_oracle import plain_crc32c
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_checkpoint import CHAT_TEMPLATE, write_checkpoint
+import yaml
+
+from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.store.flash_store import FlashStore
+
+LAYER = 'model.layers.{layer}.mlp.{part}_proj.weight'
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+def hashes(store: Path) -> dict[str, str]:
+    return {path.relative_to(store).as_posix(): hashlib.sha256(path.read_bytes()).hexdigest()
+            for path in sorted(store.rglob('*')) if path.is_file()}
+
+
+def rows_of(tensors: dict[str, np.ndarray], section: dict[str, object]) -> np.ndarray:
+    """What a section must hold, float32 [bundles, rows, dim], straight from the checkpoint."""
+    def ffn(part: str) -> np.ndarray:
+        return tensors[LAYER.format(layer=section['layer'], part=part)]
+
+    return {
+        'gate_up': lambda: np.stack([ffn('gate'), ffn('up')], axis=1),
+        'down': lambda: ffn('down').T[:, None],
+        'bundle': lambda: np.stack([ffn('gate'), ffn('up'), ffn('down').T], axis=1),
+        'embedding': lambda: tensors['model.embed_tokens.weight'][:, None],
+        'head': lambda: tensors['lm_head.weight'][:, None],
+    }[section['name']]()
+
+
+def decoded(data: np.ndarray, codec: str, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of bytes [n, row_bytes] as float64 values and the largest rounding error allowed."""
+    if codec == 'fp16':
+        values = data.view('<f2').astype(np.float64)
+        return values, np.abs(values) * 2.0 ** -11 + 2.0 ** -25
+    blocks = -(-dim // 32)
+    scales = np.repeat(data[:, blocks * 32:].copy().view('<f2').astype(np.float64), 32, axis=1)
+    return ((data[:, :blocks * 32].view(np.int8) * scales)[:, :dim],
+            scales[:, :dim] * 0.6 + 1e-7)
+
+
+@pytest.mark.parametrize(('codec', 'changes', 'block'), [
+    ('int8', {}, 512), ('fp16', {}, 512), ('int8', {'tie_word_embeddings': True}, 4096),
+    ('int8', {'hidden_act': 'relu', 'intermediate_size': 250}, 512),
+    ('int8', {'hidden_size': 80, 'head_dim': 20, 'intermediate_size': 130}, 1024),
+])
+def test_every_byte_of_the_neuron_file(tmp_path: Path, codec: str, changes: dict[str, object],
+                                       block: int) -> None:
+    checkpoint = write_checkpoint(tmp_path / 'checkpoint', **changes)
+    tensors = load_file(checkpoint / 'model.safetensors')
+    options = ConversionOptions(neurons=codec, block=block, calibrate=False)
+    store = convert(checkpoint, tmp_path / 'store', options, quiet).path
+    manifest = yaml.safe_load((store / 'manifest.yaml').read_text())
+    geometry, size = manifest['geometry'], manifest['geometry']['group_bytes']
+    assert size % block == 0 and geometry['codec'] == codec
+    content = (store / 'neurons.bin').read_bytes()
+    dim = geometry['dim']
+    row_bytes = 2 * dim if codec == 'fp16' else -(-dim // 32) * 34
+    at = 0
+    for section in geometry['sections']:
+        expected = rows_of(tensors, section)
+        assert section['first_group'] * size == at
+        assert expected.shape == (section['bundles'], section['rows'], dim)
+        for start in range(0, section['bundles'], section['bundles_per_group']):
+            group = content[at:at + size]
+            assert plain_crc32c(group[:-4]) == int.from_bytes(group[-4:], 'little')
+            part = expected[start:start + section['bundles_per_group']].reshape(-1, dim)
+            used = len(part) * row_bytes
+            assert not any(group[used:-4])
+            rows = np.frombuffer(group[:used], np.uint8).reshape(-1, row_bytes)
+            values, bound = decoded(rows, codec, dim)
+            assert (np.abs(values - part) <= bound).all()
+            at += size
+    assert at == len(content)
+
+
+@pytest.mark.parametrize('resident', ['q8', 'q4', 'fp32'])
+def test_resident_matrices(tmp_path: Path, checkpoint_folder: Path, resident: str) -> None:
+    tensors = load_file(checkpoint_folder / 'model.safetensors')
+    store = convert(checkpoint_folder, tmp_path / 'store',
+                    ConversionOptions(resident=resident, calibrate=False), quiet)
+    found = load_file(store.path / 'resident.safetensors')
+    for layer in range(3):
+        prefix = f'model.layers.{layer}.self_attn.'
+        qkv = np.concatenate([tensors[f'{prefix}{part}_proj.weight'] for part in 'qkv'])
+        for name, matrix in (('qkv', qkv), ('o', tensors[f'{prefix}o_proj.weight'])):
+            key = f'layers.{layer}.{name}'
+            if resident == 'fp32':
+                np.testing.assert_array_equal(found[f'{key}.weight'], matrix.T)
+                continue
+            data, scales = found[f'{key}.data'].astype(int), found[f'{key}.scales'][:, :, None]
+            if resident == 'q4':
+                data = np.stack([data & 15, data >> 4], axis=3).reshape(*scales.shape[:2], -1)
+            values = ((data - (8 if resident == 'q4' else 128)) * scales).reshape(len(matrix), -1)
+            steps = np.repeat(np.abs(scales[:, :, 0]), data.shape[2], axis=1)
+            bound = steps * (1.01 if resident == 'q4' else 0.51)
+            assert (np.abs(values[:, :64] - matrix) <= bound[:, :64]).all()
+
+
+def test_manifest_lists_every_file(int8_store: Path) -> None:
+    manifest = yaml.safe_load((int8_store / 'manifest.yaml').read_text())
+    found = hashes(int8_store)
+    del found['manifest.yaml']
+    assert {name: entry['sha256'] for name, entry in manifest['files'].items()} == found
+    assert all(entry['bytes'] == (int8_store / name).stat().st_size
+               for name, entry in manifest['files'].items())
+    assert set(found) == {
+        'neurons.bin', 'resident.safetensors', 'predictors.safetensors', 'tokenizer.json',
+        'chat_template.jinja', 'layers/final.onnx', *(f'layers/{i:02d}.onnx' for i in range(3)),
+        *(f'predictors/{i:02d}.onnx' for i in range(3))}
+    source = int8_store.parent / 'checkpoint/model.safetensors'
+    assert manifest['source']['model.safetensors'] == hashlib.sha256(
+        source.read_bytes()).hexdigest()
+
+
+def test_texts_are_kept(int8_store: Path) -> None:
+    assert (int8_store / 'chat_template.jinja').read_text() == CHAT_TEMPLATE
+    assert (int8_store / 'tokenizer.json').read_bytes() == (
+        int8_store.parent / 'checkpoint/tokenizer.json').read_bytes()
+
+
+@pytest.mark.parametrize('changes', [{}, {'hidden_act': 'relu'}])
+def test_the_same_checkpoint_gives_the_same_bytes(tmp_path: Path,
+                                                  changes: dict[str, object]) -> None:
+    checkpoint = write_checkpoint(tmp_path / 'checkpoint', **changes)
+    options = ConversionOptions(most_tokens=256)
+    stores = [convert(checkpoint, tmp_path / name, options, quiet) for name in ('a', 'b')]
+    assert hashes(stores[0].path) == hashes(stores[1].path)
+    stores[0].verify()
+
+
+class Failure(Exception):
+    """What a test raises in the middle of a conversion."""
+
+
+def failing_at(call: int) -> Callable[[str, int, int], None]:
+    calls = iter(range(1000))
+
+    def progress(what: str, done: int, total: int) -> None:
+        if next(calls) == call:
+            raise Failure
+
+    return progress
+
+
+def test_progress_ends_at_its_total(tmp_path: Path, checkpoint_folder: Path) -> None:
+    seen: dict[str, tuple[int, int]] = {}
+    convert(checkpoint_folder, tmp_path / 'store', ConversionOptions(most_tokens=256),
+            lambda what, done, total: seen.update({what: (done, total)}))
+    assert set(seen) == {'neurons', 'attention', 'reading text', 'calibrating'}
+    assert all(done == total > 0 for done, total in seen.values())
+
+
+@pytest.mark.parametrize('call', [0, 3, 8, 9, 11, 13, 15, 17])
+def test_nothing_is_left_of_a_failed_conversion(tmp_path: Path, checkpoint_folder: Path,
+                                                int8_store: Path, call: int) -> None:
+    """8 calls for the neurons' sections, 3 for attention, 4 for the text, 3 for calibration."""
+    folder = tmp_path / 'stores'
+    shutil.copytree(int8_store, folder / 'tiny')
+    before = hashes(folder)
+    for options in (ConversionOptions(most_tokens=256, replace=True),
+                    ConversionOptions(most_tokens=256)):
+        target = folder / ('tiny' if options.replace else 'new')
+        with pytest.raises(Failure):
+            convert(checkpoint_folder, target, options, failing_at(call))
+        assert hashes(folder) == before
+        assert [path.name for path in folder.iterdir()] == ['tiny']
+    FlashStore.open(folder / 'tiny').verify()
+
+
+def test_an_existing_store_is_kept_when_the_rename_fails(
+        tmp_path: Path, checkpoint_folder: Path, int8_store: Path,
+        monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / 'stores'
+    shutil.copytree(int8_store, folder / 'tiny')
+    before, rename = hashes(folder), Path.rename
+
+    def second_fails(path: Path, target: Path) -> Path:
+        if '.partial-' in path.name:
+            raise OSError('the medium is full')
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, 'rename', second_fails)
+    with pytest.raises(OSError, match='full'):
+        convert(checkpoint_folder, folder / 'tiny', ConversionOptions(
+            calibrate=False, replace=True), quiet)
+    assert hashes(folder) == before
+
+
+def test_an_existing_store_needs_replace(tmp_path: Path, checkpoint_folder: Path,
+                                         int8_store: Path) -> None:
+    target = tmp_path / 'store'
+    shutil.copytree(int8_store, target)
+    before = hashes(target)
+    with pytest.raises(FileExistsError, match='--replace'):
+        convert(checkpoint_folder, target, ConversionOptions(calibrate=False), quiet)
+    assert hashes(target) == before
+    convert(checkpoint_folder, target, ConversionOptions(calibrate=False, replace=True), quiet)
+    assert not (target / 'predictors.safetensors').exists()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['checkpoint', 'store']
+
+
+def test_replace_never_deletes_what_is_no_store(tmp_path: Path, checkpoint_folder: Path) -> None:
+    (tmp_path / 'home').mkdir()
+    (tmp_path / 'home/thesis.txt').write_text('years of work')
+    (tmp_path / 'file').write_text('a file')
+    for name in ('home', 'file'):
+        with pytest.raises(FileExistsError, match='no flash store'):
+            convert(checkpoint_folder, tmp_path / name, ConversionOptions(
+                calibrate=False, replace=True), quiet)
+    assert (tmp_path / 'home/thesis.txt').read_text() == 'years of work'
+
+
+@pytest.mark.parametrize(('name', 'value', 'codec', 'words'), [
+    (LAYER.format(layer=1, part='up'), np.nan, 'int8', 'layers.1.up'),
+    ('model.layers.2.self_attn.k_proj.weight', np.inf, 'int8', 'layers.2.k'),
+    ('model.norm.weight', np.nan, 'int8', 'final_norm'),
+    (LAYER.format(layer=0, part='down'), 1e6, 'fp16', 'down of layer 0'),
+    (LAYER.format(layer=0, part='gate'), 1e30, 'int8', 'gate_up of layer 0'),
+])
+def test_weights_that_cannot_be_stored(tmp_path: Path, checkpoint_folder: Path, name: str,
+                                       value: float, codec: str, words: str) -> None:
+    file = checkpoint_folder / 'model.safetensors'
+    tensors = load_file(file)
+    tensors[name].flat[5] = value
+    save_file(tensors, file)
+    with pytest.raises(ValueError, match=words):
+        convert(checkpoint_folder, tmp_path / 'store',
+                ConversionOptions(neurons=codec, calibrate=False), quiet)
+    assert [path.name for path in tmp_path.iterdir()] == ['checkpoint']
+
+
+@pytest.mark.parametrize(('options', 'words'), [
+    ({'neurons': 'int3'}, 'neurons'), ({'block': 1000}, 'block'), ({'block': 0}, 'block'),
+    ({'resident': 'q2'}, 'resident'), ({'kv_cache': 'fp8'}, 'kv_cache'),
+    ({'text': 'too short'}, 'text'), ({'text': ''}, 'text'), ({'most_tokens': 3}, 'text'),
+    ({'rank': 0}, 'rank'),
+])
+def test_wrong_options(tmp_path: Path, checkpoint_folder: Path, options: dict[str, object],
+                       words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        convert(checkpoint_folder, tmp_path / 'store', ConversionOptions(**options), quiet)
+    assert [path.name for path in tmp_path.iterdir()] == ['checkpoint']
+
+
