@@ -98,7 +98,7 @@ def compare_sparse(store: Path, tokens: list[int], sparsity: float,
 
 
 def show(fp16: dict, int8: dict) -> None:
-    console = Console()
+    console = Console(width=110)
     console.print(f'fp16 store, exact mode: {sum(fp16["same_greedy_tokens"])} of {len(PROMPTS)} '
                   f'prompts give the same 64 greedy tokens; largest difference of a logit '
                   f'{fp16["largest_logit_difference"]:.4f} (logits deviate by '

@@ -1,0 +1,97 @@
+"""SmolLM2-135M against transformers on the same dequantised weights.
+
+`bench/quality.py` prints the same figures; the bounds here are the promises.
+"""
+
+from pathlib import Path
+
+from fidelity import engine_logits, mean_divergence, perplexity
+from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
+from held_out_text import held_out_text
+import numpy as np
+import pytest
+from quality import EXPECTED, PROMPTS
+from reference_model import load_reference, reference_greedy, reference_logits
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+TOKENS = 1000
+LOGIT_TOLERANCE = 0.1       # logits of this model deviate by about 6
+
+
+def open_engine(store: Path, **options: object) -> Engine:
+    return Engine.open(EngineConfig(store, 400_000_000, context_length=1024, lock_memory=False,
+                                    **options))
+
+
+@pytest.fixture(scope='module')
+def reference(real_gguf):
+    return load_reference(real_gguf)
+
+
+@pytest.fixture(scope='module')
+def text(reference, real_store):
+    """Tokens of text that calibration never saw, and the reference's logits."""
+    engine = open_engine(real_store)
+    tokens = engine.tokenize(held_out_text())[:TOKENS]
+    engine.close()
+    return tokens, reference_logits(reference, tokens)
+
+
+@pytest.fixture(scope='module')
+def exact_logits(real_store, text):
+    engine = open_engine(real_store)
+    try:
+        return engine_logits(engine, text[0])
+    finally:
+        engine.close()
+
+
+def test_an_fp16_store_gives_the_same_greedy_tokens_and_logits(real_gguf, reference, text,
+                                                               tmp_path):
+    path = tmp_path / 'fp16.store'
+    convert(real_gguf, path, ConversionOptions(neurons='fp16', calibrate=False),
+            lambda what, done, total: None)
+    engine = open_engine(path)
+    try:
+        for prompt in PROMPTS:
+            generation = engine.start(GenerationRequest(prompt, max_tokens=64))
+            for _ in generation:
+                pass
+            assert generation.tokens == reference_greedy(reference, generation.prompt_tokens, 64)
+        tokens, logits = text
+        ours = engine_logits(engine, tokens[:256])
+    finally:
+        engine.close()
+    assert np.abs(ours - logits[:256]).max() < LOGIT_TOLERANCE
+
+
+def test_an_real_store_diverges_by_less_than_a_hundredth_of_a_nat(text, exact_logits):
+    assert mean_divergence(text[1], exact_logits) < 0.01
+
+
+@pytest.mark.parametrize('sparsity', sorted(EXPECTED))
+def test_sparse_mode_loses_what_thresholds_on_exact_activations_lose(real_store, text,
+                                                                      exact_logits, sparsity):
+    tokens, _ = text
+    engine = open_engine(real_store, mode='sparse', sparsity=sparsity)
+    try:
+        sparse = engine_logits(engine, tokens, dense=False)
+        stats = engine.stats()
+    finally:
+        engine.close()
+    relative = perplexity(sparse, tokens) / perplexity(exact_logits, tokens)
+    assert relative < EXPECTED[sparsity] + 0.02
+    left_out = 1 - stats['active_neurons'] / stats['total_neurons']
+    assert abs(left_out - sparsity) < 0.02
+
+
+def test_the_capital_of_france(real_store):
+    engine = Engine.open(EngineConfig(real_store, 96_000_000))
+    try:
+        generation = engine.start(GenerationRequest('What is the capital of France?'))
+        for _ in generation:
+            pass
+    finally:
+        engine.close()
+    assert 'Paris' in generation.text
