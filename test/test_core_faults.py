@@ -233,7 +233,7 @@ def shimmed(request, shim, tmp_path):
     def run(code, **settings):
         setup = SHIMMED.format(test=str(HERE), path=str(tmp_path / 'neurons.bin'),
                                core=request.param)
-        environment = {**os.environ, 'LD_PRELOAD': str(shim),
+        environment = {**os.environ, 'LD_PRELOAD': f'{os.environ.get("LD_PRELOAD", "")} {shim}',
                        'PYTHONPATH': os.pathsep.join(sys.path), **settings}
         done = subprocess.run([sys.executable, '-c', setup + code], env=environment, text=True,
                               capture_output=True, timeout=100)
