@@ -115,7 +115,8 @@ setup(
     install_requires=requirements('runtime'),
     extras_require={
         'convert': requirements('convert'),
-        'test': [*requirements('convert'), *requirements('test')],
+        'replay': requirements('replay'),
+        'test': [name for kind in ('convert', 'replay', 'test') for name in requirements(kind)],
     },
     entry_points={
         'console_scripts': [

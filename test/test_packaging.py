@@ -98,7 +98,7 @@ def declared_distributions(*extras: str) -> set[str]:
 @pytest.mark.parametrize('folder', ['flash_llm_ros', 'launch'])
 def test_what_is_imported_is_required(folder: str) -> None:
     ros = {dependency.name for dependency in manifest(ROOT).exec_depends}
-    pip = declared_distributions('convert')
+    pip = declared_distributions('convert', 'replay')
     providers = packages_distributions()
     undeclared = {
         name for name in imported(ROOT / folder) - ros
@@ -109,4 +109,4 @@ def test_what_is_imported_is_required(folder: str) -> None:
 
 def test_ros_wheels_are_no_requirement_of_the_package() -> None:
     """Users of apt ROS have no distributions of these names."""
-    assert [name for name in declared_distributions('convert', 'test') if 'ros-jazzy' in name] == []
+    assert [name for name in declared_distributions('convert', 'replay', 'test') if 'ros-jazzy' in name] == []
