@@ -35,13 +35,15 @@ def test_files_stay_short_and_say_what_is_in_them(path: Path) -> None:
 
 
 def imports_on_loading(tree: ast.AST) -> set[str]:
-    """Return the top-level packages that a module imports outside of functions."""
+    """Return the top-level packages that a module imports at once, whatever is called later."""
     found = set()
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             found |= {alias.name.partition('.')[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and not node.level:
             found.add(node.module.partition('.')[0])
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING':
+            continue
         elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
             found |= imports_on_loading(node)
     return found
