@@ -25,15 +25,13 @@ class AttentionStack:
     def __init__(self, store: FlashStore, threads: int) -> None:
         manifest = store.manifest
         self._spec, self._kv_type = manifest.model, _KV_TYPES[manifest.kv_cache]
-        tensors = TensorFile(store.path / RESIDENT)
-        loader = GraphLoader(str(store.path), threads, prepack=manifest.resident != 'fp32')
-        self._sessions = [
-            loader.load(store.content(layer_graph(layer)), tensors, f'layers.{layer}.', self._probe)
-            for layer in range(self._spec.layers)]
-        self._final = loader.load(store.content(FINAL_GRAPH))
-        self._loader = loader
-        tensors.drop_page_cache()
-        tensors.close()
+        self._loader = GraphLoader(str(store.path), threads, prepack=manifest.resident != 'fp32')
+        with TensorFile(store.path / RESIDENT) as tensors:
+            self._sessions = [self._loader.load(store.content(layer_graph(layer)), tensors,
+                                                f'layers.{layer}.', self._probe)
+                              for layer in range(self._spec.layers)]
+            tensors.drop_page_cache()
+        self._final = self._loader.load(store.content(FINAL_GRAPH))
 
     def allocate(self, context: int, chunk: int) -> None:
         """Allocate and touch the KV cache and the buffers; nothing grows afterwards."""

@@ -26,7 +26,7 @@ def parse_byte_size(field: str, value: str | int) -> int:
         if amount is None or amount.group(2) not in UNITS:
             raise FlashLlmError(
                 ErrorCode.INVALID_PARAMETER, f'{field} is {value!r}; it has to be {RIGHT}.')
-        size = int(float(amount.group(1)) * UNITS[amount.group(2)])
+        size = int(min(float(amount.group(1)) * UNITS[amount.group(2)], LARGEST + 1))
     if not 0 < size <= LARGEST:
         raise FlashLlmError(
             ErrorCode.INVALID_PARAMETER,

@@ -10,7 +10,7 @@ from flash_llm_ros.engine.feed_forward import (
     FeedForward,
     SplitFeedForward,
 )
-from flash_llm_ros.engine.generation import Generation, GenerationRequest
+from flash_llm_ros.engine.generation import FinishReason, Generation, GenerationRequest
 from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow, plan_memory
 from flash_llm_ros.engine.model import Model
 from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity
@@ -18,7 +18,7 @@ from flash_llm_ros.engine.process_memory import resident_bytes, return_large_blo
 from flash_llm_ros.engine.prompt import ChatTemplate, check_text
 from flash_llm_ros.engine.tokens import TextTokenizer
 from flash_llm_ros.engine.window import Window
-from flash_llm_ros.engine.window_plan import least_slots, plan_window
+from flash_llm_ros.engine.window_plan import least_slots, most_slots, plan_window
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import (
     CHAT_TEMPLATE,
@@ -41,6 +41,7 @@ class Engine:
         self.config, self.plan, self.model = config, plan, model
         self._store, self._tokenizer, self._template = store, tokenizer, template
         self._running: Generation | None = None
+        self._closed = False
 
     @classmethod
     def open(cls, config: EngineConfig, log: Callable[[str], None] = lambda line: None) -> 'Engine':
@@ -55,10 +56,11 @@ class Engine:
         if config.verify:
             log(f'verifying {store.path}')
             store.verify_resident()
-        least = least_slots(manifest.geometry, config.mode) * manifest.geometry.group_bytes
-        group = manifest.geometry.group_bytes
+        sparsity = _sparsity(config, manifest)
+        geometry = manifest.geometry
+        sizes = geometry.group_bytes, least_slots(geometry, config.mode), most_slots(geometry)
         estimate = _resident_estimate(config, store)
-        plan_memory(config.dram_budget, [*estimate, *_buffers(config, store)], group, least)
+        plan_memory(config.dram_budget, [*estimate, *_buffers(config, store)], *sizes)
 
         return_large_blocks()
         bare = resident_bytes()
@@ -67,19 +69,23 @@ class Engine:
         trim_heap()
         template = _chat_template(store, tokenizer)
         attention = AttentionStack(store, config.threads)
-        sparsity = _sparsity(config, manifest)
         predictors = (PredictorStack(store, config.threads, sparsity)
                       if config.mode == 'sparse' else None)
         trim_heap()
         loaded = max(resident_bytes() - bare, sum(row.bytes for row in estimate))
         resident = PlanRow('resident weights', loaded, 'attention, predictors, tokenizer and '
                            'ONNX Runtime, as measured')
-        plan = plan_memory(config.dram_budget, [resident, *_buffers(config, store)], group, least)
+        plan = plan_memory(config.dram_budget, [resident, *_buffers(config, store)], *sizes)
 
-        attention.allocate(config.context_length, config.prefill_chunk)
         log(f'filling the window of {plan.window_bytes / 1e6:.1f} MB')
-        slots = plan_window(manifest.geometry, config.mode, plan.window_bytes // group)
-        window = Window(store, config, slots)
+        slots = plan_window(geometry, config.mode, plan.window_bytes // geometry.group_bytes)
+        try:
+            attention.allocate(config.context_length, config.prefill_chunk)
+            window = Window(store, config, slots)
+        except (MemoryError, OSError):
+            raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
+                                f'dram_budget is {config.dram_budget} bytes, more than this '
+                                'system gives; it must fit in free memory.') from None
         for line in _warnings(window, config):
             log(line)
         feed_forward = _feed_forward(config, manifest, window, predictors, sparsity)
@@ -99,8 +105,10 @@ class Engine:
         """Check and tokenise a request; iterate over what is returned to run it.
 
         A generation that is still running is given up. Raises FlashLlmError: EMPTY_PROMPT,
-        INVALID_TEXT, PROMPT_TOO_LONG, INVALID_REQUEST.
+        INVALID_TEXT, PROMPT_TOO_LONG, INVALID_REQUEST; RuntimeError once the engine is closed.
         """
+        if self._closed:
+            raise RuntimeError('the engine is closed')
         context = self.config.context_length
         check_text('prompt', request.prompt, context)
         check_text('system_prompt', request.system_prompt, context)
@@ -116,11 +124,20 @@ class Engine:
         text = (request.prompt if request.raw
                 else self._template.render(request.prompt, request.system_prompt))
         tokens = self._tokenizer.encode(text)
+        if not tokens:
+            raise FlashLlmError(ErrorCode.EMPTY_PROMPT, 'prompt has only characters for which '
+                                'the model has no tokens; it must hold some text.')
+        if max(tokens) >= self.model.spec.vocab_size:
+            raise FlashLlmError(ErrorCode.INVALID_TEXT, f'prompt holds the token {max(tokens)}, '
+                                f'but the model has only {self.model.spec.vocab_size}.')
         if len(tokens) >= context:
             raise FlashLlmError(ErrorCode.PROMPT_TOO_LONG,
                                 f'prompt has {len(tokens)} tokens with its template; '
                                 f'context_length is {context} and an answer needs at least one.')
-        return Generation(self.model, self._tokenizer.stream(), tokens, request, context)
+        if self._running is not None:
+            self._running.stop(FinishReason.CANCELLED)
+        self._running = Generation(self.model, self._tokenizer.stream(), tokens, request, context)
+        return self._running
 
     def tokenize(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
@@ -133,9 +150,11 @@ class Engine:
 
     def close(self) -> None:
         """Free everything; idempotent."""
-        self.model.window.close()
-        del self.model.attention, self.model.feed_forward
-        trim_heap()
+        if not self._closed:
+            self._closed, self._running = True, None
+            self.model.window.close()
+            del self.model.attention, self.model.feed_forward
+            trim_heap()
 
 
 def _check_against(config: EngineConfig, manifest: Manifest) -> None:
@@ -150,9 +169,17 @@ def _check_against(config: EngineConfig, manifest: Manifest) -> None:
 
 
 def _sparsity(config: EngineConfig, manifest: Manifest) -> float:
-    if config.sparsity is not None or manifest.calibration is None:
-        return config.sparsity or 0.0
-    return manifest.calibration.default_sparsity
+    calibration = manifest.calibration
+    if config.mode == 'exact' or calibration is None:
+        return 0.0
+    if config.sparsity is None:
+        return calibration.default_sparsity
+    most = max(map(float, calibration.predictor_thresholds))
+    if config.sparsity > most:
+        raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
+                            f'sparsity is {config.sparsity}; this store is calibrated for at '
+                            f'most {most:g}.')
+    return config.sparsity
 
 
 def _resident_estimate(config: EngineConfig, store: FlashStore) -> list[PlanRow]:

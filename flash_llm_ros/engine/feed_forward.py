@@ -63,7 +63,7 @@ class SplitFeedForward:
         self._dense, self._window, self._predictors = dense, window, predictors
         self._activation = activation
         # abs(h) * norm > threshold is abs(h) > threshold / norm
-        with np.errstate(divide='ignore'):
+        with np.errstate(divide='ignore', invalid='ignore'):
             self._limits = [(threshold / norm).astype(np.float32) for threshold, norm
                             in zip(thresholds, predictors.down_norms, strict=True)]
 

@@ -85,24 +85,26 @@ class Generation:
         logits = np.empty((1, self._model.spec.vocab_size), np.float32)
         try:
             for start in range(0, len(self._prompt), self._model.chunk):
+                if self._stopped():
+                    return
                 chunk = self._prompt[start:start + self._model.chunk]
                 last = start + len(chunk) == len(self._prompt)
                 self._model.forward(chunk, start, dense=True, logits=logits if last else None)
-                if self._stopped():
-                    return
                 if not last:
                     yield ''
             self.phase = 'decode'
             yield from self._decode(logits, begin)
-        except BaseException:
-            self.finish_reason = FinishReason.ERROR
+        except BaseException as error:      # GeneratorExit: nobody reads on
+            if self.finish_reason == FinishReason.RUNNING:
+                given_up = isinstance(error, GeneratorExit)
+                self.finish_reason = FinishReason.CANCELLED if given_up else FinishReason.ERROR
             raise
         finally:
             self._update_cost()
 
     def _decode(self, logits: np.ndarray, begin: float) -> Iterator[str]:
         first = 0.0
-        while self.finish_reason == FinishReason.RUNNING:
+        while not self._stopped():
             token = self._sampler.pick(logits[0])
             now = time.monotonic()
             if not self.tokens:
@@ -114,10 +116,15 @@ class Generation:
             piece = self._accept(token)
             self._update_cost()
             yield piece
-            if self.finish_reason != FinishReason.RUNNING or self._stopped():
+            if self.finish_reason != FinishReason.RUNNING:
                 return
+            if self._stopped():
+                break
             position = len(self._prompt) + len(self.tokens) - 1
             self._model.forward(np.array([token]), position, dense=False, logits=logits)
+        rest = self._stops.flush()
+        self.text += rest
+        yield rest
 
     def _accept(self, token: int) -> str:
         """The text a token adds; sets the finish reason when it ends the answer."""

@@ -40,12 +40,13 @@ class MemoryPlan:
                          for row in rows)
 
 
-def plan_memory(budget: int, fixed: list[PlanRow], group_bytes: int,
-                least_window: int) -> MemoryPlan:
-    """Give the window whole groups of what is left.
+def plan_memory(budget: int, fixed: list[PlanRow], group_bytes: int, least_slots: int,
+                most_slots: int) -> MemoryPlan:
+    """Give the window as many slots of `group_bytes` as are left, but no more than are of use.
 
-    Raises FlashLlmError(BUDGET_TOO_SMALL) with the table when less than `least_window` is left.
+    Raises FlashLlmError(BUDGET_TOO_SMALL) with the table when fewer than `least_slots` are left.
     """
+    least_window = least_slots * group_bytes
     left = budget - sum(row.bytes for row in fixed)
     if left < least_window:
         needed = MemoryPlan(budget, (*fixed, PlanRow('window', least_window, 'the least')))
@@ -53,6 +54,6 @@ def plan_memory(budget: int, fixed: list[PlanRow], group_bytes: int,
             ErrorCode.BUDGET_TOO_SMALL,
             f'dram_budget is {budget / _MB:.2f} MB; this store needs at least '
             f'{needed.planned / _MB:.2f} MB:\n{needed.table()}')
-    slots = left // group_bytes
+    slots = min(left // group_bytes, most_slots)
     return MemoryPlan(budget, (*fixed, PlanRow('window', slots * group_bytes,
                                                f'{slots} slots of {group_bytes} bytes')))

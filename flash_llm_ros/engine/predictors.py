@@ -18,18 +18,17 @@ class PredictorStack:
         self._wanted = np.zeros((1, spec.ffn_size), np.uint8)
         thresholds = at_sparsity(calibration.predictor_thresholds, sparsity)
         self._thresholds = thresholds.astype(np.float32).reshape(-1, 1)
-        tensors = TensorFile(store.path / PREDICTORS)
         self._loader = GraphLoader(str(store.path), threads, prepack=True)
         self._bindings = []
-        for layer in range(spec.layers):
-            session = self._loader.load(store.content(predictor_graph(layer)), tensors,
-                                        f'predictors.{layer}.', self._probe)
-            self._bindings.append((session, self._bind(session, layer)))
-        self.down_norms = [tensors.read(name) for name in
-                           (f'predictors.{layer}.down_norm' for layer in range(spec.layers))
-                           if name in tensors.names()]
-        tensors.drop_page_cache()
-        tensors.close()
+        with TensorFile(store.path / PREDICTORS) as tensors:
+            for layer in range(spec.layers):
+                session = self._loader.load(store.content(predictor_graph(layer)), tensors,
+                                            f'predictors.{layer}.', self._probe)
+                self._bindings.append((session, self._bind(session, layer)))
+            self.down_norms = [tensors.read(name) for name in
+                               (f'predictors.{layer}.down_norm' for layer in range(spec.layers))
+                               if name in tensors.names()]
+            tensors.drop_page_cache()
 
     def wanted(self, layer: int, ffn_input: NDArray[np.float32]) -> NDArray[np.uint8]:
         """1 for each neuron predicted to be needed, uint8 [ffn]; valid until the next call."""
@@ -51,7 +50,11 @@ class PredictorStack:
 
 
 def at_sparsity(table: dict[str, list[float]], sparsity: float) -> NDArray[np.float64]:
-    """One threshold a layer, between the calibrated sparsities interpolated linearly."""
+    """One threshold a layer, between the calibrated sparsities interpolated linearly.
+
+    Where the table does not say otherwise, sparsity 0 is threshold 0: only zeros are left out.
+    """
+    table = {'0.00': [0.0] * len(next(iter(table.values()))), **table}
     points = sorted(table, key=float)
     columns = np.array([table[point] for point in points])
     grid = [float(point) for point in points]

@@ -13,7 +13,8 @@ class ChatTemplate:
     """The model's own chat template, run in a sandbox; without one the prompt is used as it is."""
 
     def __init__(self, source: str, begin_text: str, end_text: str) -> None:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True)
+        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
+                                                    extensions=['jinja2.ext.loopcontrols'])
         environment.globals['raise_exception'] = _raise
         self._constants = {'bos_token': begin_text, 'eos_token': end_text,
                            'add_generation_prompt': True}

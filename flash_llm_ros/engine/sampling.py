@@ -1,7 +1,9 @@
 """Choosing the next token from the logits."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 import math
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,18 +23,19 @@ class SamplingParams:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._check('temperature', self.temperature >= 0, 'finite and at least 0')
-        self._check('top_k', self.top_k >= 0, '0 (all tokens) or more')
-        self._check('top_p', 0 < self.top_p <= 1, 'in (0, 1]')
-        self._check('min_p', 0 <= self.min_p <= 1, 'in [0, 1]')
-        self._check('repetition_penalty', self.repetition_penalty > 0, 'finite and above 0')
-        self._check('seed', 0 <= self.seed < 2 ** 64, 'in [0, 2^64)')
+        self._check('temperature', float, lambda x: 0 <= x < math.inf, 'finite and at least 0')
+        self._check('top_k', int, lambda x: x >= 0, 'an integer, 0 (all tokens) or more')
+        self._check('top_p', float, lambda x: 0 < x <= 1, 'in (0, 1]')
+        self._check('min_p', float, lambda x: 0 <= x <= 1, 'in [0, 1]')
+        self._check('repetition_penalty', float, lambda x: 0 < x < math.inf,
+                    'finite and above 0')
+        self._check('seed', int, lambda x: 0 <= x < 2 ** 64, 'an integer in [0, 2^64)')
 
-    def _check(self, name: str, valid: bool, right: str) -> None:
+    def _check(self, name: str, kind: type, valid: Callable[[Any], bool], right: str) -> None:
         value = getattr(self, name)
-        if not (valid and math.isfinite(value)):
+        if not isinstance(value, (int, kind)) or isinstance(value, bool) or not valid(value):
             raise FlashLlmError(ErrorCode.INVALID_SAMPLING,
-                                f'{name} is {value}; it must be {right}.')
+                                f'{name} is {value!r}; it must be {right}.')
 
 
 class Sampler:
@@ -45,9 +48,15 @@ class Sampler:
         self._seen[seen] = True
 
     def pick(self, logits: NDArray[np.float32]) -> int:
-        """The next token; `logits` is float32 [vocabulary] and is left as it is."""
+        """The next token; `logits` is float32 [vocabulary] and is left as it is.
+
+        Raises FlashLlmError(INTERNAL) when they are no numbers: better no text than noise.
+        """
         params = self._params
         scores = logits.astype(np.float64)
+        if not math.isfinite(scores.max()):
+            raise FlashLlmError(ErrorCode.INTERNAL, 'The model computed logits that are not '
+                                'finite numbers.')
         if params.repetition_penalty != 1.0:    # CTRL, arXiv 1909.05858
             seen = scores[self._seen]
             scores[self._seen] = np.where(seen > 0, seen / params.repetition_penalty,

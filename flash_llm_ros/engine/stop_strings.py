@@ -10,12 +10,15 @@ class StopStrings:
         self.met = False
 
     def feed(self, piece: str) -> str:
-        """Text that can be shown now; sets `met` when a stop string is complete."""
+        """Text that can be shown now; sets `met` when a stop string is complete.
+
+        The one that is complete first counts, so that the pieces' borders do not matter.
+        """
         text = self._held + piece
-        found = [at for stop in self._stops if (at := text.find(stop)) >= 0]
+        found = [(at + len(stop), at) for stop in self._stops if (at := text.find(stop)) >= 0]
         if found:
             self.met, self._held = True, ''
-            return text[:min(found)]
+            return text[:min(found)[1]]
         keep = max((self._overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep:]
         return text[:len(text) - keep]

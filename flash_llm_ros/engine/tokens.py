@@ -1,7 +1,5 @@
 """Text to tokens and back, by the tokenizers library."""
 
-from collections.abc import Iterable
-
 from tokenizers import Tokenizer
 from tokenizers.decoders import DecodeStream
 
@@ -17,6 +15,8 @@ class TextTokenizer:
         except Exception as error:      # the library raises bare Exception
             raise FlashLlmError(ErrorCode.STORE_CORRUPT,
                                 f'tokenizer.json cannot be used: {error}.') from None
+        self._tokenizer.no_truncation()     # what training has left in the file
+        self._tokenizer.no_padding()
         self._begin = begin_token
 
     def encode(self, text: str) -> list[int]:
@@ -24,9 +24,6 @@ class TextTokenizer:
         if self._begin is not None and ids[:1] != [self._begin]:
             ids.insert(0, self._begin)
         return ids
-
-    def decode(self, ids: Iterable[int]) -> str:
-        return self._tokenizer.decode(list(ids), skip_special_tokens=True)
 
     def text_of(self, token: int | None) -> str:
         """A single token's text, '' for None; chat templates ask for it."""

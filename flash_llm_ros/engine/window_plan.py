@@ -34,12 +34,20 @@ def least_slots(geometry: Geometry, mode: str) -> int:
     return _CHUNKS * chunk_groups(geometry) + _least_cache(geometry, mode)
 
 
+def most_slots(geometry: Geometry) -> int:
+    """The largest window of use: every layer and the head stay in it."""
+    layers = sum(section.groups for section in geometry.sections if section.layer >= 0)
+    return (_CHUNKS * chunk_groups(geometry) + _EMBEDDING_SLOTS + layers
+            + geometry.sections[head_index(geometry)].groups)
+
+
 def plan_window(geometry: Geometry, mode: str, slots: int) -> WindowPlan:
     """Pin what is used for every token first; what is used for some goes to the cache.
 
-    The head is read once a token and pinned first. Exact mode pins an even share of every
-    layer, so that each layer's computation hides a part of the next one's reads. Sparse mode
-    pins gate and up rows (all of them are used) and leaves the rest to the cache.
+    `slots` lies between `least_slots` and `most_slots`, and each of them gets its use. The head
+    is read once a token and pinned first. Exact mode pins an even share of every layer, so that
+    each layer's computation hides a part of the next one's reads. Sparse mode pins gate and up
+    rows (all of them are used) and leaves the rest to the cache.
     """
     ring = _CHUNKS * chunk_groups(geometry)
     cache = _least_cache(geometry, mode)
@@ -51,11 +59,7 @@ def plan_window(geometry: Geometry, mode: str, slots: int) -> WindowPlan:
     always = [i for i, section in enumerate(geometry.sections)
               if section.layer >= 0 and _always_used(section, mode)]
     left -= _pin_evenly(geometry, always, left, pins)
-    if mode == 'sparse':
-        cached = sum(section.groups for section in geometry.sections
-                     if section.layer >= 0 and not _always_used(section, mode))
-        cache = min(cache + left, cached)
-    return WindowPlan(slots, chunk_groups(geometry), _CHUNKS, cache,
+    return WindowPlan(slots, chunk_groups(geometry), _CHUNKS, cache + left,
                       {index: count for index, count in pins.items() if count})
 
 
@@ -81,7 +85,10 @@ def _pin_evenly(geometry: Geometry, indices: list[int], slots: int, pins: dict[i
     total = sum(geometry.sections[index].groups for index in indices)
     if not total:
         return 0
+    slots = min(slots, total)
     for index in indices:
-        groups = geometry.sections[index].groups
-        pins[index] = min(groups, slots * groups // total)
-    return sum(pins[index] for index in indices)
+        pins[index] = slots * geometry.sections[index].groups // total
+    rest = slots - sum(pins[index] for index in indices)
+    for index in indices[:rest]:            # what rounding down has left, less than one each
+        pins[index] += 1
+    return slots

@@ -99,6 +99,12 @@ class TensorFile:
     def close(self) -> None:
         os.close(self._fd)
 
+    def __enter__(self) -> 'TensorFile':
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
     def _header(self) -> dict[str, tuple[Any, tuple[int, ...], int, int]]:
         file_size = os.fstat(self._fd).st_size
         length = int.from_bytes(os.pread(self._fd, 8, 0), 'little')
