@@ -1,0 +1,93 @@
+"""How the window's slots are shared out, for any geometry and any number of slots."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+import pytest
+
+from flash_llm_ros.engine.window_plan import (
+    WindowPlan,
+    head_index,
+    least_slots,
+    most_slots,
+    plan_window,
+)
+from flash_llm_ros.store.geometry import Geometry, model_sections, plan_geometry
+
+MODES = ('exact', 'sparse')
+
+
+@st.composite
+def geometries(draw: st.DrawFn) -> Geometry:
+    dim = draw(st.integers(16, 300))
+    sections = model_sections(draw(st.sampled_from(['split', 'bundled'])),
+                              draw(st.integers(1, 5)), draw(st.integers(1, 900)),
+                              draw(st.integers(1, 1500)), draw(st.booleans()))
+    return plan_geometry(dim, draw(st.sampled_from(['int8', 'fp16'])), sections)
+
+
+def shares(geometry: Geometry, plan: WindowPlan, names: tuple[str, ...]) -> list[float]:
+    return [plan.pins.get(index, 0) / section.groups
+            for index, section in enumerate(geometry.sections) if section.name in names]
+
+
+@settings(deadline=None)
+@given(data=st.data(), geometry=geometries(), mode=st.sampled_from(MODES))
+def test_every_slot_has_one_use(data: st.DataObject, geometry: Geometry, mode: str) -> None:
+    least, most = least_slots(geometry, mode), most_slots(geometry)
+    assert least <= most
+    slots = data.draw(st.one_of(st.integers(least, most), st.sampled_from([least, most])))
+    plan = plan_window(geometry, mode, slots)
+    assert plan.slots == slots == plan.pinned + plan.chunk_groups * plan.chunks + plan.cache_slots
+    for index, count in plan.pins.items():
+        assert 0 < count <= geometry.sections[index].groups
+    always = {'exact': ('gate_up', 'down', 'bundle'), 'sparse': ('gate_up',)}[mode]
+    allowed = {index for index, section in enumerate(geometry.sections)
+               if section.name in always} | {head_index(geometry)}
+    assert plan.pins.keys() <= allowed
+    # The head first; then every layer the same share, to a group.
+    head = head_index(geometry)
+    if plan.pins.get(head, 0) < geometry.sections[head].groups:
+        assert plan.pins.keys() <= {head}
+    layers = [(index, section.groups) for index, section in enumerate(geometry.sections)
+              if section.name in always]
+    if layers:
+        total = sum(groups for _, groups in layers)
+        pinned = sum(plan.pins.get(index, 0) for index, _ in layers)
+        assert all(abs(plan.pins.get(index, 0) - pinned * groups / total) < 1
+                   for index, groups in layers)
+
+
+@settings(deadline=None)
+@given(geometry=geometries(), mode=st.sampled_from(MODES))
+def test_the_largest_window_holds_all_that_is_used(geometry: Geometry, mode: str) -> None:
+    plan = plan_window(geometry, mode, most_slots(geometry))
+    used = ('gate_up', 'down', 'bundle') if mode == 'exact' else ('gate_up',)
+    assert set(shares(geometry, plan, used)) <= {1.0}
+    assert plan.pins[head_index(geometry)] == geometry.sections[head_index(geometry)].groups
+    if mode == 'sparse':
+        assert plan.cache_slots >= sum(section.groups for section in geometry.sections
+                                       if section.name in ('down', 'bundle'))
+
+
+@settings(deadline=None)
+@given(geometry=geometries())
+def test_the_least_window_of_sparse_mode_holds_one_layer(geometry: Geometry) -> None:
+    plan = plan_window(geometry, 'sparse', least_slots(geometry, 'sparse'))
+    assert plan.cache_slots > max(section.groups for section in geometry.sections
+                                  if section.name in ('down', 'bundle'))
+    assert not plan.pins
+
+
+@pytest.mark.parametrize('tied', [True, False])
+def test_head(tied: bool) -> None:
+    geometry = plan_geometry(64, 'int8', model_sections('split', 2, 100, 50, tied))
+    assert geometry.sections[head_index(geometry)].name == ('embedding' if tied else 'head')
+
+
+def test_a_streamed_read_is_large_but_no_smaller_than_a_group() -> None:
+    small = plan_geometry(64, 'int8', model_sections('split', 2, 100, 50, True))
+    large = plan_geometry(8192, 'fp16', model_sections('bundled', 1, 8, 8, True))
+    assert plan_window(small, 'exact', least_slots(small, 'exact')).chunk_groups \
+        == 256 * 1024 // small.group_bytes
+    assert large.group_bytes > 4 * 8192
+    assert plan_window(large, 'exact', least_slots(large, 'exact')).chunk_groups >= 1
