@@ -1,0 +1,249 @@
+"""Damaged stores: every file, every kind of damage, found before a word of text is made."""
+
+from collections.abc import Callable
+import hashlib
+from pathlib import Path
+import random
+import shutil
+
+import pytest
+import yaml
+
+from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.flash_store import FlashStore
+
+FILES = ('manifest.yaml', 'resident.safetensors', 'predictors.safetensors', 'layers/01.onnx',
+         'layers/final.onnx', 'predictors/02.onnx', 'tokenizer.json', 'chat_template.jinja',
+         'neurons.bin')
+BUDGET = 40_000_000
+
+
+@pytest.fixture
+def store(int8_store: Path, tmp_path: Path) -> Path:
+    """A store of the test's own, free to be damaged."""
+    return shutil.copytree(int8_store, tmp_path / 'store')
+
+
+def flip(path: Path, at: int, bit: int = 0) -> None:
+    with path.open('r+b') as file:
+        file.seek(at)
+        value = file.read(1)[0]
+        file.seek(at)
+        file.write(bytes([value ^ (1 << bit)]))
+
+
+def open_and_close(store: Path, **options: object) -> None:
+    Engine.open(EngineConfig(store, BUDGET, core='numpy', **options)).close()
+
+
+def refused(store: Path, **options: object) -> FlashLlmError:
+    with pytest.raises(FlashLlmError) as error:
+        open_and_close(store, **options)
+    return error.value
+
+
+def edit_manifest(store: Path, change: Callable[[dict], object]) -> None:
+    """Change the manifest and seal it again, as another version of the writer would."""
+    path = store / 'manifest.yaml'
+    data = yaml.safe_load(path.read_text())
+    change(data)
+    body = yaml.safe_dump(data, sort_keys=False)
+    path.write_text(f'{body}sha256: {hashlib.sha256(body.encode()).hexdigest()}\n')
+
+
+def test_sealing_again_is_accepted(store: Path) -> None:
+    """Else the tests below would find the seal and not what they mean."""
+    edit_manifest(store, lambda data: None)
+    open_and_close(store)
+
+
+@pytest.mark.parametrize('name', FILES[:-1])
+def test_flipped_bit(store: Path, name: str) -> None:
+    size = (store / name).stat().st_size
+    for at in (0, size // 2, size - 2):
+        flip(store / name, at, 3)
+        error = refused(store)
+        assert error.code is ErrorCode.STORE_CORRUPT and name in str(error)
+        flip(store / name, at, 3)
+    open_and_close(store)
+
+
+def test_flipped_bits_anywhere_in_the_manifest(store: Path) -> None:
+    size, choose = (store / 'manifest.yaml').stat().st_size, random.Random(4)
+    for _ in range(200):
+        at, bit = choose.randrange(size - 1), choose.randrange(8)
+        flip(store / 'manifest.yaml', at, bit)
+        with pytest.raises(FlashLlmError) as error:
+            FlashStore.open(store)
+        assert error.value.code is ErrorCode.STORE_CORRUPT
+        flip(store / 'manifest.yaml', at, bit)
+    FlashStore.open(store)
+
+
+@pytest.mark.parametrize('core', ['numpy', 'native'])
+def test_flipped_bit_in_a_pinned_group(store: Path, core: str) -> None:
+    flip(store / 'neurons.bin', 5000)
+    with pytest.raises(FlashLlmError) as error:
+        Engine.open(EngineConfig(store, BUDGET, core=core))
+    assert error.value.code is ErrorCode.CHECKSUM_MISMATCH
+    assert 'neurons.bin' in str(error.value)
+
+
+def test_verify_finds_a_flipped_bit_in_the_neurons(store: Path) -> None:
+    opened = FlashStore.open(store)
+    opened.verify()
+    flip(store / 'neurons.bin', (store / 'neurons.bin').stat().st_size - 1)
+    opened.verify_resident()
+    with pytest.raises(FlashLlmError) as error:
+        opened.verify()
+    assert error.value.code is ErrorCode.STORE_CORRUPT and 'neurons.bin' in str(error.value)
+
+
+def test_verify_counts_every_byte(int8_store: Path) -> None:
+    counts: list[int] = []
+    store = FlashStore.open(int8_store)
+    store.verify(progress=counts.append)
+    assert sum(counts) == store.bytes == sum(
+        path.stat().st_size for path in int8_store.rglob('*')
+        if path.is_file() and path.name != 'manifest.yaml')
+
+
+@pytest.mark.parametrize('name', FILES)
+@pytest.mark.parametrize('damage', ['missing', 'cut', 'longer', 'empty', 'folder'])
+def test_file_of_another_size(store: Path, name: str, damage: str) -> None:
+    path = store / name
+    content = path.read_bytes()
+    path.unlink()
+    if damage == 'folder':
+        path.mkdir()
+    elif damage != 'missing':
+        path.write_bytes({'cut': content[:-2], 'longer': content + b'x', 'empty': b''}[damage])
+    error = refused(store)
+    if name == 'manifest.yaml' and damage in ('cut', 'longer', 'empty'):
+        assert error.code is ErrorCode.STORE_CORRUPT
+    else:
+        assert error.code is ErrorCode.STORE_INCOMPLETE
+    assert name in str(error)
+
+
+def test_no_store(tmp_path: Path) -> None:
+    (tmp_path / 'file').write_text('x')
+    for name in ('nowhere', 'file', 'nul\0'):
+        error = refused(tmp_path / name)
+        assert error.code is ErrorCode.STORE_NOT_FOUND and 'flash_llm convert' in str(error)
+
+
+def test_checkpoint_instead_of_a_store(int8_store: Path) -> None:
+    error = refused(int8_store.parent / 'checkpoint')
+    assert error.code is ErrorCode.STORE_INCOMPLETE and 'manifest.yaml' in str(error)
+
+
+@pytest.mark.parametrize('version', [2, 0, 'one', None])
+def test_other_format_version(store: Path, version: object) -> None:
+    edit_manifest(store, lambda data: data.update(format_version=version, surprise=1))
+    error = refused(store)
+    assert error.code is ErrorCode.STORE_VERSION
+    assert str(version) in str(error) and 'version 1' in str(error)
+
+
+def outside(data: dict, name: str, target: Path) -> None:
+    data['files'][name] = {'bytes': target.stat().st_size,
+                           'sha256': hashlib.sha256(target.read_bytes()).hexdigest()}
+
+
+@pytest.mark.parametrize('name', ['../secret', 'layers/../../secret', '/etc/hostname'])
+def test_manifest_that_names_a_file_outside(store: Path, name: str) -> None:
+    secret = store.parent / 'secret'
+    secret.write_text('x')
+    target = Path(name) if name.startswith('/') else secret
+    edit_manifest(store, lambda data: outside(data, name, target))
+    error = refused(store)
+    assert error.code is ErrorCode.STORE_CORRUPT and 'outside' in str(error)
+
+
+MANIFEST_DAMAGE: dict[str, Callable[[dict], object]] = {
+    'no model': lambda data: data.pop('model'),
+    'no layers': lambda data: data['model'].pop('layers'),
+    'unknown field': lambda data: data['model'].update(colour='red'),
+    'model is a list': lambda data: data.update(model=[1, 2]),
+    'heads': lambda data: data['model'].update(heads=3),
+    'end tokens': lambda data: data['model'].update(end_tokens=[9999]),
+    'activation': lambda data: data['model'].update(activation='tanh'),
+    'layout': lambda data: data.update(layout='diagonal'),
+    'another layout': lambda data: data.update(layout='bundled'),
+    'resident': lambda data: data['quantisation'].update(resident='q1'),
+    'cache': lambda data: data['quantisation'].update(kv_cache='fp4'),
+    'no quantisation': lambda data: data.update(quantisation=None),
+    'group bytes': lambda data: data['geometry'].update(group_bytes=1000),
+    'codec': lambda data: data['geometry'].update(codec='int2'),
+    'dim': lambda data: data['geometry'].update(dim=32),
+    'no sections': lambda data: data['geometry'].update(sections=[]),
+    'a section less': lambda data: data['geometry']['sections'].pop(),
+    'bundles': lambda data: data['geometry']['sections'][-1].update(bundles=10),
+    'layers of the model': lambda data: data['model'].update(layers=2),
+    'calibration': lambda data: data['calibration'].pop('thresholds'),
+    'calibration is text': lambda data: data.update(calibration='yes'),
+    'files is a list': lambda data: data.update(files=[]),
+    'a file without a size': lambda data: data['files']['neurons.bin'].pop('bytes'),
+    'a size that is text': lambda data: data['files']['neurons.bin'].update(bytes='12'),
+    'a hash that is none': lambda data: data['files']['neurons.bin'].update(sha256=None),
+    'a name that is a number': lambda data: data['files'].update(
+        {5: {'bytes': 1, 'sha256': ''}}),
+    'a file that is not listed': lambda data: data['files'].pop('layers/01.onnx'),
+    'no tokenizer': lambda data: data['files'].pop('tokenizer.json'),
+    'no predictor': lambda data: data['files'].pop('predictors/00.onnx'),
+    'source': lambda data: data.update(source=5),
+}
+
+
+@pytest.mark.parametrize('damage', MANIFEST_DAMAGE)
+def test_manifest_that_contradicts_itself(store: Path, damage: str) -> None:
+    """Sealed well, so that only what it says is wrong."""
+    edit_manifest(store, MANIFEST_DAMAGE[damage])
+    error = refused(store)
+    assert error.code is ErrorCode.STORE_CORRUPT and str(store) in str(error)
+
+
+@pytest.mark.parametrize('body', [
+    '', '5\n', '[]\n', '{\n', 'a: b: c\n', '!!python/object/apply:os.getcwd []\n', '\t- x\n',
+    'when: 2026-13-45\n', 'format_version: 1\n', '[' * 5000 + '\n',
+], ids=lambda body: body[:12])
+def test_manifest_of_other_text(store: Path, body: str) -> None:
+    (store / 'manifest.yaml').write_text(
+        f'{body}sha256: {hashlib.sha256(body.encode()).hexdigest()}\n')
+    assert refused(store).code in (ErrorCode.STORE_CORRUPT, ErrorCode.STORE_VERSION)
+
+
+@pytest.mark.parametrize(('name', 'mode'), [
+    ('layers/01.onnx', 'exact'), ('layers/final.onnx', 'exact'), ('predictors/00.onnx', 'sparse'),
+    ('resident.safetensors', 'exact'), ('predictors.safetensors', 'sparse'),
+    ('tokenizer.json', 'exact'), ('chat_template.jinja', 'exact'),
+])
+@pytest.mark.parametrize('content', [b'\xff', b'{% for'], ids=['bytes', 'text'])
+def test_garbage_without_verifying(store: Path, name: str, mode: str, content: bytes) -> None:
+    """Verifying may be turned off; what cannot be read at all is still a typed error."""
+    size = (store / name).stat().st_size
+    (store / name).write_bytes((content * size)[:size])
+    assert refused(store, verify=False, mode=mode).code is ErrorCode.STORE_CORRUPT
+
+
+def test_nothing_is_leaked_by_refusals(store: Path) -> None:
+    flip(store / 'layers/01.onnx', 100)
+    (store / 'layers/02.onnx').write_bytes(b'\xff' * (store / 'layers/02.onnx').stat().st_size)
+    refused(store, verify=False)
+    before = len(list(Path('/proc/self/fd').iterdir()))
+    for _ in range(3):
+        refused(store, verify=False)
+    assert len(list(Path('/proc/self/fd').iterdir())) == before
+
+
+def test_the_file_shrinks_after_opening(store: Path) -> None:
+    """Small window, so that groups are read while the answer is made."""
+    engine = Engine.open(EngineConfig(store, 8_500_000, core='numpy', context_length=64))
+    with (store / 'neurons.bin').open('r+b') as file:
+        file.truncate(4096)
+    with pytest.raises(FlashLlmError) as error:
+        list(engine.start(GenerationRequest('Hello')))
+    assert error.value.code is ErrorCode.READ_FAILED
+    engine.close()
