@@ -4,9 +4,10 @@ import json
 from pathlib import Path
 import sys
 
+from page_cache import cached_bytes
+
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.engine.process_memory import peak_resident_bytes, resident_bytes
-from page_cache import cached_bytes
 
 PROMPT = 'What is the capital of France? Then tell a long story about a robot in the mountains.'
 

@@ -6,13 +6,14 @@
 from pathlib import Path
 
 from fidelity import engine_logits, mean_divergence, perplexity
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
-from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from held_out_text import held_out_text
 import numpy as np
 import pytest
 from quality import EXPECTED, PROMPTS
 from reference_model import load_reference, reference_greedy, reference_logits
+
+from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 TOKENS = 1000

@@ -1,15 +1,16 @@
 """Bundled layout: the predictor decides, on a checkpoint where the right answer is known."""
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
-from flash_llm_ros.calibrate.traces import TraceRecorder
-from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
-from flash_llm_ros.store.flash_store import FlashStore
 import numpy as np
 from planted_checkpoint import ACTIVE_SHARE, PLANTED_RANK, write_planted_checkpoint
 import pytest
 from safetensors.numpy import load_file
 import torch
 from transformers import LlamaForCausalLM
+
+from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.calibrate.traces import TraceRecorder
+from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
+from flash_llm_ros.store.flash_store import FlashStore
 
 PROMPTS = ('Where is the drone?', 'Land now, please.', 'Report the battery state.')
 

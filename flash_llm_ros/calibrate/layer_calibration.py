@@ -57,7 +57,7 @@ def calibrate_split(weights: FfnWeights, x: Array, rank: int,
     """Gated-SiLU layers: contribution thresholds, and a predictor that prefetches."""
     train, held = _halves(x)
     exact = weights.contributions(train)
-    thresholds = {f'{s:.2f}': float(np.quantile(exact, s)) for s in SPARSITIES}
+    thresholds = _quantiles(exact)
     joined = np.concatenate([weights.gate, weights.up * weights.down_norm[:, None]])
     outer, inner = low_rank_factors(joined, train, rank)
 
@@ -66,7 +66,7 @@ def calibrate_split(weights: FfnWeights, x: Array, rank: int,
         return score(gate, up, weights.activation)
 
     scores = predicted(train)
-    wanted = {f'{s:.2f}': float(np.quantile(scores, s)) for s in SPARSITIES}
+    wanted = _quantiles(scores)
     truth, key = weights.contributions(held), f'{default_sparsity:.2f}'
     active, chosen = truth > thresholds[key], predicted(held) > wanted[key]
     return LayerCalibration(thresholds, wanted, inner, outer, weights.down_norm,
@@ -86,6 +86,11 @@ def calibrate_bundled(weights: FfnWeights, x: Array, rank: int) -> LayerCalibrat
     chosen = _through(held, inner, outer) > threshold
     return LayerCalibration({}, {'0.00': threshold}, inner, outer, weights.down_norm,
                             *_quality(truth, truth > 0, chosen), 1 - float(chosen.mean()))
+
+
+def _quantiles(scores: Array) -> dict[str, float]:
+    values = np.quantile(scores, SPARSITIES)
+    return {f'{s:.2f}': float(v) for s, v in zip(SPARSITIES, values, strict=True)}
 
 
 def _halves(x: Array) -> tuple[Array, Array]:

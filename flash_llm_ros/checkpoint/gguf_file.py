@@ -49,7 +49,7 @@ class GgufCheckpoint(Checkpoint):
 
     def _dequantised(self, tensor: Any, rows: slice) -> NDArray[np.float32]:
         try:
-            values = gguf.dequantize(tensor.data[rows], tensor.tensor_type)
+            values = gguf.dequantize(np.asarray(tensor.data[rows]), tensor.tensor_type)
         except NotImplementedError:
             raise CheckpointError(f'{self.path}: tensor {tensor.name} is of type '
                                   f'{tensor.tensor_type.name}, which the gguf library does not '
