@@ -3,22 +3,11 @@
 ros2 launch flash_llm_ros flash_llm.launch.py store:=/data/my_store budget:=96MB
 """
 
-from launch.actions import (
-    DeclareLaunchArgument,
-    EmitEvent,
-    OpaqueFunction,
-    RegisterEventHandler,
-)
-from launch.conditions import IfCondition
-from launch.event_handlers import OnProcessStart
-from launch.events import matches_action
+from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
 import launch_ros.actions
-from launch_ros.event_handlers import OnStateTransition
-from launch_ros.events.lifecycle import ChangeState
 from launch_ros.parameter_descriptions import ParameterValue
 from launch_ros.substitutions import FindPackageShare
-from lifecycle_msgs.msg import Transition
 
 import launch
 
@@ -51,23 +40,11 @@ def _start(context: launch.LaunchContext) -> list[launch.LaunchDescriptionEntity
     # As strings: '96' would otherwise become a number.
     overrides = {OVERRIDES[name]: ParameterValue(value, value_type=str)
                  for name, value in given.items() if value}
-    node = launch_ros.actions.LifecycleNode(
+    # The node starts itself up. Lifecycle events of launch would fail after a crash: until DDS has
+    # missed the dead process, their requests go to it and are never answered.
+    overrides['autostart'] = ParameterValue(LaunchConfiguration('autostart'), value_type=bool)
+    return [launch_ros.actions.LifecycleNode(
         package=PACKAGE, executable='flash_llm_node', name='flash_llm',
         namespace=LaunchConfiguration('namespace'),
         parameters=[LaunchConfiguration('params_file'), overrides],
-        respawn=LaunchConfiguration('respawn'), respawn_delay=2.0,
-        output='screen')
-    autostart = IfCondition(LaunchConfiguration('autostart'))
-    configure = RegisterEventHandler(OnProcessStart(
-        target_action=node,
-        on_start=[_transition(node, Transition.TRANSITION_CONFIGURE)]), condition=autostart)
-    activate = RegisterEventHandler(OnStateTransition(
-        target_lifecycle_node=node, start_state='configuring', goal_state='inactive',
-        entities=[_transition(node, Transition.TRANSITION_ACTIVATE)]), condition=autostart)
-    # The handlers first, so that neither event can be missed.
-    return [configure, activate, node]
-
-
-def _transition(node: launch_ros.actions.LifecycleNode, transition: int) -> EmitEvent:
-    return EmitEvent(event=ChangeState(
-        lifecycle_node_matcher=matches_action(node), transition_id=transition))
+        respawn=LaunchConfiguration('respawn'), respawn_delay=2.0, output='screen')]

@@ -15,6 +15,7 @@ from flash_llm_ros.cli.bag import STRING, BagError, BagWriter, read_strings, wri
 if TYPE_CHECKING:
     from flash_llm_ros.node.client import NodeClient
 
+START_TIMEOUT = 30.0  # s
 ANSWERED = ('STOP', 'LENGTH')
 
 
@@ -84,7 +85,7 @@ def _exchange(arguments: argparse.Namespace, node: str, prompts: list[str]) -> l
 
     exchanges = []
     with _recorder(arguments.record, node) as record, NodeClient(node) as client:
-        client.wait_for_node(timeout=30.0)
+        client.wait_for_node(START_TIMEOUT)
         for index, prompt in enumerate(prompts):
             reply = client.ask(prompt, arguments.timeout)
             reason = FinishReason(reply.finish_reason).name

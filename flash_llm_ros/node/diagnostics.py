@@ -74,9 +74,7 @@ class Diagnostics:
         if error.code == EngineError.NONE:
             return DiagnosticStatus.OK, state
         sentence = f'{state}; {error.message}'
-        if status.state == EngineStatus.UNCONFIGURED or error.code in FAULTS:
-            return DiagnosticStatus.ERROR, sentence
-        return DiagnosticStatus.WARN, sentence
+        return DiagnosticStatus.ERROR if error.code in FAULTS else DiagnosticStatus.WARN, sentence
 
     def _memory_plan(self) -> DiagnosticStatus:
         worker = self._current_worker()

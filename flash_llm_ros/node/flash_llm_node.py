@@ -53,6 +53,7 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
         self._action = GenerateAction(self, self._settings, intake)
         self._service = GenerateService(self, self._settings, intake, numbers)
         self._prompt = PromptTopic(self, self._settings, intake, numbers)
+        self._status.publish()
 
     def _current_worker(self) -> Worker | None:
         return self._worker
@@ -98,6 +99,13 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
     def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Free everything and start over as unconfigured."""
         return self._release('The node met an error.')
+
+    def start_up(self) -> None:
+        """Configure and activate where the parameter `autostart` says so."""
+        if self._settings['autostart']:
+            with self._guard.lock:
+                if self.trigger_configure() == SUCCESS:
+                    self.trigger_activate()
 
     def shut_down(self) -> None:
         """End what runs and bring the lifecycle to its end; waits for a transition under way."""

@@ -9,9 +9,11 @@ from flash_llm_ros.engine import FinishReason, GenerationCost
 from flash_llm_ros.node.request import Chunk, Outcome
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
-# The store or the engine is at fault, not who asked.
-FAULTS = (ErrorCode.READ_FAILED, ErrorCode.CHECKSUM_MISMATCH, ErrorCode.STORE_CORRUPT,
-          ErrorCode.INTERNAL)
+# The store, its budget or the engine is at fault, not who asked.
+FAULTS = frozenset((
+    ErrorCode.STORE_NOT_FOUND, ErrorCode.STORE_INCOMPLETE, ErrorCode.STORE_CORRUPT,
+    ErrorCode.STORE_VERSION, ErrorCode.BUDGET_TOO_SMALL, ErrorCode.INVALID_PARAMETER,
+    ErrorCode.READ_FAILED, ErrorCode.CHECKSUM_MISMATCH, ErrorCode.INTERNAL))
 
 
 @dataclass(frozen=True)

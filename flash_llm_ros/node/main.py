@@ -40,6 +40,7 @@ def main(args: list[str] | None = None) -> int:
     executor.add_node(node)
     spinner = threading.Thread(target=_spin, args=(executor, node, stop), name='executor')
     spinner.start()
+    node.start_up()
     stop.wait()
     node.shut_down()
     executor.shutdown()

@@ -85,6 +85,8 @@ NEVER, UNCONFIGURED, ALWAYS = Change.NEVER, Change.UNCONFIGURED, Change.ALWAYS
 LONGEST = 1e6  # s; longer waits are mistakes
 
 TABLE = (
+    Entry('autostart', False, NEVER,
+          'Configure and activate without being asked, also after a respawn'),
     Entry('store', '', UNCONFIGURED, 'Folder of the flash store'),
     Entry('dram_budget', '256MB', UNCONFIGURED,
           'Memory the engine may use in all, on top of the bare process', byte_size=True),

@@ -1,0 +1,211 @@
+"""Transitions, bad stores and budgets, parameters and the end of the process."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+
+import pytest
+from ros_fixtures import new_domain, running_node
+from ros_parameters import describe_parameters, set_parameter
+from test_node_requests import LONG, goal, run_until_first_chunk
+
+from flash_llm_ros.engine import FinishReason
+from flash_llm_ros.store.errors import ErrorCode
+
+pytestmark = pytest.mark.ros
+MODEL = {
+    'unconfigured': {'configure': 'inactive', 'shutdown': 'finalized'},
+    'inactive': {'activate': 'active', 'cleanup': 'unconfigured', 'shutdown': 'finalized'},
+    'active': {'deactivate': 'inactive', 'shutdown': 'finalized'},
+    'finalized': {},
+}
+TRANSITIONS = ('configure', 'activate', 'deactivate', 'cleanup')
+
+
+def flip_bit(path, offset):
+    with path.open('r+b') as file:
+        file.seek(offset)
+        byte = file.read(1)[0]
+        file.seek(offset)
+        file.write(bytes([byte ^ 4]))
+
+
+def refused(node, code):
+    """Configure must fail with this code; returns the sentence."""
+    client = node.client
+    assert not client.transition('configure')
+    assert client.state() == 'unconfigured'
+    client.until(lambda: client.status.error.code == code, 10, f'error {code}')
+    assert str(ErrorCode(code).name) in node.process.log()
+    return client.status.error.message
+
+
+def test_every_bad_store_and_budget_is_told_and_the_node_lives(int8_store, tmp_path):
+    def damaged(name, damage):
+        copy = shutil.copytree(int8_store, tmp_path / name)
+        damage(copy)
+        return str(copy)
+
+    stores = (
+        ('', ErrorCode.STORE_NOT_FOUND, 'store'),
+        (str(tmp_path / 'nowhere'), ErrorCode.STORE_NOT_FOUND, 'nowhere'),
+        (damaged('half', lambda store: (store / 'manifest.yaml').unlink()),
+         ErrorCode.STORE_INCOMPLETE, 'manifest.yaml'),
+        (damaged('cut', lambda store: os.truncate(store / 'neurons.bin', 512)),
+         ErrorCode.STORE_INCOMPLETE, 'neurons.bin'),
+        (damaged('manifest', lambda store: flip_bit(store / 'manifest.yaml', 300)),
+         ErrorCode.STORE_CORRUPT, 'manifest.yaml'),
+        (damaged('resident', lambda store: flip_bit(store / 'resident.safetensors', 5000)),
+         ErrorCode.STORE_CORRUPT, 'resident.safetensors'),
+    )
+    with running_node('') as node:
+        for store, code, word in stores:
+            assert set_parameter(node.client, 'store', store) == ''
+            assert word in refused(node, code)
+        assert set_parameter(node.client, 'store', str(int8_store)) == ''
+        assert set_parameter(node.client, 'dram_budget', '1MB') == ''
+        table = refused(node, ErrorCode.BUDGET_TOO_SMALL)
+        assert all(row in table for row in ('KV cache', 'window', 'planned', 'the promise'))
+        assert set_parameter(node.client, 'dram_budget', '32MB') == ''
+        assert set_parameter(node.client, 'context_length', 100000) == ''
+        assert 'context_length' in refused(node, ErrorCode.INVALID_PARAMETER)
+        assert set_parameter(node.client, 'context_length', 512) == ''
+        _, result = node.activate().client.send_goal(goal('Hello')).result(30)
+        assert result.finish_reason == FinishReason.LENGTH
+        assert node.client.status.error.code == ErrorCode.NONE
+
+
+def test_flipped_bit_in_a_group_fails_the_request_not_the_node(int8_store, tmp_path):
+    store = shutil.copytree(int8_store, tmp_path / 'flipped')
+    size = (store / 'neurons.bin').stat().st_size
+    for offset in range(100, size, 4096):
+        flip_bit(store / 'neurons.bin', offset)
+    with running_node(store, dram_budget='24MB') as node:
+        if not node.client.transition('configure'):     # the pinned share is read here
+            node.client.until(lambda: node.client.status.error.code, 10, 'the error')
+            assert node.client.status.error.code == ErrorCode.CHECKSUM_MISMATCH
+        else:
+            assert node.client.transition('activate')
+            _, result = node.client.send_goal(goal('Hello')).result(30)
+            assert result.error.code == ErrorCode.CHECKSUM_MISMATCH
+            assert 'neurons.bin' in result.error.message
+        assert node.client.state() in MODEL
+
+
+def test_transitions_in_every_order(int8_store):
+    draw = random.Random(2)
+    with running_node(int8_store) as node:
+        client, state, seen = node.client, 'unconfigured', set()
+        for _ in range(60):
+            transition = draw.choice(TRANSITIONS)
+            seen.add((state, transition))
+            allowed = transition in MODEL[state]
+            assert client.transition(transition) == allowed
+            state = MODEL[state].get(transition, state)
+            assert client.state() == state
+            if draw.random() < 0.3:
+                code = client.send_goal(goal('Hi', 3)).result(30)[1].error.code
+                assert code == (ErrorCode.NONE if state == 'active' else ErrorCode.NOT_ACTIVE)
+        assert len(seen) == 3 * len(TRANSITIONS)
+        assert client.transition('shutdown')
+        assert client.state() == 'finalized'
+        for transition in (*TRANSITIONS, 'shutdown', 'destroy', 'no such thing'):
+            assert not client.transition(transition)
+        assert client.send_goal(goal('Hi')).result(30)[1].error.code == ErrorCode.NOT_ACTIVE
+
+
+@pytest.mark.parametrize('transition', ['deactivate', 'shutdown'])
+def test_leaving_the_active_state_ends_what_runs_and_waits(int8_store, transition):
+    from flash_llm_ros.node.client import ABORTED
+
+    with running_node(int8_store) as node:
+        client = node.activate().client
+        running = run_until_first_chunk(client, 'Hello [piece=0.05]')
+        queued = client.send_goal(goal('Hello'))
+        assert client.transition(transition)
+        for run in (running, queued):
+            status, result = run.result(30)
+            assert (status, result.finish_reason) == (ABORTED, FinishReason.CANCELLED)
+            assert result.error.code == ErrorCode.CANCELLED
+        assert running.result(1)[1].text
+        if transition == 'deactivate':
+            assert client.transition('activate')
+            assert len(client.send_goal(goal('Hello', 5)).result(30)[1].text) == 5
+
+
+def test_parameters_are_described_and_guarded(int8_store):
+    from rcl_interfaces.msg import ParameterType
+
+    with running_node(int8_store) as node:
+        client = node.client
+        for descriptor in describe_parameters(client):
+            assert len(descriptor.description) > 20
+            if descriptor.type == ParameterType.PARAMETER_INTEGER:
+                assert descriptor.integer_range
+            if descriptor.type == ParameterType.PARAMETER_DOUBLE:
+                assert descriptor.floating_point_range
+        bad = (('dram_budget', '96 parsecs', 'dram_budget'), ('dram_budget', -5, 'dram_budget'),
+               ('mode', 'fast', 'exact'), ('temperature', float('nan'), 'temperature'),
+               ('top_p', float('inf'), 'top_p'), ('stream_period', 0.0, 'stream_period'),
+               ('queue_size', -1, 'queue_size'), ('status_rate', 5.0, 'status_rate'),
+               ('max_tokens', 'many', 'INTEGER'))
+        for name, value, word in bad:
+            assert word in set_parameter(client, name, value), name
+        for name, value in (('dram_budget', 33_000_000), ('dram_budget', '31.5MiB'),
+                            ('temperature', 0.5), ('max_tokens', 7)):
+            assert set_parameter(client, name, value) == ''
+        node.activate()
+        assert client.status.dram_budget == 31.5 * 2**20
+        assert 'clean' in set_parameter(client, 'context_length', 256)
+        assert 'clean' in set_parameter(client, 'store', '/elsewhere')
+        # Those of single requests change at once.
+        assert len(client.ask('Hello', 30).text) == 7
+        assert set_parameter(client, 'max_tokens', 9) == ''
+        assert len(client.ask('Hello', 30).text) == 9
+        assert client.transition('deactivate') and client.transition('cleanup')
+        assert set_parameter(client, 'context_length', 256) == ''
+
+
+def test_a_bad_parameter_at_the_start_is_told_in_a_sentence():
+    done = subprocess.run(
+        [sys.executable, '-m', 'flash_llm_ros.node.main', '--ros-args', '-p', 'top_p:=7.5'],
+        capture_output=True, text=True, timeout=60,
+        env={**os.environ, 'ROS_DOMAIN_ID': str(new_domain()),
+             'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'PYTHONPATH': os.pathsep.join(sys.path)})
+    assert done.returncode == 1
+    assert 'top_p' in done.stderr and '7.5' in done.stderr
+    assert 'Traceback' not in done.stderr
+
+
+@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
+def test_signal_during_a_goal_ends_it_and_the_process(int8_store, number):
+    with running_node(int8_store) as node:
+        run = run_until_first_chunk(node.activate().client, 'Hello [piece=0.05]')
+        queued = node.client.send_goal(goal('Hello', LONG))
+        node.process.send_signal(number)
+        assert run.result(30)[1].error.code == ErrorCode.CANCELLED
+        # Accepted, but the signal may have come before it was in the queue.
+        assert queued.result(30)[1].error.code in (ErrorCode.CANCELLED, ErrorCode.NOT_ACTIVE)
+        assert node.process.wait() == 0
+
+
+@pytest.mark.parametrize('state', ['unconfigured', 'inactive', 'finalized', 'configuring'])
+def test_signal_in_every_state_ends_the_process(int8_store, state):
+    with running_node(int8_store, environment={'TEST_OPEN_SECONDS': '1'}) as node:
+        client = node.client
+        if state == 'inactive':
+            assert client.transition('configure')
+        elif state == 'finalized':
+            assert client.transition('shutdown')
+        elif state == 'configuring':
+            from lifecycle_msgs.srv import ChangeState
+
+            request = ChangeState.Request()
+            request.transition.label = 'configure'
+            client._change_state.call_async(request)
+            client.until(lambda: client.state() == 'configuring', 10, 'configuring')
+        node.process.send_signal(signal.SIGINT)
+        assert node.process.wait() == 0

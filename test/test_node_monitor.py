@@ -1,0 +1,128 @@
+"""~/status and /diagnostics, also while the node is busy."""
+
+import pytest
+from ros_fixtures import running_node
+from test_node_requests import goal
+
+from flash_llm_ros.engine import FinishReason
+from flash_llm_ros.store.errors import ErrorCode
+
+pytestmark = pytest.mark.ros
+
+
+def parts(client):
+    """The node's statuses in the latest /diagnostics by what they are of."""
+    return {status.name.partition(': ')[2]: status for status in client.diagnostics[-1].status
+            if status.hardware_id == client.name}
+
+
+def values(status):
+    return {value.key: value.value for value in status.values}
+
+
+def test_status_counts_what_happened(active_node):
+    from flash_llm_msgs.msg import EngineStatus
+
+    client = active_node.client
+    before = client.status
+    client.send_goal(goal('Hello', 12)).result(30)
+    client.send_goal(goal('')).result(30)
+    client.until(lambda: client.status.requests_failed > before.requests_failed, 10, 'status')
+    status = client.status
+    assert status.state == EngineStatus.IDLE
+    assert status.requests_done == before.requests_done + 1
+    assert status.tokens_generated == before.tokens_generated + 12
+    assert status.error.code == ErrorCode.EMPTY_PROMPT
+    assert status.dram_budget == 32_000_000
+    assert 0 < status.window_bytes < status.dram_planned <= status.dram_budget
+    assert 0 <= status.hit_rate <= 1 and status.active_fraction == 1.0
+    assert status.window_hits + status.window_misses > 0
+    assert status.mode == 'exact' and status.model
+    resident = active_node.process.memory('VmRSS')
+    assert abs(status.rss - resident) < 16e6
+    assert client.send_goal(goal('Hello', 3)).result(30)[1].finish_reason == FinishReason.LENGTH
+    client.until(lambda: client.status.error.code == ErrorCode.NONE, 10, 'the error to go')
+
+
+def test_status_waits_for_late_joiners(int8_store):
+    from flash_llm_msgs.msg import EngineStatus
+    from flash_llm_ros.node.client import NodeClient
+
+    # So rare that only the latched message can be what the late client gets.
+    with running_node(int8_store, status_rate=0.01) as node:
+        node.activate()
+        with NodeClient(domain_id=node.domain) as late:
+            late.wait_for_node(30)
+            assert late.statuses[0].state == EngineStatus.IDLE
+
+
+def test_diagnostics_go_on_during_a_long_prefill(active_node):
+    from diagnostic_msgs.msg import DiagnosticStatus
+
+    client = active_node.client
+    run = client.send_goal(goal('Hello [prefill=4.5]', 1))
+    start = len(client.diagnostics)
+    run.result(30)
+    during = client.diagnostics[start:]
+    assert 3 <= len(during) <= 6        # 1 Hz
+    reading = [values(array.status[0])['state'] for array in during]
+    assert reading.count('reading a prompt') >= 3
+    assert all(array.status[0].level == DiagnosticStatus.OK for array in during)
+
+
+def test_diagnostics_and_state_go_on_while_the_store_is_opened(int8_store):
+    from diagnostic_msgs.msg import DiagnosticStatus
+    from lifecycle_msgs.srv import ChangeState
+
+    with running_node(int8_store, environment={'TEST_OPEN_SECONDS': '3.5'}) as node:
+        client = node.client
+        request = ChangeState.Request()
+        request.transition.label = 'configure'
+        configured = client._change_state.call_async(request)
+        client.until(lambda: client.state() == 'configuring', 10, 'configuring')
+        start = len(client.diagnostics)
+        assert not client.transition('configure')       # one is under way
+        code = client.send_goal(goal('Hello')).result(10)[1].error.code
+        assert code == ErrorCode.NOT_ACTIVE
+        client.until(configured.done, 30, 'configured')
+        assert configured.result().success
+        assert len(client.diagnostics) - start >= 2
+        levels = {array.status[0].level for array in client.diagnostics[start:]}
+        assert DiagnosticStatus.ERROR not in levels
+
+
+def test_diagnostics_tell_health_and_memory_plan(active_node):
+    from diagnostic_msgs.msg import DiagnosticStatus
+
+    client = active_node.client
+    plan = client.memory_plan()
+    totals = {name: plan.pop(name)[0] for name in ('planned', 'budget', 'model on flash')}
+    assert sum(size for size, _ in plan.values()) == totals['planned'] <= totals['budget']
+    assert totals['budget'] == 32_000_000
+    assert plan['window'][0] == client.status.window_bytes
+    assert 'slots' in plan['window'][1]
+    assert totals['model on flash'] == client.status.model_bytes
+
+    def level_becomes(level, word):
+        client.until(lambda: parts(client)['engine'].level == level, 10, f'level {level}')
+        assert word in parts(client)['engine'].message
+
+    client.send_goal(goal('Hello [fault]')).result(30)
+    level_becomes(DiagnosticStatus.ERROR, 'failed twice')
+    client.send_goal(goal('')).result(30)
+    level_becomes(DiagnosticStatus.WARN, 'empty')
+    client.send_goal(goal('Hello', 2)).result(30)
+    level_becomes(DiagnosticStatus.OK, 'idle')
+    assert int(values(parts(client)['engine'])['faults']) == 1
+
+
+def test_failed_configuration_is_an_error(tmp_path):
+    from diagnostic_msgs.msg import DiagnosticStatus
+
+    with running_node(tmp_path / 'nowhere') as node:
+        client = node.client
+        client.until(lambda: client.diagnostics, 10, '/diagnostics')
+        assert parts(client)['engine'].level == DiagnosticStatus.OK
+        assert not client.transition('configure')
+        client.until(lambda: parts(client)['engine'].level == DiagnosticStatus.ERROR, 10, 'ERROR')
+        assert 'nowhere' in parts(client)['engine'].message

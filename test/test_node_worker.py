@@ -1,0 +1,299 @@
+"""The worker's queue and the life of a request, without ROS, on a scripted engine."""
+
+import threading
+import time
+
+import pytest
+
+from flash_llm_ros.engine import FinishReason, GenerationCost, GenerationRequest
+from flash_llm_ros.node.request import Request
+from flash_llm_ros.node.worker import Worker
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
+
+TIMEOUT = 10
+
+
+class ScriptedGeneration:
+    """Yields the words of its prompt; '<gate>' waits for the engine's gate."""
+
+    def __init__(self, engine, prompt):
+        self._engine = engine
+        self._words = prompt.split()
+        self._asked = None
+        self.stats = GenerationCost(prompt_tokens=len(self._words), seed=0)
+        self.phase = 'prefill'
+        self.finish_reason = FinishReason.RUNNING
+
+    def stop(self, reason):
+        self._asked = reason
+
+    def __iter__(self):
+        for word in self._words:
+            if word == '<gate>':
+                self._engine.at_gate.set()
+                assert self._engine.gate.wait(TIMEOUT)
+            elif word == '<fault>':
+                raise ReadFailedError('no flash')
+            elif word == '<bug>':
+                raise ZeroDivisionError('planted')
+            if self._asked is not None:
+                self.finish_reason = self._asked
+                return
+            self.phase = 'decode'
+            self.stats.generated_tokens += 1
+            yield word
+        self.finish_reason = FinishReason.STOP
+
+
+class ScriptedEngine:
+    def __init__(self):
+        self.gate, self.at_gate = threading.Event(), threading.Event()
+        self.served, self.threads, self.closed = [], set(), False
+
+    def start(self, request):
+        self.threads.add(threading.get_ident())
+        self.served.append(request.prompt)
+        if request.prompt == '':
+            raise FlashLlmError(ErrorCode.EMPTY_PROMPT, 'empty')
+        return ScriptedGeneration(self, request.prompt)
+
+    def stats(self):
+        return {'flash_bytes': len(self.served)}
+
+    def close(self):
+        self.closed = True
+
+
+class Listener:
+    """Keeps what an outlet is told."""
+
+    def __init__(self):
+        self.events, self.chunks, self.outcomes = [], [], []
+        self.ended = threading.Event()
+
+    def started(self):
+        self.events.append('started')
+
+    def chunk(self, chunk):
+        self.events.append('chunk')
+        self.chunks.append(chunk)
+
+    def done(self, outcome):
+        self.events.append('done')
+        self.outcomes.append(outcome)
+        self.ended.set()
+
+    def outcome(self):
+        assert self.ended.wait(TIMEOUT)
+        return self.outcomes[0]
+
+    def check(self):
+        """Hold what is promised of every request, however it ends."""
+        assert self.events.count('done') == 1 and self.events[-1] == 'done'
+        assert self.events.count('started') <= 1
+        assert 'started' not in self.events[1:]
+        assert [chunk.sequence for chunk in self.chunks] == list(range(len(self.chunks)))
+        assert ''.join(chunk.text for chunk in self.chunks) == self.outcomes[0].text
+        reasons = [chunk.finish_reason for chunk in self.chunks]
+        assert reasons[:-1] == [FinishReason.RUNNING] * (len(reasons) - 1)
+        assert reasons[-1] == self.outcomes[0].finish_reason
+
+
+@pytest.fixture
+def bugs():
+    return []
+
+
+@pytest.fixture
+def engine():
+    return ScriptedEngine()
+
+
+@pytest.fixture
+def worker(engine, bugs):
+    worker = Worker(engine, 2, bugs.append)
+    worker.activate()
+    yield worker
+    engine.gate.set()
+    worker.close('the test is over')
+    assert engine.closed
+
+
+def send(worker, prompt, **options):
+    listener = Listener()
+    request = Request(prompt, GenerationRequest(prompt), [listener],
+                      **{'stream_period': 0.0, **options})
+    worker.submit(request)
+    return request, listener
+
+
+def test_one_after_the_other_on_one_thread(worker, engine):
+    listeners = [send(worker, f'answer {number}')[1] for number in range(2)]
+    for number, listener in enumerate(listeners):
+        assert listener.outcome().text == f'answer{number}'
+        assert listener.outcome().finish_reason == FinishReason.STOP
+        listener.check()
+    assert engine.served == ['answer 0', 'answer 1']
+    assert len(engine.threads) == 1 and engine.threads != {threading.get_ident()}
+
+
+def test_queue_takes_its_size_beside_the_running_one(worker, engine):
+    _, running = send(worker, 'a <gate> b')
+    assert engine.at_gate.wait(TIMEOUT)
+    queued = [send(worker, 'c') for _ in range(2)]
+    assert worker.queue_length == 2
+    with pytest.raises(FlashLlmError, match='queue_size') as refusal:
+        send(worker, 'd')
+    assert refusal.value.code == ErrorCode.QUEUE_FULL
+    queued[0][0].cancel('not wanted')
+    assert worker.queue_length == 1
+    late = send(worker, 'e')[1]
+    engine.gate.set()
+    assert running.outcome().text == 'a<gate>b'
+    assert late.outcome().text == 'e'
+    assert engine.served == ['a <gate> b', 'c', 'e']
+
+
+def test_queue_of_nothing_still_serves_an_idle_engine(engine, bugs):
+    worker = Worker(engine, 0, bugs.append)
+    worker.activate()
+    _, running = send(worker, 'a <gate>')
+    assert engine.at_gate.wait(TIMEOUT)
+    with pytest.raises(FlashLlmError):
+        send(worker, 'b')
+    engine.gate.set()
+    assert running.outcome().finish_reason == FinishReason.STOP
+    worker.close('over')
+
+
+def test_cancel_takes_effect_inside_a_long_piece(worker, engine):
+    request, listener = send(worker, 'a <gate> b')
+    assert engine.at_gate.wait(TIMEOUT)
+    request.cancel('not wanted')
+    outcome = listener.outcome()        # while the engine still stands at the gate
+    assert (outcome.text, outcome.finish_reason) == ('a', FinishReason.CANCELLED)
+    assert outcome.error.code == ErrorCode.CANCELLED
+    assert outcome.cost.generated_tokens == 1
+    _, after = send(worker, 'c')
+    assert not after.ended.is_set()     # the engine is not free yet
+    engine.gate.set()
+    assert after.outcome().text == 'c'
+    listener.check()
+    after.check()
+
+
+def test_deadlines_running_and_queued(worker, engine):
+    _, running = send(worker, 'a <gate> b', deadline=0.2)
+    assert engine.at_gate.wait(TIMEOUT)
+    _, queued = send(worker, 'c', deadline=0.1)
+    assert queued.outcome().error.code == ErrorCode.DEADLINE
+    assert queued.outcome().finish_reason == FinishReason.DEADLINE
+    assert running.outcome().error is None
+    assert running.outcome().text == 'a'
+    engine.gate.set()
+    for listener in (running, queued):
+        listener.check()
+    assert send(worker, 'd')[1].outcome().text == 'd'
+    assert 'c' not in engine.served
+
+
+def test_failures_end_only_their_request(worker, bugs):
+    for prompt, code in (('a <fault>', ErrorCode.READ_FAILED), ('a <bug>', ErrorCode.INTERNAL),
+                         ('', ErrorCode.EMPTY_PROMPT)):
+        _, listener = send(worker, prompt)
+        assert listener.outcome().finish_reason == FinishReason.ERROR
+        assert listener.outcome().error.code == code
+        listener.check()
+    assert [type(bug) for bug in bugs] == [ZeroDivisionError]
+    assert send(worker, 'fine')[1].outcome().text == 'fine'
+
+
+def test_deactivation_cancels_everything_and_waits_for_the_engine(worker, engine):
+    _, running = send(worker, 'a <gate> b')
+    assert engine.at_gate.wait(TIMEOUT)
+    _, queued = send(worker, 'c')
+    threading.Timer(0.3, engine.gate.set).start()
+    worker.deactivate('stopped')
+    assert engine.gate.is_set() and worker.phase == ''
+    for listener in (running, queued):
+        assert listener.outcome().error.code == ErrorCode.CANCELLED
+        assert str(listener.outcome().error) == 'stopped'
+        listener.check()
+    with pytest.raises(FlashLlmError) as refusal:
+        send(worker, 'd')
+    assert refusal.value.code == ErrorCode.NOT_ACTIVE
+    worker.activate()
+    assert send(worker, 'e')[1].outcome().text == 'e'
+
+
+def test_state_for_the_monitor(worker, engine):
+    _, listener = send(worker, '<gate> b')
+    assert engine.at_gate.wait(TIMEOUT)
+    assert worker.phase == 'prefill' and worker.cost.prompt_tokens == 2
+    engine.gate.set()
+    listener.outcome()
+    worker.deactivate('over')
+    assert worker.phase == '' and worker.cost is None
+    assert worker.counts == {'flash_bytes': 1}
+
+
+def test_chunks_are_coalesced(worker):
+    words = 'w ' * 300
+    _, listener = send(worker, words, stream_period=3600.0)
+    assert listener.outcome().text == 'w' * 300
+    # The first piece goes out at once, the rest with the end.
+    assert [len(chunk.text) for chunk in listener.chunks] == [1, 299]
+    listener.check()
+
+
+def test_first_end_wins(worker):
+    listener = Listener()
+    request = Request('r', GenerationRequest('a'), [listener])
+    ends = [threading.Thread(target=end) for end in (
+        lambda: request.cancel('c'), lambda: request.end(FinishReason.STOP),
+        lambda: request.fail(FlashLlmError(ErrorCode.INTERNAL, 'i')))]
+    for thread in ends:
+        thread.start()
+    for thread in ends:
+        thread.join()
+    assert len(listener.outcomes) == 1
+    listener.check()
+    request.add('too late')
+    assert not request.begin()
+    assert len(listener.events) == 2
+
+
+def test_an_outlet_that_raises_harms_nobody(worker):
+    class Broken(Listener):
+        def chunk(self, chunk):
+            raise OSError('nobody listens')
+
+    failures, good = [], Listener()
+    worker.submit(Request('r', GenerationRequest('a b'), [Broken(), good],
+                          stream_period=0.0, on_outlet_failure=failures.append))
+    assert good.outcome().text == 'ab'
+    assert len(failures) == 3
+    good.check()
+
+
+def test_cost_does_not_change_after_the_end(worker, engine):
+    request, listener = send(worker, 'a <gate> b')
+    assert engine.at_gate.wait(TIMEOUT)
+    generation = worker.cost
+    request.cancel('over')
+    engine.gate.set()
+    generation.generated_tokens = 99
+    assert listener.outcome().cost.generated_tokens == 1
+
+
+def test_no_thread_is_left_behind(engine, bugs):
+    before = threading.active_count()
+    worker = Worker(engine, 2, bugs.append)
+    worker.activate()
+    listener = send(worker, 'a', deadline=3600.0)[1]
+    listener.outcome()
+    worker.close('over')
+    limit = time.monotonic() + TIMEOUT
+    while threading.active_count() > before and time.monotonic() < limit:
+        time.sleep(0.01)
+    assert threading.active_count() == before

@@ -1,0 +1,151 @@
+"""Bags of prompts through a real node: the same bytes twice, and bags that others can read."""
+
+import json
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+from ros_prefix import share_directory
+import rosbags.rosbag2 as rosbag2
+
+pytestmark = pytest.mark.ros
+PROMPTS = ['What is the capital of France?', 'Größe und 表意文字 😀', 'Say one.\nThen say two.']
+COMMAND = 'import sys; from flash_llm_ros.cli.main import main; sys.exit(main())'
+
+
+def write_prompts(path, prompts, plugin='SQLITE3', topic='/flash_llm/prompt'):
+    """A bag as a robot would record it, by the library alone."""
+    from rosbags.typesys import Stores, get_typestore
+
+    types = get_typestore(Stores.ROS2_JAZZY)
+    string = types.types['std_msgs/msg/String']
+    storage = rosbag2.StoragePlugin[plugin]
+    with rosbag2.Writer(path, version=9, storage_plugin=storage) as writer:
+        connection = writer.add_connection(topic, string.__msgtype__, typestore=types)
+        for number, prompt in enumerate(prompts):
+            data = types.serialize_cdr(string(data=prompt), string.__msgtype__)
+            writer.write(connection, 10**9 * number, data)
+    return path
+
+
+def replay(domain, *arguments):
+    return subprocess.run(
+        [sys.executable, '-c', COMMAND, 'replay', *map(str, arguments)],
+        capture_output=True, text=True, timeout=100,
+        env={**os.environ, 'ROS_DOMAIN_ID': str(domain),
+             'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'PYTHONPATH': os.pathsep.join(sys.path)})
+
+
+@pytest.fixture(scope='module')
+def prompts(tmp_path_factory):
+    return write_prompts(tmp_path_factory.mktemp('bags') / 'prompts', PROMPTS)
+
+
+@pytest.fixture(scope='module')
+def recorded(active_node, prompts, tmp_path_factory):
+    """The first run: a bag and a JSON file of it."""
+    folder = tmp_path_factory.mktemp('first')
+    done = replay(active_node.domain, prompts, '--record', folder / 'bag',
+                  '--json', folder / 'answers.json')
+    assert done.returncode == 0, done.stderr
+    assert all(prompt in done.stdout for prompt in PROMPTS)
+    return folder
+
+
+def responses(bag):
+    from rosbags.highlevel import AnyReader
+
+    with AnyReader([bag]) as reader:
+        return [data for connection, _, data in reader.messages()
+                if connection.topic == '/flash_llm/response']
+
+
+def test_two_runs_give_the_same_bytes(active_node, prompts, recorded, tmp_path):
+    done = replay(active_node.domain, prompts, '--expect', recorded / 'bag',
+                  '--record', tmp_path / 'second')
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '3 of 3 answers are the same' in done.stdout
+    first, second = responses(recorded / 'bag'), responses(tmp_path / 'second')
+    assert first == second and len(first) == 3
+    assert len(set(first)) == 3
+    done = replay(active_node.domain, prompts, '--expect', recorded / 'answers.json')
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_recorded_bag_is_readable_without_our_messages(recorded):
+    """The definitions are in the bag; and they are the ones that ROS built."""
+    from rosbags.highlevel import AnyReader
+
+    with AnyReader([recorded / 'bag']) as reader:
+        messages = {}
+        for connection, _, data in reader.messages():
+            message = reader.deserialize(data, connection.msgtype)
+            messages.setdefault(connection.topic, []).append(message)
+        digests = {entry.msgtype: entry.digest for entry in reader.connections}
+    prompts = [message.data for message in messages['/flash_llm/prompt']]
+    answers = [message.data for message in messages['/flash_llm/response']]
+    assert prompts == PROMPTS
+    chunks = messages['/flash_llm/stream']
+    assert ''.join(chunk.text for chunk in chunks) == ''.join(answers)
+    assert [chunk.finish_reason for chunk in chunks].count(chunks[0].LENGTH) == 3
+    status = messages['/flash_llm/status'][-1]
+    assert status.mode == 'exact' and status.dram_budget == 32_000_000
+    assert status.error.code == 0
+    answers_json = json.loads((recorded / 'answers.json').read_text())
+    assert [entry['response'] for entry in answers_json] == answers
+    for name in ('TokenChunk', 'EngineStatus'):
+        described = json.loads(
+            (share_directory('flash_llm_msgs') / f'msg/{name}.json').read_text())
+        hashes = {entry['type_name']: entry['hash_string'] for entry in described['type_hashes']}
+        assert digests[f'flash_llm_msgs/msg/{name}'] == hashes[f'flash_llm_msgs/msg/{name}']
+
+
+def test_a_difference_is_shown_and_fails(active_node, prompts, recorded, tmp_path):
+    answers = json.loads((recorded / 'answers.json').read_text())
+    answers[1]['response'] += ' '
+    (tmp_path / 'other.json').write_text(json.dumps(answers))
+    done = replay(active_node.domain, prompts, '--expect', tmp_path / 'other.json')
+    assert done.returncode == 1
+    assert '2 of 3 answers are the same' in done.stdout
+    assert 'answer to prompt 2' in done.stdout and 'answer to prompt 3' not in done.stdout
+
+
+def test_mcap_another_topic_and_a_prompt_without_an_answer(active_node, tmp_path):
+    bag = write_prompts(tmp_path / 'mcap', ['Hello', ''], 'MCAP', '/robot/chat')
+    done = replay(active_node.domain, bag, '--topic', '/robot/chat')
+    assert done.returncode == 1
+    assert 'prompt 2 has no answer: ERROR' in done.stderr
+
+
+@pytest.mark.parametrize(('make', 'arguments', 'word'), [
+    (lambda path: path, (), 'missing'),
+    (lambda path: write_prompts(path, ['a'], topic='/other'), (), '/other'),
+    (lambda path: write_prompts(path, ['a']), ('--expect', '/nowhere.json'), '/nowhere.json'),
+], ids=['no bag', 'no topic', 'no expectation'])
+def test_what_cannot_be_replayed_is_told(active_node, tmp_path, make, arguments, word):
+    done = replay(active_node.domain, make(tmp_path / 'bag'), *arguments)
+    assert done.returncode == 2
+    assert word in done.stderr and 'Traceback' not in done.stderr
+
+
+def test_without_rosbags_the_command_says_what_to_install(monkeypatch, tmp_path, capsys):
+    from flash_llm_ros.cli.main import main
+
+    for name in [name for name in sys.modules if name.partition('.')[0] == 'rosbags']:
+        monkeypatch.setitem(sys.modules, name, None)
+    monkeypatch.setitem(sys.modules, 'rosbags', None)
+    assert main(['replay', str(tmp_path)]) == 2
+    assert 'pip install rosbags' in capsys.readouterr().err
+
+
+def test_a_missing_node_is_told(prompts, monkeypatch):
+    from ros_fixtures import new_domain
+
+    limit = 'import flash_llm_ros.cli.replay as r; r.START_TIMEOUT = 1.0; '
+    monkeypatch.setattr(sys.modules[__name__], 'COMMAND', limit + COMMAND)
+    done = replay(new_domain(), prompts)
+    assert done.returncode == 2
+    assert '/flash_llm' in done.stderr and 'Traceback' not in done.stderr
+    assert Path(prompts).is_dir()
