@@ -59,7 +59,11 @@ std::uint32_t update_by_table(std::uint32_t state, const std::uint8_t* data, std
 #if defined(__x86_64__) || defined(__aarch64__)
 
 #if defined(__x86_64__)
+#if defined(__clang__)
+#define CRC_TARGET __attribute__((target("sse4.2,crc32")))
+#else
 #define CRC_TARGET __attribute__((target("sse4.2")))
+#endif
 bool has_instruction() { return __builtin_cpu_supports("sse4.2"); }
 CRC_TARGET inline std::uint32_t step8(std::uint32_t state, std::uint64_t word) {
   return static_cast<std::uint32_t>(_mm_crc32_u64(state, word));

@@ -1,4 +1,4 @@
-// What every processor runs: vectors of four by the compiler's own types (SSE2, NEON).
+// What every processor runs: vectors of four by the compiler's own types (NEON on ARM, SSE2 on x86).
 #include "kernels.hpp"
 
 #if defined(__aarch64__)
@@ -8,11 +8,47 @@
 namespace flash_llm {
 namespace {
 
-struct Vec {
-  using F = float __attribute__((vector_size(16)));
+struct VecOfFour {
   static constexpr int kLanes = 4;
   static constexpr int kDotRows = 2;
   static constexpr int kAddTokens = 4;
+};
+
+#if defined(__aarch64__)
+
+struct Vec : VecOfFour {
+  using F = float32x4_t;
+
+  static F zero() { return vdupq_n_f32(0); }
+  static F all(float value) { return vdupq_n_f32(value); }
+  static F load(const float* from) { return vld1q_f32(from); }
+  static void store(float* to, F value) { vst1q_f32(to, value); }
+  static F add(F a, F b) { return vaddq_f32(a, b); }
+  static F mul(F a, F b) { return vmulq_f32(a, b); }
+  static F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
+  static float sum(F value) { return vaddvq_f32(value); }
+  static F from_int8(const std::uint8_t* from) {
+    std::uint32_t bytes;
+    __builtin_memcpy(&bytes, from, sizeof bytes);
+    const int16x8_t wide = vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(bytes)));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+  }
+  static F from_half(const std::uint8_t* from) {
+    float16x4_t halves;
+    __builtin_memcpy(&halves, from, sizeof halves);
+    return vcvt_f32_f16(halves);
+  }
+  static F all_half(const std::uint8_t* from) {
+    __fp16 half;
+    __builtin_memcpy(&half, from, sizeof half);
+    return all(half);
+  }
+};
+
+#else
+
+struct Vec : VecOfFour {
+  using F = float __attribute__((vector_size(16)));
 
   static F zero() { return F{}; }
   static F all(float value) { return F{value, value, value, value}; }
@@ -24,46 +60,29 @@ struct Vec {
   static void store(float* to, F value) { __builtin_memcpy(to, &value, sizeof value); }
   static F add(F a, F b) { return a + b; }
   static F mul(F a, F b) { return a * b; }
+  static F fma(F a, F b, F c) { return a * b + c; }
   static float sum(F value) { return (value[0] + value[2]) + (value[1] + value[3]); }
   static F from_int8(const std::uint8_t* from) {
     return F{int8_at(from), int8_at(from + 1), int8_at(from + 2), int8_at(from + 3)};
   }
-  static float int8_at(const std::uint8_t* from) { return static_cast<std::int8_t>(*from); }
-
-#if defined(__aarch64__)
-  static F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
-  static F from_half(const std::uint8_t* from) {
-    float16x4_t halves;
-    __builtin_memcpy(&halves, from, sizeof halves);
-    return vcvt_f32_f16(halves);
-  }
-  static F all_half(const std::uint8_t* from) {
-    __fp16 half;
-    __builtin_memcpy(&half, from, sizeof half);
-    return all(half);
-  }
-#else
-  static F fma(F a, F b, F c) { return a * b + c; }
   static F from_half(const std::uint8_t* from) {
     return F{half_at(from), half_at(from + 2), half_at(from + 4), half_at(from + 6)};
   }
   static F all_half(const std::uint8_t* from) { return all(half_at(from)); }
+
+  static float int8_at(const std::uint8_t* from) { return static_cast<std::int8_t>(*from); }
   static float half_at(const std::uint8_t* from) {
     const std::uint32_t half = from[0] | static_cast<std::uint32_t>(from[1]) << 8;
-    const std::uint32_t sign = (half & 0x8000) << 16;
-    // Scaling by a power of two rebiases the exponent and makes subnormals right as well.
     const std::uint32_t magnitude = (half & 0x7FFF) << 13;
     float value;
     __builtin_memcpy(&value, &magnitude, sizeof value);
+    // Scaling by a power of two rebiases the exponent and makes subnormals right as well.
     value *= 0x1p112f;
-    std::uint32_t bits;
-    __builtin_memcpy(&bits, &value, sizeof bits);
-    bits |= sign;
-    __builtin_memcpy(&value, &bits, sizeof value);
-    return value;
+    return (half & 0x8000) != 0 ? -value : value;
   }
-#endif
 };
+
+#endif
 
 #include "kernels_body.hpp"
 
