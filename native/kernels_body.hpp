@@ -277,7 +277,7 @@ void tile_dot(const RowFormat& format, const float* tile, std::int64_t count, co
   }
 }
 
-// Two vectors of columns of kTokens rows of out, all in registers. `cut` columns of out exist.
+// Two vectors of columns of kTokens rows of out, all in registers.
 template <int kTokens>
 inline void tile_add_block(const float* tile, std::int64_t padded, std::int64_t count,
                            const float* h, std::int64_t h_stride, float* out,

@@ -73,11 +73,13 @@ struct Vec : VecOfFour {
   static float int8_at(const std::uint8_t* from) { return static_cast<std::int8_t>(*from); }
   static float half_at(const std::uint8_t* from) {
     const std::uint32_t half = from[0] | static_cast<std::uint32_t>(from[1]) << 8;
-    const std::uint32_t magnitude = (half & 0x7FFF) << 13;
-    float value;
-    __builtin_memcpy(&value, &magnitude, sizeof value);
-    // Scaling by a power of two rebiases the exponent and makes subnormals right as well.
-    value *= 0x1p112f;
+    const std::uint32_t magnitude = half & 0x7FFF;
+    // No float32 subnormals on the way: a thread may have been set to flush them.
+    float value = static_cast<float>(magnitude) * 0x1p-24f;
+    if (magnitude >= 0x0400) {
+      const std::uint32_t bits = (magnitude << 13) + (112u << 23);
+      __builtin_memcpy(&value, &bits, sizeof value);
+    }
     return (half & 0x8000) != 0 ? -value : value;
   }
 };

@@ -23,14 +23,14 @@ def plain_crc32c(data: bytes) -> int:
 
 
 def stored_row(rng: np.random.Generator, codec: str, dim: int) -> tuple[bytes, np.ndarray]:
-    """One random row as bytes of the file, and its exact values as float64."""
+    """One random row as bytes of the file, and its exact values as float64; some are subnormal."""
     if codec == 'fp16':
-        halves = (rng.standard_normal(dim) * 0.3).astype('<f2')
+        halves = (rng.standard_normal(dim) * rng.choice([0.3, 1e-6], dim)).astype('<f2')
         return halves.tobytes(), halves.astype(np.float64)
     blocks = -(-dim // 32)
     quants = rng.integers(-127, 128, blocks * 32).astype(np.int8)
     quants[dim:] = 0
-    scales = (rng.random(blocks) * 0.01).astype('<f2')
+    scales = (rng.random(blocks) * rng.choice([0.01, 1e-5], blocks)).astype('<f2')
     values = quants.astype(np.float64) * np.repeat(scales.astype(np.float64), 32)
     return quants.tobytes() + scales.tobytes(), values[:dim]
 
