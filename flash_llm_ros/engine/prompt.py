@@ -17,10 +17,10 @@ class ChatTemplate:
                                                     extensions=['jinja2.ext.loopcontrols'])
         environment.globals['raise_exception'] = _raise
         self._constants = {'bos_token': begin_text, 'eos_token': end_text,
-                           'add_generation_prompt': True}
+                           'add_generation_prompt': True, 'tools': None, 'documents': None}
         try:
             self._template = environment.from_string(source) if source else None
-        except jinja2.TemplateError as error:
+        except (jinja2.TemplateError, RecursionError) as error:
             raise FlashLlmError(ErrorCode.STORE_CORRUPT,
                                 f'chat_template.jinja cannot be used: {error}.') from None
 

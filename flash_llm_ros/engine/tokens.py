@@ -1,7 +1,6 @@
 """Text to tokens and back, by the tokenizers library."""
 
 from tokenizers import Tokenizer
-from tokenizers.decoders import DecodeStream
 
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
@@ -38,8 +37,15 @@ class TextStream:
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._shown: list[int] = []     # the last piece: how the next one reads depends on it
+        self._new: list[int] = []
 
     def step(self, token: int) -> str:
         """Text that this token completes, '' while a character is incomplete."""
-        return self._stream.step(self._tokenizer, token) or ''
+        self._new.append(token)
+        before = self._tokenizer.decode(self._shown)
+        text = self._tokenizer.decode(self._shown + self._new)
+        if len(text) <= len(before) or text.endswith('\ufffd'):
+            return ''
+        self._shown, self._new = self._new, []
+        return text[len(before):]
