@@ -1,6 +1,7 @@
 """Text on its way in and out: stop strings, whole characters, prompt checks, chat templates."""
 
 import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import gguf
@@ -25,7 +26,7 @@ ANY_TEXT = st.text(st.characters(exclude_categories=('Cs',), exclude_characters=
 
 def cut(text: str, borders: list[int]) -> list[str]:
     edges = [0, *sorted(min(border, len(text)) for border in borders), len(text)]
-    return [text[begin:end] for begin, end in zip(edges, edges[1:], strict=False)]
+    return [text[begin:end] for begin, end in pairwise(edges)]
 
 
 def first_stop(text: str, stops: tuple[str, ...]) -> int | None:
@@ -242,7 +243,8 @@ def test_without_a_template_the_prompt_is_used_as_it_is() -> None:
 
 
 ESCAPES = [
-    "{{ ''.__class__.__mro__[1].__subclasses__() }}", '{{ messages.__class__.__init__.__globals__ }}',
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    '{{ messages.__class__.__init__.__globals__ }}',
     '{{ (1).__class__.__base__ }}', "{{ ''['__class__'] }}", "{{ ''|attr('__class__') }}",
     "{{ '{0.__class__.__mro__}'.format('') }}", '{{ lipsum.__globals__["os"].popen("id").read() }}',
     '{{ cycler.__init__.__globals__ }}', '{{ raise_exception.__globals__ }}',
@@ -267,8 +269,9 @@ def test_a_template_cannot_leave_its_sandbox(source: str) -> None:
             ChatTemplate(source, '', '').render('hello')
 
 
-@pytest.mark.parametrize('source', ['{% for', '{{ x', '{% endif %}', '{% nonsense %}', '{{ 1 | no }}',
-                                    '(' * 10 + '{{ ' + '(' * 5000])
+@pytest.mark.parametrize('source', ['{% for', '{{ x', '{% endif %}', '{% nonsense %}',
+                                    '{{ 1 | no }}', '{{ ' + '(' * 5000],
+                         ids=lambda source: source[:12])
 def test_template_that_is_none(source: str) -> None:
     with pytest.raises(FlashLlmError) as error:
         ChatTemplate(source, '', '')
