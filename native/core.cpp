@@ -109,9 +109,6 @@ void NeuronCore::pin(int section, std::int64_t groups) {
     slab_->give_back(groups);
     throw;
   }
-  if (ring_) {
-    ring_->drain();  // what it read ahead begins where the section was not pinned yet
-  }
   found.pinned = groups;
   found.pin_slot = slot;
 }

@@ -56,18 +56,9 @@ void StreamRing::drain() {
 }
 
 void StreamRing::seek(int section, std::int64_t first_local) {
-  // A section may come more than once in the order: the nearest place ahead is meant.
-  const std::int64_t length = static_cast<std::int64_t>(order_.size());
-  const std::int64_t from = cursor_ ? std::max<std::int64_t>(cursor_->order_position, 0) : 0;
   drain();
-  cursor_ = Cursor{section, first_local, -1};
-  for (std::int64_t step = 0; step < length; ++step) {
-    const std::int64_t position = (from + step) % length;
-    if (order_[static_cast<std::size_t>(position)] == section) {
-      cursor_->order_position = position;
-      break;
-    }
-  }
+  const auto place = std::find(order_.begin(), order_.end(), section);
+  cursor_ = Cursor{section, first_local, place == order_.end() ? -1 : place - order_.begin()};
   fill();
 }
 

@@ -27,14 +27,13 @@ class StreamRing {
   StreamRing(const StreamRing&) = delete;
   StreamRing& operator=(const StreamRing&) = delete;
 
-  // The cyclic order in which sections will be wanted; reading ahead begins at once.
+  // The cyclic order in which sections will be wanted; reading ahead begins at once, and goes on
+  // behind whatever is wanted out of order.
   void set_order(std::vector<int> order);
   // The chunk that begins with this group, waited for; ReadFault if its read failed.
   Chunk acquire(int section, std::int64_t first_local);
   // The acquired chunk is no longer needed: its slots take the next one of the order.
   void release();
-  // Forgets everything read ahead, once no read is under way.
-  void drain();
 
  private:
   enum class Status { kReading, kReady, kFailed };
@@ -51,6 +50,8 @@ class StreamRing {
     std::int64_t order_position;
   };
 
+  // Forgets everything read ahead, once no read is under way.
+  void drain();
   void seek(int section, std::int64_t first_local);
   void fill();
   void submit(Entry& entry);
