@@ -1,0 +1,44 @@
+"""The whole node keeps the budget, too: the demo's work under a kernel cap."""
+
+from budget import LIMIT_SLACK, PEAK_SLACK
+from memory_cgroup import cgroup_version, memory_cgroup
+import pytest
+from ros_fixtures import new_domain
+
+BUDGET = 96_000_000
+pytestmark = [pytest.mark.ros, pytest.mark.timeout(240),
+              pytest.mark.skipif(not cgroup_version(), reason='no writable memory cgroup here')]
+
+
+def answer(store, mode, command=()):
+    """Answer one prompt by a node of its own; returns its bare and peak size, and the text."""
+    from flash_llm_msgs.action import GenerateText
+    from flash_llm_ros.cli.node_process import COMMAND, NodeProcess
+    from flash_llm_ros.node.client import NodeClient
+
+    parameters = {'store': str(store), 'dram_budget': f'{BUDGET}', 'mode': mode}
+    domain = new_domain()
+    with NodeProcess(parameters, domain, command=(*command, *COMMAND)) as process:
+        with NodeClient(domain_id=domain, give_up=process.has_ended) as client:
+            client.wait_for_node(60.0)
+            bare = process.memory('VmRSS')
+            assert client.transition('configure'), process.log()
+            assert client.transition('activate'), process.log()
+            goal = GenerateText.Goal(prompt='What is the capital of France? Tell me its story.')
+            goal.sampling.max_tokens = 48
+            _, result = client.send_goal(goal).result()
+            assert result.error.code == 0, result.error.message
+            return bare, process.memory('VmHWM'), result.text
+
+
+@pytest.mark.parametrize('mode', ['exact', 'sparse'])
+def test_the_node_answers_under_a_cap_of_bare_node_and_budget(real_store, mode):
+    bare, _, text = answer(real_store, mode)
+    with memory_cgroup() as group:
+        group.limit(bare + BUDGET + LIMIT_SLACK)
+        # The shell joins the group before it becomes the node, so that every page counts.
+        join = ('sh', '-c', f'echo $$ > {group.path}/cgroup.procs && exec "$@"', 'sh')
+        bare_under_cap, peak, same_text = answer(real_store, mode, join)
+        assert group.oom_kills() == 0
+    assert peak - bare_under_cap < BUDGET + PEAK_SLACK
+    assert 'Paris' in text and same_text == text
