@@ -18,17 +18,17 @@ def answer(store, mode, command=()):
 
     parameters = {'store': str(store), 'dram_budget': f'{BUDGET}', 'mode': mode}
     domain = new_domain()
-    with NodeProcess(parameters, domain, command=(*command, *COMMAND)) as process:
-        with NodeClient(domain_id=domain, give_up=process.has_ended) as client:
-            client.wait_for_node(60.0)
-            bare = process.memory('VmRSS')
-            assert client.transition('configure'), process.log()
-            assert client.transition('activate'), process.log()
-            goal = GenerateText.Goal(prompt='What is the capital of France? Tell me its story.')
-            goal.sampling.max_tokens = 48
-            _, result = client.send_goal(goal).result()
-            assert result.error.code == 0, result.error.message
-            return bare, process.memory('VmHWM'), result.text
+    with (NodeProcess(parameters, domain, command=(*command, *COMMAND)) as process,
+          NodeClient(domain_id=domain, give_up=process.has_ended) as client):
+        client.wait_for_node(60.0)
+        bare = process.memory('VmRSS')
+        assert client.transition('configure'), process.log()
+        assert client.transition('activate'), process.log()
+        goal = GenerateText.Goal(prompt='What is the capital of France? Tell me its story.')
+        goal.sampling.max_tokens = 48
+        _, result = client.send_goal(goal).result()
+        assert result.error.code == 0, result.error.message
+        return bare, process.memory('VmHWM'), result.text
 
 
 @pytest.mark.parametrize('mode', ['exact', 'sparse'])
