@@ -1,7 +1,6 @@
 """What the engine is opened with."""
 
 from dataclasses import dataclass
-import math
 from pathlib import Path
 
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
@@ -35,7 +34,7 @@ class EngineConfig:
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 _refuse(name, value, f'an integer of at least {least}')
         sparsity = self.sparsity
-        if sparsity is not None and not (math.isfinite(sparsity) and 0.0 <= sparsity < 1.0):
+        if sparsity is not None and not (isinstance(sparsity, (int, float)) and 0 <= sparsity < 1):
             _refuse('sparsity', sparsity, 'a number in [0, 1)')
         if self.core not in ('native', 'numpy'):
             _refuse('core', self.core, 'native or numpy')

@@ -81,6 +81,7 @@ class Generation:
 
     def __iter__(self) -> Iterator[str]:
         self._begin_counts = self._counts()
+        self._model.window.forget_read_ahead()
         begin = time.monotonic()
         logits = np.empty((1, self._model.spec.vocab_size), np.float32)
         try:

@@ -1,0 +1,103 @@
+"""What the tests of generation share: tight budgets, answers, and the model in transformers."""
+
+from pathlib import Path
+import re
+
+import torch
+from transformers import LlamaForCausalLM
+import yaml
+
+from flash_llm_ros.engine import Engine, EngineConfig, Generation, GenerationRequest
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+
+PLENTY = 60_000_000
+PROMPTS = ('Hello there', 'The quick brown fox jumps over the lazy dog. ' * 3, 'x', 'naïve 日本 👍')
+CORES = ('numpy', 'native')
+MODES = ('exact', 'sparse')
+
+
+def opened(store: Path, core: str = 'native', budget: int = PLENTY, **options: object) -> Engine:
+    options = {'context_length': 512, **options}
+    return Engine.open(EngineConfig(store, budget, core=core, **options))
+
+
+def opened_tightly(store: Path, core: str = 'native', **options: object) -> Engine:
+    """An engine with next to the smallest window, so that what it uses is read again and again."""
+    budget = 1
+    for _ in range(6):      # what loading takes is measured, so the demand moves a little
+        try:
+            return opened(store, core, budget, **options)
+        except FlashLlmError as error:
+            assert error.code is ErrorCode.BUDGET_TOO_SMALL
+            least = re.search(r'needs at least ([\d.]+) MB', str(error))
+            budget = int(float(least.group(1)) * 1e6) + 10_000
+    raise AssertionError(f'{budget} bytes were asked for and then not enough')
+
+
+def request(prompt: str = PROMPTS[0], **options: object) -> GenerationRequest:
+    return GenerationRequest(prompt, **{'raw': True, 'max_tokens': 30, **options})
+
+
+def answer(engine: Engine, prompt: str = PROMPTS[0], **options: object) -> Generation:
+    """A generation run to its end; its pieces are its text."""
+    generation = engine.start(request(prompt, **options))
+    assert ''.join(generation) == generation.text
+    return generation
+
+
+class ReferenceModel:
+    """A tiny checkpoint in transformers, with the weights that an fp16 store rounds rounded."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        torch.set_num_threads(1)        # more only wait for each other in a model this small
+        self.model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        self.thresholds: list[float] | None = None
+        with torch.no_grad():
+            for name, weight in self.model.named_parameters():
+                if 'mlp' in name or 'embed_tokens' in name or 'lm_head' in name:
+                    weight.copy_(weight.half().float())
+        for index, layer in enumerate(self.model.model.layers):
+            layer.mlp.forward = self._feed_forward(layer.mlp, index)
+
+    def _feed_forward(self, mlp: torch.nn.Module, index: int):
+        norms = mlp.down_proj.weight.norm(dim=0)
+
+        def forward(x: torch.Tensor) -> torch.Tensor:
+            h = mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
+            if self.thresholds is not None:
+                h = h * (h.abs() * norms > self.thresholds[index])
+            return mlp.down_proj(h)
+
+        return forward
+
+    @torch.no_grad()
+    def greedy(self, prompt: list[int], count: int,
+               thresholds: list[float] | None = None) -> list[int]:
+        """Dense over the prompt; over the answer down columns below the thresholds are left out."""
+        self.thresholds, tokens = None, []
+        inputs, cache = torch.tensor([prompt]), None
+        for _ in range(count):
+            output = self.model(inputs, past_key_values=cache, use_cache=True)
+            cache = output.past_key_values
+            tokens.append(int(output.logits[0, -1].argmax()))
+            inputs, self.thresholds = torch.tensor([[tokens[-1]]]), thresholds
+        return tokens
+
+
+def thresholds(store: Path, sparsity: str) -> list[float]:
+    return yaml.safe_load((store / 'manifest.yaml').read_text())['calibration']['thresholds'][
+        sparsity]
+
+
+def flash_uses(store: Path, prompt: list[int], tokens: list[int], chunk: int) -> int:
+    """How many groups an exact answer of a split store uses, hits and misses together."""
+    geometry = yaml.safe_load((store / 'manifest.yaml').read_text())['geometry']
+    groups = {(part['name'], part['layer']): -(-part['bundles'] // part['bundles_per_group'])
+              for part in geometry['sections']}
+    embedding = next(part for part in geometry['sections'] if part['name'] == 'embedding')
+    layers = sum(count for (_, layer), count in groups.items() if layer >= 0)
+    chunks = [prompt[at:at + chunk] for at in range(0, len(prompt), chunk)]
+    chunks += [[token] for token in tokens[:-1]]
+    rows = sum(len({token // embedding['bundles_per_group'] for token in chunk})
+               for chunk in chunks)
+    return len(chunks) * layers + len(tokens) * groups['head', -1] + rows

@@ -1,0 +1,230 @@
+"""Answers of the whole engine: the right tokens, whatever the core, the budget or the chunk."""
+
+from pathlib import Path
+
+from generation_cases import (
+    CORES,
+    MODES,
+    PROMPTS,
+    ReferenceModel,
+    answer,
+    flash_uses,
+    opened,
+    opened_tightly,
+    thresholds,
+)
+import pytest
+from tiny_checkpoint import write_checkpoint
+
+from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.engine import FinishReason, SamplingParams
+
+
+@pytest.fixture(scope='module')
+def reference(fp16_store: Path) -> ReferenceModel:
+    return ReferenceModel(fp16_store.parent / 'checkpoint')
+
+
+@pytest.fixture(scope='module')
+def wide_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Wide enough that a small window must evict groups in sparse mode."""
+    folder = tmp_path_factory.mktemp('wide')
+    checkpoint = write_checkpoint(folder / 'checkpoint', intermediate_size=2048)
+    return convert(checkpoint, folder / 'wide.store', ConversionOptions(most_tokens=256),
+                   lambda what, done, total: None).path
+
+
+@pytest.mark.parametrize('core', CORES)
+@pytest.mark.parametrize(('mode', 'sparsity'), [('exact', None), ('sparse', 0.0)])
+def test_dense_tokens_are_those_of_transformers(fp16_store: Path, reference: ReferenceModel,
+                                                core: str, mode: str,
+                                                sparsity: float | None) -> None:
+    engine = opened(fp16_store, core, mode=mode, sparsity=sparsity)
+    for prompt in PROMPTS[:3]:
+        expected = reference.greedy(engine.tokenize(prompt), 24)
+        assert answer(engine, prompt, max_tokens=24).tokens == expected
+    engine.close()
+
+
+@pytest.mark.parametrize('core', CORES)
+@pytest.mark.parametrize('sparsity', [0.3, 0.5, 0.8])
+def test_sparse_tokens_are_those_of_a_masked_model(fp16_store: Path, reference: ReferenceModel,
+                                                   core: str, sparsity: float) -> None:
+    engine = opened(fp16_store, core, mode='sparse', sparsity=sparsity)
+    limits = thresholds(fp16_store, f'{sparsity:.2f}')
+    for prompt in PROMPTS[:2]:
+        expected = reference.greedy(engine.tokenize(prompt), 24, limits)
+        assert answer(engine, prompt, max_tokens=24).tokens == expected
+    engine.close()
+
+
+def test_sparse_differs_from_dense(fp16_store: Path, reference: ReferenceModel) -> None:
+    """Else the test above would prove nothing."""
+    prompt = [ord('a')] * 5
+    assert reference.greedy(prompt, 24) != reference.greedy(prompt, 24,
+                                                            thresholds(fp16_store, '0.80'))
+
+
+@pytest.mark.parametrize('core', CORES)
+def test_tied_head(tmp_path: Path, core: str) -> None:
+    checkpoint = write_checkpoint(tmp_path / 'tied', tie_word_embeddings=True)
+    store = convert(checkpoint, tmp_path / 'store', ConversionOptions(
+        neurons='fp16', calibrate=False), lambda what, done, total: None).path
+    engine = opened(store, core)
+    expected = ReferenceModel(checkpoint).greedy(engine.tokenize('Hello'), 30)
+    end = expected.index(257) + 1 if 257 in expected else None
+    assert answer(engine, 'Hello').tokens == expected[:end]
+    engine.close()
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('core', CORES)
+def test_the_budget_does_not_change_the_answer(wide_store: Path, core: str, mode: str) -> None:
+    answers = []
+    for make in (opened_tightly, opened):
+        engine = make(wide_store, core, mode=mode)
+        answers.append([(found.tokens, found.text, found.stats.active_fraction) for found in (
+            answer(engine, prompt, sampling=SamplingParams(temperature=0.9, seed=3),
+                   max_tokens=10 if core == 'numpy' else 60) for prompt in PROMPTS[1:3])])
+        misses = engine.stats()['misses']
+        engine.close()
+        assert misses > 0
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize('core', CORES)
+def test_the_chunk_does_not_change_the_answer(int8_store: Path, core: str) -> None:
+    found = []
+    for chunk in (1, 7, 64):
+        engine = opened(int8_store, core, prefill_chunk=chunk)
+        found.append([answer(engine, prompt, max_tokens=12).tokens for prompt in PROMPTS])
+        engine.close()
+    assert found[0] == found[1] == found[2]
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_the_seed_decides(int8_store: Path, mode: str) -> None:
+    def text(seed: int) -> str:
+        return answer(engine, sampling=SamplingParams(temperature=1.2, seed=seed)).text
+
+    engine = opened(int8_store, mode=mode)
+    first = text(7)
+    assert len({first, text(1), text(2)}) == 3
+    assert text(7) == first
+    engine.close()
+    engine = opened(int8_store, mode=mode)
+    assert text(7) == first
+    engine.close()
+
+
+def test_an_answer_does_not_depend_on_the_one_before(int8_store: Path) -> None:
+    engine = opened(int8_store, mode='sparse')
+    alone = answer(engine, PROMPTS[1]).text
+    answer(engine, PROMPTS[0], max_tokens=100)
+    assert answer(engine, PROMPTS[1]).text == alone
+    engine.close()
+
+
+def test_the_chat_template_and_the_system_prompt_are_used(int8_store: Path) -> None:
+    engine = opened(int8_store)
+    templated = answer(engine, 'Hi', system_prompt='Be kind', raw=False)
+    spelled = answer(engine, '<|im_start|>system\nBe kind<|im_end|>\n<|im_start|>user\nHi'
+                             '<|im_end|>\n<|im_start|>assistant\n')
+    assert templated.tokens == spelled.tokens
+    assert templated.stats.prompt_tokens == spelled.stats.prompt_tokens == 4 + len(
+        'system\nBe kind\nuser\nHi\nassistant\n') + 1
+    engine.close()
+
+
+@pytest.mark.parametrize('core', CORES)
+def test_exact_mode_counts_every_group(int8_store: Path, core: str) -> None:
+    engine = opened_tightly(int8_store, core, prefill_chunk=16)
+    before = engine.stats()
+    found = answer(engine, PROMPTS[1])
+    used = {name: count - before[name] for name, count in engine.stats().items()}
+    stats = found.stats
+    assert stats.generated_tokens == len(found.tokens) == 30
+    assert stats.prompt_tokens == len(engine.tokenize(PROMPTS[1]))
+    assert stats.window_hits + stats.window_misses == flash_uses(
+        int8_store, engine.tokenize(PROMPTS[1]), found.tokens, 16)
+    assert (stats.flash_bytes, stats.flash_reads, stats.window_hits, stats.window_misses) == (
+        used['flash_bytes'], used['flash_reads'], used['hits'], used['misses'])
+    assert stats.active_fraction == 1.0
+    assert stats.time_to_first_token > 0 and stats.tokens_per_second > 0
+    engine.close()
+
+
+def process_reads() -> int:
+    """Bytes this process has had fetched from block devices."""
+    fields = dict(line.split(': ') for line in Path('/proc/self/io').read_text().splitlines())
+    return int(fields['read_bytes'])
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('core', CORES)
+def test_the_kernel_counts_the_same_bytes(wide_store: Path, core: str, mode: str) -> None:
+    engine = opened_tightly(wide_store, core, mode=mode)
+    if not engine.model.window.core.direct:
+        pytest.skip('the file system of the temporary folder has no direct I/O')
+    before, counted = process_reads(), engine.stats()['flash_bytes']
+    stats = answer(engine, max_tokens=12).stats
+    counted, fetched = engine.stats()['flash_bytes'] - counted, process_reads() - before
+    # The native core reads ahead: parts of the ring may be fetched that are not counted yet.
+    ring = engine.model.window.plan.chunk_groups * engine.model.window.plan.chunks * 4096
+    assert 0 < stats.flash_bytes <= counted <= stats.flash_bytes + ring
+    assert counted <= fetched <= counted + ring
+    engine.close()
+
+
+def test_sparse_mode_reads_less(wide_store: Path) -> None:
+    found = {}
+    for sparsity in (0.0, 0.5, 0.9):
+        engine = opened_tightly(wide_store, mode='sparse', sparsity=sparsity)
+        answer(engine, max_tokens=2)
+        found[sparsity] = answer(engine, max_tokens=60).stats
+        engine.close()
+    shares = [found[sparsity].active_fraction for sparsity in (0.0, 0.5, 0.9)]
+    assert shares[0] == pytest.approx(1.0, abs=0.01)
+    assert shares[0] > shares[1] + 0.3 > shares[2] + 0.5
+    assert found[0.9].flash_bytes < found[0.0].flash_bytes
+
+
+def test_length_and_context(int8_store: Path) -> None:
+    engine = opened(int8_store, context_length=32)
+    for length in (1, 5, 21):
+        found = answer(engine, max_tokens=length)       # 11 tokens of prompt
+        assert (len(found.tokens), found.finish_reason) == (length, FinishReason.LENGTH)
+    full = answer(engine, max_tokens=10 ** 9)
+    assert (len(full.tokens), full.finish_reason) == (21, FinishReason.LENGTH)
+    last = answer(engine, 'x' * 31, max_tokens=5)
+    assert (len(last.tokens), last.finish_reason) == (1, FinishReason.LENGTH)
+    engine.close()
+
+
+def test_end_token(tmp_path: Path, int8_store: Path) -> None:
+    """The same weights, but the sixth token of the answer ends it."""
+    engine = opened(int8_store)
+    tokens = answer(engine).tokens
+    engine.close()
+    end = next(token for token in tokens[5:] if token not in tokens[:5])
+    checkpoint = write_checkpoint(tmp_path / 'checkpoint', eos_token_id=[257, end])
+    store = convert(checkpoint, tmp_path / 'store', ConversionOptions(calibrate=False),
+                    lambda what, done, total: None).path
+    engine = opened(store)
+    found = answer(engine)
+    assert found.tokens == tokens[:tokens.index(end) + 1]
+    assert found.finish_reason is FinishReason.STOP
+    assert len(found.text) == len(found.tokens) - 1     # one letter a token, none for the end
+    engine.close()
+
+
+def test_stop_strings(int8_store: Path) -> None:
+    engine = opened(int8_store)
+    text = answer(engine).text
+    stop = text[10:13]
+    found = answer(engine, stop=(stop, 'never there'))
+    assert found.text == text[:text.index(stop)]
+    assert found.finish_reason is FinishReason.STOP
+    held = answer(engine, stop=(text[-2:] + 'never there',), max_tokens=30)
+    assert held.text == text and held.finish_reason is FinishReason.LENGTH
+    engine.close()

@@ -1,0 +1,299 @@
+"""Requests that are refused, stopped, given up, or meet a fault; and an engine that is closed."""
+
+import gc
+from pathlib import Path
+import shutil
+import threading
+
+from generation_cases import CORES, MODES, PROMPTS, answer, opened, opened_tightly, request
+import pytest
+from tiny_checkpoint import write_checkpoint
+from tokenizers import AddedToken, Tokenizer
+
+from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.engine import Engine, EngineConfig, FinishReason, GenerationRequest
+from flash_llm_ros.engine.process_memory import resident_bytes
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+
+
+@pytest.fixture
+def engine(int8_store: Path):
+    """A small engine with a context of 128 tokens."""
+    engine = opened(int8_store, context_length=128, prefill_chunk=4)
+    yield engine
+    engine.close()
+
+
+@pytest.mark.parametrize(('wrong', 'code', 'words'), [
+    ({'prompt': ''}, ErrorCode.EMPTY_PROMPT, 'prompt is empty'),
+    ({'prompt': ' \n\t'}, ErrorCode.EMPTY_PROMPT, 'prompt is empty'),
+    ({'prompt': 'a\0'}, ErrorCode.INVALID_TEXT, 'prompt holds a NUL'),
+    ({'prompt': 'a\ud800'}, ErrorCode.INVALID_TEXT, 'prompt is not valid UTF-8'),
+    ({'prompt': 'a\ufffd'}, ErrorCode.INVALID_TEXT, 'prompt holds U+FFFD'),
+    ({'system_prompt': 'a\0'}, ErrorCode.INVALID_TEXT, 'system_prompt holds a NUL'),
+    ({'prompt': 'x' * 128}, ErrorCode.PROMPT_TOO_LONG, '128 tokens'),
+    ({'prompt': 'x' * 120, 'raw': False}, ErrorCode.PROMPT_TOO_LONG, 'with its template'),
+    ({'prompt': 'x' * 2 ** 20}, ErrorCode.PROMPT_TOO_LONG, '1048576 characters'),
+    ({'system_prompt': 'x' * 2 ** 20}, ErrorCode.PROMPT_TOO_LONG, 'system_prompt'),
+    ({'max_tokens': 0}, ErrorCode.INVALID_REQUEST, 'max_tokens is 0'),
+    ({'max_tokens': -5}, ErrorCode.INVALID_REQUEST, 'max_tokens is -5'),
+    ({'max_tokens': 2.5}, ErrorCode.INVALID_REQUEST, 'max_tokens is 2.5'),
+    ({'stop': ('a', '')}, ErrorCode.INVALID_REQUEST, 'stop holds an empty string'),
+])
+def test_refused_requests(engine: Engine, wrong: dict[str, object], code: ErrorCode,
+                          words: str) -> None:
+    with pytest.raises(FlashLlmError) as error:
+        engine.start(request(**wrong))
+    assert error.value.code is code and words in str(error.value)
+    assert answer(engine).finish_reason is FinishReason.LENGTH
+
+
+@pytest.mark.parametrize(('prompt', 'code'), [('\x01', ErrorCode.EMPTY_PROMPT),
+                                              ('a<|extra|>b', ErrorCode.INVALID_TEXT)])
+def test_prompts_the_model_has_no_tokens_for(tmp_path: Path, prompt: str, code: ErrorCode) -> None:
+    """Vocabularies without some bytes exist, and ones with tokens beyond the embedding's rows."""
+    checkpoint = write_checkpoint(tmp_path / 'checkpoint')
+    tokenizer = Tokenizer.from_file(str(checkpoint / 'tokenizer.json'))
+    tokenizer.add_special_tokens([AddedToken('<|extra|>', special=True)])
+    definition = tokenizer.to_str().replace('"\\u0101":', '"never":').replace('"ā":', '"never":')
+    (checkpoint / 'tokenizer.json').write_text(definition)
+    store = convert(checkpoint, tmp_path / 'store', ConversionOptions(calibrate=False),
+                    lambda what, done, total: None).path
+    engine = opened(store)
+    with pytest.raises(FlashLlmError) as error:
+        engine.start(request(prompt))
+    assert error.value.code is code
+    answer(engine, 'ab')
+    engine.close()
+
+
+@pytest.mark.parametrize(('options', 'words'), [
+    ({'mode': 'turbo'}, "mode is 'turbo'"), ({'context_length': 1}, 'context_length is 1'),
+    ({'context_length': 5000}, 'at most 4096'), ({'context_length': True}, 'context_length'),
+    ({'prefill_chunk': 0}, 'prefill_chunk is 0'), ({'threads': 0}, 'threads is 0'),
+    ({'reader_threads': -1}, 'reader_threads is -1'), ({'budget': 0}, 'dram_budget is 0'),
+    ({'budget': 1e9}, 'dram_budget'), ({'sparsity': 1.0}, 'sparsity is 1.0'),
+    ({'sparsity': -0.1}, 'sparsity'), ({'sparsity': float('nan')}, 'sparsity is nan'),
+    ({'sparsity': 'half'}, 'sparsity'), ({'core': 'cuda'}, "core is 'cuda'"),
+    ({'sparsity': 0.95, 'mode': 'sparse'}, 'at most 0.9'),
+])
+def test_refused_settings(int8_store: Path, options: dict[str, object], words: str) -> None:
+    with pytest.raises(FlashLlmError) as error:
+        opened(int8_store, **options)
+    assert error.value.code is ErrorCode.INVALID_PARAMETER and words in str(error.value)
+
+
+def test_sparse_mode_needs_a_calibration(tmp_path: Path, checkpoint_folder: Path) -> None:
+    store = convert(checkpoint_folder, tmp_path / 'store', ConversionOptions(calibrate=False),
+                    lambda what, done, total: None).path
+    with pytest.raises(FlashLlmError, match='without calibration') as error:
+        opened(store, mode='sparse')
+    assert error.value.code is ErrorCode.INVALID_PARAMETER
+
+
+def test_budget_too_small(int8_store: Path) -> None:
+    with pytest.raises(FlashLlmError) as error:
+        opened(int8_store, budget=1_000_000)
+    assert error.value.code is ErrorCode.BUDGET_TOO_SMALL
+    for row in ('attention weights', 'tokenizer', 'KV cache', 'scratch', 'window', 'budget'):
+        assert row in str(error.value)
+
+
+def test_the_plan_keeps_to_the_budget(int8_store: Path) -> None:
+    for mode in MODES:
+        engine = opened_tightly(int8_store, mode=mode)
+        plan, slots = engine.plan, engine.model.window.plan.slots
+        assert plan.planned <= plan.budget == engine.config.dram_budget
+        assert plan.window_bytes == slots * 4096
+        assert sum(row.bytes for row in plan.rows) == plan.planned
+        engine.close()
+
+
+def test_a_small_model_takes_no_more_than_it_can_use(int8_store: Path) -> None:
+    engine = opened(int8_store, budget=10 ** 12)
+    assert engine.plan.window_bytes < 2 * engine.model_bytes + 2_000_000
+    engine.close()
+
+
+@pytest.mark.parametrize('reason', [FinishReason.CANCELLED, FinishReason.DEADLINE])
+def test_stopped_from_another_thread(engine: Engine, reason: FinishReason) -> None:
+    whole = answer(engine, max_tokens=100).text
+    generation = engine.start(request(max_tokens=100))
+    pieces = []
+    for piece in generation:
+        pieces.append(piece)
+        if len(''.join(pieces)) == 7 and generation.phase == 'decode':
+            thread = threading.Thread(target=generation.stop, args=(reason,))
+            thread.start()
+            thread.join()
+    assert generation.finish_reason is reason
+    assert ''.join(pieces) == generation.text == whole[:7]
+    assert generation.stats.generated_tokens == len(generation.tokens) == 7
+    assert answer(engine, max_tokens=100).text == whole
+
+
+def test_stopped_while_a_stop_string_was_awaited(engine: Engine) -> None:
+    """What was held back is a part of the answer so far."""
+    text = answer(engine).text
+    generation = engine.start(request(stop=(text[4:7] + 'never',)))
+    pieces = []
+    for piece in generation:
+        pieces.append(piece)
+        if len(generation.tokens) == 6:
+            generation.stop(FinishReason.CANCELLED)
+    assert ''.join(pieces) == generation.text == text[:6]
+
+
+def test_stopped_in_the_prompt(engine: Engine) -> None:
+    generation = engine.start(request('x' * 100))
+    pieces = 0
+    for _ in generation:
+        pieces += 1
+        if pieces == 3:
+            assert generation.phase == 'prefill'
+            generation.stop(FinishReason.DEADLINE)
+    assert pieces == 3 and generation.finish_reason is FinishReason.DEADLINE
+    assert generation.tokens == [] and generation.text == ''
+
+
+def test_stopped_before_it_began(engine: Engine) -> None:
+    generation = engine.start(request())
+    generation.stop(FinishReason.CANCELLED)
+    before = engine.stats()
+    assert ''.join(generation) == ''
+    assert generation.finish_reason is FinishReason.CANCELLED
+    assert engine.stats()['hits'] == before['hits']
+
+
+def test_stopped_after_its_end(engine: Engine) -> None:
+    generation = answer(engine)
+    generation.stop(FinishReason.CANCELLED)
+    assert generation.finish_reason is FinishReason.LENGTH
+
+
+def test_a_second_request_gives_up_the_first(engine: Engine) -> None:
+    """They share one KV cache: the first must end, never go on with the other's keys."""
+    alone = answer(engine, PROMPTS[3], max_tokens=5).text
+    first = engine.start(request(max_tokens=50))
+    pieces = iter(first)
+    shown = [next(pieces) for _ in range(6)]
+    second = engine.start(request(PROMPTS[3], max_tokens=5))
+    assert ''.join(pieces) == '' and first.finish_reason is FinishReason.CANCELLED
+    assert first.text == ''.join(shown)
+    assert ''.join(second) == alone and second.finish_reason is FinishReason.LENGTH
+
+
+def test_a_reader_that_goes_away(engine: Engine) -> None:
+    generation = engine.start(request())
+    for _ in generation:
+        if generation.tokens:
+            break
+    gc.collect()
+    assert generation.finish_reason is FinishReason.CANCELLED
+    ended = engine.start(request(max_tokens=3))
+    for _ in ended:
+        if ended.finish_reason is not FinishReason.RUNNING:
+            break
+    gc.collect()
+    assert ended.finish_reason is FinishReason.LENGTH
+
+
+def flip_every_layer(neurons: Path, bytes_of_layers: int) -> None:
+    with neurons.open('r+b') as file:
+        for at in range(100, bytes_of_layers, 4096):
+            file.seek(at)
+            value = file.read(1)[0]
+            file.seek(at)
+            file.write(bytes([value ^ 1]))
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('core', CORES)
+def test_damage_in_the_middle_of_an_answer(tmp_path: Path, core: str, mode: str) -> None:
+    """Never silent text: the request fails, and the engine answers once the file is whole."""
+    checkpoint = write_checkpoint(tmp_path / 'checkpoint', intermediate_size=1024)
+    store = convert(checkpoint, tmp_path / 'store', ConversionOptions(most_tokens=256),
+                    lambda what, done, total: None).path
+    shutil.copy(store / 'neurons.bin', tmp_path / 'whole')
+    engine = opened_tightly(store, core, mode=mode)
+    expected = answer(engine).text
+    generation = engine.start(request())
+    pieces = iter(generation)
+    shown = [next(pieces) for _ in range(5)]
+    with (tmp_path / 'whole').open('rb') as whole:
+        size = len(whole.read())
+    flip_every_layer(store / 'neurons.bin', size)
+    with pytest.raises(FlashLlmError) as error:
+        for piece in pieces:
+            shown.append(piece)
+    assert error.value.code is ErrorCode.CHECKSUM_MISMATCH and 'group' in str(error.value)
+    assert generation.finish_reason is FinishReason.ERROR
+    assert expected.startswith(''.join(shown)) and generation.text == ''.join(shown)
+    with pytest.raises(FlashLlmError):
+        answer(engine)
+    flip_every_layer(store / 'neurons.bin', size)
+    assert (store / 'neurons.bin').read_bytes() == (tmp_path / 'whole').read_bytes()
+    assert answer(engine).text == expected
+    engine.close()
+
+
+def test_closed_engine(int8_store: Path) -> None:
+    engine = opened(int8_store, mode='sparse')
+    generation = engine.start(request())
+    next(iter(generation))
+    engine.close()
+    engine.close()
+    with pytest.raises(RuntimeError, match='closed'):
+        engine.start(GenerationRequest('hello'))
+
+
+def descriptors_and_threads() -> tuple[int, int]:
+    return len(list(Path('/proc/self/fd').iterdir())), len(list(Path('/proc/self/task').iterdir()))
+
+
+@pytest.mark.parametrize('core', CORES)
+def test_open_and_close_leak_nothing(int8_store: Path, core: str) -> None:
+    """Each engine takes some 15 MB: kept, eight of them would be seen."""
+    def one_life() -> None:
+        engine = Engine.open(EngineConfig(int8_store, 100_000_000, 'sparse', core=core,
+                                          context_length=4096, prefill_chunk=512))
+        taken.append(engine.plan.planned)
+        answer(engine, max_tokens=3)
+        engine.close()
+
+    taken: list[int] = []
+    one_life()
+    one_life()
+    gc.collect()
+    before, memory = descriptors_and_threads(), resident_bytes()
+    for _ in range(8):
+        one_life()
+    gc.collect()
+    assert descriptors_and_threads() == before
+    assert resident_bytes() - memory < sum(taken) / len(taken)
+
+
+@pytest.mark.parametrize('core', CORES)
+def test_close_gives_memory_back(int8_store: Path, core: str) -> None:
+    opened(int8_store, core).close()
+    gc.collect()
+    before = resident_bytes()
+    engine = opened(int8_store, core, context_length=4096, prefill_chunk=512)
+    answer(engine, 'x' * 3000, max_tokens=2)
+    grown = resident_bytes() - before
+    engine.close()
+    gc.collect()
+    assert grown > 6_000_000
+    assert resident_bytes() - before < grown / 3
+
+
+@pytest.mark.parametrize('failure', [MemoryError(), OSError(12, 'Cannot allocate memory')])
+def test_more_than_the_system_gives(int8_store: Path, monkeypatch: pytest.MonkeyPatch,
+                                    failure: Exception) -> None:
+    def refuse(*arguments: object) -> None:
+        raise failure
+
+    monkeypatch.setattr('flash_llm_ros.engine.engine.Window', refuse)
+    with pytest.raises(FlashLlmError, match='dram_budget is 60000000') as error:
+        opened(int8_store)
+    assert error.value.code is ErrorCode.INVALID_PARAMETER
