@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     try:
-        text = Path(options.text).read_text(encoding='utf-8') if options.text else None
+        text = _text(Path(options.text)) if options.text else None
         chosen = ConversionOptions(
             neurons=options.neurons, resident=options.resident, kv_cache=options.kv_cache,
             block=options.block, calibrate=not options.no_calibration, text=text,
@@ -41,3 +41,10 @@ def run(options: Namespace) -> int:
         return fail(error)
     print(f'{store.path}: {store.bytes / 1e6:.1f} MB, {store.manifest.layout} layout')
     return 0
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding='utf-8')
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path} is not UTF-8: {error}') from None

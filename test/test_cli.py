@@ -1,0 +1,181 @@
+"""The commands: exit codes, what goes to which stream, and what a script reads."""
+
+import json
+from pathlib import Path
+import shutil
+
+import pytest
+
+from flash_llm_ros.cli.main import COMMANDS, main
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    code = main([str(argument) for argument in arguments])
+    captured = capsys.readouterr()
+    return code, captured.out, captured.err
+
+
+def failed(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """The message of a command that fails as expected: one on stderr, nothing on stdout."""
+    code, out, err = run(capsys, *arguments)
+    assert (code, out) == (1, '')
+    message = err[err.index('flash_llm: '):]
+    assert 'Traceback' not in err
+    return message
+
+
+def test_convert_verify_inspect_prompt(tmp_path: Path, checkpoint_folder: Path,
+                                       capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / 'a.store'
+    code, out, err = run(capsys, 'convert', checkpoint_folder, store)
+    assert code == 0 and out.startswith(f'{store}: ') and 'split layout' in out
+    for step in ('neurons', 'attention', 'reading text', 'calibrating'):
+        assert f'{step}: ' in err
+
+    code, out, _ = run(capsys, 'verify', store)
+    assert code == 0 and 'intact' in out and str(store) in out
+
+    code, out, err = run(capsys, 'prompt', store, 'Hello', '--budget', '20MB', '--mode', 'sparse',
+                         '--max-tokens', '7', '--raw', '--context', '64')
+    assert code == 0 and len(out.strip()) == 7
+    assert 'resident weights' in err and '5 + 7 tokens' in err and 'peak RSS' in err
+    again = run(capsys, 'prompt', store, 'Hello', '--budget', '20MB', '--mode', 'sparse',
+                '--max-tokens', '7', '--raw', '--context', '64')
+    assert again[1] == out
+
+
+def test_inspect(int8_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run(capsys, 'inspect', int8_store)
+    assert code == 0 and err == ''
+    rows = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert '3 layers of width 64, 256 neurons each, silu' in rows['model']
+    assert '4 heads, 2 for keys and values' in rows['attention']
+    assert 'neurons int8, attention q8, KV cache fp16' in rows['formats']
+    assert 'leaves out 50%' in rows['calibration']
+
+
+def test_inspect_as_json(int8_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, 'inspect', int8_store, '--json')
+    facts = json.loads(out)
+    assert code == 0
+    assert facts['model']['layers'] == 3 and facts['model']['end_tokens'] == [257]
+    assert (facts['layout'], facts['neurons'], facts['resident'], facts['kv_cache']) == (
+        'split', 'int8', 'q8', 'fp16')
+    assert facts['bytes'] == sum(entry['bytes'] for entry in facts['files'].values())
+    assert facts['geometry']['group_bytes'] % facts['geometry']['block'] == 0
+    assert len(facts['calibration']['thresholds']['0.50']) == 3
+
+
+def test_inspect_without_calibration(tmp_path: Path, checkpoint_folder: Path,
+                                     capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / 'store'
+    assert run(capsys, 'convert', checkpoint_folder, store, '--no-calibration', '--neurons',
+               'fp16', '--resident', 'q4', '--kv-cache', 'fp16', '--block', '4096')[0] == 0
+    code, out, _ = run(capsys, 'inspect', store)
+    assert code == 0 and 'none: exact mode only' in out
+    assert 'neurons fp16, attention q4, KV cache fp16' in out
+    facts = json.loads(run(capsys, 'inspect', store, '--json')[1])
+    assert facts['calibration'] is None and facts['geometry']['block'] == 4096
+
+
+def test_convert_refuses(tmp_path: Path, checkpoint_folder: Path,
+                         capsys: pytest.CaptureFixture[str]) -> None:
+    new, there = tmp_path / 'new', tmp_path / 'there'
+    there.mkdir()
+    assert '--replace' in failed(capsys, 'convert', checkpoint_folder, there)
+    assert 'no flash store' in failed(capsys, 'convert', checkpoint_folder, there, '--replace')
+    assert 'does not exist' in failed(capsys, 'convert', tmp_path / 'nowhere', new)
+    assert 'block' in failed(capsys, 'convert', checkpoint_folder, new, '--block', '1000')
+    assert 'missing.txt' in failed(capsys, 'convert', checkpoint_folder, new, '--text',
+                                   tmp_path / 'missing.txt')
+    (tmp_path / 'short.txt').write_text('Too short.')
+    assert 'calibration text' in failed(capsys, 'convert', checkpoint_folder, new, '--text',
+                                        tmp_path / 'short.txt')
+    (tmp_path / 'latin.txt').write_bytes(b'\xe9t\xe9' * 100)
+    assert 'latin.txt' in failed(capsys, 'convert', checkpoint_folder, new, '--text',
+                                 tmp_path / 'latin.txt')
+    (tmp_path / 'a.gguf').write_bytes(b'GGUF but no more')
+    assert 'GGUF' in failed(capsys, 'convert', tmp_path / 'a.gguf', new)
+    assert 'Not a directory' in failed(capsys, 'convert', checkpoint_folder,
+                                       tmp_path / 'short.txt' / 'store')
+    assert not new.exists()
+
+
+def test_convert_replaces(tmp_path: Path, int8_store: Path, checkpoint_folder: Path,
+                          capsys: pytest.CaptureFixture[str]) -> None:
+    store = shutil.copytree(int8_store, tmp_path / 'store')
+    assert run(capsys, 'convert', checkpoint_folder, store, '--replace', '--no-calibration')[0] == 0
+    assert not (store / 'predictors.safetensors').exists()
+
+
+def test_verify_finds_damage(tmp_path: Path, int8_store: Path,
+                             capsys: pytest.CaptureFixture[str]) -> None:
+    store = shutil.copytree(int8_store, tmp_path / 'store')
+    with (store / 'neurons.bin').open('r+b') as file:
+        file.write(b'damage')
+    assert 'neurons.bin was changed' in failed(capsys, 'verify', store)
+    (store / 'manifest.yaml').unlink()
+    for command in ('verify', 'inspect'):
+        assert 'no manifest.yaml' in failed(capsys, command, store)
+        assert 'There is no flash store' in failed(capsys, command, tmp_path / 'nowhere')
+
+
+@pytest.mark.parametrize(('options', 'words'), [
+    (('--budget', '1MB'), 'needs at least'), (('--budget', 'lots'), "budget is 'lots'"),
+    (('--budget=-5MB',), "budget is '-5MB'"), (('--context', '0'), 'context_length is 0'),
+    (('--context', '9999'), 'at most 4096'), (('--max-tokens', '0'), 'max_tokens is 0'),
+    (('--temperature', 'nan'), 'temperature is nan'), (('--seed', '-1'), 'seed is -1'),
+])
+def test_prompt_refuses(int8_store: Path, capsys: pytest.CaptureFixture[str],
+                        options: tuple[str, ...], words: str) -> None:
+    message = failed(capsys, 'prompt', int8_store, 'Hello', *(
+        () if '--budget' in options[0] else ('--budget', '20MB')), *options)
+    assert words in message
+
+
+@pytest.mark.parametrize(('prompt', 'words'), [('', 'empty'), ('a\udcff', 'not valid UTF-8'),
+                                               ('x' * 40000, '40000 characters')])
+def test_prompt_refuses_text(int8_store: Path, capsys: pytest.CaptureFixture[str], prompt: str,
+                             words: str) -> None:
+    """\\udcff is what Python makes of a byte of the command line that is no UTF-8."""
+    assert words in failed(capsys, 'prompt', int8_store, prompt, '--budget', '20MB')
+
+
+def test_prompt_without_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert 'There is no flash store' in failed(capsys, 'prompt', tmp_path / 'no', 'Hello')
+
+
+@pytest.mark.parametrize('arguments', [
+    (), ('fly',), ('convert',), ('convert', 'a'), ('verify', 'a', 'b'), ('inspect', '--xml', 'a'),
+    ('convert', 'a', 'b', '--neurons', 'int2'), ('prompt', 'a', 'b', '--mode', 'fast'),
+    ('prompt', 'a', 'b', '--max-tokens', 'many'), ('convert', 'a', 'b', '--block', 'x'),
+])
+def test_usage(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(list(arguments))
+    captured = capsys.readouterr()
+    assert error.value.code == 2 and captured.out == '' and 'usage: flash_llm' in captured.err
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(['--help'])
+    out = capsys.readouterr().out
+    assert error.value.code == 0 and all(command in out for command in COMMANDS)
+
+
+def test_a_prompt_may_be_the_name_of_a_command(int8_store: Path,
+                                               capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, 'prompt', int8_store, 'verify', '--budget', '20MB', '--raw',
+                       '--max-tokens', '3', '--context', '64')
+    assert code == 0 and len(out.strip()) == 3
+
+
+def test_interrupted(int8_store: Path, capsys: pytest.CaptureFixture[str],
+                     monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupt(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('flash_llm_ros.cli.prompt.Engine.open', interrupt)
+    code, out, err = run(capsys, 'prompt', int8_store, 'Hello')
+    assert (code, out, err) == (130, '', 'flash_llm: interrupted\n')
