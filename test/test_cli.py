@@ -96,7 +96,7 @@ def test_convert_refuses(tmp_path: Path, checkpoint_folder: Path,
                                  tmp_path / 'latin.txt')
     (tmp_path / 'a.gguf').write_bytes(b'GGUF but no more')
     assert 'GGUF' in failed(capsys, 'convert', tmp_path / 'a.gguf', new)
-    assert 'Not a directory' in failed(capsys, 'convert', checkpoint_folder,
+    assert 'short.txt' in failed(capsys, 'convert', checkpoint_folder,
                                        tmp_path / 'short.txt' / 'store')
     assert not new.exists()
 
