@@ -84,10 +84,13 @@ def test_head(tied: bool) -> None:
     assert geometry.sections[head_index(geometry)].name == ('embedding' if tied else 'head')
 
 
-def test_a_streamed_read_is_large_but_no_smaller_than_a_group() -> None:
-    small = plan_geometry(64, 'int8', model_sections('split', 2, 100, 50, True))
+def test_a_streamed_read_is_large_but_within_a_section_and_no_smaller_than_a_group() -> None:
+    long = plan_geometry(64, 'int8', model_sections('split', 2, 20_000, 50, True))
+    short = plan_geometry(64, 'int8', model_sections('split', 2, 100, 50, True))
     large = plan_geometry(8192, 'fp16', model_sections('bundled', 1, 8, 8, True))
-    assert plan_window(small, 'exact', least_slots(small, 'exact')).chunk_groups \
-        == 256 * 1024 // small.group_bytes
+    read = plan_window(long, 'exact', least_slots(long, 'exact')).chunk_groups * long.group_bytes
+    assert 512 * 1024 - long.group_bytes < read <= 512 * 1024
+    assert plan_window(short, 'exact', least_slots(short, 'exact')).chunk_groups \
+        == max(section.groups for section in short.sections)
     assert large.group_bytes > 4 * 8192
     assert plan_window(large, 'exact', least_slots(large, 'exact')).chunk_groups >= 1

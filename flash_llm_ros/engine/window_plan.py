@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 from flash_llm_ros.store.geometry import Geometry, Section
 
-_CHUNK_BYTES = 256 * 1024
-_CHUNKS = 4
+# A stream of these reaches the device's sequential rate while earlier chunks are computed on.
+_CHUNK_BYTES = 512 * 1024
+_CHUNKS = 6
 _EMBEDDING_SLOTS = 32      # rows of the embedding are read group by group, in every mode
 
 
@@ -25,8 +26,9 @@ class WindowPlan:
 
 
 def chunk_groups(geometry: Geometry) -> int:
-    """Groups of one streamed read."""
-    return max(1, _CHUNK_BYTES // geometry.group_bytes)
+    """Groups of one streamed read; a read never crosses a section."""
+    longest = max(section.groups for section in geometry.sections)
+    return min(longest, max(1, _CHUNK_BYTES // geometry.group_bytes))
 
 
 def least_slots(geometry: Geometry, mode: str) -> int:
