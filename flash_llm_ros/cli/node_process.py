@@ -1,6 +1,7 @@
 """A node in a process of its own, with private parameters and domain."""
 
 from collections.abc import Mapping, Sequence
+import ctypes
 import os
 from pathlib import Path
 import signal
@@ -11,7 +12,13 @@ import tempfile
 import yaml
 
 STOP_TIMEOUT = 30.0  # s
+PR_SET_PDEATHSIG = 1
 COMMAND = (sys.executable, '-m', 'flash_llm_ros.node.main')
+
+
+def _end_with_parent() -> None:
+    # However the caller ends, no node is left behind.
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class NodeProcess:
@@ -38,9 +45,9 @@ class NodeProcess:
             self._process = subprocess.Popen(
                 [*command, '--ros-args', '--params-file', str(parameter_file)],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
-                start_new_session=True,
+                start_new_session=True, preexec_fn=_end_with_parent,
                 env={**os.environ, 'ROS_DOMAIN_ID': str(domain_id),
-                     'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'PYTHONUNBUFFERED': '1',
+                     'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'PYTHONUNBUFFERED': '1', 'PYTHONFAULTHANDLER': '1',
                      **(environment or {})})
         self.pid = self._process.pid
 
@@ -80,7 +87,8 @@ class NodeProcess:
         try:
             code = self.wait()
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self.send_signal(signal.SIGABRT)    # makes Python log where every thread stands
             code = self.wait()
+            print(self.log(), file=sys.stderr)
         self._folder.cleanup()
         return code

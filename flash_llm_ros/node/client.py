@@ -44,11 +44,22 @@ class Reply:
 class Goal:
     """One goal of ~/generate, from sending to its result."""
 
-    def __init__(self, sent: Future, chunks: list[TokenChunk], give_up: Callable[[], bool]) -> None:
-        self.chunks = chunks
-        self._give_up = give_up
-        self._handle = wait_for(sent, CALL_TIMEOUT, give_up)
-        self._result = self._handle.get_result_async()
+    def __init__(
+        self,
+        client: 'NodeClient',
+        goal: GenerateText.Goal,
+        on_chunk: Callable[[TokenChunk], None],
+    ) -> None:
+        self.chunks: list[TokenChunk] = []
+        self._client = client
+        self._on_chunk = on_chunk
+        sent = client.start(client.generate.send_goal_async, goal, self._take)
+        self._handle = client.wait(sent, CALL_TIMEOUT)
+        self._result = client.start(self._handle.get_result_async)
+
+    def _take(self, message: object) -> None:
+        self.chunks.append(message.feedback.chunk)
+        self._on_chunk(message.feedback.chunk)
 
     @property
     def done(self) -> bool:
@@ -57,28 +68,13 @@ class Goal:
 
     def cancel(self) -> bool:
         """Ask the node to cancel it; returns whether the node agreed."""
-        response = wait_for(self._handle.cancel_goal_async(), CALL_TIMEOUT, self._give_up)
-        return bool(response.goals_canceling)
+        cancelled = self._client.start(self._handle.cancel_goal_async)
+        return bool(self._client.wait(cancelled, CALL_TIMEOUT).goals_canceling)
 
     def result(self, timeout: float | None = None) -> tuple[int, GenerateText.Result]:
         """Return a constant of GoalStatus and the result; ``timeout`` in seconds, None: forever."""
-        response = wait_for(self._result, timeout, self._give_up)
+        response = self._client.wait(self._result, timeout)
         return response.status, response.result
-
-
-def wait_for(
-    future: Future, timeout: float | None, give_up: Callable[[], bool] = lambda: False,
-) -> object:
-    """Return a future's result; raises TimeoutError, ConnectionError when ``give_up`` says so."""
-    done = threading.Event()
-    future.add_done_callback(lambda _: done.set())
-    limit = None if timeout is None else time.monotonic() + timeout
-    while not done.wait(0.2):
-        if give_up():
-            raise ConnectionError('The process of the node has ended.')
-        if limit is not None and time.monotonic() > limit:
-            raise TimeoutError(f'No answer from the node within {timeout:g} s.')
-    return future.result()
 
 
 class NodeClient:
@@ -117,7 +113,7 @@ class NodeClient:
         self._get_state = self.node.create_client(GetState, f'{self.name}/get_state')
         self._generate_text = self.node.create_client(
             GenerateTextService, f'{self.name}/generate_text')
-        self._generate = ActionClient(self.node, GenerateText, f'{self.name}/generate')
+        self.generate = ActionClient(self.node, GenerateText, f'{self.name}/generate')
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, name='client', daemon=True)
@@ -133,7 +129,7 @@ class NodeClient:
         """Leave the graph."""
         self._executor.shutdown()
         self._thread.join()
-        self._generate.destroy()
+        self.generate.destroy()
         self.node.destroy_node()
         rclpy.shutdown(context=self._context)
 
@@ -151,17 +147,37 @@ class NodeClient:
                 raise TimeoutError(f'Waited {timeout:g} s for {what} of {self.name}.')
             time.sleep(POLL)
 
+    def start(self, send: Callable[..., Future], *arguments: object) -> Future:
+        """Return the future of a request, sent in the thread that also takes the answers.
+
+        Sent from elsewhere, an answer can come before rclpy's action client expects it; it is
+        dropped then.
+        """
+        return self.wait(self._executor.create_task(send, *arguments), CALL_TIMEOUT)
+
+    def wait(self, future: Future, timeout: float | None) -> object:
+        """Return a future's result; ``timeout`` in seconds, None: as long as the node lives."""
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        limit = None if timeout is None else time.monotonic() + timeout
+        while not done.wait(0.2):
+            if self._give_up():
+                raise ConnectionError('The process of the node has ended.')
+            if limit is not None and time.monotonic() > limit:
+                raise TimeoutError(f'No answer from the node within {timeout:g} s.')
+        return future.result()
+
     def wait_for_node(self, timeout: float) -> None:
         """Return when every interface of the node is connected; ``timeout`` in seconds."""
         self.until(lambda: bool(self.statuses), timeout, 'the first status')
         for client in (self._change_state, self._get_state, self._generate_text):
             self.until(client.service_is_ready, timeout, client.srv_name)
-        self.until(self._generate.server_is_ready, timeout, 'the action')
+        self.until(self.generate.server_is_ready, timeout, 'the action')
         self.until(lambda: self._prompt.get_subscription_count() > 0, timeout, 'the prompt topic')
 
     def call(self, client: Client, request: object, timeout: float | None = CALL_TIMEOUT) -> object:
         """Call any service; ``timeout`` in seconds."""
-        return wait_for(client.call_async(request), timeout, self._give_up)
+        return self.wait(self.start(client.call_async, request), timeout)
 
     def transition(self, label: str, timeout: float | None = CALL_TIMEOUT) -> bool:
         """Ask for a lifecycle transition by its label, such as 'configure'."""
@@ -199,13 +215,7 @@ class NodeClient:
         self, goal: GenerateText.Goal, on_chunk: Callable[[TokenChunk], None] = lambda chunk: None,
     ) -> Goal:
         """Send a goal; every goal is accepted. ``on_chunk`` is called in the client's thread."""
-        chunks: list[TokenChunk] = []
-
-        def take(message: object) -> None:
-            chunks.append(message.feedback.chunk)
-            on_chunk(message.feedback.chunk)
-
-        return Goal(self._generate.send_goal_async(goal, take), chunks, self._give_up)
+        return Goal(self, goal, on_chunk)
 
     def generate_text(
         self, request: GenerateTextService.Request, timeout: float = CALL_TIMEOUT,

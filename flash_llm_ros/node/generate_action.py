@@ -5,7 +5,7 @@ import time
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
-from rclpy.callback_groups import ReentrantCallbackGroup
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
@@ -34,7 +34,8 @@ class GenerateAction:
         self._goals: dict[bytes, _Goal] = {}
         self._server = ActionServer(
             node, GenerateText, '~/generate', self._conclude,
-            callback_group=ReentrantCallbackGroup(),
+            # One short callback at a time: goals keep their order, no cancel overtakes its goal.
+            callback_group=MutuallyExclusiveCallbackGroup(),
             goal_callback=lambda goal: GoalResponse.ACCEPT,
             handle_accepted_callback=self._accept,
             cancel_callback=self._cancel,
@@ -45,14 +46,11 @@ class GenerateAction:
         """Take the action off the graph."""
         self._server.destroy()
 
-    def _goal(self, handle: ServerGoalHandle) -> '_Goal':
-        # Whichever comes first makes the entry: a quick client's cancel can overtake _accept.
-        return self._goals.setdefault(bytes(handle.goal_id.uuid), _Goal(handle))
-
     def _accept(self, handle: ServerGoalHandle) -> None:
-        goal = self._goal(handle)
-        goal.follow(self._intake.submit(
-            bytes(handle.goal_id.uuid).hex(), goal, lambda: self._understand(handle.request)))
+        key = bytes(handle.goal_id.uuid)
+        goal = self._goals[key] = _Goal(handle)
+        goal.request = self._intake.submit(
+            key.hex(), goal, lambda: self._understand(handle.request))
 
     def _understand(self, ask: GenerateText.Goal) -> tuple[GenerationRequest, float]:
         parameters = self._parameters
@@ -61,14 +59,17 @@ class GenerateAction:
         return generation, deadline_seconds(ask, default=parameters['default_deadline'])
 
     def _cancel(self, handle: ServerGoalHandle) -> CancelResponse:
-        self._goal(handle).cancel()
+        goal = self._goals.get(bytes(handle.goal_id.uuid))
+        if goal is not None:    # else it has just ended
+            goal.cancel()
         return CancelResponse.ACCEPT
 
     def _conclude(self, handle: ServerGoalHandle) -> GenerateText.Result:
+        key = bytes(handle.goal_id.uuid)
         try:
-            return self._goal(handle).conclude()
+            return self._goals[key].conclude()
         finally:
-            del self._goals[bytes(handle.goal_id.uuid)]
+            del self._goals[key]
 
 
 class _Goal:
@@ -76,23 +77,16 @@ class _Goal:
 
     def __init__(self, handle: ServerGoalHandle) -> None:
         self._handle = handle
-        self._request: Request | None = None
+        self.request: Request | None = None
         self._cancelled = False
         self._outcome: Outcome | None = None
         self._ended = threading.Event()
         self._is_executing = False
 
-    def follow(self, request: Request) -> None:
-        """Take the request, to be cancelled with the goal."""
-        self._request = request
-        if self._cancelled:
-            self.cancel()
-
     def cancel(self) -> None:
-        """End the request, or have ``follow`` do it."""
+        """End the request."""
         self._cancelled = True
-        if self._request is not None:
-            self._request.cancel('The client cancelled the goal.')
+        self.request.cancel('The client cancelled the goal.')
 
     def started(self) -> None:
         """Move the goal to EXECUTING."""
