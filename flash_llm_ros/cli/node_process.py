@@ -12,13 +12,14 @@ import tempfile
 import yaml
 
 STOP_TIMEOUT = 30.0  # s
+LIBC = ctypes.CDLL(None)    # looked up before the fork, when other threads may hold locks
 PR_SET_PDEATHSIG = 1
 COMMAND = (sys.executable, '-m', 'flash_llm_ros.node.main')
 
 
 def _end_with_parent() -> None:
     # However the caller ends, no node is left behind.
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
+    LIBC.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
 
 class NodeProcess:
@@ -47,8 +48,8 @@ class NodeProcess:
                 stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT,
                 start_new_session=True, preexec_fn=_end_with_parent,
                 env={**os.environ, 'ROS_DOMAIN_ID': str(domain_id),
-                     'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'PYTHONUNBUFFERED': '1', 'PYTHONFAULTHANDLER': '1',
-                     **(environment or {})})
+                     'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'PYTHONUNBUFFERED': '1',
+                     'PYTHONFAULTHANDLER': '1', **(environment or {})})
         self.pid = self._process.pid
 
     def __enter__(self) -> 'NodeProcess':
