@@ -181,6 +181,15 @@ def test_nothing_is_left_of_a_failed_conversion(tmp_path: Path, checkpoint_folde
     FlashStore.open(folder / 'tiny').verify()
 
 
+def test_what_a_killed_conversion_left_is_removed_by_the_next(tmp_path: Path,
+                                                              checkpoint_folder: Path) -> None:
+    running, killed = tmp_path / '.tiny.partial-1', tmp_path / '.tiny.partial-4194305'
+    for folder in (running, killed):        # process 1 runs; no process has the other number
+        (folder / 'layers').mkdir(parents=True)
+    convert(checkpoint_folder, tmp_path / 'tiny', ConversionOptions(calibrate=False), quiet)
+    assert running.exists() and not killed.exists()
+
+
 def test_an_existing_store_is_kept_when_the_rename_fails(
         tmp_path: Path, checkpoint_folder: Path, int8_store: Path,
         monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,7 +69,10 @@ class StoreWriter:
     def __enter__(self) -> 'StoreWriter':
         target = self.target
         target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(self.path, ignore_errors=True)
+        for left_over in target.parent.glob(f'.{target.name}.partial-*'):
+            writer = left_over.name.rpartition('-')[2]
+            if writer == str(os.getpid()) or not Path('/proc', writer).exists():
+                shutil.rmtree(left_over)        # of a conversion that was killed
         for folder in ('layers', 'predictors'):
             (self.path / folder).mkdir(parents=True)
         return self
