@@ -27,6 +27,7 @@ class ModelSpec:
     tied_embeddings: bool
     end_tokens: tuple[int, ...]
     begin_token: int | None = None      # put before every prompt when not None
+    attention_bias: bool = False        # on queries, keys and values
     rope_factors: tuple[float, ...] = ()  # divide the inverse frequencies, [head_dim / 2]
 
     def __post_init__(self) -> None:
@@ -73,7 +74,7 @@ class ModelSpec:
         if not isinstance(data, dict):
             raise ValueError('the model specification must be a mapping')
         names = {f.name for f in fields(cls)}
-        if missing := names - {'begin_token', 'rope_factors'} - data.keys():
+        if missing := names - {'begin_token', 'attention_bias', 'rope_factors'} - data.keys():
             raise ValueError(f'the model specification lacks {", ".join(sorted(missing))}')
         if unknown := data.keys() - names:
             raise ValueError(f'the model specification has unknown {", ".join(sorted(unknown))}')

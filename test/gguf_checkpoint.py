@@ -1,4 +1,4 @@
-"""Writes small llama checkpoints as GGUF, with the row order that llama.cpp's converter makes."""
+"""Writes small checkpoints as GGUF, with the row order that llama.cpp's converter makes."""
 
 from collections.abc import Mapping
 import json
@@ -30,16 +30,17 @@ def write_gguf(folder: Path, path: Path, kind: Type = Type.F32,
     config = json.loads((folder / 'config.json').read_text())
     tensors = {gguf_name(name): tensor
                for name, tensor in load_file(folder / 'model.safetensors').items()}
-    writer = gguf.GGUFWriter(path, 'llama')
+    architecture = config['model_type']
+    writer = gguf.GGUFWriter(path, architecture)
     for key, value in {**fields_of(config), **byte_tokenizer_fields(), **metadata}.items():
         if value is not None:
             add_field(writer, key, value)
     for name, tensor in tensors.items():
         if name in extra or name in drop:
             continue
-        if 'attn_q' in name:
+        if architecture == 'llama' and 'attn_q' in name:
             tensor = permuted(tensor, config['num_attention_heads'])
-        elif 'attn_k' in name:
+        elif architecture == 'llama' and 'attn_k' in name:
             tensor = permuted(tensor, config['num_key_value_heads'])
         add_tensor(writer, name, tensor, kind if tensor.ndim == 2 else Type.F32)
     for name, (packed, packed_kind) in extra.items():
@@ -52,11 +53,11 @@ def write_gguf(folder: Path, path: Path, kind: Type = Type.F32,
 
 
 def gguf_name(name: str) -> str:
-    stem = name.removesuffix('.weight')
+    stem, _, kind = name.rpartition('.')
     if stem.startswith('model.layers.'):
         _, _, layer, part = stem.split('.', 3)
-        return f'blk.{layer}.{NAMES[part]}.weight'
-    return f'{NAMES[stem]}.weight'
+        return f'blk.{layer}.{NAMES[part]}.{kind}'
+    return f'{NAMES[stem]}.{kind}'
 
 
 def permuted(tensor: np.ndarray, heads: int) -> np.ndarray:
@@ -93,17 +94,18 @@ def add_field(writer: gguf.GGUFWriter, key: str, value: object) -> None:
 
 
 def fields_of(config: Mapping[str, object]) -> dict[str, object]:
+    kind = config['model_type']
     return {
-        'general.name': 'tiny', 'llama.block_count': config['num_hidden_layers'],
-        'llama.context_length': config['max_position_embeddings'],
-        'llama.embedding_length': config['hidden_size'],
-        'llama.feed_forward_length': config['intermediate_size'],
-        'llama.attention.head_count': config['num_attention_heads'],
-        'llama.attention.head_count_kv': config['num_key_value_heads'],
-        'llama.attention.layer_norm_rms_epsilon': config['rms_norm_eps'],
-        'llama.rope.freq_base': config['rope_theta'],
-        'llama.rope.dimension_count': config['head_dim'],
-        'llama.attention.key_length': (
+        'general.name': 'tiny', f'{kind}.block_count': config['num_hidden_layers'],
+        f'{kind}.context_length': config['max_position_embeddings'],
+        f'{kind}.embedding_length': config['hidden_size'],
+        f'{kind}.feed_forward_length': config['intermediate_size'],
+        f'{kind}.attention.head_count': config['num_attention_heads'],
+        f'{kind}.attention.head_count_kv': config['num_key_value_heads'],
+        f'{kind}.attention.layer_norm_rms_epsilon': config['rms_norm_eps'],
+        f'{kind}.rope.freq_base': config['rope_theta'],
+        f'{kind}.rope.dimension_count': config['head_dim'],
+        f'{kind}.attention.key_length': (
             None if config['head_dim'] * config['num_attention_heads'] == config['hidden_size']
             else config['head_dim']),
     }

@@ -1,4 +1,4 @@
-"""Small llama checkpoints with random or planted weights, as Hugging Face folders."""
+"""Small llama and qwen2 checkpoints with random or planted weights, as Hugging Face folders."""
 
 import json
 from pathlib import Path
@@ -46,6 +46,8 @@ def write_checkpoint(folder: Path, seed: int = 0, **changes: object) -> Path:
         prefix = f'model.layers.{layer}.'
         for name, rows, columns in (('q', q, d), ('k', kv, d), ('v', kv, d), ('o', d, q)):
             tensors[f'{prefix}self_attn.{name}_proj.weight'] = matrix(rows, columns)
+            if config['model_type'] == 'qwen2' and name != 'o':
+                tensors[f'{prefix}self_attn.{name}_proj.bias'] = matrix(1, rows, rows ** 0.5)[0]
         for name, rows, columns in (('gate', f, d), ('up', f, d), ('down', d, f)):
             tensors[f'{prefix}mlp.{name}_proj.weight'] = matrix(rows, columns)
         for name in ('input_layernorm', 'post_attention_layernorm'):

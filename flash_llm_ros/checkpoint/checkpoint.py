@@ -39,11 +39,14 @@ class Checkpoint(ABC):
 
     def check_tensors(self) -> None:
         """Raise CheckpointError for a tensor of another shape, and for a bias nobody would add."""
+        shapes = self.family.tensor_shapes(self.spec)
+        known = {rename(name) for rename in (self.family.huggingface_name, self.family.gguf_name)
+                 for name in shapes}
         for name in self.stored_names():
-            if name.endswith('.bias'):
+            if name.endswith('.bias') and name not in known:
                 raise CheckpointError(f'{self.path}: tensor {name} is a bias; the '
-                                      f'{self.spec.model_type} family here has none')
-        for name, expected in self.family.tensor_shapes(self.spec).items():
+                                      f'{self.spec.model_type} family here has no such')
+        for name, expected in shapes.items():
             if (found := self.shape(name)) != expected:
                 raise CheckpointError(f'{self.path}: tensor {name} has shape {found}; '
                                       f'the configuration asks for {expected}')

@@ -84,8 +84,9 @@ def value(name: str, dtype: int, shape: list[int | str]) -> onnx.ValueInfoProto:
 
 
 def layer_graph(spec: ModelSpec, layer: int, resident: str, kv_cache: str, data: ExternalData,
-                attention_norm: NDArray[np.float32], ffn_norm: NDArray[np.float32]) -> bytes:
-    """Everything of a layer but its feed-forward block."""
+                attention_norm: NDArray[np.float32], ffn_norm: NDArray[np.float32],
+                qkv_bias: NDArray[np.float32] | None) -> bytes:
+    """Everything of a layer but its feed-forward block; `qkv_bias` as the rows of qkv."""
     g = GraphBuilder(resident, data)
     d, heads, kv, size = spec.hidden_size, spec.heads, spec.kv_heads, spec.head_dim
     half = kv_cache == 'fp16'
@@ -94,11 +95,16 @@ def layer_graph(spec: ModelSpec, layer: int, resident: str, kv_cache: str, data:
 
     g.node('SimplifiedLayerNormalization', ['hidden', g.inline('attention_norm', attention_norm)],
            ['normed'], axis=-1, epsilon=spec.norm_eps)
-    g.matmul('normed', f'{prefix}.qkv', 'qkv32' if half else 'qkv', (heads + 2 * kv) * size, d)
+    g.matmul('normed', f'{prefix}.qkv', 'qkv_product', (heads + 2 * kv) * size, d)
+    qkv = 'qkv_product'
+    if qkv_bias is not None:
+        g.node('Add', [qkv, g.inline('qkv_bias', qkv_bias)], ['qkv_sum'])
+        qkv = 'qkv_sum'
     if half:
-        g.node('Cast', ['qkv32'], ['qkv'], to=TensorProto.FLOAT16)
+        g.node('Cast', [qkv], ['qkv_half'], to=TensorProto.FLOAT16)
+        qkv = 'qkv_half'
     g.node('GroupQueryAttention',
-           ['qkv', '', '', 'past_key', 'past_value', 'last_position', 'total_length', 'cos', 'sin'],
+           [qkv, '', '', 'past_key', 'past_value', 'last_position', 'total_length', 'cos', 'sin'],
            ['attended16' if half else 'attended', 'present_key', 'present_value'], _MS,
            num_heads=heads, kv_num_heads=kv, do_rotary=1, rotary_interleaved=0)
     if half:

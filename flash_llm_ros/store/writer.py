@@ -157,6 +157,11 @@ class StoreWriter:
                 parts.append(rows(section.name, start, stop))
             yield np.stack(parts, axis=1)
 
+    def _qkv_bias(self, prefix: str) -> NDArray[np.float32] | None:
+        if not self._weights.spec.attention_bias:
+            return None
+        return np.concatenate([self._weights.rows(f'{prefix}.{part}_bias') for part in 'qkv'])
+
     def _write_layers(self) -> None:
         spec, form, rows = self._weights.spec, self._form, self._rows
         layout = attention_layout(spec, form.resident)
@@ -170,7 +175,8 @@ class StoreWriter:
                                                   form.resident).items():
                     writer.write(key, tensor)
             graph = layer_graph(spec, layer, form.resident, form.kv_cache, data,
-                                rows(f'{prefix}.attention_norm'), rows(f'{prefix}.ffn_norm'))
+                                rows(f'{prefix}.attention_norm'), rows(f'{prefix}.ffn_norm'),
+                                self._qkv_bias(prefix))
             (self.path / names.layer_graph(layer)).write_bytes(graph)
             self._progress('attention', layer + 1, spec.layers)
         writer.close()

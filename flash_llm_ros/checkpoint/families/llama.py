@@ -34,6 +34,8 @@ def tensor_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
         shapes['head'] = (spec.vocab_size, d)
     layer = {'attention_norm': (d,), 'q': (q, d), 'k': (kv, d), 'v': (kv, d), 'o': (d, q),
              'ffn_norm': (d,), 'gate': (f, d), 'up': (f, d), 'down': (d, f)}
+    if spec.attention_bias:
+        layer |= {'q_bias': (q,), 'k_bias': (kv,), 'v_bias': (kv,)}
     for index in range(spec.layers):
         shapes.update({f'layers.{index}.{name}': shape for name, shape in layer.items()})
     return shapes
@@ -43,14 +45,22 @@ def huggingface_name(name: str) -> str:
     if name in _MODEL_TENSORS:
         return f'{_MODEL_TENSORS[name][0]}.weight'
     _, index, part = name.split('.')
-    return f'model.layers.{index}.{_LAYER_TENSORS[part][0]}.weight'
+    return f'model.layers.{index}.{_LAYER_TENSORS[_matrix(part)][0]}.{_kind(part)}'
 
 
 def gguf_name(name: str) -> str:
     if name in _MODEL_TENSORS:
         return f'{_MODEL_TENSORS[name][1]}.weight'
     _, index, part = name.split('.')
-    return f'blk.{index}.{_LAYER_TENSORS[part][1]}.weight'
+    return f'blk.{index}.{_LAYER_TENSORS[_matrix(part)][1]}.{_kind(part)}'
+
+
+def _matrix(part: str) -> str:
+    return part.removesuffix('_bias')
+
+
+def _kind(part: str) -> str:
+    return 'bias' if part.endswith('_bias') else 'weight'
 
 
 def spec_from_huggingface(config: dict[str, Any], name: str) -> dict[str, Any]:
@@ -58,12 +68,18 @@ def spec_from_huggingface(config: dict[str, Any], name: str) -> dict[str, Any]:
     for key in ('attention_bias', 'mlp_bias'):
         if config.get(key):
             raise ValueError(f'{key} is true; the llama family here has no biases')
+    return shape_from_huggingface(config, name)
+
+
+def shape_from_huggingface(config: dict[str, Any], name: str) -> dict[str, Any]:
+    """The same for any family whose config.json has llama's keys."""
     heads = config['num_attention_heads']
     head_dim = config.get('head_dim') or config['hidden_size'] // heads
     rope = config.get('rope_parameters') or config.get('rope_scaling') or {}
     theta = float(config.get('rope_theta') or rope.get('rope_theta') or 10000.0)
     return {
-        'name': name, 'model_type': 'llama', 'hidden_size': config['hidden_size'],
+        'name': name, 'model_type': config['model_type'],
+        'hidden_size': config['hidden_size'],
         'layers': config['num_hidden_layers'], 'heads': heads,
         'kv_heads': config.get('num_key_value_heads') or heads,
         'head_dim': head_dim,
@@ -78,23 +94,25 @@ def spec_from_huggingface(config: dict[str, Any], name: str) -> dict[str, Any]:
 
 def spec_from_gguf(fields: dict[str, Any], name: str) -> dict[str, Any]:
     """ModelSpec fields from GGUF metadata, but for the tokens and the tied embeddings."""
+    kind = fields['general.architecture']
+
     def field(key: str, default: Any = None) -> Any:
-        value = fields.get(f'llama.{key}', default)
+        value = fields.get(f'{kind}.{key}', default)
         if value is None:
-            raise ValueError(f'the metadata lacks llama.{key}')
+            raise ValueError(f'the metadata lacks {kind}.{key}')
         return value
 
-    if fields.get('llama.expert_count'):
-        raise ValueError('llama.expert_count is set; mixtures of experts are not supported')
+    if fields.get(f'{kind}.expert_count'):
+        raise ValueError(f'{kind}.expert_count is set; mixtures of experts are not supported')
     hidden, heads = field('embedding_length'), field('attention.head_count')
     head_dim, theta = field('attention.key_length', hidden // heads), field('rope.freq_base', 1e4)
     if (turned := field('rope.dimension_count', head_dim)) != head_dim:
-        raise ValueError(f'llama.rope.dimension_count is {turned}; it must be the head size '
+        raise ValueError(f'{kind}.rope.dimension_count is {turned}; it must be the head size '
                          f'{head_dim}')
-    rope = {'rope_type': fields.get('llama.rope.scaling.type', 'none'),
-            'factor': fields.get('llama.rope.scaling.factor', 1.0)}
+    rope = {'rope_type': field('rope.scaling.type', 'none'),
+            'factor': field('rope.scaling.factor', 1.0)}
     return {
-        'name': name, 'model_type': 'llama', 'hidden_size': hidden,
+        'name': name, 'model_type': kind, 'hidden_size': hidden,
         'layers': field('block_count'), 'heads': heads,
         'kv_heads': field('attention.head_count_kv', heads),
         'head_dim': head_dim,
@@ -103,7 +121,7 @@ def spec_from_gguf(fields: dict[str, Any], name: str) -> dict[str, Any]:
         'max_context': field('context_length'),
         'norm_eps': float(field('attention.layer_norm_rms_epsilon')),
         'rope_theta': float(theta),
-        'activation': fields.get('llama.hidden_act', 'silu'),
+        'activation': field('hidden_act', 'silu'),
         'rope_factors': _rope_factors(rope, head_dim, theta),
     }
 
