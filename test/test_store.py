@@ -55,6 +55,7 @@ def decoded(data: np.ndarray, codec: str, dim: int) -> tuple[np.ndarray, np.ndar
 @pytest.mark.parametrize(('codec', 'changes', 'block'), [
     ('int8', {}, 512), ('fp16', {}, 512), ('int8', {'tie_word_embeddings': True}, 4096),
     ('int8', {'hidden_act': 'relu', 'intermediate_size': 250}, 512),
+    ('int8', {'intermediate_size': 240}, 512),      # every group of the layers is full
     ('int8', {'hidden_size': 80, 'head_dim': 20, 'intermediate_size': 130}, 1024),
 ])
 def test_every_byte_of_the_neuron_file(tmp_path: Path, codec: str, changes: dict[str, object],

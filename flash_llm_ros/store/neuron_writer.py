@@ -63,5 +63,5 @@ class NeuronWriter:
             body = bundles[first:first + section.bundles_per_group].reshape(-1)
             groups[index, :len(body)] = body
         sums = crc32c(groups[:, :-CHECKSUM_BYTES])
-        groups[:, -CHECKSUM_BYTES:] = sums.astype('<u4').view(np.uint8).reshape(count, -1)
+        groups[:, -CHECKSUM_BYTES:] = sums.astype('<u4')[:, None].view(np.uint8)
         self._file.write(groups.data)
