@@ -221,7 +221,7 @@ def _feed_forward(config: EngineConfig, manifest: Manifest, window: Window,
     if manifest.layout == 'bundled':
         return BundledFeedForward(dense, window, predictors, spec.activation)
     thresholds = at_sparsity(manifest.calibration.thresholds, sparsity)
-    return SplitFeedForward(dense, window, predictors, thresholds, spec.activation)
+    return SplitFeedForward(dense, window, predictors, spec.activation, thresholds)
 
 
 def _warnings(window: Window, config: EngineConfig) -> list[str]:

@@ -1,5 +1,6 @@
 """The feed-forward block: dense, or only the active set, in either layout."""
 
+from abc import ABC, abstractmethod
 from typing import Protocol
 
 import numpy as np
@@ -52,50 +53,10 @@ class DenseFeedForward:
         self.total_neurons += tokens * self._spec.ffn_size
 
 
-class SplitFeedForward:
-    """Gated-SiLU models: gate and up are exact, down columns are used by their contribution.
+class SparseFeedForward(ABC):
+    """What both layouts share: a prompt is read dense, a token uses its active set."""
 
-    The predictor only prefetches; what it got wrong costs time, never text.
-    """
-
-    def __init__(self, dense: DenseFeedForward, window: Window, predictors: PredictorStack,
-                 thresholds: NDArray[np.float64], activation: str) -> None:
-        self._dense, self._window, self._predictors = dense, window, predictors
-        self._activation = activation
-        # abs(h) * norm > threshold is abs(h) > threshold / norm
-        with np.errstate(divide='ignore', invalid='ignore'):
-            self._limits = [(threshold / norm).astype(np.float32) for threshold, norm
-                            in zip(thresholds, predictors.down_norms, strict=True)]
-
-    @property
-    def active_neurons(self) -> int:
-        return self._dense.active_neurons
-
-    @property
-    def total_neurons(self) -> int:
-        return self._dense.total_neurons
-
-    def begin(self, dense: bool, last: bool) -> None:
-        if dense:
-            self._dense.begin(dense, last)
-        else:
-            self._window.stream(('gate_up',), last)
-
-    def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
-        if dense:
-            self._dense.run(layer, x, out, dense)
-            return
-        core, down = self._window.core, self._window.section('down', layer)
-        core.prefetch(down, self._predictors.wanted(layer, x[0]))
-        h = self._dense.activations[:1]
-        core.gate_up(self._window.section('gate_up', layer), x, h, self._activation)
-        active = (np.abs(h[0]) > self._limits[layer]).view(np.uint8)
-        core.add_rows_sparse(down, h[0], active, out[0])
-        self._dense.count(int(np.count_nonzero(active)))
-
-
-class BundledFeedForward:
-    """ReLU models: the predictor decides which bundles are read and used (the paper)."""
+    streamed: tuple[str, ...]       # sections that every token needs as a whole
 
     def __init__(self, dense: DenseFeedForward, window: Window, predictors: PredictorStack,
                  activation: str) -> None:
@@ -114,13 +75,52 @@ class BundledFeedForward:
         if dense:
             self._dense.begin(dense, last)
         else:
-            self._window.stream((), last)
+            self._window.stream(self.streamed, last)
 
     def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
         if dense:
             self._dense.run(layer, x, out, dense)
-            return
+        else:
+            self._dense.count(int(np.count_nonzero(self._run_active(layer, x, out))))
+
+    @abstractmethod
+    def _run_active(self, layer: int, x: Array, out: Array) -> NDArray[np.uint8]:
+        """Add what the active set gives for one token; returns 1 for each neuron in it."""
+
+
+class SplitFeedForward(SparseFeedForward):
+    """Gated-SiLU models: gate and up are exact, down columns are used by their contribution.
+
+    The predictor only prefetches; what it got wrong costs time, never text.
+    """
+
+    streamed = ('gate_up',)
+
+    def __init__(self, dense: DenseFeedForward, window: Window, predictors: PredictorStack,
+                 activation: str, thresholds: NDArray[np.float64]) -> None:
+        super().__init__(dense, window, predictors, activation)
+        # abs(h) * norm > threshold is abs(h) > threshold / norm
+        with np.errstate(divide='ignore', invalid='ignore'):
+            self._limits = [(threshold / norm).astype(np.float32) for threshold, norm
+                            in zip(thresholds, predictors.down_norms, strict=True)]
+
+    def _run_active(self, layer: int, x: Array, out: Array) -> NDArray[np.uint8]:
+        core, down = self._window.core, self._window.section('down', layer)
+        core.prefetch(down, self._predictors.wanted(layer, x[0]))
+        h = self._dense.activations[:1]
+        core.gate_up(self._window.section('gate_up', layer), x, h, self._activation)
+        active = (np.abs(h[0]) > self._limits[layer]).view(np.uint8)
+        core.add_rows_sparse(down, h[0], active, out[0])
+        return active
+
+
+class BundledFeedForward(SparseFeedForward):
+    """ReLU models: the predictor decides which bundles are read and used (the paper)."""
+
+    streamed = ()
+
+    def _run_active(self, layer: int, x: Array, out: Array) -> NDArray[np.uint8]:
         active = self._predictors.wanted(layer, x[0])
         self._window.core.bundled_sparse(self._window.section('bundle', layer), x[0], active,
                                          out[0], self._activation, None)
-        self._dense.count(int(np.count_nonzero(active)))
+        return active
