@@ -33,8 +33,9 @@ def int8_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='session')
 def int4_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A calibrated int4 store beside its checkpoint; read only."""
-    return tiny_store(tmp_path_factory.mktemp('int4'), neurons='int4')
+    """A calibrated int4 store beside its checkpoint, all else in float32; read only."""
+    return tiny_store(tmp_path_factory.mktemp('int4'), neurons='int4', resident='fp32',
+                      kv_cache='fp32')
 
 
 @pytest.fixture(scope='session')
