@@ -77,7 +77,7 @@ def test_zero_blocks_stay_zero(name, scales_at):
 
 
 def int4_block(block, divisor):
-    """Scale, 32 values and the squared error of one try, by the definition; None: no such scale."""
+    """Scale, 32 values and the weighted error of one try, by the definition; None: no such scale."""
     peak = next(value for value in block if abs(value) == max(map(abs, block)))
     with np.errstate(over='ignore'):
         scale = float(np.float16(np.float32(peak) / np.float32(divisor)))
@@ -85,7 +85,8 @@ def int4_block(block, divisor):
         return None
     quants = [max(-8, min(7, round(float(np.float32(value) / np.float32(scale))))) if scale else 0
               for value in block]
-    error = sum((value - quant * scale) ** 2 for value, quant in zip(block, quants, strict=True))
+    error = sum(((value - quant * scale) * value) ** 2
+                for value, quant in zip(block, quants, strict=True))
     return scale, quants, error
 
 
@@ -147,7 +148,7 @@ def test_int4_reaches_its_own_values_exactly():
 def test_int4_search_beats_the_first_scale():
     weights = np.random.default_rng(9).standard_normal((300, 64)).astype(np.float32)
     codec = row_codec('int4', 64)
-    error = (codec.decode(codec.encode(weights)) - weights).reshape(-1, 32)
+    error = ((codec.decode(codec.encode(weights)) - weights) * weights).reshape(-1, 32)
     first = np.array([int4_block([float(value) for value in block], -8)[2]
                       for block in weights.reshape(-1, 32)])
     found = (error.astype(np.float64) ** 2).sum(axis=1)
