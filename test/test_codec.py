@@ -77,7 +77,7 @@ def test_zero_blocks_stay_zero(name, scales_at):
 
 
 def int4_block(block, divisor):
-    """Scale, 32 values and the weighted error of one try, by the definition; None: no such scale."""
+    """Scale, 32 values and weighted error of one try, by the definition; None: no such scale."""
     peak = next(value for value in block if abs(value) == max(map(abs, block)))
     with np.errstate(over='ignore'):
         scale = float(np.float16(np.float32(peak) / np.float32(divisor)))
