@@ -16,11 +16,11 @@ constexpr std::int64_t kMostSlots = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kMostChunkBytes = std::int64_t{1} << 30;
 
 RowFormat format_of(const std::string& codec, std::int64_t dim) {
-  if (codec != "int8" && codec != "fp16") {
-    throw ArgumentError("codec", "'" + codec + "'", "one of int8, fp16");
+  if (codec != "int8" && codec != "int4" && codec != "fp16") {
+    throw ArgumentError("codec", "'" + codec + "'", "one of int8, int4, fp16");
   }
   require(dim >= 1 && dim <= kMostChunkBytes, "dim", dim, "a positive integer");
-  return {codec == "int8", dim};
+  return {codec == "int8" ? Codec::kInt8 : codec == "int4" ? Codec::kInt4 : Codec::kFp16, dim};
 }
 
 std::int64_t checked_group_bytes(std::int64_t group_bytes) {

@@ -6,15 +6,22 @@
 
 namespace flash_llm {
 
-// Rows of `dim` values. int8: values padded to whole blocks of 32, then one fp16 scale per block;
-// fp16: plain half precision.
+enum class Codec { kInt8, kInt4, kFp16 };
+
+// Rows of `dim` values. int8 and int4: values padded to whole blocks of 32, then one fp16 scale per
+// block; an int4 block is 16 bytes, whose low halves are its first 16 values plus 8 and whose high
+// halves the last 16. fp16: plain half precision.
 struct RowFormat {
-  bool int8;
+  Codec codec;
   std::int64_t dim;
 
   std::int64_t padded_dim() const { return (dim + 31) / 32 * 32; }
   std::size_t row_bytes() const {
-    return static_cast<std::size_t>(int8 ? padded_dim() / 32 * 34 : 2 * dim);
+    switch (codec) {
+      case Codec::kInt8: return static_cast<std::size_t>(padded_dim() / 32 * 34);
+      case Codec::kInt4: return static_cast<std::size_t>(padded_dim() / 32 * 18);
+      default: return static_cast<std::size_t>(2 * dim);
+    }
   }
 };
 

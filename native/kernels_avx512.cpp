@@ -36,6 +36,19 @@ struct Vec {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
   }
+  // The permutation looks at the lowest four bits of an index alone.
+  static F from_low_int4(const std::uint8_t* from) {
+    return _mm512_permutexvar_ps(indices_at(from), int4_values());
+  }
+  static F from_high_int4(const std::uint8_t* from) {
+    return _mm512_permutexvar_ps(_mm512_srli_epi32(indices_at(from), 4), int4_values());
+  }
+  static __m512i indices_at(const std::uint8_t* from) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  static F int4_values() {
+    return _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
+  }
   static F from_half(const std::uint8_t* from) {
     return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
   }

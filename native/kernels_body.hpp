@@ -8,7 +8,7 @@ using F = Vec::F;
 
 inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b; }
 
-// How a row of either format is taken apart, a block of 32 values at a time.
+// How a row of each format with scales is taken apart, a block of 32 values at a time.
 struct Int8Row {
   const std::uint8_t* quants;
   const std::uint8_t* scales;
@@ -18,6 +18,20 @@ struct Int8Row {
   F scale(std::int64_t block) const { return Vec::all_half(scales + 2 * block); }
   F quant(std::int64_t block, std::int64_t i) const {
     return Vec::from_int8(quants + block * kBlock + i);
+  }
+};
+
+struct Int4Row {
+  const std::uint8_t* quants;
+  const std::uint8_t* scales;
+
+  Int4Row(const std::uint8_t* row, const RowFormat& format)
+      : quants(row), scales(row + format.padded_dim() / 2) {}
+  F scale(std::int64_t block) const { return Vec::all_half(scales + 2 * block); }
+  F quant(std::int64_t block, std::int64_t i) const {
+    const std::uint8_t* bytes = quants + block * (kBlock / 2);
+    return i < kBlock / 2 ? Vec::from_low_int4(bytes + i)
+                          : Vec::from_high_int4(bytes + i - kBlock / 2);
   }
 };
 
@@ -47,7 +61,8 @@ struct HalfTail {
   }
 };
 
-inline F int8_block_dot(const Int8Row& row, std::int64_t block, const float* x, F sum) {
+template <typename Row>
+inline F scaled_block_dot(const Row& row, std::int64_t block, const float* x, F sum) {
   F inner = Vec::mul(row.quant(block, 0), Vec::load(x));
   for (std::int64_t i = kN; i < kBlock; i += kN) {
     inner = Vec::fma(row.quant(block, i), Vec::load(x + i), inner);
@@ -55,19 +70,20 @@ inline F int8_block_dot(const Int8Row& row, std::int64_t block, const float* x, 
   return Vec::fma(inner, row.scale(block), sum);
 }
 
-float dot_int8(const Int8Row& row, const float* x, std::int64_t whole, const float* tail) {
+template <typename Row>
+inline float dot_scaled(const Row& row, const float* x, std::int64_t whole, const float* tail) {
   F sum0 = Vec::zero();
   F sum1 = Vec::zero();
   std::int64_t block = 0;
   for (; block + 2 <= whole; block += 2) {
-    sum0 = int8_block_dot(row, block, x + block * kBlock, sum0);
-    sum1 = int8_block_dot(row, block + 1, x + (block + 1) * kBlock, sum1);
+    sum0 = scaled_block_dot(row, block, x + block * kBlock, sum0);
+    sum1 = scaled_block_dot(row, block + 1, x + (block + 1) * kBlock, sum1);
   }
   if (block < whole) {
-    sum0 = int8_block_dot(row, block, x + block * kBlock, sum0);
+    sum0 = scaled_block_dot(row, block, x + block * kBlock, sum0);
   }
   if (tail != nullptr) {
-    sum1 = int8_block_dot(row, whole, tail, sum1);
+    sum1 = scaled_block_dot(row, whole, tail, sum1);
   }
   return Vec::sum(Vec::add(sum0, sum1));
 }
@@ -104,27 +120,51 @@ void dot_rows(const RowFormat& format, const std::uint8_t* const* rows, std::int
   const Tail tail(x + whole * kBlock, rest);
   const float* tail_values = rest > 0 ? tail.values : nullptr;
   for (std::int64_t i = 0; i < count; ++i) {
-    out[i] = format.int8 ? dot_int8(Int8Row(rows[i], format), x, whole, tail_values)
-                         : dot_half(rows[i], x, whole, tail_values, format.dim);
+    switch (format.codec) {
+      case Codec::kInt8:
+        out[i] = dot_scaled(Int8Row(rows[i], format), x, whole, tail_values);
+        break;
+      case Codec::kInt4:
+        out[i] = dot_scaled(Int4Row(rows[i], format), x, whole, tail_values);
+        break;
+      case Codec::kFp16:
+        out[i] = dot_half(rows[i], x, whole, tail_values, format.dim);
+        break;
+    }
   }
 }
 
 // out [32] += h[r] * block of row r. Products of a quant and its scale are exact, so every variant
 // of adding rounds in the same place: once per row.
-template <int kRows>
-inline void add_int8_block(const RowFormat& format, const std::uint8_t* const* rows, const F* h,
-                           std::int64_t block, float* out) {
+template <typename Row, int kRows>
+inline void add_scaled_block(const RowFormat& format, const std::uint8_t* const* rows, const F* h,
+                             std::int64_t block, float* out) {
   F scales[kRows];
   for (int r = 0; r < kRows; ++r) {
-    scales[r] = Int8Row(rows[r], format).scale(block);
+    scales[r] = Row(rows[r], format).scale(block);
   }
   for (std::int64_t i = 0; i < kBlock; i += kN) {
     F sum = Vec::load(out + i);
     for (int r = 0; r < kRows; ++r) {
-      const F quant = Int8Row(rows[r], format).quant(block, i);
+      const F quant = Row(rows[r], format).quant(block, i);
       sum = Vec::fma(h[r], Vec::mul(quant, scales[r]), sum);
     }
     Vec::store(out + i, sum);
+  }
+}
+
+template <typename Row, int kRows>
+inline void add_scaled_rows(const RowFormat& format, const std::uint8_t* const* rows, const F* h,
+                            float* out) {
+  const std::int64_t whole = format.dim / kBlock;
+  const std::int64_t rest = format.dim - whole * kBlock;
+  for (std::int64_t block = 0; block < whole; ++block) {
+    add_scaled_block<Row, kRows>(format, rows, h, block, out + block * kBlock);
+  }
+  if (rest > 0) {
+    Tail tail(out + whole * kBlock, rest);
+    add_scaled_block<Row, kRows>(format, rows, h, whole, tail.values);
+    copy_floats(out + whole * kBlock, tail.values, rest);
   }
 }
 
@@ -140,39 +180,40 @@ inline void add_half_block(const std::uint8_t* const* blocks, const F* h, float*
 }
 
 template <int kRows>
+inline void add_half_rows(const RowFormat& format, const std::uint8_t* const* rows, const F* h,
+                          float* out) {
+  const std::int64_t whole = format.dim / kBlock;
+  const std::int64_t rest = format.dim - whole * kBlock;
+  const std::uint8_t* blocks[kRows];
+  for (std::int64_t block = 0; block < whole; ++block) {
+    for (int r = 0; r < kRows; ++r) {
+      blocks[r] = rows[r] + 2 * block * kBlock;
+    }
+    add_half_block<kRows>(blocks, h, out + block * kBlock);
+  }
+  if (rest > 0) {
+    Tail tail(out + whole * kBlock, rest);
+    for (int r = 0; r < kRows; ++r) {
+      const HalfTail halves(rows[r] + 2 * whole * kBlock, rest);
+      blocks[0] = halves.bytes;
+      add_half_block<1>(blocks, h + r, tail.values);
+    }
+    copy_floats(out + whole * kBlock, tail.values, rest);
+  }
+}
+
+template <int kRows>
 inline void add_some_rows(const RowFormat& format, const std::uint8_t* const* rows,
                           const float* h, float* out) {
   F factors[kRows];
   for (int r = 0; r < kRows; ++r) {
     factors[r] = Vec::all(h[r]);
   }
-  const std::int64_t whole = format.dim / kBlock;
-  const std::int64_t rest = format.dim - whole * kBlock;
-  const std::uint8_t* blocks[kRows];
-  for (std::int64_t block = 0; block < whole; ++block) {
-    if (format.int8) {
-      add_int8_block<kRows>(format, rows, factors, block, out + block * kBlock);
-    } else {
-      for (int r = 0; r < kRows; ++r) {
-        blocks[r] = rows[r] + 2 * block * kBlock;
-      }
-      add_half_block<kRows>(blocks, factors, out + block * kBlock);
-    }
+  switch (format.codec) {
+    case Codec::kInt8: return add_scaled_rows<Int8Row, kRows>(format, rows, factors, out);
+    case Codec::kInt4: return add_scaled_rows<Int4Row, kRows>(format, rows, factors, out);
+    case Codec::kFp16: return add_half_rows<kRows>(format, rows, factors, out);
   }
-  if (rest == 0) {
-    return;
-  }
-  Tail tail(out + whole * kBlock, rest);
-  if (format.int8) {
-    add_int8_block<kRows>(format, rows, factors, whole, tail.values);
-  } else {
-    for (int r = 0; r < kRows; ++r) {
-      const HalfTail halves(rows[r] + 2 * whole * kBlock, rest);
-      blocks[0] = halves.bytes;
-      add_half_block<1>(blocks, factors + r, tail.values);
-    }
-  }
-  copy_floats(out + whole * kBlock, tail.values, rest);
 }
 
 void add_rows(const RowFormat& format, const std::uint8_t* const* rows, const float* h,
@@ -186,26 +227,39 @@ void add_rows(const RowFormat& format, const std::uint8_t* const* rows, const fl
   }
 }
 
+template <typename Row>
+inline void decode_scaled_row(const Row& row, const RowFormat& format, float* out) {
+  for (std::int64_t block = 0; block < format.padded_dim() / kBlock; ++block, out += kBlock) {
+    for (std::int64_t i = 0; i < kBlock; i += kN) {
+      Vec::store(out + i, Vec::mul(row.quant(block, i), row.scale(block)));
+    }
+  }
+}
+
+inline void decode_half_block(const std::uint8_t* halves, float* out) {
+  for (std::int64_t i = 0; i < kBlock; i += kN) {
+    Vec::store(out + i, Vec::from_half(halves + 2 * i));
+  }
+}
+
+inline void decode_half_row(const std::uint8_t* row, const RowFormat& format, float* out) {
+  const std::int64_t whole = format.dim / kBlock;
+  for (std::int64_t block = 0; block < whole; ++block) {
+    decode_half_block(row + 2 * block * kBlock, out + block * kBlock);
+  }
+  if (whole * kBlock < format.dim) {
+    const HalfTail cut(row + 2 * whole * kBlock, format.dim - whole * kBlock);
+    decode_half_block(cut.bytes, out + whole * kBlock);
+  }
+}
+
 void decode_rows(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
                  float* tile) {
-  const std::int64_t padded = format.padded_dim();
-  const std::int64_t whole = format.dim / kBlock;
-  for (std::int64_t r = 0; r < count; ++r, tile += padded) {
-    for (std::int64_t block = 0; block < padded / kBlock; ++block) {
-      float* out = tile + block * kBlock;
-      if (format.int8) {
-        const Int8Row row(rows[r], format);
-        for (std::int64_t i = 0; i < kBlock; i += kN) {
-          Vec::store(out + i, Vec::mul(row.quant(block, i), row.scale(block)));
-        }
-        continue;
-      }
-      const HalfTail cut(rows[r] + 2 * block * kBlock,
-                         block < whole ? 0 : format.dim - whole * kBlock);
-      const std::uint8_t* halves = block < whole ? rows[r] + 2 * block * kBlock : cut.bytes;
-      for (std::int64_t i = 0; i < kBlock; i += kN) {
-        Vec::store(out + i, Vec::from_half(halves + 2 * i));
-      }
+  for (std::int64_t r = 0; r < count; ++r, tile += format.padded_dim()) {
+    switch (format.codec) {
+      case Codec::kInt8: decode_scaled_row(Int8Row(rows[r], format), format, tile); break;
+      case Codec::kInt4: decode_scaled_row(Int4Row(rows[r], format), format, tile); break;
+      case Codec::kFp16: decode_half_row(rows[r], format, tile); break;
     }
   }
 }

@@ -28,10 +28,23 @@ struct Vec : VecOfFour {
   static F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
   static float sum(F value) { return vaddvq_f32(value); }
   static F from_int8(const std::uint8_t* from) {
+    const int16x8_t wide = vmovl_s8(vreinterpret_s8_u8(four_bytes(from)));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+  }
+  static F from_low_int4(const std::uint8_t* from) {
+    return less_eight(vand_u8(four_bytes(from), vdup_n_u8(15)));
+  }
+  static F from_high_int4(const std::uint8_t* from) {
+    return less_eight(vshr_n_u8(four_bytes(from), 4));
+  }
+  static uint8x8_t four_bytes(const std::uint8_t* from) {
     std::uint32_t bytes;
     __builtin_memcpy(&bytes, from, sizeof bytes);
-    const int16x8_t wide = vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(bytes)));
-    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+    return vreinterpret_u8_u32(vdup_n_u32(bytes));
+  }
+  static F less_eight(uint8x8_t values) {
+    const int8x8_t lower = vsub_s8(vreinterpret_s8_u8(values), vdup_n_s8(8));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(lower))));
   }
   static F from_half(const std::uint8_t* from) {
     float16x4_t halves;
@@ -65,12 +78,20 @@ struct Vec : VecOfFour {
   static F from_int8(const std::uint8_t* from) {
     return F{int8_at(from), int8_at(from + 1), int8_at(from + 2), int8_at(from + 3)};
   }
+  static F from_low_int4(const std::uint8_t* from) {
+    return F{low_at(from), low_at(from + 1), low_at(from + 2), low_at(from + 3)};
+  }
+  static F from_high_int4(const std::uint8_t* from) {
+    return F{high_at(from), high_at(from + 1), high_at(from + 2), high_at(from + 3)};
+  }
   static F from_half(const std::uint8_t* from) {
     return F{half_at(from), half_at(from + 2), half_at(from + 4), half_at(from + 6)};
   }
   static F all_half(const std::uint8_t* from) { return all(half_at(from)); }
 
   static float int8_at(const std::uint8_t* from) { return static_cast<std::int8_t>(*from); }
+  static float low_at(const std::uint8_t* from) { return static_cast<float>((*from & 15) - 8); }
+  static float high_at(const std::uint8_t* from) { return static_cast<float>((*from >> 4) - 8); }
   static float half_at(const std::uint8_t* from) {
     const std::uint32_t half = from[0] | static_cast<std::uint32_t>(from[1]) << 8;
     const std::uint32_t magnitude = half & 0x7FFF;

@@ -32,6 +32,13 @@ def int8_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='session')
+def int4_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibrated int4 store beside its checkpoint, all else in float32; read only."""
+    return tiny_store(tmp_path_factory.mktemp('int4'), neurons='int4', resident='fp32',
+                      kv_cache='fp32')
+
+
+@pytest.fixture(scope='session')
 def fp16_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A calibrated fp16 store, which loses nothing of its checkpoint; read only."""
     return tiny_store(tmp_path_factory.mktemp('fp16'), neurons='fp16')

@@ -28,11 +28,22 @@ def stored_row(rng: np.random.Generator, codec: str, dim: int) -> tuple[bytes, n
         halves = (rng.standard_normal(dim) * rng.choice([0.3, 1e-6], dim)).astype('<f2')
         return halves.tobytes(), halves.astype(np.float64)
     blocks = -(-dim // 32)
+    if codec == 'int4':
+        return stored_int4_row(rng, dim, blocks)
     quants = rng.integers(-127, 128, blocks * 32).astype(np.int8)
     quants[dim:] = 0
     scales = (rng.random(blocks) * rng.choice([0.01, 1e-5], blocks)).astype('<f2')
     values = quants.astype(np.float64) * np.repeat(scales.astype(np.float64), 32)
     return quants.tobytes() + scales.tobytes(), values[:dim]
+
+
+def stored_int4_row(rng: np.random.Generator, dim: int, blocks: int) -> tuple[bytes, np.ndarray]:
+    quants = rng.integers(0, 16, (blocks, 32))
+    quants.reshape(-1)[dim:] = 8
+    scales = (rng.standard_normal(blocks) * rng.choice([0.1, 1e-5], blocks)).astype('<f2')
+    values = (quants - 8.0) * scales.astype(np.float64)[:, None]
+    packed = bytes(int(block[i] + 16 * block[i + 16]) for block in quants for i in range(16))
+    return packed + scales.tobytes(), values.reshape(-1)[:dim]
 
 
 @dataclass

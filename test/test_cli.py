@@ -66,6 +66,18 @@ def test_inspect_as_json(int8_store: Path, capsys: pytest.CaptureFixture[str]) -
     assert len(facts['calibration']['thresholds']['0.50']) == 3
 
 
+def test_convert_to_int4(tmp_path: Path, int8_store: Path, checkpoint_folder: Path,
+                         capsys: pytest.CaptureFixture[str]) -> None:
+    store = tmp_path / 'store'
+    assert run(capsys, 'convert', checkpoint_folder, store, '--no-calibration', '--neurons',
+               'int4')[0] == 0
+    facts = json.loads(run(capsys, 'inspect', store, '--json')[1])
+    assert (facts['neurons'], facts['resident'], facts['kv_cache']) == ('int4', 'q8', 'fp16')
+    size = {path: (path / 'neurons.bin').stat().st_size for path in (store, int8_store)}
+    assert 0.5 < size[store] / size[int8_store] < 0.58      # 18 bytes a block instead of 34
+    assert run(capsys, 'verify', store)[0] == 0
+
+
 def test_inspect_without_calibration(tmp_path: Path, checkpoint_folder: Path,
                                      capsys: pytest.CaptureFixture[str]) -> None:
     store = tmp_path / 'store'

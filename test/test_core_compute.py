@@ -44,6 +44,15 @@ SHAPES = [
     (576, 'int8', 6144, (26, 40, 14, 31)),
     (576, 'fp16', 11776, (26, 40, 14, 31)),
     (1000, 'int8', 4096, (7, 9, 4, 11)),
+    (1, 'int4', 512, (3, 80, 5, 50)),
+    (31, 'int4', 512, (40, 33, 10, 7)),
+    (32, 'int4', 512, (20, 70, 25, 64)),
+    (47, 'int4', 512, (20, 33, 10, 70)),
+    (70, 'int4', 1024, (33, 41, 20, 50)),
+    (96, 'int4', 1536, (60, 41, 31, 50)),
+    (160, 'int4', 4096, (60, 90, 31, 128)),
+    (576, 'int4', 4096, (26, 40, 14, 31)),
+    (1000, 'int4', 4096, (7, 9, 4, 11)),
 ]
 
 
@@ -158,9 +167,10 @@ def test_rows_are_added_in_order(tmp_path, core_class, chosen, tokens):
 
 
 @each_arithmetic
-def test_sparse_with_all_active_is_dense(tmp_path, core_class, chosen):
+@pytest.mark.parametrize('codec', ['int8', 'int4'])
+def test_sparse_with_all_active_is_dense(tmp_path, core_class, chosen, codec):
     rng = np.random.default_rng(5)
-    made = write_neuron_file(tmp_path / 'neurons.bin', rng, 'int8', 90, 1024,
+    made = write_neuron_file(tmp_path / 'neurons.bin', rng, codec, 90, 1024,
                              [(40, 0, 3), (40, 0, 1)])
     core = Setting(cache=3, ring=(3, 2)).open(made, core_class)
     x = rng.standard_normal((1, 90)).astype(np.float32)
@@ -177,12 +187,14 @@ def test_sparse_with_all_active_is_dense(tmp_path, core_class, chosen):
 
 
 @each_native_arithmetic
-def test_a_token_does_not_depend_on_its_neighbours(tmp_path, core_class, chosen):
+@pytest.mark.parametrize('codec', ['int8', 'int4'])
+def test_a_token_does_not_depend_on_its_neighbours(tmp_path, core_class, chosen, codec):
     """With several tokens in a call, each one's result is the same in any company."""
     rng = np.random.default_rng(6)
-    made = write_neuron_file(tmp_path / 'neurons.bin', rng, 'int8', 100, 1024,
+    made = write_neuron_file(tmp_path / 'neurons.bin', rng, codec, 100, 1024,
                              [(40, 0, 2), (30, 0, 3)])
-    core = Setting({0: 14, 1: 15}).open(made, core_class)
+    pinned = {index: part.groups for index, part in enumerate(made.sections)}
+    core = Setting(pinned).open(made, core_class)
     x = rng.standard_normal((23, 100)).astype(np.float32)
     h, out = np.zeros((23, 40), np.float32), np.zeros((23, 100), np.float32)
     core.gate_up(0, x, h, 'silu')

@@ -11,7 +11,8 @@ import pytest
 PARTS = [(40, 0, 2), (61, 0, 1), (30, 2, 3), (55, 0, 1), (17, 2, 2), (23, 0, 1)]
 
 
-@pytest.fixture(params=[('int8', 70), ('fp16', 45)], ids=['int8', 'fp16'])
+@pytest.fixture(params=[('int8', 70), ('int4', 130), ('fp16', 45)],
+                ids=['int8', 'int4', 'fp16'])
 def made(request, tmp_path):
     codec, dim = request.param
     return write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(dim), codec, dim,

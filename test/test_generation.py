@@ -13,8 +13,10 @@ from generation_cases import (
     opened_tightly,
     thresholds,
 )
+import numpy as np
 import pytest
 from tiny_checkpoint import write_checkpoint
+import torch
 
 from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import FinishReason, SamplingParams
@@ -63,6 +65,45 @@ def test_sparse_differs_from_dense(fp16_store: Path, reference: ReferenceModel) 
     prompt = [ord('a')] * 5
     assert reference.greedy(prompt, 24) != reference.greedy(prompt, 24,
                                                             thresholds(fp16_store, '0.80'))
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_int4_answers_are_the_same_with_both_cores(int4_store: Path, mode: str) -> None:
+    """Both cores decode the same rows, so that logits differ by float32 rounding alone."""
+    tokens = np.arange(20, 80)
+    found = {}
+    for core in CORES:
+        engine = opened(int4_store, core, mode=mode)
+        answers = [answer(engine, prompt, max_tokens=24).tokens for prompt in PROMPTS]
+        logits = np.empty((len(tokens), engine.model.spec.vocab_size), np.float32)
+        engine.model.forward(tokens, 0, True, logits)
+        found[core] = answers, logits
+        engine.close()
+    (answers, logits), (others, other_logits) = (found[core] for core in CORES)
+    assert answers == others
+    assert sum(map(len, answers)) > 40
+    assert np.abs(logits - other_logits).max() < 1e-4 * logits.std()
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_int4_answers_do_not_depend_on_the_window(int4_store: Path, mode: str) -> None:
+    engine, tight = opened(int4_store, mode=mode), opened_tightly(int4_store, mode=mode)
+    for prompt in PROMPTS:
+        assert answer(engine, prompt).tokens == answer(tight, prompt).tokens
+    engine.close()
+    tight.close()
+
+
+def test_int4_is_close_to_the_checkpoint(int4_store: Path, reference: ReferenceModel) -> None:
+    engine = opened(int4_store)
+    tokens = np.arange(20, 80)
+    logits = np.empty((len(tokens), engine.model.spec.vocab_size), np.float32)
+    engine.model.forward(tokens, 0, True, logits)
+    engine.close()
+    reference.thresholds = None
+    with torch.no_grad():
+        expected = reference.model(torch.from_numpy(tokens[None])).logits[0].numpy()
+    assert np.corrcoef(logits.ravel(), expected.ravel())[0, 1] > 0.98
 
 
 @pytest.mark.parametrize('core', CORES)

@@ -15,14 +15,14 @@ from flash_llm_ros.store.geometry import (
 
 
 def bytes_of_row(codec, dim):
-    return 2 * dim if codec == 'fp16' else -(-dim // 32) * 34
+    return 2 * dim if codec == 'fp16' else -(-dim // 32) * {'int8': 34, 'int4': 18}[codec]
 
 
 def share_wasted(size, bundle):
     return (size - (size - 4) // bundle * bundle) / size
 
 
-@given(dim=st.integers(1, 9000), codec=st.sampled_from(['int8', 'fp16']),
+@given(dim=st.integers(1, 9000), codec=st.sampled_from(['int8', 'int4', 'fp16']),
        layout=st.sampled_from(['split', 'bundled']), layers=st.integers(1, 3),
        neurons=st.integers(1, 300), tied=st.booleans(), block=st.sampled_from([512, 4096]),
        smallest=st.sampled_from([512, 4096, 65536]))
@@ -111,7 +111,7 @@ def replaced(data, path, value):
     (['group_bytes'], 4096.0, 'group_bytes: 4096.0'),
     (['dim'], -1, 'dim: -1'),
     (['dim'], None, 'dim: None'),
-    (['codec'], 'int7', "codec: 'int7' is wrong, must be one of int8, fp16"),
+    (['codec'], 'int7', "codec: 'int7' is wrong, must be one of int8, int4, fp16"),
     (['codec'], ['int8'], r"codec: \['int8'\]"),
     (['sections'], [], 'sections: '),
     (['sections'], {}, 'sections: {}'),

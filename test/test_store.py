@@ -47,7 +47,13 @@ def decoded(data: np.ndarray, codec: str, dim: int) -> tuple[np.ndarray, np.ndar
         values = data.view('<f2').astype(np.float64)
         return values, np.abs(values) * 2.0 ** -11 + 2.0 ** -25
     blocks = -(-dim // 32)
-    scales = np.repeat(data[:, blocks * 32:].copy().view('<f2').astype(np.float64), 32, axis=1)
+    width = blocks * (32 if codec == 'int8' else 16)
+    scales = np.repeat(data[:, width:].copy().view('<f2').astype(np.float64), 32, axis=1)
+    if codec == 'int4':
+        packed = data[:, :width].reshape(len(data), blocks, 16).astype(np.int64)
+        quants = np.concatenate([packed % 16, packed // 16], axis=2).reshape(len(data), -1) - 8
+        # the search may round or clip by more than half a step, never by more than one and a half
+        return (quants * scales)[:, :dim], np.abs(scales[:, :dim]) * 1.51 + 1e-7
     return ((data[:, :blocks * 32].view(np.int8) * scales)[:, :dim],
             scales[:, :dim] * 0.6 + 1e-7)
 
@@ -57,6 +63,8 @@ def decoded(data: np.ndarray, codec: str, dim: int) -> tuple[np.ndarray, np.ndar
     ('int8', {'hidden_act': 'relu', 'intermediate_size': 250}, 512),
     ('int8', {'intermediate_size': 240}, 512),      # every group of the layers is full
     ('int8', {'hidden_size': 80, 'head_dim': 20, 'intermediate_size': 130}, 1024),
+    ('int4', {}, 512), ('int4', {'hidden_act': 'relu', 'intermediate_size': 250}, 512),
+    ('int4', {'hidden_size': 80, 'head_dim': 20, 'intermediate_size': 130}, 1024),
 ])
 def test_every_byte_of_the_neuron_file(tmp_path: Path, codec: str, changes: dict[str, object],
                                        block: int) -> None:
@@ -69,7 +77,7 @@ def test_every_byte_of_the_neuron_file(tmp_path: Path, codec: str, changes: dict
     assert size % block == 0 and geometry['codec'] == codec
     content = (store / 'neurons.bin').read_bytes()
     dim = geometry['dim']
-    row_bytes = 2 * dim if codec == 'fp16' else -(-dim // 32) * 34
+    row_bytes = 2 * dim if codec == 'fp16' else -(-dim // 32) * {'int8': 34, 'int4': 18}[codec]
     at = 0
     for section in geometry['sections']:
         expected = rows_of(tensors, section)
@@ -240,6 +248,7 @@ def test_replace_never_deletes_what_is_no_store(tmp_path: Path, checkpoint_folde
     ('model.norm.weight', np.nan, 'int8', 'final_norm'),
     (LAYER.format(layer=0, part='down'), 1e6, 'fp16', 'down of layer 0'),
     (LAYER.format(layer=0, part='gate'), 1e30, 'int8', 'gate_up of layer 0'),
+    (LAYER.format(layer=0, part='gate'), 1e6, 'int4', 'gate_up of layer 0'),
 ])
 def test_weights_that_cannot_be_stored(tmp_path: Path, checkpoint_folder: Path, name: str,
                                        value: float, codec: str, words: str) -> None:

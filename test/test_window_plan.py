@@ -22,7 +22,7 @@ def geometries(draw: st.DrawFn) -> Geometry:
     sections = model_sections(draw(st.sampled_from(['split', 'bundled'])),
                               draw(st.integers(1, 5)), draw(st.integers(1, 900)),
                               draw(st.integers(1, 1500)), draw(st.booleans()))
-    return plan_geometry(dim, draw(st.sampled_from(['int8', 'fp16'])), sections)
+    return plan_geometry(dim, draw(st.sampled_from(['int8', 'int4', 'fp16'])), sections)
 
 
 def shares(geometry: Geometry, plan: WindowPlan, names: tuple[str, ...]) -> list[float]:

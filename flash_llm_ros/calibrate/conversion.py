@@ -35,7 +35,7 @@ _RANK_STEP = 64                     # whole blocks of the 8-bit factors
 class ConversionOptions:
     """What the user may choose; None means: by the neurons' format. ValueError on creation."""
 
-    neurons: str = 'int8'           # int8 or fp16
+    neurons: str = 'int8'           # int8, int4 or fp16
     resident: str | None = None     # q8, q4 or fp32
     kv_cache: str | None = None     # fp16 or fp32
     block: int = 512                # bytes

@@ -13,7 +13,7 @@ from flash_llm_ros.store.errors import FlashLlmError
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='a .gguf file or a Hugging Face folder')
     parser.add_argument('store', help='the folder to write')
-    parser.add_argument('--neurons', choices=('int8', 'fp16'), default='int8',
+    parser.add_argument('--neurons', choices=('int8', 'int4', 'fp16'), default='int8',
                         help='format of the feed-forward weights on flash (default: int8)')
     parser.add_argument('--resident', choices=('q8', 'q4', 'fp32'),
                         help='format of the attention weights (default: q8; fp32 with fp16)')

@@ -42,7 +42,7 @@ class StoreFormat:
     """What `convert` was asked for."""
 
     layout: str                 # split or bundled
-    codec: str                  # int8 or fp16
+    codec: str                  # int8, int4 or fp16
     resident: str               # q8, q4 or fp32
     kv_cache: str               # fp16 or fp32
     block: int = 512            # the flash device's block in bytes
