@@ -3,8 +3,8 @@
     python bench/quality.py [--model models/SmolLM2-135M-Instruct.Q4_1.gguf] [--json PATH]
 
 Prints, for SmolLM2-135M: fp16 store and exact mode (same greedy tokens, largest difference of
-logits), int8 store (KL divergence), perplexity exact and at several sparsities of the down
-columns, beside the same thresholding done in float32 by transformers.
+logits), int8 and int4 stores (KL divergence), perplexity exact and at several sparsities of the
+down columns, beside the same thresholding done in float32 by transformers.
 """
 
 from argparse import ArgumentParser
@@ -82,6 +82,17 @@ def compare_int8(reference, store: Path, tokens: list[int]) -> dict[str, object]
     return figures
 
 
+def compare_int4(reference, store: Path, tokens: list[int]) -> dict[str, float]:
+    """KL divergence and perplexity of an int4 store in exact mode."""
+    engine = open_engine(store)
+    try:
+        ours = engine_logits(engine, tokens)
+    finally:
+        engine.close()
+    return {'mean_kl_nats': mean_divergence(reference_logits(reference, tokens), ours),
+            'perplexity_exact': perplexity(ours, tokens)}
+
+
 def compare_sparse(store: Path, tokens: list[int], sparsity: float,
                    exact: float) -> dict[str, float]:
     engine = open_engine(store, mode='sparse', sparsity=sparsity)
@@ -97,7 +108,7 @@ def compare_sparse(store: Path, tokens: list[int], sparsity: float,
             'left_out': 1 - stats['active_neurons'] / stats['total_neurons']}
 
 
-def show(fp16: dict, int8: dict) -> None:
+def show(fp16: dict, int8: dict, int4: dict) -> None:
     console = Console(width=110)
     console.print(f'fp16 store, exact mode: {sum(fp16["same_greedy_tokens"])} of {len(PROMPTS)} '
                   f'prompts give the same 64 greedy tokens; largest difference of a logit '
@@ -105,6 +116,8 @@ def show(fp16: dict, int8: dict) -> None:
                   f'{fp16["logit_deviation"]:.2f})')
     console.print(f'int8 store, exact mode: mean KL divergence {int8["mean_kl_nats"]:.5f} nats a '
                   f'token on {int8["tokens"]} tokens')
+    console.print(f'int4 store, exact mode: mean KL divergence {int4["mean_kl_nats"]:.4f} nats a '
+                  f'token, perplexity {int4["perplexity_exact"]:.2f}')
     table = Table('down columns left out', 'perplexity', 'relative to exact', 'float32 threshold',
                   'really left out')
     table.add_row('reference (float32)', f'{int8["perplexity_reference"]:.3f}', '', '', '')
@@ -126,6 +139,8 @@ def main() -> int:
     int8_store = ensure_store(options.model, stores / 'smollm2.store')
     fp16_store = ensure_store(options.model, stores / 'smollm2-fp16.store', neurons='fp16',
                               calibrate=False)
+    int4_store = ensure_store(options.model, stores / 'smollm2-int4.store', neurons='int4',
+                              calibrate=False)
     print('loading the reference', file=sys.stderr)
     reference = load_reference(options.model)
     engine = open_engine(int8_store)
@@ -135,9 +150,12 @@ def main() -> int:
     fp16 = compare_fp16(reference, fp16_store, tokens[:256])
     print('comparing the int8 store', file=sys.stderr)
     int8 = compare_int8(reference, int8_store, tokens)
-    show(fp16, int8)
+    print('comparing the int4 store', file=sys.stderr)
+    int4 = compare_int4(reference, int4_store, tokens)
+    show(fp16, int8, int4)
     if options.json:
-        options.json.write_text(json.dumps({'fp16': fp16, 'int8': int8}, indent=2) + '\n')
+        figures = {'fp16': fp16, 'int8': int8, 'int4': int4}
+        options.json.write_text(json.dumps(figures, indent=2) + '\n')
     print(f'KL {int8["mean_kl_nats"]:.4f} nats; perplexity relative to exact '
           + ', '.join(f'{row["relative"]:.3f} at {row["sparsity"]:.0%}' for row in int8['sparse']))
     return 0
