@@ -45,7 +45,7 @@ def test_onnx_runtime_reads_the_same_values(resident: str, rows: int, columns: i
     quantised = quantise(matrix, resident)
     assert (quantised.data.shape, quantised.scales.shape) == quantised_shapes(rows, columns,
                                                                               resident)
-    np.testing.assert_allclose(dequantise(quantised, columns),
+    np.testing.assert_allclose(dequantise(quantised, resident, columns),
                                computed_by_onnx_runtime(quantised, columns, resident),
                                rtol=1e-6, atol=1e-7)
 
@@ -60,7 +60,7 @@ def test_rounding_error(data: st.DataObject, resident: str, rows: int, columns: 
     matrix = (np.random.default_rng(seed).standard_t(2, (rows, columns)) * magnitude
               ).astype(np.float32)
     bits, block = BITS[resident]
-    found = dequantise(quantise(matrix, resident), columns)
+    found = dequantise(quantise(matrix, resident), resident, columns)
     for row in range(rows):
         for start in range(0, columns, block):
             part = slice(start, start + block)
@@ -76,4 +76,4 @@ def test_rounding_error(data: st.DataObject, resident: str, rows: int, columns: 
 def test_zeros_stay_zeros(resident: str) -> None:
     matrix = np.zeros((2, 64), np.float32)
     matrix[1, 40] = -3.0
-    np.testing.assert_array_equal(dequantise(quantise(matrix, resident), 64), matrix)
+    np.testing.assert_array_equal(dequantise(quantise(matrix, resident), resident, 64), matrix)

@@ -171,6 +171,15 @@ def test_chat_template(checkpoint_folder: Path, files: dict[str, str], expected:
     assert open_checkpoint(checkpoint_folder).chat_template == expected
 
 
+@pytest.mark.parametrize('template', [5, ['text'], [{'name': 'default'}]])
+def test_chat_template_of_another_shape(checkpoint_folder: Path, template: object) -> None:
+    (checkpoint_folder / 'chat_template.jinja').unlink()
+    (checkpoint_folder / 'tokenizer_config.json').write_text(
+        json.dumps({'chat_template': template}))
+    with pytest.raises(CheckpointError, match='chat_template must be text'):
+        open_checkpoint(checkpoint_folder)
+
+
 @pytest.mark.parametrize('key', ['rope_scaling', 'rope_parameters'])
 @pytest.mark.parametrize(('scaling', 'theta'), [
     ({'rope_type': 'linear', 'factor': 4.0}, 10000.0),

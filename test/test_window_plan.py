@@ -37,7 +37,8 @@ def test_every_slot_has_one_use(data: st.DataObject, geometry: Geometry, mode: s
     assert least <= most
     slots = data.draw(st.one_of(st.integers(least, most), st.sampled_from([least, most])))
     plan = plan_window(geometry, mode, slots)
-    assert plan.slots == slots == plan.pinned + plan.chunk_groups * plan.chunks + plan.cache_slots
+    assert plan.slots == slots == (sum(plan.pins.values()) + plan.chunk_groups * plan.chunks
+                                   + plan.cache_slots)
     for index, count in plan.pins.items():
         assert 0 < count <= geometry.sections[index].groups
     always = {'exact': ('gate_up', 'down', 'bundle'), 'sparse': ('gate_up',)}[mode]

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.calibrate.low_rank import low_rank_factors
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
-from flash_llm_ros.store.block_quantisation import QuantisedMatrix, dequantise, quantise
+from flash_llm_ros.store.block_quantisation import dequantise, quantise
 from flash_llm_ros.store.predictor_graph import RESIDENT
 
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -55,7 +55,7 @@ def score(gate: Array, scaled_up: Array, activation: str) -> Array:
 def calibrate_split(weights: FfnWeights, x: Array, rank: int,
                     default_sparsity: float) -> LayerCalibration:
     """Gated-SiLU layers: contribution thresholds, and a predictor that prefetches."""
-    train, held = _halves(x)
+    train, held = _train_and_held_out(x)
     exact = weights.contributions(train)
     thresholds = _quantiles(exact)
     joined = np.concatenate([weights.gate, weights.up * weights.down_norm[:, None]])
@@ -75,7 +75,7 @@ def calibrate_split(weights: FfnWeights, x: Array, rank: int,
 
 def calibrate_bundled(weights: FfnWeights, x: Array, rank: int) -> LayerCalibration:
     """ReLU layers: a predictor of the gate's sign that decides, so its misses are bounded."""
-    train, held = _halves(x)
+    train, held = _train_and_held_out(x)
     outer, inner = low_rank_factors(weights.gate, train, rank)
     scores = _through(train, inner, outer).ravel()
     order = np.argsort(scores)
@@ -93,7 +93,7 @@ def _quantiles(scores: Array) -> dict[str, float]:
     return {f'{s:.2f}': float(v) for s, v in zip(SPARSITIES, values, strict=True)}
 
 
-def _halves(x: Array) -> tuple[Array, Array]:
+def _train_and_held_out(x: Array) -> tuple[Array, Array]:
     held = np.arange(len(x)) % _HELD_OUT == _HELD_OUT - 1
     return x[~held], x[held]
 
@@ -101,8 +101,7 @@ def _halves(x: Array) -> tuple[Array, Array]:
 def _through(x: Array, inner: Array, outer: Array) -> Array:
     """x through both factors as they will be stored."""
     for factor in (inner, outer):
-        matrix: QuantisedMatrix = quantise(factor, RESIDENT)
-        x = x @ dequantise(matrix, factor.shape[1]).T
+        x = x @ dequantise(quantise(factor, RESIDENT), RESIDENT, factor.shape[1]).T
     return x
 
 

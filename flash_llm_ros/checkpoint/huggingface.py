@@ -110,9 +110,15 @@ class HuggingFaceCheckpoint(Checkpoint):
         if (self.path / 'chat_template.jinja').is_file():
             return self._text('chat_template.jinja')
         template = self._optional_json('tokenizer_config.json').get('chat_template') or ''
-        if isinstance(template, list):      # several named ones: the plain one counts
-            named = {entry['name']: entry['template'] for entry in template}
-            template = named.get('default', '')
+        try:
+            if isinstance(template, list):      # several named ones: the plain one counts
+                named = {entry['name']: entry['template'] for entry in template}
+                template = named.get('default', '')
+        except (KeyError, TypeError):
+            template = None
+        if not isinstance(template, str):
+            raise CheckpointError(f'{self.path / "tokenizer_config.json"}: chat_template must be '
+                                  'text, or a list of objects with name and template')
         return template
 
     def _text(self, file: str) -> str:

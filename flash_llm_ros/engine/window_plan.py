@@ -20,10 +20,6 @@ class WindowPlan:
     cache_slots: int
     pins: dict[int, int]
 
-    @property
-    def pinned(self) -> int:
-        return sum(self.pins.values())
-
 
 def chunk_groups(geometry: Geometry) -> int:
     """Groups of one streamed read; a read never crosses a section."""

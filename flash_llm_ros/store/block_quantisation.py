@@ -47,12 +47,11 @@ def quantise(matrix: NDArray[np.float32], resident: str) -> QuantisedMatrix:
     return QuantisedMatrix(data, scales[:, :, 0].astype(np.float32))
 
 
-def dequantise(matrix: QuantisedMatrix, columns: int) -> NDArray[np.float32]:
+def dequantise(matrix: QuantisedMatrix, resident: str, columns: int) -> NDArray[np.float32]:
     """The float32 [out, columns] matrix that MatMulNBits computes with."""
     data, scales = matrix.data, matrix.scales
-    bits = 8
-    if data.shape[2] == RESIDENT_BLOCKS['q4'][1] // 2:
-        bits = 4
+    bits, _ = RESIDENT_BLOCKS[resident]
+    if bits == 4:
         data = np.stack([data & 15, data >> 4], axis=3).reshape(*data.shape[:2], -1)
     values = (data.astype(np.float32) - (1 << (bits - 1))) * scales[:, :, None]
     return values.reshape(len(data), -1)[:, :columns]

@@ -160,7 +160,7 @@ class StoreWriter:
     def _qkv_bias(self, prefix: str) -> NDArray[np.float32] | None:
         if not self._weights.spec.attention_bias:
             return None
-        return np.concatenate([self._weights.rows(f'{prefix}.{part}_bias') for part in 'qkv'])
+        return np.concatenate([self._rows(f'{prefix}.{part}_bias') for part in 'qkv'])
 
     def _write_layers(self) -> None:
         spec, form, rows = self._weights.spec, self._form, self._rows
