@@ -184,6 +184,9 @@ py::dict stats(const NeuronCore& core) {
   result["misses"] = counters.misses.load();
   result["prefetched"] = counters.prefetched.load();
   result["prefetch_used"] = counters.prefetch_used.load();
+  result["read_ns"] = counters.reading.nanoseconds();
+  result["wait_ns"] = counters.wait_ns.load();
+  result["claim_ns"] = counters.claim_ns.load();
   return result;
 }
 

@@ -143,7 +143,7 @@ void NeuronCore::set_ring(std::int64_t chunk_groups, std::int64_t chunks) {
     throw ArgumentError("set_ring", "a second call", "called once");
   }
   const std::int32_t slot = slab_->take(chunk_groups * chunks, "the stream ring");
-  ring_ = std::make_unique<StreamRing>(*reader_, sections_, slot, chunk_groups, chunks);
+  ring_ = std::make_unique<StreamRing>(*reader_, counters_, sections_, slot, chunk_groups, chunks);
 }
 
 void NeuronCore::set_cache(std::int64_t slots) {
