@@ -48,7 +48,9 @@ NeuronCore::NeuronCore(const CoreOptions& options)
           options.reader_threads, between(1, 256));
   slab_ = std::make_unique<Slab>(static_cast<std::int32_t>(options.slots),
                                  static_cast<std::size_t>(group_bytes_), options.lock_memory);
-  file_ = std::make_unique<GroupFile>(options.path, groups_, options.direct_io, *slab_, counters_);
+  file_ = std::make_unique<GroupFile>(options.path, options.direct_io, Checksums::kCompared, *slab_,
+                                      counters_);
+  file_->require_groups(groups_);
   reader_ = std::make_unique<Reader>(*file_, options.reader_threads);
   direct_ = file_->direct();
   locked_ = slab_->locked();
