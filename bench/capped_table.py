@@ -12,6 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 PEER = 'llama.cpp'
+_COLUMNS = ('engine', 'tokens/s', 'gain', 'p50 ms', 'p95', 'p99', 'first token s', 'MB/token',
+            'reads', 'CPU ms', 'peak RSS MB', 'OOM kills', 'device ms', 'memcpy ms',
+            'left to win', 'perplexity')
 _MB = 1e6
 
 
@@ -64,22 +67,22 @@ def summary(side: Side, allowance: int, threads: int, runs: list[dict[str, Any]]
 
 
 def show(rows: list[dict[str, Any]], floors: Floors) -> None:
-    console = Console(width=170)
+    console = Console(width=190)
     for allowance, threads in dict.fromkeys((row['allowance'], row['threads']) for row in rows):
         mine = [row for row in rows if (row['allowance'], row['threads']) == (allowance, threads)]
         peer = next((row for row in mine if row['side'] == PEER), {})
         console.print(f'\nallowance {allowance / _MB:.0f} MB, {threads} thread'
                       f'{"s" * (threads > 1)}, load average '
                       f'{statistics.median(row["load"] for row in mine):.1f}')
-        table = Table('engine', 'tokens/s', 'gain', 'p50 ms', 'p95', 'p99', 'first token s',
-                      'MB/token', 'reads', 'CPU ms', 'peak RSS MB', 'OOM kills', 'device ms',
-                      'memcpy ms', 'left to win', 'perplexity', box=MARKDOWN)
+        table = Table(box=MARKDOWN)
+        for name in _COLUMNS:
+            table.add_column(name, no_wrap=True)
         for row in mine:
             table.add_row(*_cells(row, peer.get('tokens_per_second')))
         console.print(table)
-        for row in mine:
-            if row['why_not']:
-                console.print(f'{row["side"]}: {row["why_not"]}', highlight=False)
+        for why in dict.fromkeys(row['why_not'] for row in mine if row['why_not']):
+            names = ', '.join(row['side'] for row in mine if row['why_not'] == why)
+            console.print(f'{names}: {why}', highlight=False)
         if cached := max(row['still_cached'] for row in mine):
             console.print(f'{cached / _MB:.0f} MB stayed in the page cache: the figures are '
                           'better than they should be')

@@ -33,7 +33,8 @@ def load_reference(path: Path) -> PreTrainedModel:
 
     stored = {tensor.name: tensor for tensor in reader.tensors}
     tied = 'output.weight' not in stored
-    heads, kv_heads = field[f'{kind}.attention.head_count'], field[f'{kind}.attention.head_count_kv']
+    heads = field[f'{kind}.attention.head_count']
+    kv_heads = field[f'{kind}.attention.head_count_kv']
     config = make_config(
         vocab_size=len(field['tokenizer.ggml.tokens']),
         hidden_size=field[f'{kind}.embedding_length'],
