@@ -19,10 +19,16 @@ float activated(float z, Activation activation) {
   return z / (1 + std::exp(-z));
 }
 
-// h[i] = act(dots[2 i]) * dots[2 i + 1].
-void combine(const float* dots, std::int64_t count, Activation activation, float* h) {
+// h[i] = the activation of bundle picked[i], whose dots are dots[rows * i] and the next.
+void combine(const float* dots, const std::int64_t* picked, std::int64_t count,
+             const Neurons& neurons, float* h) {
   for (std::int64_t i = 0; i < count; ++i) {
-    h[i] = activated(dots[2 * i], activation) * dots[2 * i + 1];
+    if (neurons.gated) {
+      h[i] = activated(dots[2 * i], neurons.activation) * dots[2 * i + 1];
+    } else {
+      const float bias = neurons.bias == nullptr ? 0 : neurons.bias[picked[i]];
+      h[i] = activated(dots[i] + bias, neurons.activation);
+    }
   }
 }
 
@@ -68,15 +74,16 @@ void GroupMath::rows_dot(const std::uint8_t* group, std::int64_t bundles, Inputs
 
 void GroupMath::gate_up(const std::uint8_t* group, std::int64_t bundles, Inputs x,
                         Activation activation, Outputs h) {
+  const Neurons neurons{2, true, activation};
   if (x.tokens == 1) {
-    gate_picked(group, all_.data(), bundles, 2, x.data, activation);
+    activate_picked(group, all_.data(), bundles, x.data, neurons);
     std::copy_n(activations_.data(), bundles, h.data);
     return;
   }
   list_rows(group, all_.data(), bundles, 2, 0, 2);
   kernels_.decode_rows(format_, rows_.data(), 2 * bundles, tile_.data());
   for (std::int64_t first = 0; first < x.tokens; first += kTokenBlock) {
-    gate_tile(bundles, block_of(x, first), activation, block_of(h, first));
+    activate_tile(bundles, block_of(x, first), neurons, block_of(h, first));
   }
 }
 
@@ -91,21 +98,22 @@ void GroupMath::add_rows(const std::uint8_t* group, std::int64_t bundles, Inputs
 }
 
 void GroupMath::bundled(const std::uint8_t* group, std::int64_t bundles, Inputs x,
-                        Activation activation, Outputs out) {
+                        const Neurons& neurons, Outputs out) {
+  const int rows = neurons.bundle_rows;
   if (x.tokens == 1) {
-    gate_picked(group, all_.data(), bundles, 3, x.data, activation);
-    list_rows(group, all_.data(), bundles, 3, 2, 1);
+    activate_picked(group, all_.data(), bundles, x.data, neurons);
+    list_rows(group, all_.data(), bundles, rows, rows - 1, 1);
     kernels_.add_rows(format_, rows_.data(), activations_.data(), bundles, out.data);
     return;
   }
-  float* const down_tile = tile_.data() + 2 * bundles * format_.padded_dim();
-  list_rows(group, all_.data(), bundles, 3, 0, 2);
-  kernels_.decode_rows(format_, rows_.data(), 2 * bundles, tile_.data());
-  list_rows(group, all_.data(), bundles, 3, 2, 1);
+  float* const down_tile = tile_.data() + neurons.rows() * bundles * format_.padded_dim();
+  list_rows(group, all_.data(), bundles, rows, 0, neurons.rows());
+  kernels_.decode_rows(format_, rows_.data(), neurons.rows() * bundles, tile_.data());
+  list_rows(group, all_.data(), bundles, rows, rows - 1, 1);
   kernels_.decode_rows(format_, rows_.data(), bundles, down_tile);
   for (std::int64_t first = 0; first < x.tokens; first += kTokenBlock) {
     const Inputs some = block_of(x, first);
-    gate_tile(bundles, some, activation, {activations_.data(), some.tokens, bundles});
+    activate_tile(bundles, some, neurons, {activations_.data(), some.tokens, bundles});
     kernels_.tile_add(format_, down_tile, bundles, activations_.data(), bundles, some.tokens,
                       out.row(first));
   }
@@ -122,10 +130,11 @@ void GroupMath::add_picked_rows(const std::uint8_t* group, const Picked& picked,
 }
 
 void GroupMath::bundled_picked(const std::uint8_t* group, const Picked& picked, const float* x,
-                               Activation activation, float* out, float* h_out) {
+                               const Neurons& neurons, float* out, float* h_out) {
   const std::int64_t count = static_cast<std::int64_t>(picked.size());
-  gate_picked(group, picked.data(), count, 3, x, activation);
-  list_rows(group, picked.data(), count, 3, 2, 1);
+  const int rows = neurons.bundle_rows;
+  activate_picked(group, picked.data(), count, x, neurons);
+  list_rows(group, picked.data(), count, rows, rows - 1, 1);
   kernels_.add_rows(format_, rows_.data(), activations_.data(), count, out);
   if (h_out != nullptr) {
     for (std::size_t i = 0; i < picked.size(); ++i) {
@@ -155,19 +164,19 @@ void GroupMath::list_rows(const std::uint8_t* group, const std::int64_t* picked,
 }
 
 // One token's activations of the picked bundles, into activations_.
-void GroupMath::gate_picked(const std::uint8_t* group, const std::int64_t* picked,
-                            std::int64_t count, int bundle_rows, const float* x,
-                            Activation activation) {
-  list_rows(group, picked, count, bundle_rows, 0, 2);
-  kernels_.dot_rows(format_, rows_.data(), 2 * count, x, dots_.data());
-  combine(dots_.data(), count, activation, activations_.data());
+void GroupMath::activate_picked(const std::uint8_t* group, const std::int64_t* picked,
+                                std::int64_t count, const float* x, const Neurons& neurons) {
+  list_rows(group, picked, count, neurons.bundle_rows, 0, neurons.rows());
+  kernels_.dot_rows(format_, rows_.data(), neurons.rows() * count, x, dots_.data());
+  combine(dots_.data(), picked, count, neurons, activations_.data());
 }
 
-// Some tokens' activations of the gate and up rows in tile_.
-void GroupMath::gate_tile(std::int64_t count, Inputs x, Activation activation, Outputs h) {
-  kernels_.tile_dot(format_, tile_.data(), 2 * count, x.data, x.tokens, dots_.data(), 2 * count);
+// Some tokens' activations of all `count` bundles, whose rows before the down row are in tile_.
+void GroupMath::activate_tile(std::int64_t count, Inputs x, const Neurons& neurons, Outputs h) {
+  const std::int64_t rows = neurons.rows() * count;
+  kernels_.tile_dot(format_, tile_.data(), rows, x.data, x.tokens, dots_.data(), rows);
   for (std::int64_t token = 0; token < x.tokens; ++token) {
-    combine(dots_.data() + token * 2 * count, count, activation, h.row(token));
+    combine(dots_.data() + token * rows, all_.data(), count, neurons, h.row(token));
   }
 }
 
