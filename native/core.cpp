@@ -48,7 +48,9 @@ NeuronCore::NeuronCore(const CoreOptions& options)
           options.reader_threads, between(1, 256));
   slab_ = std::make_unique<Slab>(static_cast<std::int32_t>(options.slots),
                                  static_cast<std::size_t>(group_bytes_), options.lock_memory);
-  file_ = std::make_unique<GroupFile>(options.path, groups_, options.direct_io, *slab_, counters_);
+  file_ = std::make_unique<GroupFile>(options.path, options.direct_io, Checksums::kCompared, *slab_,
+                                      counters_);
+  file_->require_groups(groups_);
   reader_ = std::make_unique<Reader>(*file_, options.reader_threads);
   direct_ = file_->direct();
   locked_ = slab_->locked();
@@ -143,7 +145,7 @@ void NeuronCore::set_ring(std::int64_t chunk_groups, std::int64_t chunks) {
     throw ArgumentError("set_ring", "a second call", "called once");
   }
   const std::int32_t slot = slab_->take(chunk_groups * chunks, "the stream ring");
-  ring_ = std::make_unique<StreamRing>(*reader_, sections_, slot, chunk_groups, chunks);
+  ring_ = std::make_unique<StreamRing>(*reader_, counters_, sections_, slot, chunk_groups, chunks);
 }
 
 void NeuronCore::set_cache(std::int64_t slots) {

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 import os
+import time
 
 import numpy as np
 
@@ -55,7 +56,8 @@ class NeuronCore:
         self._sections: list[_Section] = []
         self._ring: tuple[int, int, int] | None = None  # first slot, chunk groups, chunks
         self._cache = GroupCache()
-        self._counters = dict.fromkeys(('hits', 'misses', 'prefetched', 'prefetch_used'), 0)
+        self._counters = dict.fromkeys(('hits', 'misses', 'prefetched', 'prefetch_used',
+                                        'claim_ns'), 0)
         self._slab = Slab(slots, group_bytes, lock_memory)
         self._locked = self._slab.locked
         self._closed = False
@@ -235,8 +237,13 @@ class NeuronCore:
             out[here] = group[ids[here] - start, 0]
 
     def stats(self) -> dict[str, int]:
-        """Counters since the core was made; they only grow. See doc/architecture.md."""
-        return {**self._file.counters, **self._counters}
+        """Counters since the core was made; they only grow. See doc/architecture.md.
+
+        In nanoseconds: ``read_ns``, while reads were under way; ``wait_ns``, while computing stood
+        still for them (here always, reads being synchronous); ``claim_ns``, for finding slots.
+        """
+        counters = {**self._file.counters, **self._counters}
+        return {**counters, 'wait_ns': counters['read_ns']}
 
     def close(self) -> None:
         """Free the slab and the file; a second call does nothing."""
@@ -302,11 +309,13 @@ class NeuronCore:
 
     def _claim(self, groups: list[int]) -> list[int]:
         """Give every group a slot, the least recently used others yielding; returns the new."""
+        begin = time.monotonic_ns()
         missing = [group for group in groups if group not in self._cache.slots]
         self._cache.touch([group for group in groups if group in self._cache.slots])
         for group in missing:
             self._cache.claim(group)
         self._cache.touch(groups)
+        self._counters['claim_ns'] += time.monotonic_ns() - begin
         return missing
 
     def _load(self, run: list[int]) -> FlashLlmError | None:
