@@ -1,6 +1,7 @@
 """The memory behind the cores: results never show it, and its counters are what a model of it says.
 """
 
+from itertools import pairwise
 import time
 
 from core_cases import Setting, each_core, needs_native
@@ -256,7 +257,7 @@ def test_time_is_counted_where_it_goes(made, core_class):
         elapsed.append(time.monotonic_ns() - begin)
         counts.append(core.stats())
     cold, warm = ({name: after[name] - before[name] for name in ('read_ns', 'wait_ns', 'claim_ns')}
-                  for before, after in zip(counts, counts[1:], strict=False))
+                  for before, after in pairwise(counts))
     assert 0 <= cold['wait_ns'] <= elapsed[0]
     assert 0 < cold['read_ns'] <= elapsed[0]
     assert 0 < cold['claim_ns'] < elapsed[0]
