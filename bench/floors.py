@@ -64,16 +64,16 @@ def weights_per_token(store: FlashStore, mode: str, active_fraction: float) -> f
 
 def direct_read_rate(path: Path, repeats: int = 3) -> float:
     """Bytes per second of sequential direct reads of 1 MiB, eight at once; the median."""
-    size = min(path.stat().st_size, _LARGEST_READ) // _READ * _READ
-    if not size:
-        raise ValueError(f'{path} is smaller than one read of {_READ} bytes')
+    size = min(path.stat().st_size, _LARGEST_READ)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
     # Direct I/O asks for aligned memory, and anonymous mappings begin on a page.
     buffers = [mmap.mmap(-1, _READ) for _ in range(_READERS)]
 
     def read(worker: int) -> None:
         for offset in range(worker * _READ, size, _READERS * _READ):
-            os.preadv(descriptor, [buffers[worker]], offset)
+            wanted = min(_READ, size - offset)
+            if os.preadv(descriptor, [buffers[worker]], offset) < wanted:
+                raise OSError(f'{path} gave less than {wanted} bytes at {offset}')
 
     try:
         return statistics.median(size / _seconds(read, _READERS) for _ in range(repeats))
