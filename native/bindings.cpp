@@ -9,6 +9,7 @@
 
 #include "core.hpp"
 #include "crc32c.hpp"
+#include "measure_reads.hpp"
 #include "read_plan.hpp"
 
 namespace py = pybind11;
@@ -186,6 +187,9 @@ py::dict stats(const NeuronCore& core) {
   result["misses"] = counters.misses.load();
   result["prefetched"] = counters.prefetched.load();
   result["prefetch_used"] = counters.prefetch_used.load();
+  result["read_ns"] = counters.reading.nanoseconds();
+  result["wait_ns"] = counters.wait_ns.load();
+  result["claim_ns"] = counters.claim_ns.load();
   return result;
 }
 
@@ -210,6 +214,26 @@ std::vector<std::pair<std::size_t, std::size_t>> planned(const std::vector<std::
   return spans;
 }
 
+py::dict measured_reads(const py::object& path, std::int64_t bytes, int in_flight, double seconds,
+                        const std::string& pattern, const std::string& reader, bool checksum) {
+  if (pattern != "random" && pattern != "sequential") {
+    throw ArgumentError("pattern", "'" + pattern + "'", "one of random, sequential");
+  }
+  const std::string name = py::module_::import("os").attr("fspath")(path).cast<std::string>();
+  const ReadMeasurement found = without_interpreter([&] {
+    return measure_reads(name, bytes, in_flight, seconds,
+                         pattern == "random" ? Pattern::kRandom : Pattern::kSequential, reader,
+                         checksum);
+  });
+  py::dict result;
+  result["reads"] = found.reads;
+  result["bytes"] = found.bytes;
+  result["seconds"] = found.seconds;
+  result["direct"] = found.direct;
+  result["reader"] = found.reader;
+  return result;
+}
+
 void translate(std::exception_ptr pointer) {
   try {
     if (pointer) {
@@ -232,6 +256,15 @@ PYBIND11_MODULE(_native, module) {
              py::arg("by_table") = false,
              "CRC32C (Castagnoli) of a contiguous buffer's bytes; by_table: without the "
              "processor's instruction.");
+  module.def("measure_reads", &measured_reads, py::arg("path"), py::arg("bytes"),
+             py::arg("in_flight"), py::arg("seconds"), py::arg("pattern"),
+             py::arg("reader") = "auto", py::kw_only(), py::arg("checksum") = true,
+             "Reads `bytes` at a time, `in_flight` of them at once, for so many seconds, 'random' "
+             "or 'sequential', by the reader 'auto', 'io_uring' or 'threads', with direct I/O "
+             "where the file system has it. checksum: each read's CRC32C is computed, as for a "
+             "store, but not compared, so that any file will do. Returns a dict: reads, bytes, "
+             "seconds (what passed), direct, reader (which one ran). ValueError for a wrong "
+             "argument, ReadFailedError for the file.");
 
   module.def("plan_reads", &planned, py::arg("groups"), py::arg("request_groups"),
              py::arg("largest_groups"),

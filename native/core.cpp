@@ -49,7 +49,9 @@ NeuronCore::NeuronCore(const CoreOptions& options)
           options.reader_threads, between(1, 256));
   slab_ = std::make_unique<Slab>(static_cast<std::int32_t>(options.slots),
                                  static_cast<std::size_t>(group_bytes_), options.lock_memory);
-  file_ = std::make_unique<GroupFile>(options.path, groups_, options.direct_io, *slab_, counters_);
+  file_ = std::make_unique<GroupFile>(options.path, options.direct_io, Checksums::kCompared, *slab_,
+                                      counters_);
+  file_->require_groups(groups_);
   reader_ = std::make_unique<Reader>(*file_, options.reader_threads);
   read_costs_.largest = file_->request_groups();
   direct_ = file_->direct();
@@ -145,7 +147,7 @@ void NeuronCore::set_ring(std::int64_t chunk_groups, std::int64_t chunks) {
     throw ArgumentError("set_ring", "a second call", "called once");
   }
   const std::int32_t slot = slab_->take(chunk_groups * chunks, "the stream ring");
-  ring_ = std::make_unique<StreamRing>(*reader_, sections_, slot, chunk_groups, chunks);
+  ring_ = std::make_unique<StreamRing>(*reader_, counters_, sections_, slot, chunk_groups, chunks);
 }
 
 void NeuronCore::set_cache(std::int64_t slots) {
@@ -192,31 +194,39 @@ void NeuronCore::set_read_costs(double request_seconds, double byte_seconds,
 }
 
 void NeuronCore::rows_dot(int section, Inputs x, Outputs out) {
+  const std::lock_guard turn(calls_);
+  const PreparedInputs prepared = math_.prepare(x);
   for_each_group(section, [&](std::int64_t first, std::int64_t bundles, const std::uint8_t* group) {
-    math_.rows_dot(group, bundles, x, out.columns_from(first));
+    math_.rows_dot(group, bundles, prepared, out.columns_from(first));
   });
 }
 
 void NeuronCore::gate_up(int section, Inputs x, Activation activation, Outputs h) {
+  const std::lock_guard turn(calls_);
+  const PreparedInputs prepared = math_.prepare(x);
   for_each_group(section, [&](std::int64_t first, std::int64_t bundles, const std::uint8_t* group) {
-    math_.gate_up(group, bundles, x, activation, h.columns_from(first));
+    math_.gate_up(group, bundles, prepared, activation, h.columns_from(first));
   });
 }
 
 void NeuronCore::add_rows(int section, Inputs h, Outputs out) {
+  const std::lock_guard turn(calls_);
   for_each_group(section, [&](std::int64_t first, std::int64_t bundles, const std::uint8_t* group) {
     math_.add_rows(group, bundles, h.columns_from(first), out);
   });
 }
 
 void NeuronCore::bundled(int section, Inputs x, Activation activation, Outputs out) {
+  const std::lock_guard turn(calls_);
+  const PreparedInputs prepared = math_.prepare(x);
   for_each_group(section, [&](std::int64_t, std::int64_t bundles, const std::uint8_t* group) {
-    math_.bundled(group, bundles, x, activation, out);
+    math_.bundled(group, bundles, prepared, activation, out);
   });
 }
 
 void NeuronCore::add_rows_sparse(int section, const float* h, const std::uint8_t* active,
                                  float* out) {
+  const std::lock_guard turn(calls_);
   for_active_groups(section, active,
                     [&](std::int64_t first, const Picked& picked, const std::uint8_t* group) {
                       math_.add_picked_rows(group, picked, h + first, out);
@@ -225,12 +235,14 @@ void NeuronCore::add_rows_sparse(int section, const float* h, const std::uint8_t
 
 void NeuronCore::bundled_sparse(int section, const float* x, const std::uint8_t* active,
                                 float* out, Activation activation, float* h_out) {
+  const std::lock_guard turn(calls_);
+  const PreparedInputs prepared = math_.prepare({x, 1, format_.dim});
   if (h_out != nullptr) {
-    std::fill_n(h_out, this->section(section, 3).bundles, 0.0f);
+    std::fill_n(h_out, find(section).bundles, 0.0f);
   }
   for_active_groups(section, active,
                     [&](std::int64_t first, const Picked& picked, const std::uint8_t* group) {
-                      math_.bundled_picked(group, picked, x, activation, out,
+                      math_.bundled_picked(group, picked, prepared, activation, out,
                                            h_out == nullptr ? nullptr : h_out + first);
                     });
 }
@@ -292,7 +304,6 @@ void NeuronCore::check_open() const {
 
 template <typename Use>
 void NeuronCore::for_each_group(int section, Use use) {
-  const std::lock_guard turn(calls_);
   check_open();
   const Section& found = find(section);
   const std::int64_t groups = found.groups();
@@ -352,7 +363,6 @@ void NeuronCore::for_some_groups(int section, const std::vector<std::int64_t>& l
 
 template <typename Use>
 void NeuronCore::for_active_groups(int section, const std::uint8_t* active, Use use) {
-  const std::lock_guard turn(calls_);
   check_open();
   const Section& found = find(section);
   const auto pick = [&](std::int64_t local, Picked& picked) {

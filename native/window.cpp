@@ -27,6 +27,7 @@ std::vector<std::int32_t> Window::claim(int section, const std::vector<std::int6
   std::vector<std::int32_t> claimed;
   std::vector<std::int64_t> missing;
   std::vector<std::int32_t> missing_entries;
+  const Stopwatch claiming(counters_.claim_ns);
   std::unique_lock lock(mutex_);
   touch_present(groups);
   for (const std::int64_t group : groups) {
@@ -62,13 +63,17 @@ std::vector<std::int32_t> Window::claim(int section, const std::vector<std::int6
 void Window::wait(std::int32_t slot) {
   std::unique_lock lock(mutex_);
   const Entry& entry = at(slot - first_slot_);
-  arrived_.wait(lock, [&] { return entry.status != Status::kReading; });
+  if (entry.status == Status::kReading) {
+    const Stopwatch waiting(counters_.wait_ns);
+    arrived_.wait(lock, [&] { return entry.status != Status::kReading; });
+  }
   if (entry.status == Status::kFailed) {
     throw *entry.fault;
   }
 }
 
 void Window::release(const std::vector<std::int32_t>& slots) {
+  const Stopwatch claiming(counters_.claim_ns);
   const std::lock_guard lock(mutex_);
   for (const std::int32_t slot : slots) {
     Entry& entry = at(slot - first_slot_);
@@ -130,6 +135,7 @@ void Window::submit(Urgency urgency, int section, const std::vector<std::int64_t
   for (Run& run : planned_runs(section, groups, slots, costs_)) {
     ++reading_;
     read += run.slots.size();
+    counters_.reading.begin(1);
     reader_.submit(urgency, std::move(run),
                    [this](const Run& done, const std::optional<ReadFault>& fault) {
                      finish(done, fault);
@@ -154,6 +160,7 @@ void Window::finish(const Run& run, const std::optional<ReadFault>& fault) {
     }
   }
   --reading_;
+  counters_.reading.end(1);
   // Under the lock: whoever waits may destroy this object next.
   arrived_.notify_all();
 }

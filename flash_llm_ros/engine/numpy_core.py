@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 import math
 import os
+import time
 
 import numpy as np
 
@@ -63,7 +64,7 @@ class NeuronCore:
         self._ring: tuple[int, int, int] | None = None  # first slot, chunk groups, chunks
         self._cache = GroupCache()
         self._counters = dict.fromkeys(('hits', 'misses', 'prefetched', 'prefetch_used',
-                                        'gap_groups'), 0)
+                                        'claim_ns', 'gap_groups'), 0)
         self._slab = Slab(slots, group_bytes, lock_memory)
         self._locked = self._slab.locked
         self._closed = False
@@ -259,8 +260,13 @@ class NeuronCore:
             out[here] = group[ids[here] - start, 0]
 
     def stats(self) -> dict[str, int]:
-        """Counters since the core was made; they only grow. See doc/architecture.md."""
-        return {**self._file.counters, **self._counters}
+        """Counters since the core was made; they only grow. See doc/architecture.md.
+
+        In nanoseconds: ``read_ns``, while reads were under way; ``wait_ns``, while computing stood
+        still for them (here always, reads being synchronous); ``claim_ns``, for finding slots.
+        """
+        counters = {**self._file.counters, **self._counters}
+        return {**counters, 'wait_ns': counters['read_ns']}
 
     def close(self) -> None:
         """Free the slab and the file; a second call does nothing."""
@@ -326,11 +332,13 @@ class NeuronCore:
 
     def _claim(self, groups: list[int]) -> list[int]:
         """Give every group a slot, the least recently used others yielding; returns the new."""
+        begin = time.monotonic_ns()
         missing = [group for group in groups if group not in self._cache.slots]
         self._cache.touch([group for group in groups if group in self._cache.slots])
         for group in missing:
             self._cache.claim(group)
         self._cache.touch(groups)
+        self._counters['claim_ns'] += time.monotonic_ns() - begin
         return missing
 
     def _load(self, run: list[int]) -> FlashLlmError | None:

@@ -6,6 +6,7 @@ import errno
 from itertools import groupby
 import mmap
 import os
+import time
 
 import numpy as np
 
@@ -80,7 +81,8 @@ class GroupFile:
         self._slab = slab
         self._section_of = section_of
         self._group_bytes = slab.bytes.shape[1]
-        self.counters = dict.fromkeys(('flash_bytes', 'flash_reads', 'retries', 'crc_checked'), 0)
+        self.counters = dict.fromkeys(('flash_bytes', 'flash_reads', 'retries', 'crc_checked',
+                                       'read_ns'), 0)
         self.direct = direct_io
         self._descriptor = self._open()
         try:
@@ -98,12 +100,15 @@ class GroupFile:
 
         What goes to DISCARD is not verified, and not read again in a retry.
         """
+        begin = time.monotonic_ns()
         try:
             self._read_once(first_group, slots)
         except FlashLlmError:
             self.counters['retries'] += 1
             for begin, end in _wanted(slots):
                 self._read_once(first_group + begin, slots[begin:end])
+        finally:
+            self.counters['read_ns'] += time.monotonic_ns() - begin
 
     def close(self) -> None:
         os.close(self._descriptor)
