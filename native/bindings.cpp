@@ -89,8 +89,24 @@ auto without_interpreter(Work work) {
 }
 
 // Waiting for another thread's call while holding the interpreter could stop that thread.
+Section section_of(NeuronCore& core, int section, int least_rows, int most_rows) {
+  return without_interpreter([&] { return core.section(section, least_rows, most_rows); });
+}
+
 Section section_of(NeuronCore& core, int section, int rows) {
-  return without_interpreter([&] { return core.section(section, rows); });
+  return section_of(core, section, rows, rows);
+}
+
+// Bundles of three rows are gated, those of two are not and may have a bias.
+Neurons neurons_of(const Section& section, const std::string& activation, const py::object& bias) {
+  Neurons neurons{section.rows, section.rows == 3, activation_of(activation)};
+  if (!bias.is_none()) {
+    if (neurons.gated) {
+      throw ArgumentError("bias", found_text(bias), "None for gated bundles (of 3 rows)");
+    }
+    neurons.bias = checked<float>("bias", bias, {section.bundles});
+  }
+  return neurons;
 }
 
 std::unique_ptr<NeuronCore> make_core(const py::object& path, std::int64_t group_bytes,
@@ -124,11 +140,10 @@ void add_rows(NeuronCore& core, int section, const py::object& h, const py::obje
 }
 
 void bundled(NeuronCore& core, int section, const py::object& x, const py::object& out,
-             const std::string& activation) {
-  section_of(core, section, 3);
-  const Activation act = activation_of(activation);
+             const std::string& activation, const py::object& bias) {
+  const Neurons neurons = neurons_of(section_of(core, section, 2, 3), activation, bias);
   const Pair pair("x", x, core.dim(), "out", out, core.dim());
-  without_interpreter([&] { core.bundled(section, pair.inputs, act, pair.outputs); });
+  without_interpreter([&] { core.bundled(section, pair.inputs, neurons, pair.outputs); });
 }
 
 void add_rows_sparse(NeuronCore& core, int section, const py::object& h, const py::object& active,
@@ -141,20 +156,21 @@ void add_rows_sparse(NeuronCore& core, int section, const py::object& h, const p
 }
 
 void bundled_sparse(NeuronCore& core, int section, const py::object& x, const py::object& active,
-                    const py::object& out, const std::string& activation, const py::object& h_out) {
-  const Section found = section_of(core, section, 3);
-  const Activation act = activation_of(activation);
+                    const py::object& out, const std::string& activation, const py::object& h_out,
+                    const py::object& bias) {
+  const Section found = section_of(core, section, 2, 3);
+  const Neurons neurons = neurons_of(found, activation, bias);
   const float* x_data = checked<float>("x", x, {core.dim()});
   const std::uint8_t* active_data = checked<std::uint8_t>("active", active, {found.bundles});
   float* out_data = checked<float>("out", out, {core.dim()}, true);
   float* h_data =
       h_out.is_none() ? nullptr : checked<float>("h_out", h_out, {found.bundles}, true);
   without_interpreter(
-      [&] { core.bundled_sparse(section, x_data, active_data, out_data, act, h_data); });
+      [&] { core.bundled_sparse(section, x_data, active_data, out_data, neurons, h_data); });
 }
 
 void prefetch(NeuronCore& core, int section, const py::object& wanted) {
-  const Section found = section_of(core, section, 0);
+  const Section found = section_of(core, section, 1, 3);
   const std::uint8_t* data = checked<std::uint8_t>("wanted", wanted, {found.bundles});
   without_interpreter([&] { core.prefetch(section, data); });
 }
@@ -276,11 +292,12 @@ PYBIND11_MODULE(_native, module) {
            py::arg("activation"))
       .def("add_rows", &add_rows, py::arg("section"), py::arg("h"), py::arg("out"))
       .def("bundled", &bundled, py::arg("section"), py::arg("x"), py::arg("out"),
-           py::arg("activation"))
+           py::arg("activation"), py::arg("bias") = py::none())
       .def("add_rows_sparse", &add_rows_sparse, py::arg("section"), py::arg("h"),
            py::arg("active"), py::arg("out"))
       .def("bundled_sparse", &bundled_sparse, py::arg("section"), py::arg("x"), py::arg("active"),
-           py::arg("out"), py::arg("activation"), py::arg("h_out") = py::none())
+           py::arg("out"), py::arg("activation"), py::arg("h_out") = py::none(),
+           py::arg("bias") = py::none())
       .def("prefetch", &prefetch, py::arg("section"), py::arg("wanted"))
       .def("read_rows", &read_rows, py::arg("section"), py::arg("ids"), py::arg("out"))
       .def("stats", &stats)

@@ -88,13 +88,14 @@ int NeuronCore::add_section(std::int64_t first_group, std::int64_t bundles,
   return static_cast<int>(sections_.size()) - 1;
 }
 
-Section NeuronCore::section(int index, int rows) {
+Section NeuronCore::section(int index, int least_rows, int most_rows) {
   const std::lock_guard turn(calls_);
   check_open();
   const Section& found = find(index);
-  require(rows == 0 || rows == found.rows, "section", index,
-          "one of bundles of " + std::to_string(rows) + " rows, it has " +
-              std::to_string(found.rows));
+  const std::string wanted = std::to_string(least_rows) +
+                             (least_rows < most_rows ? " or " + std::to_string(most_rows) : "");
+  require(least_rows <= found.rows && found.rows <= most_rows, "section", index,
+          "one of bundles of " + wanted + " rows, it has " + std::to_string(found.rows));
   return found;
 }
 
@@ -196,11 +197,11 @@ void NeuronCore::add_rows(int section, Inputs h, Outputs out) {
   });
 }
 
-void NeuronCore::bundled(int section, Inputs x, Activation activation, Outputs out) {
+void NeuronCore::bundled(int section, Inputs x, const Neurons& neurons, Outputs out) {
   const std::lock_guard turn(calls_);
   const PreparedInputs prepared = math_.prepare(x);
-  for_each_group(section, [&](std::int64_t, std::int64_t bundles, const std::uint8_t* group) {
-    math_.bundled(group, bundles, prepared, activation, out);
+  for_each_group(section, [&](std::int64_t first, std::int64_t bundles, const std::uint8_t* group) {
+    math_.bundled(group, bundles, prepared, neurons.from(first), out);
   });
 }
 
@@ -214,7 +215,7 @@ void NeuronCore::add_rows_sparse(int section, const float* h, const std::uint8_t
 }
 
 void NeuronCore::bundled_sparse(int section, const float* x, const std::uint8_t* active,
-                                float* out, Activation activation, float* h_out) {
+                                float* out, const Neurons& neurons, float* h_out) {
   const std::lock_guard turn(calls_);
   const PreparedInputs prepared = math_.prepare({x, 1, format_.dim});
   if (h_out != nullptr) {
@@ -222,7 +223,7 @@ void NeuronCore::bundled_sparse(int section, const float* x, const std::uint8_t*
   }
   for_active_groups(section, active,
                     [&](std::int64_t first, const Picked& picked, const std::uint8_t* group) {
-                      math_.bundled_picked(group, picked, prepared, activation, out,
+                      math_.bundled_picked(group, picked, prepared, neurons.from(first), out,
                                            h_out == nullptr ? nullptr : h_out + first);
                     });
 }

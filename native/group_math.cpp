@@ -19,10 +19,16 @@ float activated(float z, Activation activation) {
   return z / (1 + std::exp(-z));
 }
 
-// h[i] = act(dots[2 i]) * dots[2 i + 1].
-void combine(const float* dots, std::int64_t count, Activation activation, float* h) {
+// h[i] = the activation of bundle picked[i], whose dots are dots[rows * i] and the next.
+void combine(const float* dots, const std::int64_t* picked, std::int64_t count,
+             const Neurons& neurons, float* h) {
   for (std::int64_t i = 0; i < count; ++i) {
-    h[i] = activated(dots[2 * i], activation) * dots[2 * i + 1];
+    if (neurons.gated) {
+      h[i] = activated(dots[2 * i], neurons.activation) * dots[2 * i + 1];
+    } else {
+      const float bias = neurons.bias == nullptr ? 0 : neurons.bias[picked[i]];
+      h[i] = activated(dots[i] + bias, neurons.activation);
+    }
   }
 }
 
@@ -60,12 +66,14 @@ GroupMath::GroupMath(const RowFormat& format, const Kernels& kernels, std::size_
   rows_.resize(rows);
   all_.resize(rows);
   std::iota(all_.begin(), all_.end(), 0);
+  const std::size_t halves = rows / 2;
   const std::size_t thirds = rows / 3;
   const auto packed_bytes = [&](std::size_t count) {
     return kernels.packed_bytes(format, static_cast<std::int64_t>(count));
   };
   unpacked_.resize(lines(std::max({tile_bytes(format, rows), packed_bytes(rows),
-                                   packed_bytes(2 * thirds) + tile_bytes(format, thirds)})));
+                                   packed_bytes(2 * thirds) + tile_bytes(format, thirds),
+                                   packed_bytes(halves) + tile_bytes(format, halves)})));
   prepared_.resize(lines(kernels.prepared_bytes(format)));
   dots_.resize(rows * kTokenBlock);
   activations_.resize(rows * kTokenBlock);
@@ -103,8 +111,9 @@ void GroupMath::rows_dot(const std::uint8_t* group, std::int64_t bundles, const 
 
 void GroupMath::gate_up(const std::uint8_t* group, std::int64_t bundles,
                         const PreparedInputs& x, Activation activation, Outputs h) {
+  const Neurons neurons{2, true, activation};
   if (x.tokens == 1) {
-    gate_picked(group, all_.data(), bundles, 2, x, activation);
+    activate_picked(group, all_.data(), bundles, x, neurons);
     std::copy_n(activations_.data(), bundles, h.data);
     return;
   }
@@ -112,7 +121,7 @@ void GroupMath::gate_up(const std::uint8_t* group, std::int64_t bundles,
   list_rows(group, all_.data(), bundles, 2, 0, 2);
   kernels_.pack_rows(format_, rows_.data(), 2 * bundles, packed);
   for (std::int64_t first = 0; first < x.tokens; first += kTokenBlock) {
-    gate_packed(packed, bundles, block_of(x, first), activation, block_of(h, first));
+    activate_packed(packed, bundles, block_of(x, first), neurons, block_of(h, first));
   }
 }
 
@@ -129,24 +138,25 @@ void GroupMath::add_rows(const std::uint8_t* group, std::int64_t bundles, Inputs
 }
 
 void GroupMath::bundled(const std::uint8_t* group, std::int64_t bundles,
-                        const PreparedInputs& x, Activation activation, Outputs out) {
+                        const PreparedInputs& x, const Neurons& neurons, Outputs out) {
   const Columns columns{0, format_.blocks()};
+  const int rows = neurons.bundle_rows;
   if (x.tokens == 1) {
-    gate_picked(group, all_.data(), bundles, 3, x, activation);
-    list_rows(group, all_.data(), bundles, 3, 2, 1);
+    activate_picked(group, all_.data(), bundles, x, neurons);
+    list_rows(group, all_.data(), bundles, rows, rows - 1, 1);
     kernels_.add_rows(format_, rows_.data(), activations_.data(), bundles, columns, out.data);
     return;
   }
   std::uint8_t* const packed = unpacked_.data()->bytes;
   float* const down_tile =
-      reinterpret_cast<float*>(packed + kernels_.packed_bytes(format_, 2 * bundles));
-  list_rows(group, all_.data(), bundles, 3, 0, 2);
-  kernels_.pack_rows(format_, rows_.data(), 2 * bundles, packed);
-  list_rows(group, all_.data(), bundles, 3, 2, 1);
+      reinterpret_cast<float*>(packed + kernels_.packed_bytes(format_, neurons.rows() * bundles));
+  list_rows(group, all_.data(), bundles, rows, 0, neurons.rows());
+  kernels_.pack_rows(format_, rows_.data(), neurons.rows() * bundles, packed);
+  list_rows(group, all_.data(), bundles, rows, rows - 1, 1);
   kernels_.decode_rows(format_, rows_.data(), bundles, columns, down_tile);
   for (std::int64_t first = 0; first < x.tokens; first += kTokenBlock) {
     const PreparedInputs some = block_of(x, first);
-    gate_packed(packed, bundles, some, activation, {activations_.data(), some.tokens, bundles});
+    activate_packed(packed, bundles, some, neurons, {activations_.data(), some.tokens, bundles});
     kernels_.tile_add(format_, down_tile, bundles, columns, activations_.data(), bundles,
                       some.tokens, out.row(first));
   }
@@ -164,11 +174,12 @@ void GroupMath::add_picked_rows(const std::uint8_t* group, const Picked& picked,
 }
 
 void GroupMath::bundled_picked(const std::uint8_t* group, const Picked& picked,
-                               const PreparedInputs& x, Activation activation, float* out,
+                               const PreparedInputs& x, const Neurons& neurons, float* out,
                                float* h_out) {
   const std::int64_t count = static_cast<std::int64_t>(picked.size());
-  gate_picked(group, picked.data(), count, 3, x, activation);
-  list_rows(group, picked.data(), count, 3, 2, 1);
+  const int rows = neurons.bundle_rows;
+  activate_picked(group, picked.data(), count, x, neurons);
+  list_rows(group, picked.data(), count, rows, rows - 1, 1);
   kernels_.add_rows(format_, rows_.data(), activations_.data(), count, {0, format_.blocks()},
                     out);
   if (h_out != nullptr) {
@@ -200,20 +211,21 @@ void GroupMath::list_rows(const std::uint8_t* group, const std::int64_t* picked,
 }
 
 // One token's activations of the picked bundles, into activations_.
-void GroupMath::gate_picked(const std::uint8_t* group, const std::int64_t* picked,
-                            std::int64_t count, int bundle_rows, const PreparedInputs& x,
-                            Activation activation) {
-  list_rows(group, picked, count, bundle_rows, 0, 2);
-  kernels_.dot_rows(format_, rows_.data(), 2 * count, x.data, dots_.data());
-  combine(dots_.data(), count, activation, activations_.data());
+void GroupMath::activate_picked(const std::uint8_t* group, const std::int64_t* picked,
+                                std::int64_t count, const PreparedInputs& x,
+                                const Neurons& neurons) {
+  list_rows(group, picked, count, neurons.bundle_rows, 0, neurons.rows());
+  kernels_.dot_rows(format_, rows_.data(), neurons.rows() * count, x.data, dots_.data());
+  combine(dots_.data(), picked, count, neurons, activations_.data());
 }
 
-// Some tokens' activations of `count` packed gate and up rows.
-void GroupMath::gate_packed(const std::uint8_t* packed, std::int64_t count,
-                            const PreparedInputs& x, Activation activation, Outputs h) {
-  kernels_.packed_dot(format_, packed, 2 * count, x.data, x.tokens, dots_.data(), 2 * count);
+// Some tokens' activations of all `count` bundles, whose rows before the down row are packed.
+void GroupMath::activate_packed(const std::uint8_t* packed, std::int64_t count,
+                                const PreparedInputs& x, const Neurons& neurons, Outputs h) {
+  const std::int64_t rows = neurons.rows() * count;
+  kernels_.packed_dot(format_, packed, rows, x.data, x.tokens, dots_.data(), rows);
   for (std::int64_t token = 0; token < x.tokens; ++token) {
-    combine(dots_.data() + token * 2 * count, count, activation, h.row(token));
+    combine(dots_.data() + token * rows, all_.data(), count, neurons, h.row(token));
   }
 }
 
