@@ -16,11 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.cli.progress import Steps
-from flash_llm_ros.store.block_quantisation import RESIDENT_BLOCKS
+from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.checksum import crc32c
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.geometry import CHECKSUM_BYTES
-from flash_llm_ros.store.predictor_graph import RESIDENT
+from flash_llm_ros.store.layer_graphs import ExternalData
+from flash_llm_ros.store.predictor_graph import RESIDENT, predictor_graph
 from flash_llm_ros.store.resident_layout import Layout, matrix_layout
 from flash_llm_ros.store.tensor_file import TensorFileWriter
 
@@ -100,13 +101,16 @@ class NeuronFile:
 
 @dataclass(frozen=True)
 class OptFiles:
-    """Everything on disk; `predictors` is a tensor file in the layout `predictor_tensors`."""
+    """Everything on disk; the graphs of the predictors have their tensors in `predictors`."""
 
     shape: OptShape
     seed: int
     bundled: NeuronFile
     rows: NeuronFile
     predictors: Path
+
+    def predictor_graph(self, layer: int) -> Path:
+        return self.predictors.with_name(f'predictor_{layer:02}.onnx')
 
 
 def describe(folder: Path, shape: OptShape, seed: int = 0) -> OptFiles:
@@ -154,15 +158,6 @@ def weights(seed: int, name: str, layer: int, first: int, count: int,
     random = np.random.Generator(np.random.SFC64([seed, _SEED_OF[name], layer, first]))
     bits = np.frombuffer(random.bytes(2 * count * dim), np.uint16).reshape(count, dim)
     return (bits & 0x87FF) | 0x2000
-
-
-def predictor_tensors(shape: OptShape) -> Layout:
-    layout: Layout = {}
-    for layer in range(shape.layers):
-        rank = shape.predictor_rank(layer)
-        layout |= matrix_layout(f'predictors.{layer}.inner', rank, shape.dim, RESIDENT)
-        layout |= matrix_layout(f'predictors.{layer}.outer', shape.ffn, rank, RESIDENT)
-    return layout
 
 
 def _planned(path: Path, dim: int,
@@ -219,13 +214,30 @@ def _encoded(file: NeuronFile, part: Part, seed: int) -> Iterator[NDArray[np.uin
 
 
 def _write_predictors(files: OptFiles) -> None:
-    """Random values of 8 bits around their middle, all with the same small scale."""
+    """Random 8-bit values, all with the same small scale."""
     random = np.random.default_rng([files.seed, _SEED_OF['predictor']])
-    layout = predictor_tensors(files.shape)
+    shape = files.shape
+    layout: Layout = {}
+    for layer in range(shape.layers):
+        rank = shape.predictor_rank(layer)
+        layout |= matrix_layout(f'predictors.{layer}.inner', rank, shape.dim, RESIDENT)
+        layout |= matrix_layout(f'predictors.{layer}.outer', shape.ffn, rank, RESIDENT)
     writer = TensorFileWriter(files.predictors, layout)
     for name, (dtype, size) in layout.items():
         if dtype is np.uint8:
-            writer.write(name, random.integers(0, 1 << RESIDENT_BLOCKS[RESIDENT][0], size, np.uint8))
+            writer.write(name, random.integers(0, 256, size, np.uint8))
         else:
             writer.write(name, np.full(size, 1e-4, np.float32))
     writer.close()
+    data = ExternalData(files.predictors.name, layout, writer.offsets)
+    for layer in range(shape.layers):
+        files.predictor_graph(layer).write_bytes(predictor_graph(
+            _spec(shape), 'bundled', layer, shape.predictor_rank(layer), data))
+
+
+def _spec(shape: OptShape) -> ModelSpec:
+    return ModelSpec(
+        name='opt', model_type='opt', hidden_size=shape.dim, layers=shape.layers,
+        heads=shape.heads, kv_heads=shape.heads, head_dim=shape.dim // shape.heads,
+        ffn_size=shape.ffn, vocab_size=shape.vocabulary, max_context=2048, norm_eps=1e-5,
+        rope_theta=10000.0, activation='relu', tied_embeddings=True, end_tokens=(2,))

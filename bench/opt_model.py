@@ -1,7 +1,7 @@
 """One token through a model of bench/opt_files.py, with as many of the paper's techniques as told.
 
-Real are the reads, the window, the arithmetic on every weight, attention over the KV cache and
-the predictors' cost. Planted is which neurons are predicted, because weights are random.
+Real are the reads, the window, the arithmetic with every weight, attention over the KV cache and
+what the predictors cost. Planted is what they predict, because weights are random.
 """
 
 from dataclasses import dataclass
@@ -10,67 +10,76 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto
-import onnxruntime as ort
-from opt_files import NeuronFile, OptFiles, OptShape, predictor_tensors
+from opt_files import NeuronFile, OptFiles
+from opt_graphs import Attention, Predictors
 
-from flash_llm_ros import _native
-from flash_llm_ros.engine.graph_loader import GraphLoader
-from flash_llm_ros.model_spec import ModelSpec
-from flash_llm_ros.store.layer_graphs import ExternalData, GraphBuilder, value
-from flash_llm_ros.store.predictor_graph import predictor_graph
-from flash_llm_ros.store.tensor_file import TensorFile
+from flash_llm_ros.engine.core import load_core_class
 
-_CHUNK_BYTES, _CHUNKS = 1 << 20, 8      # the stream ring
-_COUNTERS = ('flash_bytes', 'flash_reads', 'misses', 'read_ns', 'wait_ns', 'claim_ns')
+CHUNK_BYTES, _CHUNKS = 1 << 20, 8       # the stream ring
+_COUNTERS = ('flash_bytes', 'flash_reads', 'read_ns', 'wait_ns', 'claim_ns')
 Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class Technique:
-    """A row of the table. Shares are of all FFN weights.
+    """A row of the table; shares are of all neurons.
 
-    `resident`: attention and head stay in DRAM; else they are read for every token. `pinned`: what
-    stays of the FFN where all of it is used. `predicted`: only predicted neurons are read, into
-    slots for `window` of the FFN (0: no more than one layer needs at a time, so that nothing is
-    left of the token before). `bundled`: up row and down column lie together.
+    `resident`: attention and head stay in DRAM, else they are read for every token. `predicted`:
+    only predicted neurons are read, into slots for the share `kept`, or for what one layer
+    predicts where that is more; else all neurons are used and the share `kept` is pinned.
+    `bundled`: a neuron's rows lie together.
     """
 
     name: str
-    resident: bool = True
-    pinned: float = 0.0
-    predicted: bool = False
-    window: float = 0.0
+    resident: bool
+    predicted: bool
+    kept: float = 0.0
     bundled: bool = True
 
 
-class OptModel:
-    """A model in memory and on flash, ready to compute tokens from `position` on."""
+def techniques(files: OptFiles, window: float = 0.24) -> list[Technique]:
+    """The rows of the paper's Table 2; the second one keeps half of the model."""
+    whole, ffn = files.bundled.groups, files.bundled.ffn_groups()
+    half = max(0.0, (whole / 2 - (whole - ffn)) / ffn)
+    return [Technique('naive', resident=False, predicted=False),
+            Technique('hybrid', resident=True, predicted=False, kept=half),
+            Technique('+ predictor', resident=True, predicted=True, bundled=False),
+            Technique('+ window', resident=True, predicted=True, kept=window, bundled=False),
+            Technique('+ bundling', resident=True, predicted=True, kept=window)]
 
-    def __init__(self, files: OptFiles, technique: Technique, *, position: int, context: int,
-                 layer_slots: int, **core_options: Any) -> None:
-        """`layer_slots`: neurons that one layer predicts at most."""
-        self.shape, self.technique, self.position = files.shape, technique, position
-        self._whole = self._open(files.bundled, self._whole_slots(files, layer_slots), core_options)
-        self._ffn = self._whole
-        if technique.predicted and not technique.bundled:
-            slots = self._cache_slots(files.rows, 2 * layer_slots)
-            self._ffn = self._open(files.rows, slots, core_options, cache=slots)
-        self._attend = Attention(files.shape, context, core_options.get('threads', 1))
-        self._predictors = (Predictors(files, core_options.get('threads', 1))
-                            if technique.predicted else None)
+
+class OptModel:
+    """A model partly in memory, ready to compute tokens from `position` on."""
+
+    def __init__(self, files: OptFiles, technique: Technique, *, most_predicted: int,
+                 position: int = 128, context: int = 384, threads: int = 1,
+                 **core_options: Any) -> None:
+        """`most_predicted`: neurons of one layer that are predicted at most."""
         shape = files.shape
-        self._x, self._out = np.zeros((2, 1, shape.dim), np.float32)
+        self.shape, self.technique, self.position = shape, technique, position
+        self._files: list[_OpenFile] = []
+        apart = technique.predicted and not technique.bundled
+        self._whole = self._open(files.bundled, technique.predicted and not apart, most_predicted,
+                                 core_options)
+        self._ffn = (self._open(files.rows, True, 2 * most_predicted, core_options)
+                     if apart else self._whole)
+        self._attention = Attention(shape, context, threads)
+        self._predictors = Predictors(files, threads) if technique.predicted else None
+        self._product = np.zeros((1, shape.dim), np.float32)
         self._qkv = np.zeros((1, 3 * shape.dim), np.float32)
         self._logits = np.zeros((1, shape.vocabulary), np.float32)
         self._h = np.zeros(shape.ffn, np.float32)
 
     @property
+    def direct(self) -> bool:
+        """Whether reads bypass the page cache."""
+        return all(file.core.direct for file in self._files)
+
+    @property
     def dram_bytes(self) -> int:
-        """Weights in DRAM, the memory they are read into included; no KV cache."""
-        cores = {id(core): core for core in (self._whole, self._ffn)}.values()
+        """Weights in DRAM with the memory they are read into, and predictors; no KV cache."""
         predictors = self._predictors.bytes if self._predictors else 0
-        return sum(core.bytes for core in cores) + predictors
+        return sum(file.slab_bytes for file in self._files) + predictors
 
     def token(self, hidden: Array, predicted: NDArray[np.uint8]) -> dict[str, float]:
         """Replace `hidden` [1, d] by what the layers make of it; predicted uint8 [layers, ffn].
@@ -81,15 +90,10 @@ class OptModel:
         begin = time.perf_counter()
         for layer in range(self.shape.layers):
             self._whole.run('rows_dot', 'qkv', layer, _normed(hidden), self._qkv)
-            attended = self._attend(layer, self.position, self._qkv)
-            self._whole.run('rows_dot', 'o', layer, attended, self._out)
-            hidden += self._out
-            x = _normed(hidden)
-            if self.technique.predicted:
-                self._predictors.run(layer, x)
-                self._sparse(layer, x, predicted[layer], hidden)
-            else:
-                self._whole.run('bundled', 'bundle', layer, x, hidden, 'relu')
+            attended = self._attention.run(layer, self.position, self._qkv)
+            self._whole.run('rows_dot', 'o', layer, attended, self._product)
+            hidden += self._product
+            self._feed_forward(layer, _normed(hidden), predicted[layer], hidden)
         self._whole.run('rows_dot', 'head', 0, _normed(hidden), self._logits)
         seconds = time.perf_counter() - begin
         self.position += 1
@@ -97,57 +101,66 @@ class OptModel:
         return {'seconds': seconds, **{name: after[name] - before[name] for name in _COUNTERS}}
 
     def close(self) -> None:
-        self._whole.close()
-        self._ffn.close()
+        for file in self._files:
+            file.core.close()
 
-    def _sparse(self, layer: int, x: Array, wanted: NDArray[np.uint8], hidden: Array) -> None:
-        if self.technique.bundled:
-            self._ffn.run('bundled_sparse', 'bundle', layer, x[0], wanted, hidden[0], 'relu')
+    def _feed_forward(self, layer: int, x: Array, predicted: NDArray[np.uint8],
+                      hidden: Array) -> None:
+        if self._predictors is None:
+            self._whole.run('bundled', 'bundle', layer, x, hidden, 'relu')
             return
-        ids = np.flatnonzero(wanted)
+        self._predictors.run(layer, x)
+        if self.technique.bundled:
+            self._ffn.run('bundled_sparse', 'bundle', layer, x[0], predicted, hidden[0], 'relu')
+            return
+        self._ffn.run('prefetch', 'down', layer, predicted)     # all reads at once
+        ids = np.flatnonzero(predicted)
         up = np.empty((len(ids), self.shape.dim), np.float32)
         self._ffn.run('read_rows', 'up', layer, ids, up)
         self._h[ids] = np.maximum(up @ x[0], 0)
-        self._ffn.run('add_rows_sparse', 'down', layer, self._h, wanted, hidden[0])
+        self._ffn.run('add_rows_sparse', 'down', layer, self._h, predicted, hidden[0])
+
+    def _open(self, file: NeuronFile, cached: bool, least_slots: int,
+              options: dict[str, Any]) -> '_OpenFile':
+        how = self.technique
+        share_of = {'bundle': 0.0 if how.predicted else how.kept, 'up': 0.0, 'down': 0.0}
+        pins = {part: round(share_of.get(part.name, float(how.resident)) * part.groups)
+                for part in file.parts}
+        slots = max(least_slots, round(how.kept * file.ffn_groups())) if cached else 0
+        opened = _OpenFile(file, pins, slots, options)
+        self._files.append(opened)
+        return opened
 
     def _counters(self) -> dict[str, int]:
-        cores = {id(core): core for core in (self._whole, self._ffn)}.values()
-        stats = [core.native.stats() for core in cores]
+        stats = [file.core.stats() for file in self._files]
         return {name: sum(each[name] for each in stats) for name in _COUNTERS}
 
-    def _whole_slots(self, files: OptFiles, layer_slots: int) -> int:
-        """Cache slots in the file of the whole model."""
-        if not (self.technique.predicted and self.technique.bundled):
-            return 0
-        return self._cache_slots(files.bundled, layer_slots)
 
-    def _cache_slots(self, file: NeuronFile, least: int) -> int:
-        return max(least, round(self.technique.window * file.ffn_groups()))
+class _OpenFile:
+    """A neuron file with its pinned groups, and a cache or a stream ring for the others."""
 
-    def _open(self, file: NeuronFile, cache: int, options: dict[str, Any]) -> '_Core':
-        raise NotImplementedError
+    def __init__(self, file: NeuronFile, pins: dict[Any, int], cache_slots: int,
+                 options: dict[str, Any]) -> None:
+        chunk = max(1, CHUNK_BYTES // file.group_bytes)
+        slots = sum(pins.values()) + (cache_slots or chunk * _CHUNKS)
+        self.slab_bytes = slots * file.group_bytes
+        self.core: Any = load_core_class()(str(file.path), file.group_bytes, file.groups, file.dim,
+                                           'fp16', slots, **options)
+        self._ids = {(part.name, part.layer): self.core.add_section(
+            part.first_group, part.bundles, part.bundles_per_group, len(part.rows))
+            for part in file.parts}
+        for part, groups in pins.items():
+            self.core.pin(self._ids[part.name, part.layer], groups)
+        if cache_slots:
+            self.core.set_cache(cache_slots)
+        else:
+            self.core.set_ring(chunk, _CHUNKS)
+            self.core.set_stream_order(list(self._ids.values()))
+
+    def run(self, call: str, name: str, layer: int, *arguments: Any) -> None:
+        getattr(self.core, call)(self._ids[name, layer], *arguments)
 
 
-class Attention:
-    """Attention over a KV cache in fp16, without weights: [1, 3 d] -> [1, d]."""
-
-    def __init__(self, shape: OptShape, context: int, threads: int) -> None:
-        size = shape.dim // shape.heads
-        g = GraphBuilder('fp32', ExternalData('', {}, {}))
-        g.node('Cast', ['qkv'], ['qkv_half'], to=TensorProto.FLOAT16)
-        g.node('GroupQueryAttention',
-               ['qkv_half', '', '', 'past_key', 'past_value', 'last_position', 'total_length'],
-               ['attended_half', 'present_key', 'present_value'], 'com.microsoft',
-               num_heads=shape.heads, kv_num_heads=shape.heads)
-        g.node('Cast', ['attended_half'], ['attended'], to=TensorProto.FLOAT)
-        cache = [1, shape.heads, context, size]
-        inputs = [value('qkv', TensorProto.FLOAT, [1, 1, 3 * shape.dim]),
-                  value('past_key', TensorProto.FLOAT16, cache),
-                  value('past_value', TensorProto.FLOAT16, cache),
-                  value('last_position', TensorProto.INT32, [1]),
-                  value('total_length', TensorProto.INT32, [1])]
-        outputs = [value('attended', TensorProto.FLOAT, [1, 1, shape.dim]),
-                   value('present_key', TensorProto.FLOAT16, cache),
-                   value('present_value', TensorProto.FLOAT16, cache)]
-        self._session = GraphLoader('', threads, prepack=True).load(
-            g.model('attention', inputs, outputs))
+def _normed(hidden: Array) -> Array:
+    """Scaled to a root mean square of 1."""
+    return hidden / np.float32(np.sqrt(np.mean(np.square(hidden)) + 1e-5))
