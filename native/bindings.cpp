@@ -10,6 +10,7 @@
 #include "core.hpp"
 #include "crc32c.hpp"
 #include "measure_reads.hpp"
+#include "read_plan.hpp"
 
 namespace py = pybind11;
 
@@ -195,6 +196,7 @@ py::dict stats(const NeuronCore& core) {
   py::dict result;
   result["flash_bytes"] = counters.flash_bytes.load();
   result["flash_reads"] = counters.flash_reads.load();
+  result["gap_groups"] = counters.gap_groups.load();
   result["retries"] = counters.retries.load();
   result["crc_checked"] = counters.crc_checked.load();
   result["hits"] = counters.hits.load();
@@ -215,6 +217,17 @@ std::uint32_t checksum(const py::buffer& buffer, bool by_table) {
   const auto* data = static_cast<const std::uint8_t*>(info.ptr);
   const std::size_t size = static_cast<std::size_t>(info.size * info.itemsize);
   return without_interpreter([&] { return by_table ? crc32c_by_table(data, size) : crc32c(data, size); });
+}
+
+std::vector<std::pair<std::size_t, std::size_t>> planned(const std::vector<std::int64_t>& groups,
+                                                         double request_groups,
+                                                         std::size_t largest_groups) {
+  require(largest_groups >= 1, "largest_groups", 0, "at least 1");
+  std::vector<std::pair<std::size_t, std::size_t>> spans;
+  for (const PlannedRead& read : plan_reads(groups, {request_groups, largest_groups})) {
+    spans.emplace_back(read.begin, read.end);
+  }
+  return spans;
 }
 
 py::dict measured_reads(const py::object& path, std::int64_t bytes, int in_flight, double seconds,
@@ -269,6 +282,10 @@ PYBIND11_MODULE(_native, module) {
              "seconds (what passed), direct, reader (which one ran). ValueError for a wrong "
              "argument, ReadFailedError for the file.");
 
+  module.def("plan_reads", &planned, py::arg("groups"), py::arg("request_groups"),
+             py::arg("largest_groups"),
+             "The same as flash_llm_ros.engine.numpy_read_plan.plan_reads.");
+
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
   py::class_<NeuronCore>(module, "NeuronCore",
                          "Same interface as flash_llm_ros.engine.numpy_core.NeuronCore, which "
@@ -287,6 +304,8 @@ PYBIND11_MODULE(_native, module) {
       .def("set_ring", &NeuronCore::set_ring, py::arg("chunk_groups"), py::arg("chunks"), unlocked)
       .def("set_cache", &NeuronCore::set_cache, py::arg("slots"), unlocked)
       .def("set_stream_order", &NeuronCore::set_stream_order, py::arg("sections"), unlocked)
+      .def("set_read_costs", &NeuronCore::set_read_costs, py::arg("request_seconds"),
+           py::arg("byte_seconds"), py::arg("largest_bytes"), unlocked)
       .def("rows_dot", &rows_dot, py::arg("section"), py::arg("x"), py::arg("out"))
       .def("gate_up", &gate_up, py::arg("section"), py::arg("x"), py::arg("h"),
            py::arg("activation"))
