@@ -48,18 +48,20 @@ def everything(core, made, seed, rounds=2):
             out = np.zeros((9, made.dim), np.float32)
             core.read_rows(index, ids, out)
             results.append(out)
-        elif part.rows == 2:
-            out = np.zeros((tokens, part.bundles), np.float32)
-            core.gate_up(index, floats(tokens, made.dim), out, 'silu')
-            results.append(out)
         else:
+            bias = None
+            if part.rows == 2:
+                out = np.zeros((tokens, part.bundles), np.float32)
+                core.gate_up(index, floats(tokens, made.dim), out, 'silu')
+                results.append(out)
+                bias = floats(part.bundles)
             out = floats(tokens, made.dim)
-            core.bundled(index, floats(tokens, made.dim), out, 'relu')
+            core.bundled(index, floats(tokens, made.dim), out, 'relu', bias)
             results.append(out)
             active = (rng.random(part.bundles) < 0.4).astype(np.uint8)
             core.prefetch(index, (rng.random(part.bundles) < 0.4).astype(np.uint8))
             out, h = floats(made.dim), np.zeros(part.bundles, np.float32)
-            core.bundled_sparse(index, floats(made.dim), active, out, 'silu', h)
+            core.bundled_sparse(index, floats(made.dim), active, out, 'silu', h, bias)
             results.extend([out, h])
 
     for _ in range(rounds):

@@ -201,10 +201,11 @@ def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     floats += spec.heads * chunk * context
     # logits in float32; scores, order, weights in float64
     floats += spec.vocab_size * (12 + _lookup_tokens(config))
-    tile = 4 * 2 * store.manifest.geometry.group_bytes
+    group_bytes = store.manifest.geometry.group_bytes
+    core = 4 * 2 * group_bytes + group_bytes    # a tile; what is read between wanted groups
     return [PlanRow('KV cache', kv_cache_bytes(store, context),
                     f'{context} tokens in {store.manifest.kv_cache}'),
-            PlanRow('scratch', 4 * floats + tile + _SLACK, f'{chunk} prompt tokens at once')]
+            PlanRow('scratch', 4 * floats + core + _SLACK, f'{chunk} prompt tokens at once')]
 
 
 def _lookup_tokens(config: EngineConfig) -> int:
