@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from generation_cases import PROMPTS, ReferenceModel, answer, opened, opened_tightly
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
@@ -22,7 +22,6 @@ def searched(tokens: list[int], length: int) -> list[int]:
     return []
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 3), max_size=40), st.lists(st.integers(0, 3), max_size=10),
        st.integers(1, 6), st.integers(0, 8))
 def test_guess_is_the_latest_earlier_place(prompt: list[int], answered: list[int], most: int,
