@@ -127,7 +127,7 @@ def describe(folder: Path, shape: OptShape, seed: int = 0) -> OptFiles:
 
 
 def prepare(files: OptFiles, steps: Steps) -> None:
-    """Write what is not there yet; FileNotFoundError or OSError says what is in the way."""
+    """Write all files, unless they are there already; OSError where they do not fit."""
     folder = files.bundled.path.parent
     finished = folder / 'shape.json'
     wanted = json.dumps({'seed': files.seed, 'shape': asdict(files.shape)}, indent=2) + '\n'

@@ -93,19 +93,16 @@ class OptModel:
             attended = self._attention.run(layer, self.position, self._qkv)
             self._whole.run('rows_dot', 'o', layer, attended, self._product)
             hidden += self._product
-            self._feed_forward(layer, _normed(hidden), predicted[layer], hidden)
+            self.feed_forward(layer, _normed(hidden), predicted[layer], hidden)
         self._whole.run('rows_dot', 'head', 0, _normed(hidden), self._logits)
         seconds = time.perf_counter() - begin
         self.position += 1
         after = self._counters()
         return {'seconds': seconds, **{name: after[name] - before[name] for name in _COUNTERS}}
 
-    def close(self) -> None:
-        for file in self._files:
-            file.core.close()
-
-    def _feed_forward(self, layer: int, x: Array, predicted: NDArray[np.uint8],
-                      hidden: Array) -> None:
+    def feed_forward(self, layer: int, x: Array, predicted: NDArray[np.uint8],
+                     hidden: Array) -> None:
+        """Add a layer's FFN of x [1, d] to `hidden` [1, d]; predicted uint8 [ffn]."""
         if self._predictors is None:
             self._whole.run('bundled', 'bundle', layer, x, hidden, 'relu')
             return
@@ -119,6 +116,10 @@ class OptModel:
         self._ffn.run('read_rows', 'up', layer, ids, up)
         self._h[ids] = np.maximum(up @ x[0], 0)
         self._ffn.run('add_rows_sparse', 'down', layer, self._h, predicted, hidden[0])
+
+    def close(self) -> None:
+        for file in self._files:
+            file.core.close()
 
     def _open(self, file: NeuronFile, cached: bool, least_slots: int,
               options: dict[str, Any]) -> '_OpenFile':

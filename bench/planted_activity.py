@@ -62,7 +62,7 @@ class PlantedActivity:
 
 def power_law(neurons: int, mean: float, exponent: float) -> NDArray[np.float64]:
     """Frequencies by rank, float64 [neurons], with the given mean; none is above 98 %."""
-    law = np.arange(1, neurons + 1) ** -exponent
+    law = np.arange(1.0, neurons + 1) ** -exponent
     low, high = 0.0, float(neurons) ** (exponent + 1)
     for _ in range(200):        # bisection of the factor; the mean grows with it
         factor = (low + high) / 2
