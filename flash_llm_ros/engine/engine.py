@@ -137,7 +137,8 @@ class Engine:
                                 f'context_length is {context} and an answer needs at least one.')
         if self._running is not None:
             self._running.stop(FinishReason.CANCELLED)
-        self._running = Generation(self.model, self._tokenizer.stream(), tokens, request, context)
+        self._running = Generation(self.model, self._tokenizer.stream(), tokens, request, context,
+                                   _lookup_tokens(self.config))
         return self._running
 
     def tokenize(self, text: str) -> list[int]:
@@ -207,12 +208,18 @@ def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     # hidden x 2, FFN input, normed, attended, projected; qkv twice for the cast; scores
     floats = chunk * (6 * spec.hidden_size + 2 * qkv + spec.ffn_size)
     floats += spec.heads * chunk * context
-    floats += spec.vocab_size * 12          # logits in float32; scores, order, weights in float64
+    # logits in float32; scores, order, weights in float64
+    floats += spec.vocab_size * (12 + _lookup_tokens(config))
     group_bytes = store.manifest.geometry.group_bytes
     core = 4 * 2 * group_bytes + group_bytes    # a tile; what is read between wanted groups
     return [PlanRow('KV cache', kv_cache_bytes(store, context),
                     f'{context} tokens in {store.manifest.kv_cache}'),
             PlanRow('scratch', 4 * floats + core + _SLACK, f'{chunk} prompt tokens at once')]
+
+
+def _lookup_tokens(config: EngineConfig) -> int:
+    """Sparse mode computes its tokens one by one: each has an active set of its own."""
+    return config.lookup_tokens if config.mode == 'exact' else 0
 
 
 def _chat_template(store: FlashStore, tokenizer: TextTokenizer) -> ChatTemplate:
