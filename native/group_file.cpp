@@ -93,12 +93,16 @@ bool GroupFile::direct_read_works() const {
   return pread(descriptor_, slab_.slot(0), slab_.slot_bytes(), 0) >= 0 || errno != EINVAL;
 }
 
-std::optional<ReadFault> GroupFile::verify(const Run& run) const {
+std::optional<ReadFault> GroupFile::verify(const Run& run, std::size_t begin,
+                                            std::size_t end) const {
   if (checksums_ == Checksums::kIgnored) {
     return std::nullopt;
   }
-  add(counters_.crc_checked, run.slots.size());
-  for (std::size_t i = 0; i < run.slots.size(); ++i) {
+  for (std::size_t i = begin; i < end; ++i) {
+    if (run.slots[i] == Slab::kDiscard) {
+      continue;
+    }
+    add(counters_.crc_checked, 1);
     const std::uint8_t* group = slab_.slot(run.slots[i]);
     const std::uint32_t stored = stored_checksum(group + slab_.slot_bytes());
     const std::uint32_t computed = crc32c(group, slab_.slot_bytes() - kChecksumBytes);

@@ -14,7 +14,8 @@
 
 namespace flash_llm {
 
-// Neighbouring groups of the file, each into a slot of its own; the section is for messages.
+// Neighbouring groups of the file, each into a slot of its own, or into Slab::kDiscard where nobody
+// wants it; the section is for messages.
 struct Run {
   int section = 0;
   std::int64_t first_group = 0;
@@ -50,8 +51,8 @@ class GroupFile {
   std::size_t request_groups() const;
 
   // The rest may be called by any thread.
-  // Compares the checksums of a run that has arrived.
-  std::optional<ReadFault> verify(const Run& run) const;
+  // Compares the checksums of the wanted among the groups [begin, end) of a run.
+  std::optional<ReadFault> verify(const Run& run, std::size_t begin, std::size_t end) const;
   // Keeps what was read out of the page cache where reads are not direct.
   void drop_pages(off_t offset, off_t size) const;
   // How a sentence about one group of a run begins.

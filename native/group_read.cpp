@@ -7,12 +7,13 @@
 
 namespace flash_llm {
 
-GroupRead::GroupRead(const GroupFile& file, Run run) : file_(file), run_(std::move(run)) {
-  ask_from(0);
+GroupRead::GroupRead(const GroupFile& file, Run run)
+    : file_(file), run_(std::move(run)), part_{0, 0, run_.slots.size()} {
+  ask();
 }
 
 off_t GroupRead::offset() const {
-  return (run_.first_group + static_cast<off_t>(arrived_)) *
+  return (run_.first_group + static_cast<off_t>(part_.arrived)) *
          static_cast<off_t>(file_.slab().slot_bytes());
 }
 
@@ -24,34 +25,38 @@ bool GroupRead::finished(ssize_t answer) {
   add(counters.flash_reads, 1);
   if (answer < 0) {
     return failed({ReadFault::Kind::kRead,
-                   file_.where(run_, arrived_) + ": read failed twice: " +
+                   file_.where(run_, part_.begin) + ": read failed twice: " +
                        std::generic_category().message(static_cast<int>(-answer))});
   }
   const std::size_t bytes = static_cast<std::size_t>(answer);
-  const std::size_t slot_bytes = file_.slab().slot_bytes();
+  const std::size_t missing = bytes_of(part_.end - part_.arrived);
   add(counters.flash_bytes, bytes);
-  file_.drop_pages(offset(), static_cast<off_t>(missing_bytes()));
-  if (bytes < missing_bytes()) {
-    if (bytes < slot_bytes) {
+  file_.drop_pages(offset(), static_cast<off_t>(missing));
+  if (bytes < missing) {
+    const std::size_t groups = bytes / file_.slab().slot_bytes();
+    if (groups == 0) {
       return failed({ReadFault::Kind::kRead,
-                     file_.where(run_, 0) + ": read ended after " +
-                         std::to_string(arrived_ * slot_bytes + bytes) + " of " +
-                         std::to_string(run_.slots.size() * slot_bytes) + " bytes twice"});
+                     file_.where(run_, part_.begin) + ": read ended after " +
+                         std::to_string(bytes_of(part_.arrived - part_.begin) + bytes) + " of " +
+                         std::to_string(bytes_of(part_.end - part_.begin)) + " bytes twice"});
     }
-    ask_from(arrived_ + bytes / slot_bytes);
+    part_.arrived += groups;
+    ask();
     return false;
   }
-  std::optional<ReadFault> corrupt = file_.verify(run_);
-  return corrupt ? failed(*std::move(corrupt)) : true;
+  if (std::optional<ReadFault> corrupt = file_.verify(run_, part_.begin, part_.end)) {
+    return failed(*std::move(corrupt));
+  }
+  return !repeated_ || !ask_for_wanted(part_.end);
 }
 
 // One piece per stretch of neighbouring slots: a contiguous run is a single plain read.
-void GroupRead::ask_from(std::size_t index) {
+void GroupRead::ask() {
   const Slab& slab = file_.slab();
-  arrived_ = index;
   pieces_.clear();
-  for (std::size_t i = index; i < run_.slots.size(); ++i) {
-    if (i > index && run_.slots[i] == run_.slots[i - 1] + 1) {
+  for (std::size_t i = part_.arrived; i < part_.end; ++i) {
+    if (i > part_.arrived && run_.slots[i] == run_.slots[i - 1] + 1 &&
+        run_.slots[i - 1] != Slab::kDiscard) {
       pieces_.back().iov_len += slab.slot_bytes();
     } else {
       pieces_.push_back({slab.slot(run_.slots[i]), slab.slot_bytes()});
@@ -59,19 +64,31 @@ void GroupRead::ask_from(std::size_t index) {
   }
 }
 
-std::size_t GroupRead::missing_bytes() const {
-  return (run_.slots.size() - arrived_) * file_.slab().slot_bytes();
+// The next stretch of wanted groups; false if there is none.
+bool GroupRead::ask_for_wanted(std::size_t from) {
+  while (from < run_.slots.size() && run_.slots[from] == Slab::kDiscard) {
+    ++from;
+  }
+  std::size_t end = from;
+  while (end < run_.slots.size() && run_.slots[end] != Slab::kDiscard) {
+    ++end;
+  }
+  if (from == end) {
+    return false;
+  }
+  part_ = {from, from, end};
+  ask();
+  return true;
 }
 
 bool GroupRead::failed(ReadFault fault) {
-  if (repeated_) {
-    fault_ = std::move(fault);
-    return true;
+  if (!repeated_ && ask_for_wanted(0)) {
+    repeated_ = true;
+    add(file_.counters().retries, 1);
+    return false;
   }
-  repeated_ = true;
-  add(file_.counters().retries, 1);
-  ask_from(0);
-  return false;
+  fault_ = std::move(fault);
+  return true;
 }
 
 }  // namespace flash_llm

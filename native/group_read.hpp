@@ -13,8 +13,9 @@
 namespace flash_llm {
 
 // Whoever talks to the kernel asks it for `pieces` at `offset` and reports what it said, until that
-// finishes the read. A short answer is gone on from at the first group that is missing; what failed
-// or is corrupt is read once more from its start, and then is a fault.
+// finishes the read. A short answer is gone on from at the first group that is missing. What failed
+// or is corrupt is read once more, without the groups that nobody wants: an unreadable block among
+// them must not fail anybody. What fails then is a fault.
 class GroupRead {
  public:
   GroupRead(const GroupFile& file, Run run);
@@ -28,13 +29,21 @@ class GroupRead {
   const std::optional<ReadFault>& fault() const { return fault_; }
 
  private:
-  void ask_from(std::size_t index);
-  std::size_t missing_bytes() const;
+  // Neighbouring groups of the run that are read together, as far as the kernel likes.
+  struct Part {
+    std::size_t begin;
+    std::size_t arrived;  // up to here
+    std::size_t end;
+  };
+
+  void ask();
+  bool ask_for_wanted(std::size_t from);
+  std::size_t bytes_of(std::size_t groups) const { return groups * file_.slab().slot_bytes(); }
   bool failed(ReadFault fault);
 
   const GroupFile& file_;
   Run run_;
-  std::size_t arrived_ = 0;  // groups
+  Part part_;
   std::vector<iovec> pieces_;
   bool repeated_ = false;
   std::optional<ReadFault> fault_;

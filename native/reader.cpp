@@ -47,25 +47,12 @@ std::unique_ptr<Reader> make_reader(const std::string& choice, const GroupFile& 
       return std::make_unique<UringReader>(file, reads_in_flight);
     } catch (const UringRefused& refused) {
       if (choice == "io_uring") {
-        throw ArgumentError(std::string("reader: io_uring is not to be had here (") +
-                            refused.what() + "); 'auto' or 'threads' works");
+        throw UringRefused(std::string("reader is 'io_uring', which is not to be had here (") +
+                           refused.what() + "); it must be 'auto' or 'threads'.");
       }
     }
   }
   return std::make_unique<ThreadReader>(file, reads_in_flight);
-}
-
-std::vector<Run> runs_of(int section, const std::vector<std::int64_t>& groups,
-                         const std::vector<std::int32_t>& slots, std::size_t limit) {
-  std::vector<Run> runs;
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    if (runs.empty() || runs.back().end_group() != groups[i] ||
-        runs.back().slots.size() == limit) {
-      runs.push_back({section, groups[i], {}});
-    }
-    runs.back().slots.push_back(slots[i]);
-  }
-  return runs;
 }
 
 }  // namespace flash_llm

@@ -56,12 +56,9 @@ class Reader {
 };
 
 // choice: 'io_uring', 'threads', or 'auto': io_uring where kernel and container allow it, which a
-// real read tries, else threads. ArgumentError for an io_uring that is not to be had.
+// real read tries, else threads. UringRefused, with a sentence, for io_uring where it is not to be
+// had.
 std::unique_ptr<Reader> make_reader(const std::string& choice, const GroupFile& file,
                                     int reads_in_flight);
-
-// Ascending groups as runs of file neighbours, none longer than `limit`. `slots` goes with `groups`.
-std::vector<Run> runs_of(int section, const std::vector<std::int64_t>& groups,
-                         const std::vector<std::int32_t>& slots, std::size_t limit);
 
 }  // namespace flash_llm

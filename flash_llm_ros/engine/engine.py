@@ -86,6 +86,7 @@ class Engine:
             raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
                                 f'dram_budget is {config.dram_budget} bytes, more than this '
                                 'system gives; it must fit in free memory.') from None
+        log(f'reading with {window.reader}')
         for line in _warnings(window, config):
             log(line)
         feed_forward = _feed_forward(config, manifest, window, predictors, sparsity)
@@ -199,10 +200,11 @@ def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     floats = chunk * (6 * spec.hidden_size + 2 * qkv + spec.ffn_size)
     floats += spec.heads * chunk * context
     floats += spec.vocab_size * 12          # logits in float32; scores, order, weights in float64
-    tile = 4 * 2 * store.manifest.geometry.group_bytes
+    group_bytes = store.manifest.geometry.group_bytes
+    core = 4 * 2 * group_bytes + group_bytes    # a tile; what is read between wanted groups
     return [PlanRow('KV cache', kv_cache_bytes(store, context),
                     f'{context} tokens in {store.manifest.kv_cache}'),
-            PlanRow('scratch', 4 * floats + tile + _SLACK, f'{chunk} prompt tokens at once')]
+            PlanRow('scratch', 4 * floats + core + _SLACK, f'{chunk} prompt tokens at once')]
 
 
 def _chat_template(store: FlashStore, tokenizer: TextTokenizer) -> ChatTemplate:

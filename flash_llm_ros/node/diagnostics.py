@@ -83,6 +83,7 @@ class Diagnostics:
         plan = worker.engine.plan
         values = {row.name: f'{row.bytes} B; {row.note}' for row in plan.rows}
         values |= {'planned': f'{plan.planned} B', 'budget': f'{plan.budget} B',
+                   'reader': worker.engine.model.window.reader,
                    'model on flash': f'{worker.engine.model_bytes} B'}
         text = f'{plan.planned} of {plan.budget} B planned'
         return self._status('memory plan', DiagnosticStatus.OK, text, values)
