@@ -98,6 +98,11 @@ class Engine:
         return self.model.spec.name
 
     @property
+    def reader(self) -> str:
+        """How flash is read: by which reader, and how many reads at once."""
+        return self.model.window.reader
+
+    @property
     def model_bytes(self) -> int:
         """Bytes of the flash store, what would have to be in DRAM without it."""
         return self._store.bytes

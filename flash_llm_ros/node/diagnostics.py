@@ -48,10 +48,12 @@ class Diagnostics:
     def _engine(self) -> DiagnosticStatus:
         status = self._report.message()
         level, text = self._health(status)
+        worker = self._current_worker()
         values = {
             'state': STATE_NAMES[status.state],
             'model': status.model,
             'mode': status.mode,
+            'reader': worker.engine.reader if worker else '',
             'requests done': status.requests_done,
             'requests failed': status.requests_failed,
             'faults': self._ledger.totals.faults,
@@ -83,7 +85,6 @@ class Diagnostics:
         plan = worker.engine.plan
         values = {row.name: f'{row.bytes} B; {row.note}' for row in plan.rows}
         values |= {'planned': f'{plan.planned} B', 'budget': f'{plan.budget} B',
-                   'reader': worker.engine.model.window.reader,
                    'model on flash': f'{worker.engine.model_bytes} B'}
         text = f'{plan.planned} of {plan.budget} B planned'
         return self._status('memory plan', DiagnosticStatus.OK, text, values)
