@@ -19,6 +19,7 @@ from flash_llm_ros.engine.prompt import ChatTemplate, check_text
 from flash_llm_ros.engine.tokens import TextTokenizer
 from flash_llm_ros.engine.window import Window
 from flash_llm_ros.engine.window_plan import least_slots, most_slots, plan_window
+from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import (
     CHAT_TEMPLATE,
@@ -81,7 +82,7 @@ class Engine:
         slots = plan_window(geometry, config.mode, plan.window_bytes // geometry.group_bytes)
         try:
             attention.allocate(config.context_length, config.prefill_chunk)
-            window = Window(store, config, slots)
+            window = Window(store, config, slots, _read_costs(store, config, log))
         except (MemoryError, OSError):
             raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
                                 f'dram_budget is {config.dram_budget} bytes, more than this '
@@ -181,6 +182,14 @@ def _sparsity(config: EngineConfig, manifest: Manifest) -> float:
                             f'sparsity is {config.sparsity}; this store is calibrated for at '
                             f'most {most:g}.')
     return config.sparsity
+
+
+def _read_costs(store: FlashStore, config: EngineConfig,
+                log: Callable[[str], None]) -> ReadCosts | None:
+    """What scattered reads cost on this device, if it has been probed."""
+    profile, line = usable_profile(store.path)
+    log(line)
+    return None if profile is None else profile.costs(config.reader_threads)
 
 
 def _resident_estimate(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
