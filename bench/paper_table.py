@@ -13,7 +13,7 @@ slots and queueing reads.
 """
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 import json
 import os
 from pathlib import Path
@@ -55,49 +55,63 @@ def floor_rate(files: OptFiles, technique: Technique, token: dict[str, float]) -
     return max(each['bytes'] / each['seconds'] for each in found)
 
 
+@dataclass
+class Row:
+    """What was measured of a technique: OptModel.token's figures, and the device's rates."""
+
+    technique: Technique
+    tokens: list[dict[str, float]] = field(default_factory=list)
+    floor_rates: list[float] = field(default_factory=list)
+    dram_bytes: int = 0
+
+    def schedule(self, tokens: int) -> tuple[int, int]:
+        """Tokens to warm up with and to measure: all are alike where nothing is predicted."""
+        if not self.technique.predicted:
+            return 1, 1
+        return (_WARM_UP if self.technique.kept else 1), tokens
+
+
 def measure(files: OptFiles, rounds: int, tokens: int, steps: Steps,
-            **model_options: Any) -> list[dict[str, Any]]:
-    """All techniques in turn, again and again; a row holds every token that was measured."""
-    shape = files.shape
-    planted = PlantedActivity(shape.layers, shape.ffn)
+            **model_options: Any) -> list[Row]:
+    """All techniques in turn, again and again."""
+    planted = PlantedActivity(files.shape.layers, files.shape.ffn)
     activity = [planted.next() for _ in range(_WARM_UP + tokens)]
     most = max(int(token.predicted.sum(axis=1).max()) for token in activity)
-    rows = [{'technique': technique, 'tokens': [], 'floor_rates': []}
-            for technique in techniques(files)]
-    for number in range(rounds * len(rows)):
-        row = rows[number % len(rows)]
-        # Every neuron is used all the same: one token to get going is enough, and one to measure.
-        warm_up, count = (_WARM_UP, tokens) if row['technique'].predicted else (1, 1)
-        model = OptModel(files, row['technique'], most_predicted=most, **model_options)
+    rows = [Row(technique) for technique in techniques(files)]
+    done, total = 0, rounds * sum(sum(row.schedule(tokens)) for row in rows)
+    for row in rows * rounds:
+        warm_up, count = row.schedule(tokens)
+        model = OptModel(files, row.technique, most_predicted=most, **model_options)
         try:
             if not model.direct:
                 raise OSError(f'{files.bundled.path.parent} is on a file system without direct '
                               'I/O, so that the page cache would be measured; name another '
                               'folder with --folder')
-            hidden = np.ones((1, shape.dim), np.float32)
-            for index in range(warm_up + count):
-                token = model.token(hidden, activity[index])
-                if index >= warm_up:
-                    row['tokens'].append(token)
-            row['dram_bytes'] = model.dram_bytes
+            hidden = np.ones((1, files.shape.dim), np.float32)
+            for index in range(-warm_up, count):
+                token = model.token(hidden, activity[_WARM_UP + index])
+                if index >= 0:
+                    row.tokens.append(token)
+                done += 1
+                steps('tokens', done, total)
+            row.dram_bytes = model.dram_bytes
         finally:
             model.close()
-        row['floor_rates'].append(floor_rate(files, row['technique'], token))
-        steps('rounds', number + 1, rounds * len(rows))
+        row.floor_rates.append(floor_rate(files, row.technique, token))
     return rows
 
 
-def figures(row: dict[str, Any]) -> dict[str, Any]:
+def figures(row: Row) -> dict[str, Any]:
     """Medians and p95 of a row: bytes, and milliseconds per token."""
     def over(name: str, scale: float = 1.0) -> np.ndarray:
-        return np.array([token[name] for token in row['tokens']]) * scale
+        return np.array([token[name] for token in row.tokens]) * scale
 
     total, wait, claim = over('seconds', 1e3), over('wait_ns', 1e-6), over('claim_ns', 1e-6)
     read = over('read_ns', 1e-6)
-    flash, rate = float(np.median(over('flash_bytes'))), float(np.median(row['floor_rates']))
+    flash, rate = float(np.median(over('flash_bytes'))), float(np.median(row.floor_rates))
     return {
-        'name': row['technique'].name, 'tokens': len(row['tokens']),
-        'dram_bytes': row['dram_bytes'], 'flash_bytes': flash,
+        'name': row.technique.name, 'tokens': len(row.tokens),
+        'dram_bytes': row.dram_bytes, 'flash_bytes': flash,
         'flash_reads': float(np.median(over('flash_reads'))),
         'io_ms': float(np.median(read)), 'io_p95_ms': float(np.percentile(read, 95)),
         'floor_ms': 1e3 * flash / rate, 'wait_ms': float(np.median(wait)),
@@ -146,7 +160,7 @@ def run(options: Namespace, folder: Path) -> dict[str, Any]:
     load.append(os.getloadavg()[0])
     return {'shape': asdict(files.shape), 'parameters': files.shape.parameters,
             'cores': os.cpu_count(), 'load': load, 'threads': options.threads,
-            'rows': [figures(row) | {'samples': row['tokens'], 'floor_rates': row['floor_rates']}
+            'rows': [figures(row) | {'samples': row.tokens, 'floor_rates': row.floor_rates}
                      for row in rows]}
 
 
