@@ -9,6 +9,8 @@
 
 #include "core.hpp"
 #include "crc32c.hpp"
+#include "measure_reads.hpp"
+#include "read_plan.hpp"
 
 namespace py = pybind11;
 
@@ -88,8 +90,24 @@ auto without_interpreter(Work work) {
 }
 
 // Waiting for another thread's call while holding the interpreter could stop that thread.
+Section section_of(NeuronCore& core, int section, int least_rows, int most_rows) {
+  return without_interpreter([&] { return core.section(section, least_rows, most_rows); });
+}
+
 Section section_of(NeuronCore& core, int section, int rows) {
-  return without_interpreter([&] { return core.section(section, rows); });
+  return section_of(core, section, rows, rows);
+}
+
+// Bundles of three rows are gated, those of two are not and may have a bias.
+Neurons neurons_of(const Section& section, const std::string& activation, const py::object& bias) {
+  Neurons neurons{section.rows, section.rows == 3, activation_of(activation)};
+  if (!bias.is_none()) {
+    if (neurons.gated) {
+      throw ArgumentError("bias", found_text(bias), "None for gated bundles (of 3 rows)");
+    }
+    neurons.bias = checked<float>("bias", bias, {section.bundles});
+  }
+  return neurons;
 }
 
 std::unique_ptr<NeuronCore> make_core(const py::object& path, std::int64_t group_bytes,
@@ -123,11 +141,10 @@ void add_rows(NeuronCore& core, int section, const py::object& h, const py::obje
 }
 
 void bundled(NeuronCore& core, int section, const py::object& x, const py::object& out,
-             const std::string& activation) {
-  section_of(core, section, 3);
-  const Activation act = activation_of(activation);
+             const std::string& activation, const py::object& bias) {
+  const Neurons neurons = neurons_of(section_of(core, section, 2, 3), activation, bias);
   const Pair pair("x", x, core.dim(), "out", out, core.dim());
-  without_interpreter([&] { core.bundled(section, pair.inputs, act, pair.outputs); });
+  without_interpreter([&] { core.bundled(section, pair.inputs, neurons, pair.outputs); });
 }
 
 void add_rows_sparse(NeuronCore& core, int section, const py::object& h, const py::object& active,
@@ -140,20 +157,21 @@ void add_rows_sparse(NeuronCore& core, int section, const py::object& h, const p
 }
 
 void bundled_sparse(NeuronCore& core, int section, const py::object& x, const py::object& active,
-                    const py::object& out, const std::string& activation, const py::object& h_out) {
-  const Section found = section_of(core, section, 3);
-  const Activation act = activation_of(activation);
+                    const py::object& out, const std::string& activation, const py::object& h_out,
+                    const py::object& bias) {
+  const Section found = section_of(core, section, 2, 3);
+  const Neurons neurons = neurons_of(found, activation, bias);
   const float* x_data = checked<float>("x", x, {core.dim()});
   const std::uint8_t* active_data = checked<std::uint8_t>("active", active, {found.bundles});
   float* out_data = checked<float>("out", out, {core.dim()}, true);
   float* h_data =
       h_out.is_none() ? nullptr : checked<float>("h_out", h_out, {found.bundles}, true);
   without_interpreter(
-      [&] { core.bundled_sparse(section, x_data, active_data, out_data, act, h_data); });
+      [&] { core.bundled_sparse(section, x_data, active_data, out_data, neurons, h_data); });
 }
 
 void prefetch(NeuronCore& core, int section, const py::object& wanted) {
-  const Section found = section_of(core, section, 0);
+  const Section found = section_of(core, section, 1, 3);
   const std::uint8_t* data = checked<std::uint8_t>("wanted", wanted, {found.bundles});
   without_interpreter([&] { core.prefetch(section, data); });
 }
@@ -178,12 +196,16 @@ py::dict stats(const NeuronCore& core) {
   py::dict result;
   result["flash_bytes"] = counters.flash_bytes.load();
   result["flash_reads"] = counters.flash_reads.load();
+  result["gap_groups"] = counters.gap_groups.load();
   result["retries"] = counters.retries.load();
   result["crc_checked"] = counters.crc_checked.load();
   result["hits"] = counters.hits.load();
   result["misses"] = counters.misses.load();
   result["prefetched"] = counters.prefetched.load();
   result["prefetch_used"] = counters.prefetch_used.load();
+  result["read_ns"] = counters.reading.nanoseconds();
+  result["wait_ns"] = counters.wait_ns.load();
+  result["claim_ns"] = counters.claim_ns.load();
   return result;
 }
 
@@ -195,6 +217,37 @@ std::uint32_t checksum(const py::buffer& buffer, bool by_table) {
   const auto* data = static_cast<const std::uint8_t*>(info.ptr);
   const std::size_t size = static_cast<std::size_t>(info.size * info.itemsize);
   return without_interpreter([&] { return by_table ? crc32c_by_table(data, size) : crc32c(data, size); });
+}
+
+std::vector<std::pair<std::size_t, std::size_t>> planned(const std::vector<std::int64_t>& groups,
+                                                         double request_groups,
+                                                         std::size_t largest_groups) {
+  require(largest_groups >= 1, "largest_groups", 0, "at least 1");
+  std::vector<std::pair<std::size_t, std::size_t>> spans;
+  for (const PlannedRead& read : plan_reads(groups, {request_groups, largest_groups})) {
+    spans.emplace_back(read.begin, read.end);
+  }
+  return spans;
+}
+
+py::dict measured_reads(const py::object& path, std::int64_t bytes, int in_flight, double seconds,
+                        const std::string& pattern, const std::string& reader, bool checksum) {
+  if (pattern != "random" && pattern != "sequential") {
+    throw ArgumentError("pattern", "'" + pattern + "'", "one of random, sequential");
+  }
+  const std::string name = py::module_::import("os").attr("fspath")(path).cast<std::string>();
+  const ReadMeasurement found = without_interpreter([&] {
+    return measure_reads(name, bytes, in_flight, seconds,
+                         pattern == "random" ? Pattern::kRandom : Pattern::kSequential, reader,
+                         checksum);
+  });
+  py::dict result;
+  result["reads"] = found.reads;
+  result["bytes"] = found.bytes;
+  result["seconds"] = found.seconds;
+  result["direct"] = found.direct;
+  result["reader"] = found.reader;
+  return result;
 }
 
 void translate(std::exception_ptr pointer) {
@@ -219,6 +272,19 @@ PYBIND11_MODULE(_native, module) {
              py::arg("by_table") = false,
              "CRC32C (Castagnoli) of a contiguous buffer's bytes; by_table: without the "
              "processor's instruction.");
+  module.def("measure_reads", &measured_reads, py::arg("path"), py::arg("bytes"),
+             py::arg("in_flight"), py::arg("seconds"), py::arg("pattern"),
+             py::arg("reader") = "auto", py::kw_only(), py::arg("checksum") = true,
+             "Reads `bytes` at a time, `in_flight` of them at once, for so many seconds, 'random' "
+             "or 'sequential', by the reader 'auto', 'io_uring' or 'threads', with direct I/O "
+             "where the file system has it. checksum: each read's CRC32C is computed, as for a "
+             "store, but not compared, so that any file will do. Returns a dict: reads, bytes, "
+             "seconds (what passed), direct, reader (which one ran). ValueError for a wrong "
+             "argument, ReadFailedError for the file.");
+
+  module.def("plan_reads", &planned, py::arg("groups"), py::arg("request_groups"),
+             py::arg("largest_groups"),
+             "The same as flash_llm_ros.engine.numpy_read_plan.plan_reads.");
 
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
   py::class_<NeuronCore>(module, "NeuronCore",
@@ -238,16 +304,19 @@ PYBIND11_MODULE(_native, module) {
       .def("set_ring", &NeuronCore::set_ring, py::arg("chunk_groups"), py::arg("chunks"), unlocked)
       .def("set_cache", &NeuronCore::set_cache, py::arg("slots"), unlocked)
       .def("set_stream_order", &NeuronCore::set_stream_order, py::arg("sections"), unlocked)
+      .def("set_read_costs", &NeuronCore::set_read_costs, py::arg("request_seconds"),
+           py::arg("byte_seconds"), py::arg("largest_bytes"), unlocked)
       .def("rows_dot", &rows_dot, py::arg("section"), py::arg("x"), py::arg("out"))
       .def("gate_up", &gate_up, py::arg("section"), py::arg("x"), py::arg("h"),
            py::arg("activation"))
       .def("add_rows", &add_rows, py::arg("section"), py::arg("h"), py::arg("out"))
       .def("bundled", &bundled, py::arg("section"), py::arg("x"), py::arg("out"),
-           py::arg("activation"))
+           py::arg("activation"), py::arg("bias") = py::none())
       .def("add_rows_sparse", &add_rows_sparse, py::arg("section"), py::arg("h"),
            py::arg("active"), py::arg("out"))
       .def("bundled_sparse", &bundled_sparse, py::arg("section"), py::arg("x"), py::arg("active"),
-           py::arg("out"), py::arg("activation"), py::arg("h_out") = py::none())
+           py::arg("out"), py::arg("activation"), py::arg("h_out") = py::none(),
+           py::arg("bias") = py::none())
       .def("prefetch", &prefetch, py::arg("section"), py::arg("wanted"))
       .def("read_rows", &read_rows, py::arg("section"), py::arg("ids"), py::arg("out"))
       .def("stats", &stats)

@@ -10,6 +10,7 @@
 #include "counters.hpp"
 #include "group_file.hpp"
 #include "group_math.hpp"
+#include "read_plan.hpp"
 #include "reader.hpp"
 #include "sections.hpp"
 #include "slab.hpp"
@@ -40,32 +41,36 @@ class NeuronCore {
 
   bool direct() const { return direct_; }
   bool locked() const { return locked_; }
-  std::size_t scratch_bytes() const { return math_.scratch_bytes(); }
+  std::size_t scratch_bytes() const { return math_.scratch_bytes() + group_bytes(); }
   const char* kernels_name() const { return math_.kernels_name(); }
   std::int64_t dim() const { return format_.dim; }
   const Counters& counters() const { return counters_; }
 
   int add_section(std::int64_t first_group, std::int64_t bundles, std::int64_t bundles_per_group,
                   int rows);
-  // The section's shape; ArgumentError if there is none, or if it has not `rows` rows (0: any).
-  Section section(int index, int rows);
+  // The section's shape; ArgumentError if there is none, or if it has not so many rows.
+  Section section(int index, int least_rows, int most_rows);
   void pin(int section, std::int64_t groups);
   void set_ring(std::int64_t chunk_groups, std::int64_t chunks);
   void set_cache(std::int64_t slots);
   void set_stream_order(const std::vector<int>& sections);
+  // What scattered reads cost on this device; until then only neighbours are read together.
+  void set_read_costs(double request_seconds, double byte_seconds, std::int64_t largest_bytes);
   void close();
 
   void rows_dot(int section, Inputs x, Outputs out);
   void gate_up(int section, Inputs x, Activation activation, Outputs h);
   void add_rows(int section, Inputs h, Outputs out);
-  void bundled(int section, Inputs x, Activation activation, Outputs out);
+  void bundled(int section, Inputs x, const Neurons& neurons, Outputs out);
   void add_rows_sparse(int section, const float* h, const std::uint8_t* active, float* out);
+  // `h_out` [bundles], unless null, gets the activations, 0 where a bundle is not active.
   void bundled_sparse(int section, const float* x, const std::uint8_t* active, float* out,
-                      Activation activation, float* h_out);
+                      const Neurons& neurons, float* h_out);
   void prefetch(int section, const std::uint8_t* wanted);
   void read_rows(int section, const std::int64_t* ids, std::int64_t count, float* out);
 
  private:
+  std::size_t group_bytes() const { return static_cast<std::size_t>(group_bytes_); }
   Section& find(int section);
   void check_open() const;
   void read_pinned(int section, std::int64_t groups, std::int32_t first_slot);
@@ -86,6 +91,7 @@ class NeuronCore {
   GroupMath math_;
   Sections sections_;
   Counters counters_;
+  ReadCosts read_costs_;
   bool direct_ = false;
   bool locked_ = false;
 

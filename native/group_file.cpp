@@ -33,7 +33,7 @@ std::uint32_t stored_checksum(const std::uint8_t* end) {
 std::vector<iovec> pieces_of(const Run& run, const Slab& slab) {
   std::vector<iovec> pieces;
   for (std::size_t i = 0; i < run.slots.size(); ++i) {
-    if (i > 0 && run.slots[i] == run.slots[i - 1] + 1) {
+    if (i > 0 && run.slots[i] == run.slots[i - 1] + 1 && run.slots[i - 1] != Slab::kDiscard) {
       pieces.back().iov_len += slab.slot_bytes();
     } else {
       pieces.push_back({slab.slot(run.slots[i]), slab.slot_bytes()});
@@ -42,22 +42,36 @@ std::vector<iovec> pieces_of(const Run& run, const Slab& slab) {
   return pieces;
 }
 
+// The stretches of wanted groups.
+std::vector<Run> wanted_of(const Run& run) {
+  std::vector<Run> wanted;
+  bool within = false;
+  for (std::size_t i = 0; i < run.slots.size(); ++i) {
+    if (run.slots[i] != Slab::kDiscard) {
+      if (!within) {
+        wanted.push_back({run.section, run.first_group + static_cast<std::int64_t>(i), {}});
+      }
+      wanted.back().slots.push_back(run.slots[i]);
+    }
+    within = run.slots[i] != Slab::kDiscard;
+  }
+  return wanted;
+}
+
 }  // namespace
 
-GroupFile::GroupFile(const std::string& path, std::int64_t groups, bool direct_io,
+GroupFile::GroupFile(const std::string& path, bool direct_io, Checksums checksums,
                      const Slab& slab, Counters& counters)
-    : path_(path), slab_(slab), counters_(counters), direct_(direct_io) {
+    : path_(path),
+      slab_(slab),
+      counters_(counters),
+      direct_(direct_io),
+      checksums_(checksums) {
   open();
-  try {
-    check_size(groups);
-    if (direct_ && !direct_read_works()) {
-      ::close(descriptor_);
-      direct_ = false;
-      open();
-    }
-  } catch (...) {
+  if (direct_ && !direct_read_works()) {
     ::close(descriptor_);
-    throw;
+    direct_ = false;
+    open();
   }
 }
 
@@ -72,7 +86,13 @@ std::optional<ReadFault> GroupFile::read(const Run& run) const {
     return std::nullopt;
   }
   add(counters_.retries, 1);
-  return read_once(run);
+  // Without what lies between: an unreadable block that nobody wants must not fail anybody.
+  for (const Run& part : wanted_of(run)) {
+    if (std::optional<ReadFault> fault = read_once(part)) {
+      return fault;
+    }
+  }
+  return std::nullopt;
 }
 
 void GroupFile::open() {
@@ -90,15 +110,24 @@ void GroupFile::open() {
   }
 }
 
-void GroupFile::check_size(std::int64_t groups) const {
+std::int64_t GroupFile::size() const {
   struct stat status {};
   if (fstat(descriptor_, &status) != 0) {
     throw ReadFault(ReadFault::Kind::kRead, path_ + ": cannot be examined: " + text_of(errno));
   }
+  return status.st_size;
+}
+
+std::int64_t GroupFile::groups() const {
+  return size() / static_cast<std::int64_t>(slab_.slot_bytes());
+}
+
+void GroupFile::require_groups(std::int64_t groups) const {
+  const std::int64_t found = size();
   const std::int64_t group_bytes = static_cast<std::int64_t>(slab_.slot_bytes());
-  if (status.st_size != groups * group_bytes) {
+  if (found != groups * group_bytes) {
     throw ReadFault(ReadFault::Kind::kRead,
-                    path_ + ": is " + std::to_string(status.st_size) + " bytes long, must be " +
+                    path_ + ": is " + std::to_string(found) + " bytes long, must be " +
                         std::to_string(groups * group_bytes) + " (" + std::to_string(groups) +
                         " groups of " + std::to_string(group_bytes) + " bytes)");
   }
@@ -135,12 +164,18 @@ std::optional<ReadFault> GroupFile::read_once(const Run& run) const {
 }
 
 std::optional<ReadFault> GroupFile::verify(const Run& run) const {
-  add(counters_.crc_checked, run.slots.size());
+  if (checksums_ == Checksums::kIgnored) {
+    return std::nullopt;
+  }
   for (std::size_t i = 0; i < run.slots.size(); ++i) {
+    if (run.slots[i] == Slab::kDiscard) {
+      continue;
+    }
+    add(counters_.crc_checked, 1);
     const std::uint8_t* group = slab_.slot(run.slots[i]);
     const std::uint32_t stored = stored_checksum(group + slab_.slot_bytes());
     const std::uint32_t computed = crc32c(group, slab_.slot_bytes() - kChecksumBytes);
-    if (stored != computed) {
+    if (stored != computed && checksums_ == Checksums::kCompared) {
       char text[64];
       std::snprintf(text, sizeof text, ": CRC32C is %08x instead of %08x, twice", computed,
                     stored);

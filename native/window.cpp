@@ -4,10 +4,11 @@
 
 namespace flash_llm {
 
-Window::Window(Reader& reader, Counters& counters, std::int64_t groups, std::int32_t first_slot,
-               std::int32_t slots)
+Window::Window(Reader& reader, Counters& counters, const ReadCosts& costs, std::int64_t groups,
+               std::int32_t first_slot, std::int32_t slots)
     : reader_(reader),
       counters_(counters),
+      costs_(costs),
       first_slot_(first_slot),
       table_(static_cast<std::size_t>(groups), -1),
       entries_(static_cast<std::size_t>(slots)) {
@@ -26,6 +27,7 @@ std::vector<std::int32_t> Window::claim(int section, const std::vector<std::int6
   std::vector<std::int32_t> claimed;
   std::vector<std::int64_t> missing;
   std::vector<std::int32_t> missing_entries;
+  const Stopwatch claiming(counters_.claim_ns);
   std::unique_lock lock(mutex_);
   touch_present(groups);
   for (const std::int64_t group : groups) {
@@ -61,13 +63,17 @@ std::vector<std::int32_t> Window::claim(int section, const std::vector<std::int6
 void Window::wait(std::int32_t slot) {
   std::unique_lock lock(mutex_);
   const Entry& entry = at(slot - first_slot_);
-  arrived_.wait(lock, [&] { return entry.status != Status::kReading; });
+  if (entry.status == Status::kReading) {
+    const Stopwatch waiting(counters_.wait_ns);
+    arrived_.wait(lock, [&] { return entry.status != Status::kReading; });
+  }
   if (entry.status == Status::kFailed) {
     throw *entry.fault;
   }
 }
 
 void Window::release(const std::vector<std::int32_t>& slots) {
+  const Stopwatch claiming(counters_.claim_ns);
   const std::lock_guard lock(mutex_);
   for (const std::int32_t slot : slots) {
     Entry& entry = at(slot - first_slot_);
@@ -125,18 +131,25 @@ void Window::submit(Urgency urgency, int section, const std::vector<std::int64_t
   for (std::int32_t& slot : slots) {
     slot += first_slot_;
   }
-  for (Run& run : runs_of(section, groups, slots, reader_.request_groups())) {
+  std::size_t read = 0;
+  for (Run& run : planned_runs(section, groups, slots, costs_)) {
     ++reading_;
+    read += run.slots.size();
+    counters_.reading.begin(1);
     reader_.submit(urgency, std::move(run),
                    [this](const Run& done, const std::optional<ReadFault>& fault) {
                      finish(done, fault);
                    });
   }
+  add(counters_.gap_groups, read - groups.size());
 }
 
 void Window::finish(const Run& run, const std::optional<ReadFault>& fault) {
   const std::lock_guard lock(mutex_);
   for (const std::int32_t slot : run.slots) {
+    if (slot == Slab::kDiscard) {
+      continue;
+    }
     const std::int32_t index = slot - first_slot_;
     Entry& entry = at(index);
     entry.status = fault ? Status::kFailed : Status::kReady;
@@ -147,6 +160,7 @@ void Window::finish(const Run& run, const std::optional<ReadFault>& fault) {
     }
   }
   --reading_;
+  counters_.reading.end(1);
   // Under the lock: whoever waits may destroy this object next.
   arrived_.notify_all();
 }

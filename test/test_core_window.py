@@ -1,6 +1,7 @@
 """The memory behind the cores: results never show it, and its counters are what a model of it says.
 """
 
+from itertools import pairwise
 import time
 
 from core_cases import Setting, each_core, needs_native
@@ -47,18 +48,20 @@ def everything(core, made, seed, rounds=2):
             out = np.zeros((9, made.dim), np.float32)
             core.read_rows(index, ids, out)
             results.append(out)
-        elif part.rows == 2:
-            out = np.zeros((tokens, part.bundles), np.float32)
-            core.gate_up(index, floats(tokens, made.dim), out, 'silu')
-            results.append(out)
         else:
+            bias = None
+            if part.rows == 2:
+                out = np.zeros((tokens, part.bundles), np.float32)
+                core.gate_up(index, floats(tokens, made.dim), out, 'silu')
+                results.append(out)
+                bias = floats(part.bundles)
             out = floats(tokens, made.dim)
-            core.bundled(index, floats(tokens, made.dim), out, 'relu')
+            core.bundled(index, floats(tokens, made.dim), out, 'relu', bias)
             results.append(out)
             active = (rng.random(part.bundles) < 0.4).astype(np.uint8)
             core.prefetch(index, (rng.random(part.bundles) < 0.4).astype(np.uint8))
             out, h = floats(made.dim), np.zeros(part.bundles, np.float32)
-            core.bundled_sparse(index, floats(made.dim), active, out, 'silu', h)
+            core.bundled_sparse(index, floats(made.dim), active, out, 'silu', h, bias)
             results.extend([out, h])
 
     for _ in range(rounds):
@@ -235,9 +238,34 @@ def test_a_fully_pinned_core_reads_nothing_more(made, core_class):
     assert before['flash_bytes'] == made.groups * made.group_bytes
     everything(core, made, seed=3)
     after = core.stats()
-    for name in ('flash_bytes', 'flash_reads', 'crc_checked', 'misses', 'prefetched'):
+    for name in ('flash_bytes', 'flash_reads', 'crc_checked', 'misses', 'prefetched', 'read_ns',
+                 'wait_ns'):
         assert after[name] == before[name], name
     assert after['hits'] > 0
+
+
+@each_core
+def test_time_is_counted_where_it_goes(made, core_class):
+    """Reading and waiting only where something has to be read; slots are claimed every time."""
+    parts = [index for index, part in enumerate(made.sections) if part.rows == 1]
+    core = Setting(cache=sum(made.sections[index].groups for index in parts)
+                   ).open(made, core_class)
+    counts, elapsed = [core.stats()], []
+    for _ in range(2):
+        begin = time.monotonic_ns()
+        for index in parts:
+            ids = np.arange(made.sections[index].bundles)
+            core.read_rows(index, ids, np.zeros((len(ids), made.dim), np.float32))
+        elapsed.append(time.monotonic_ns() - begin)
+        counts.append(core.stats())
+    cold, warm = ({name: after[name] - before[name] for name in ('read_ns', 'wait_ns', 'claim_ns')}
+                  for before, after in pairwise(counts))
+    assert 0 <= cold['wait_ns'] <= elapsed[0]
+    assert 0 < cold['read_ns'] <= elapsed[0]
+    assert 0 < cold['claim_ns'] < elapsed[0]
+    assert (warm['read_ns'], warm['wait_ns']) == (0, 0)
+    assert 0 < warm['claim_ns'] < elapsed[1]
+    core.close()
 
 
 @each_core

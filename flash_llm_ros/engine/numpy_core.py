@@ -1,35 +1,34 @@
 """The neuron core in NumPy: reads synchronously, computes plainly; the oracle and the fallback."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+import math
 import os
+import time
 
 import numpy as np
 
 from flash_llm_ros.engine.core_arguments import check, check_array, check_pair
-from flash_llm_ros.engine.numpy_ffn import activation_of, gated
-from flash_llm_ros.engine.numpy_flash import MAX_CHUNK_BYTES, GroupFile, Slab, request_groups
+from flash_llm_ros.engine.numpy_ffn import (
+    Activation,
+    activation_of,
+    bundle_activations,
+    gated,
+)
+from flash_llm_ros.engine.numpy_flash import (
+    DISCARD,
+    MAX_CHUNK_BYTES,
+    GroupFile,
+    Slab,
+    request_groups,
+)
+from flash_llm_ros.engine.numpy_read_plan import plan_reads
+from flash_llm_ros.engine.numpy_section import Section
 from flash_llm_ros.engine.numpy_window import GroupCache
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.geometry import CHECKSUM_BYTES
 
 _DECODED_GROUPS = 16  # groups decoded to float32 at a time
-
-
-@dataclass
-class _Section:
-    first_group: int
-    bundles: int
-    bundles_per_group: int
-    rows: int
-    pinned: int = 0
-    pin_slot: int | None = None
-
-    @property
-    def groups(self) -> int:
-        return -(-self.bundles // self.bundles_per_group)
 
 
 class NeuronCore:
@@ -52,13 +51,15 @@ class NeuronCore:
         self._dim = dim
         self._group_bytes = group_bytes
         self._groups = groups
-        self._sections: list[_Section] = []
+        self._sections: list[Section] = []
         self._ring: tuple[int, int, int] | None = None  # first slot, chunk groups, chunks
         self._cache = GroupCache()
-        self._counters = dict.fromkeys(('hits', 'misses', 'prefetched', 'prefetch_used'), 0)
+        self._counters = dict.fromkeys(('hits', 'misses', 'prefetched', 'prefetch_used',
+                                        'claim_ns', 'gap_groups'), 0)
         self._slab = Slab(slots, group_bytes, lock_memory)
         self._locked = self._slab.locked
         self._closed = False
+        self._read_costs = (0.5, request_groups(group_bytes))  # of a request, of its groups
         try:
             self._file = GroupFile(os.fspath(path), groups, self._slab, direct_io,
                                    self._section_of)
@@ -85,7 +86,7 @@ class NeuronCore:
     def scratch_bytes(self) -> int:
         """Bytes beside the slab: some groups as float32 and in the steps towards it."""
         rows = self._group_bytes // self._codec.row_bytes
-        return 3 * _DECODED_GROUPS * max(rows, 1) * (self._dim + 32) * 4
+        return 3 * _DECODED_GROUPS * max(rows, 1) * (self._dim + 32) * 4 + self._group_bytes
 
     def add_section(self, first_group: int, bundles: int, bundles_per_group: int,
                     rows: int) -> int:
@@ -97,7 +98,7 @@ class NeuronCore:
         used = bundles_per_group * rows * self._codec.row_bytes + CHECKSUM_BYTES
         check(used <= self._group_bytes, 'bundles_per_group', bundles_per_group,
               f'so few that {used} bytes fit in a group of {self._group_bytes}')
-        section = _Section(first_group, bundles, bundles_per_group, rows)
+        section = Section(first_group, bundles, bundles_per_group, rows)
         check(0 <= first_group <= self._groups - section.groups, 'first_group', first_group,
               f'such that {section.groups} groups lie within the file of {self._groups}')
         self._sections.append(section)
@@ -143,6 +144,21 @@ class NeuronCore:
         for section in sections:
             self._section(section)
 
+    def set_read_costs(self, request_seconds: float, byte_seconds: float,
+                       largest_bytes: int) -> None:
+        """Plan scattered reads for a device: time of a request, of each byte, longest request.
+
+        A gap between missing groups is read where that costs less than another request. Without
+        this call only neighbours are read together.
+        """
+        self._check_open()
+        for name, value in (('request_seconds', request_seconds), ('byte_seconds', byte_seconds)):
+            check(math.isfinite(value) and value > 0, name, value, 'above 0 and finite')
+        check(largest_bytes >= 1, 'largest_bytes', largest_bytes, 'at least 1')
+        largest = min(max(1, largest_bytes // self._group_bytes),
+                      request_groups(self._group_bytes))
+        self._read_costs = (request_seconds / (byte_seconds * self._group_bytes), largest)
+
     def rows_dot(self, section: int, x: np.ndarray, out: np.ndarray) -> None:
         """out [S, bundles] = x [S, dim] @ W.T for a section of single rows."""
         found = self._compute_section(section, 1)
@@ -167,15 +183,20 @@ class NeuronCore:
             for index, row in enumerate(rows):
                 out += h[:, start + index, None] * row
 
-    def bundled(self, section: int, x: np.ndarray, out: np.ndarray, activation: str) -> None:
-        """out [S, dim] += (act(x @ gate.T) * (x @ up.T)) @ down, summed in bundle order."""
-        found = self._compute_section(section, 3)
-        act = activation_of(activation)
+    def bundled(self, section: int, x: np.ndarray, out: np.ndarray, activation: str,
+                bias: np.ndarray | None = None) -> None:
+        """out [S, dim] += h @ down, summed in bundle order, h being the activations.
+
+        Bundles of three rows: h = act(x @ gate.T) * (x @ up.T). Of two rows:
+        h = act(x @ up.T + bias), ``bias`` float32 [bundles] or None for 0.
+        """
+        found, act = self._bundle_section(section, activation, bias)
         check_pair('x', x, self._dim, 'out', out, self._dim)
-        for _, weights in self._dense(found):
-            for values, group in zip(gated(x, weights, act), weights, strict=True):
+        for start, weights in self._dense(found):
+            h = bundle_activations(x, weights, act, _part(bias, start, weights))
+            for values, group in zip(h, weights, strict=True):
                 for index, bundle in enumerate(group):
-                    out += values[:, index, None] * bundle[2]
+                    out += values[:, index, None] * bundle[-1]
 
     def add_rows_sparse(self, section: int, h: np.ndarray, active: np.ndarray,
                         out: np.ndarray) -> None:
@@ -190,13 +211,13 @@ class NeuronCore:
                     out += h[start + index] * row
 
     def bundled_sparse(self, section: int, x: np.ndarray, active: np.ndarray, out: np.ndarray,
-                       activation: str, h_out: np.ndarray | None = None) -> None:
+                       activation: str, h_out: np.ndarray | None = None,
+                       bias: np.ndarray | None = None) -> None:
         """As ``bundled`` for one token, x [dim], over active bundles only.
 
         ``h_out`` [bundles], if given, gets the activations, 0 where a bundle is not active.
         """
-        found = self._compute_section(section, 3)
-        act = activation_of(activation)
+        found, act = self._bundle_section(section, activation, bias)
         check_array('x', x, np.float32, (self._dim,))
         check_array('active', active, np.uint8, (found.bundles,))
         check_array('out', out, np.float32, (self._dim,), writable=True)
@@ -204,21 +225,22 @@ class NeuronCore:
             check_array('h_out', h_out, np.float32, (found.bundles,), writable=True)
             h_out[:] = 0
         for start, group in self._sparse(found, np.flatnonzero(active)):
-            values = gated(x[None], group[None], act)[0, 0]
+            part = _part(bias, start, group[None])
+            values = bundle_activations(x[None], group[None], act, part)[0, 0]
             for index in np.flatnonzero(active[start:start + len(group)]):
-                out += values[index] * group[index, 2]
+                out += values[index] * group[index, -1]
                 if h_out is not None:
                     h_out[start + index] = values[index]
 
     def prefetch(self, section: int, wanted: np.ndarray) -> None:
         """Read groups that hold wanted bundles into the cache, as many as it has slots."""
-        found = self._compute_section(section, None)
+        found = self._compute_section(section, 1, 3)
         check_array('wanted', wanted, np.uint8, (found.bundles,))
         groups = np.unique(np.flatnonzero(wanted) // found.bundles_per_group)
         absent = [found.first_group + int(g) for g in groups[groups >= found.pinned]]
         absent = absent[:self._cache.size]
         missing = self._claim(absent)
-        failed = [group for run in self._runs(missing) if self._load(run) for group in run]
+        failed = [group for run in self._planned(missing) if self._load(run) for group in run]
         self._counters['prefetched'] += len(missing)
         self._cache.fresh.update(set(missing) - set(failed))
 
@@ -235,8 +257,13 @@ class NeuronCore:
             out[here] = group[ids[here] - start, 0]
 
     def stats(self) -> dict[str, int]:
-        """Counters since the core was made; they only grow. See doc/architecture.md."""
-        return {**self._file.counters, **self._counters}
+        """Counters since the core was made; they only grow. See doc/architecture.md.
+
+        In nanoseconds: ``read_ns``, while reads were under way; ``wait_ns``, while computing stood
+        still for them (here always, reads being synchronous); ``claim_ns``, for finding slots.
+        """
+        counters = {**self._file.counters, **self._counters}
+        return {**counters, 'wait_ns': counters['read_ns']}
 
     def close(self) -> None:
         """Free the slab and the file; a second call does nothing."""
@@ -245,7 +272,7 @@ class NeuronCore:
             self._file.close()
             self._slab.close()
 
-    def _dense(self, section: _Section) -> Iterator[tuple[int, np.ndarray]]:
+    def _dense(self, section: Section) -> Iterator[tuple[int, np.ndarray]]:
         """All groups in order: first bundle, weights float32 [groups, bundles, rows, dim]."""
         self._counters['hits'] += section.pinned
         self._counters['misses'] += section.groups - section.pinned
@@ -265,7 +292,7 @@ class NeuronCore:
                 yield from self._decoded(section, local + start,
                                          slots[start:start + _DECODED_GROUPS])
 
-    def _sparse(self, section: _Section, bundles: np.ndarray
+    def _sparse(self, section: Section, bundles: np.ndarray
                 ) -> Iterator[tuple[int, np.ndarray]]:
         """The groups of the given bundles in order: first bundle, weights [bundles, rows, dim]."""
         groups = iter(np.unique(bundles // section.bundles_per_group).tolist())
@@ -296,46 +323,45 @@ class NeuronCore:
         used = self._cache.fresh.intersection(groups)
         self._counters['prefetch_used'] += len(used)
         self._cache.fresh -= used
-        errors = [error for run in self._runs(missing) if (error := self._load(run))]
+        errors = [error for run in self._planned(missing) if (error := self._load(run))]
         if errors:
             raise errors[0]
 
     def _claim(self, groups: list[int]) -> list[int]:
         """Give every group a slot, the least recently used others yielding; returns the new."""
+        begin = time.monotonic_ns()
         missing = [group for group in groups if group not in self._cache.slots]
         self._cache.touch([group for group in groups if group in self._cache.slots])
         for group in missing:
             self._cache.claim(group)
         self._cache.touch(groups)
+        self._counters['claim_ns'] += time.monotonic_ns() - begin
         return missing
 
     def _load(self, run: list[int]) -> FlashLlmError | None:
+        """Read from the first to the last of these groups; what else lies there is discarded."""
+        slots = [DISCARD] * (run[-1] + 1 - run[0])
+        for group in run:
+            slots[group - run[0]] = self._cache.slots[group]
+        self._counters['gap_groups'] += len(slots) - len(run)
         try:
-            self._file.read(run[0], [self._cache.slots[group] for group in run])
+            self._file.read(run[0], slots)
         except FlashLlmError as error:
             for group in run:
                 self._cache.drop(group)
             return error
         return None
 
-    def _runs(self, groups: list[int]) -> Iterator[list[int]]:
-        """Ascending groups as runs of file neighbours, each short enough for one request."""
-        limit = request_groups(self._group_bytes)
-        run: list[int] = []
-        for group in groups:
-            if run and (group != run[-1] + 1 or len(run) == limit):
-                yield run
-                run = []
-            run.append(group)
-        if run:
-            yield run
+    def _planned(self, groups: list[int]) -> Iterator[list[int]]:
+        for begin, end in plan_reads(groups, *self._read_costs):
+            yield groups[begin:end]
 
     def _read_run(self, first_group: int, slots: list[int]) -> None:
-        remaining = iter(slots)
-        for run in self._runs(list(range(first_group, first_group + len(slots)))):
-            self._file.read(run[0], list(islice(remaining, len(run))))
+        most = request_groups(self._group_bytes)
+        for start in range(0, len(slots), most):
+            self._file.read(first_group + start, slots[start:start + most])
 
-    def _decoded(self, section: _Section, local: int, slots: Sequence[int]
+    def _decoded(self, section: Section, local: int, slots: Sequence[int]
                  ) -> Iterator[tuple[int, np.ndarray]]:
         """Decode neighbouring groups; a shorter last group comes by itself."""
         full = min(len(slots), section.bundles // section.bundles_per_group - local)
@@ -348,17 +374,30 @@ class NeuronCore:
                 weights = self._codec.decode(data.reshape(-1, self._codec.row_bytes))
                 yield start, weights.reshape(end - begin, bundles, section.rows, self._dim)
 
-    def _section(self, section: int) -> _Section:
+    def _section(self, section: int) -> Section:
         check(0 <= section < len(self._sections), 'section', section,
               f'one of the {len(self._sections)} that were added')
         return self._sections[section]
 
-    def _compute_section(self, section: int, rows: int | None) -> _Section:
+    def _compute_section(self, section: int, least_rows: int,
+                         most_rows: int | None = None) -> Section:
         self._check_open()
         found = self._section(section)
-        check(rows in (None, found.rows), 'section', section,
-              f'one of bundles of {rows} rows, it has {found.rows}')
+        rows = range(least_rows, (most_rows or least_rows) + 1)
+        wanted = f'{rows[0]} or {rows[-1]}' if len(rows) > 1 else str(rows[0])
+        check(found.rows in rows, 'section', section,
+              f'one of bundles of {wanted} rows, it has {found.rows}')
         return found
+
+    def _bundle_section(self, section: int, activation: str, bias: np.ndarray | None
+                        ) -> tuple[Section, Activation]:
+        found = self._compute_section(section, 2, 3)
+        act = activation_of(activation)
+        if bias is not None:
+            check(found.rows == 2, 'bias', type(bias).__name__,
+                  'None for gated bundles (of 3 rows)')
+            check_array('bias', bias, np.float32, (found.bundles,))
+        return found, act
 
     def _section_of(self, group: int) -> str:
         for index, section in enumerate(self._sections):
@@ -369,6 +408,11 @@ class NeuronCore:
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError('the neuron core is closed')
+
+
+def _part(bias: np.ndarray | None, start: int, weights: np.ndarray) -> np.ndarray | None:
+    """The biases of decoded bundles, weights [groups, bundles, rows, dim], from ``start`` on."""
+    return None if bias is None else bias[start:start + weights.shape[0] * weights.shape[1]]
 
 
 def _scatter(out: np.ndarray, start: int, values: np.ndarray) -> None:
