@@ -51,7 +51,7 @@ class NeuronCore {
   Section section(int index, int rows);
   void pin(int section, std::int64_t groups);
   void set_ring(std::int64_t chunk_groups, std::int64_t chunks);
-  void set_cache(std::int64_t slots);
+  void set_cache(std::int64_t slots, const std::string& policy);
   void set_stream_order(const std::vector<int>& sections);
   void close();
 

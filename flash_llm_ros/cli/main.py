@@ -9,6 +9,7 @@ COMMANDS = {
     'verify': "compare a flash store's files with its manifest",
     'inspect': 'print what a flash store holds',
     'prompt': 'answer one prompt without ROS',
+    'trace': 'record which neurons the tokens of a text need',
     'demo': 'start the node, ask it something, show what the answer cost',
     'replay': 'send the prompts of a bag to a running node and compare the answers',
 }
