@@ -9,6 +9,7 @@
 
 #include "core.hpp"
 #include "crc32c.hpp"
+#include "measure_reads.hpp"
 #include "replay.hpp"
 #include "window_policy.hpp"
 
@@ -90,8 +91,24 @@ auto without_interpreter(Work work) {
 }
 
 // Waiting for another thread's call while holding the interpreter could stop that thread.
+Section section_of(NeuronCore& core, int section, int least_rows, int most_rows) {
+  return without_interpreter([&] { return core.section(section, least_rows, most_rows); });
+}
+
 Section section_of(NeuronCore& core, int section, int rows) {
-  return without_interpreter([&] { return core.section(section, rows); });
+  return section_of(core, section, rows, rows);
+}
+
+// Bundles of three rows are gated, those of two are not and may have a bias.
+Neurons neurons_of(const Section& section, const std::string& activation, const py::object& bias) {
+  Neurons neurons{section.rows, section.rows == 3, activation_of(activation)};
+  if (!bias.is_none()) {
+    if (neurons.gated) {
+      throw ArgumentError("bias", found_text(bias), "None for gated bundles (of 3 rows)");
+    }
+    neurons.bias = checked<float>("bias", bias, {section.bundles});
+  }
+  return neurons;
 }
 
 std::unique_ptr<NeuronCore> make_core(const py::object& path, std::int64_t group_bytes,
@@ -125,11 +142,10 @@ void add_rows(NeuronCore& core, int section, const py::object& h, const py::obje
 }
 
 void bundled(NeuronCore& core, int section, const py::object& x, const py::object& out,
-             const std::string& activation) {
-  section_of(core, section, 3);
-  const Activation act = activation_of(activation);
+             const std::string& activation, const py::object& bias) {
+  const Neurons neurons = neurons_of(section_of(core, section, 2, 3), activation, bias);
   const Pair pair("x", x, core.dim(), "out", out, core.dim());
-  without_interpreter([&] { core.bundled(section, pair.inputs, act, pair.outputs); });
+  without_interpreter([&] { core.bundled(section, pair.inputs, neurons, pair.outputs); });
 }
 
 void add_rows_sparse(NeuronCore& core, int section, const py::object& h, const py::object& active,
@@ -142,20 +158,21 @@ void add_rows_sparse(NeuronCore& core, int section, const py::object& h, const p
 }
 
 void bundled_sparse(NeuronCore& core, int section, const py::object& x, const py::object& active,
-                    const py::object& out, const std::string& activation, const py::object& h_out) {
-  const Section found = section_of(core, section, 3);
-  const Activation act = activation_of(activation);
+                    const py::object& out, const std::string& activation, const py::object& h_out,
+                    const py::object& bias) {
+  const Section found = section_of(core, section, 2, 3);
+  const Neurons neurons = neurons_of(found, activation, bias);
   const float* x_data = checked<float>("x", x, {core.dim()});
   const std::uint8_t* active_data = checked<std::uint8_t>("active", active, {found.bundles});
   float* out_data = checked<float>("out", out, {core.dim()}, true);
   float* h_data =
       h_out.is_none() ? nullptr : checked<float>("h_out", h_out, {found.bundles}, true);
   without_interpreter(
-      [&] { core.bundled_sparse(section, x_data, active_data, out_data, act, h_data); });
+      [&] { core.bundled_sparse(section, x_data, active_data, out_data, neurons, h_data); });
 }
 
 void prefetch(NeuronCore& core, int section, const py::object& wanted) {
-  const Section found = section_of(core, section, 0);
+  const Section found = section_of(core, section, 1, 3);
   const std::uint8_t* data = checked<std::uint8_t>("wanted", wanted, {found.bundles});
   without_interpreter([&] { core.prefetch(section, data); });
 }
@@ -186,6 +203,9 @@ py::dict stats(const NeuronCore& core) {
   result["misses"] = counters.misses.load();
   result["prefetched"] = counters.prefetched.load();
   result["prefetch_used"] = counters.prefetch_used.load();
+  result["read_ns"] = counters.reading.nanoseconds();
+  result["wait_ns"] = counters.wait_ns.load();
+  result["claim_ns"] = counters.claim_ns.load();
   return result;
 }
 
@@ -249,6 +269,26 @@ std::uint64_t most_hits_of(std::int64_t file_groups, std::int32_t slots,
   return without_interpreter([&] { return most_hits(file_groups, slots, events); });
 }
 
+py::dict measured_reads(const py::object& path, std::int64_t bytes, int in_flight, double seconds,
+                        const std::string& pattern, const std::string& reader, bool checksum) {
+  if (pattern != "random" && pattern != "sequential") {
+    throw ArgumentError("pattern", "'" + pattern + "'", "one of random, sequential");
+  }
+  const std::string name = py::module_::import("os").attr("fspath")(path).cast<std::string>();
+  const ReadMeasurement found = without_interpreter([&] {
+    return measure_reads(name, bytes, in_flight, seconds,
+                         pattern == "random" ? Pattern::kRandom : Pattern::kSequential, reader,
+                         checksum);
+  });
+  py::dict result;
+  result["reads"] = found.reads;
+  result["bytes"] = found.bytes;
+  result["seconds"] = found.seconds;
+  result["direct"] = found.direct;
+  result["reader"] = found.reader;
+  return result;
+}
+
 void translate(std::exception_ptr pointer) {
   try {
     if (pointer) {
@@ -271,6 +311,15 @@ PYBIND11_MODULE(_native, module) {
              py::arg("by_table") = false,
              "CRC32C (Castagnoli) of a contiguous buffer's bytes; by_table: without the "
              "processor's instruction.");
+  module.def("measure_reads", &measured_reads, py::arg("path"), py::arg("bytes"),
+             py::arg("in_flight"), py::arg("seconds"), py::arg("pattern"),
+             py::arg("reader") = "auto", py::kw_only(), py::arg("checksum") = true,
+             "Reads `bytes` at a time, `in_flight` of them at once, for so many seconds, 'random' "
+             "or 'sequential', by the reader 'auto', 'io_uring' or 'threads', with direct I/O "
+             "where the file system has it. checksum: each read's CRC32C is computed, as for a "
+             "store, but not compared, so that any file will do. Returns a dict: reads, bytes, "
+             "seconds (what passed), direct, reader (which one ran). ValueError for a wrong "
+             "argument, ReadFailedError for the file.");
 
   module.def("replay", &replay_events, py::arg("policy"), py::arg("file_groups"), py::arg("slots"),
              py::arg("sections"), py::arg("predicted"), py::arg("ends"), py::arg("groups"),
@@ -308,11 +357,12 @@ PYBIND11_MODULE(_native, module) {
            py::arg("activation"))
       .def("add_rows", &add_rows, py::arg("section"), py::arg("h"), py::arg("out"))
       .def("bundled", &bundled, py::arg("section"), py::arg("x"), py::arg("out"),
-           py::arg("activation"))
+           py::arg("activation"), py::arg("bias") = py::none())
       .def("add_rows_sparse", &add_rows_sparse, py::arg("section"), py::arg("h"),
            py::arg("active"), py::arg("out"))
       .def("bundled_sparse", &bundled_sparse, py::arg("section"), py::arg("x"), py::arg("active"),
-           py::arg("out"), py::arg("activation"), py::arg("h_out") = py::none())
+           py::arg("out"), py::arg("activation"), py::arg("h_out") = py::none(),
+           py::arg("bias") = py::none())
       .def("prefetch", &prefetch, py::arg("section"), py::arg("wanted"))
       .def("read_rows", &read_rows, py::arg("section"), py::arg("ids"), py::arg("out"))
       .def("stats", &stats)

@@ -48,7 +48,9 @@ NeuronCore::NeuronCore(const CoreOptions& options)
           options.reader_threads, between(1, 256));
   slab_ = std::make_unique<Slab>(static_cast<std::int32_t>(options.slots),
                                  static_cast<std::size_t>(group_bytes_), options.lock_memory);
-  file_ = std::make_unique<GroupFile>(options.path, groups_, options.direct_io, *slab_, counters_);
+  file_ = std::make_unique<GroupFile>(options.path, options.direct_io, Checksums::kCompared, *slab_,
+                                      counters_);
+  file_->require_groups(groups_);
   reader_ = std::make_unique<Reader>(*file_, options.reader_threads);
   direct_ = file_->direct();
   locked_ = slab_->locked();
@@ -86,13 +88,14 @@ int NeuronCore::add_section(std::int64_t first_group, std::int64_t bundles,
   return static_cast<int>(sections_.size()) - 1;
 }
 
-Section NeuronCore::section(int index, int rows) {
+Section NeuronCore::section(int index, int least_rows, int most_rows) {
   const std::lock_guard turn(calls_);
   check_open();
   const Section& found = find(index);
-  require(rows == 0 || rows == found.rows, "section", index,
-          "one of bundles of " + std::to_string(rows) + " rows, it has " +
-              std::to_string(found.rows));
+  const std::string wanted = std::to_string(least_rows) +
+                             (least_rows < most_rows ? " or " + std::to_string(most_rows) : "");
+  require(least_rows <= found.rows && found.rows <= most_rows, "section", index,
+          "one of bundles of " + wanted + " rows, it has " + std::to_string(found.rows));
   return found;
 }
 
@@ -143,7 +146,7 @@ void NeuronCore::set_ring(std::int64_t chunk_groups, std::int64_t chunks) {
     throw ArgumentError("set_ring", "a second call", "called once");
   }
   const std::int32_t slot = slab_->take(chunk_groups * chunks, "the stream ring");
-  ring_ = std::make_unique<StreamRing>(*reader_, sections_, slot, chunk_groups, chunks);
+  ring_ = std::make_unique<StreamRing>(*reader_, counters_, sections_, slot, chunk_groups, chunks);
 }
 
 void NeuronCore::set_cache(std::int64_t slots, const std::string& policy) {
@@ -174,31 +177,39 @@ void NeuronCore::set_stream_order(const std::vector<int>& sections) {
 }
 
 void NeuronCore::rows_dot(int section, Inputs x, Outputs out) {
+  const std::lock_guard turn(calls_);
+  const PreparedInputs prepared = math_.prepare(x);
   for_each_group(section, [&](std::int64_t first, std::int64_t bundles, const std::uint8_t* group) {
-    math_.rows_dot(group, bundles, x, out.columns_from(first));
+    math_.rows_dot(group, bundles, prepared, out.columns_from(first));
   });
 }
 
 void NeuronCore::gate_up(int section, Inputs x, Activation activation, Outputs h) {
+  const std::lock_guard turn(calls_);
+  const PreparedInputs prepared = math_.prepare(x);
   for_each_group(section, [&](std::int64_t first, std::int64_t bundles, const std::uint8_t* group) {
-    math_.gate_up(group, bundles, x, activation, h.columns_from(first));
+    math_.gate_up(group, bundles, prepared, activation, h.columns_from(first));
   });
 }
 
 void NeuronCore::add_rows(int section, Inputs h, Outputs out) {
+  const std::lock_guard turn(calls_);
   for_each_group(section, [&](std::int64_t first, std::int64_t bundles, const std::uint8_t* group) {
     math_.add_rows(group, bundles, h.columns_from(first), out);
   });
 }
 
-void NeuronCore::bundled(int section, Inputs x, Activation activation, Outputs out) {
-  for_each_group(section, [&](std::int64_t, std::int64_t bundles, const std::uint8_t* group) {
-    math_.bundled(group, bundles, x, activation, out);
+void NeuronCore::bundled(int section, Inputs x, const Neurons& neurons, Outputs out) {
+  const std::lock_guard turn(calls_);
+  const PreparedInputs prepared = math_.prepare(x);
+  for_each_group(section, [&](std::int64_t first, std::int64_t bundles, const std::uint8_t* group) {
+    math_.bundled(group, bundles, prepared, neurons.from(first), out);
   });
 }
 
 void NeuronCore::add_rows_sparse(int section, const float* h, const std::uint8_t* active,
                                  float* out) {
+  const std::lock_guard turn(calls_);
   for_active_groups(section, active,
                     [&](std::int64_t first, const Picked& picked, const std::uint8_t* group) {
                       math_.add_picked_rows(group, picked, h + first, out);
@@ -206,13 +217,15 @@ void NeuronCore::add_rows_sparse(int section, const float* h, const std::uint8_t
 }
 
 void NeuronCore::bundled_sparse(int section, const float* x, const std::uint8_t* active,
-                                float* out, Activation activation, float* h_out) {
+                                float* out, const Neurons& neurons, float* h_out) {
+  const std::lock_guard turn(calls_);
+  const PreparedInputs prepared = math_.prepare({x, 1, format_.dim});
   if (h_out != nullptr) {
-    std::fill_n(h_out, this->section(section, 3).bundles, 0.0f);
+    std::fill_n(h_out, find(section).bundles, 0.0f);
   }
   for_active_groups(section, active,
                     [&](std::int64_t first, const Picked& picked, const std::uint8_t* group) {
-                      math_.bundled_picked(group, picked, x, activation, out,
+                      math_.bundled_picked(group, picked, prepared, neurons.from(first), out,
                                            h_out == nullptr ? nullptr : h_out + first);
                     });
 }
@@ -274,7 +287,6 @@ void NeuronCore::check_open() const {
 
 template <typename Use>
 void NeuronCore::for_each_group(int section, Use use) {
-  const std::lock_guard turn(calls_);
   check_open();
   const Section& found = find(section);
   const std::int64_t groups = found.groups();
@@ -334,7 +346,6 @@ void NeuronCore::for_some_groups(int section, const std::vector<std::int64_t>& l
 
 template <typename Use>
 void NeuronCore::for_active_groups(int section, const std::uint8_t* active, Use use) {
-  const std::lock_guard turn(calls_);
   check_open();
   const Section& found = find(section);
   const auto pick = [&](std::int64_t local, Picked& picked) {

@@ -47,8 +47,8 @@ class NeuronCore {
 
   int add_section(std::int64_t first_group, std::int64_t bundles, std::int64_t bundles_per_group,
                   int rows);
-  // The section's shape; ArgumentError if there is none, or if it has not `rows` rows (0: any).
-  Section section(int index, int rows);
+  // The section's shape; ArgumentError if there is none, or if it has not so many rows.
+  Section section(int index, int least_rows, int most_rows);
   void pin(int section, std::int64_t groups);
   void set_ring(std::int64_t chunk_groups, std::int64_t chunks);
   void set_cache(std::int64_t slots, const std::string& policy);
@@ -58,10 +58,11 @@ class NeuronCore {
   void rows_dot(int section, Inputs x, Outputs out);
   void gate_up(int section, Inputs x, Activation activation, Outputs h);
   void add_rows(int section, Inputs h, Outputs out);
-  void bundled(int section, Inputs x, Activation activation, Outputs out);
+  void bundled(int section, Inputs x, const Neurons& neurons, Outputs out);
   void add_rows_sparse(int section, const float* h, const std::uint8_t* active, float* out);
+  // `h_out` [bundles], unless null, gets the activations, 0 where a bundle is not active.
   void bundled_sparse(int section, const float* x, const std::uint8_t* active, float* out,
-                      Activation activation, float* h_out);
+                      const Neurons& neurons, float* h_out);
   void prefetch(int section, const std::uint8_t* wanted);
   void read_rows(int section, const std::int64_t* ids, std::int64_t count, float* out);
 

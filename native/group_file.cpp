@@ -44,20 +44,18 @@ std::vector<iovec> pieces_of(const Run& run, const Slab& slab) {
 
 }  // namespace
 
-GroupFile::GroupFile(const std::string& path, std::int64_t groups, bool direct_io,
+GroupFile::GroupFile(const std::string& path, bool direct_io, Checksums checksums,
                      const Slab& slab, Counters& counters)
-    : path_(path), slab_(slab), counters_(counters), direct_(direct_io) {
+    : path_(path),
+      slab_(slab),
+      counters_(counters),
+      direct_(direct_io),
+      checksums_(checksums) {
   open();
-  try {
-    check_size(groups);
-    if (direct_ && !direct_read_works()) {
-      ::close(descriptor_);
-      direct_ = false;
-      open();
-    }
-  } catch (...) {
+  if (direct_ && !direct_read_works()) {
     ::close(descriptor_);
-    throw;
+    direct_ = false;
+    open();
   }
 }
 
@@ -90,15 +88,24 @@ void GroupFile::open() {
   }
 }
 
-void GroupFile::check_size(std::int64_t groups) const {
+std::int64_t GroupFile::size() const {
   struct stat status {};
   if (fstat(descriptor_, &status) != 0) {
     throw ReadFault(ReadFault::Kind::kRead, path_ + ": cannot be examined: " + text_of(errno));
   }
+  return status.st_size;
+}
+
+std::int64_t GroupFile::groups() const {
+  return size() / static_cast<std::int64_t>(slab_.slot_bytes());
+}
+
+void GroupFile::require_groups(std::int64_t groups) const {
+  const std::int64_t found = size();
   const std::int64_t group_bytes = static_cast<std::int64_t>(slab_.slot_bytes());
-  if (status.st_size != groups * group_bytes) {
+  if (found != groups * group_bytes) {
     throw ReadFault(ReadFault::Kind::kRead,
-                    path_ + ": is " + std::to_string(status.st_size) + " bytes long, must be " +
+                    path_ + ": is " + std::to_string(found) + " bytes long, must be " +
                         std::to_string(groups * group_bytes) + " (" + std::to_string(groups) +
                         " groups of " + std::to_string(group_bytes) + " bytes)");
   }
@@ -135,12 +142,15 @@ std::optional<ReadFault> GroupFile::read_once(const Run& run) const {
 }
 
 std::optional<ReadFault> GroupFile::verify(const Run& run) const {
+  if (checksums_ == Checksums::kIgnored) {
+    return std::nullopt;
+  }
   add(counters_.crc_checked, run.slots.size());
   for (std::size_t i = 0; i < run.slots.size(); ++i) {
     const std::uint8_t* group = slab_.slot(run.slots[i]);
     const std::uint32_t stored = stored_checksum(group + slab_.slot_bytes());
     const std::uint32_t computed = crc32c(group, slab_.slot_bytes() - kChecksumBytes);
-    if (stored != computed) {
+    if (stored != computed && checksums_ == Checksums::kCompared) {
       char text[64];
       std::snprintf(text, sizeof text, ": CRC32C is %08x instead of %08x, twice", computed,
                     stored);

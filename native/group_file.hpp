@@ -23,17 +23,24 @@ struct Run {
   }
 };
 
+// What happens to the checksums at the groups' ends; only measurements do without comparing.
+enum class Checksums { kCompared, kComputed, kIgnored };
+
 class GroupFile {
  public:
   // Reads directly where `direct_io` is wanted and the file system can; ReadFault if the file
-  // cannot be opened or is not exactly `groups` long.
-  GroupFile(const std::string& path, std::int64_t groups, bool direct_io, const Slab& slab,
+  // cannot be opened.
+  GroupFile(const std::string& path, bool direct_io, Checksums checksums, const Slab& slab,
             Counters& counters);
   ~GroupFile();
   GroupFile(const GroupFile&) = delete;
   GroupFile& operator=(const GroupFile&) = delete;
 
   bool direct() const { return direct_; }
+  // Whole groups in the file.
+  std::int64_t groups() const;
+  // ReadFault unless the file is exactly so long.
+  void require_groups(std::int64_t groups) const;
   // The most groups one request should read, so that requests stay parallel.
   std::size_t request_groups() const;
 
@@ -42,7 +49,7 @@ class GroupFile {
 
  private:
   void open();
-  void check_size(std::int64_t groups) const;
+  std::int64_t size() const;
   bool direct_read_works() const;
   std::optional<ReadFault> read_once(const Run& run) const;
   std::optional<ReadFault> verify(const Run& run) const;
@@ -52,6 +59,7 @@ class GroupFile {
   const Slab& slab_;
   Counters& counters_;
   bool direct_;
+  const Checksums checksums_;
   int descriptor_ = -1;
 };
 

@@ -15,7 +15,8 @@ struct RowFormat {
   Codec codec;
   std::int64_t dim;
 
-  std::int64_t padded_dim() const { return (dim + 31) / 32 * 32; }
+  std::int64_t blocks() const { return (dim + 31) / 32; }
+  std::int64_t padded_dim() const { return 32 * blocks(); }
   std::size_t row_bytes() const {
     switch (codec) {
       case Codec::kInt8: return static_cast<std::size_t>(padded_dim() / 32 * 34);
@@ -25,25 +26,47 @@ struct RowFormat {
   }
 };
 
-// Every result depends on its own row and token alone, never on how many are passed at once.
+// The blocks of 32 columns from `first` to before `end`.
+struct Columns {
+  std::int64_t first;
+  std::int64_t end;
+
+  std::int64_t padded() const { return 32 * (end - first); }
+};
+
+// Every result depends on its own row, column and token alone, never on how many are passed at once:
+// threads may share a call's rows, columns or tokens as they like.
 struct Kernels {
   const char* name;
 
-  // out[i] = row i . x, for x [dim].
+  // The bytes of one token's x in the form that dot products take; a multiple of 64.
+  std::size_t (*prepared_bytes)(const RowFormat& format);
+  // `prepared`, best on a boundary of 64 bytes, becomes that form of x [dim].
+  void (*prepare)(const RowFormat& format, const float* x, std::uint8_t* prepared);
+
+  // out[i] = row i . x.
   void (*dot_rows)(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
-                   const float* x, float* out);
-  // out [dim] += h[i] * row i, in order.
+                   const std::uint8_t* prepared, float* out);
+  // The bytes of `count` rows in the form that the dot products of several tokens take; a multiple
+  // of 64.
+  std::size_t (*packed_bytes)(const RowFormat& format, std::int64_t count);
+  void (*pack_rows)(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
+                    std::uint8_t* packed);
+  // out[token * out_stride + i] = row i . x of `token`; tokens lie prepared_bytes apart.
+  void (*packed_dot)(const RowFormat& format, const std::uint8_t* packed, std::int64_t count,
+                     const std::uint8_t* prepared, std::int64_t tokens, float* out,
+                     std::int64_t out_stride);
+
+  // out [dim] += h[i] * row i, in order of i, at these columns; no others are touched.
   void (*add_rows)(const RowFormat& format, const std::uint8_t* const* rows, const float* h,
-                   std::int64_t count, float* out);
-  // tile [count, padded_dim] = the rows, zeros behind dim.
+                   std::int64_t count, Columns columns, float* out);
+  // tile [count, columns.padded()] = the rows at these columns, zeros behind dim.
   void (*decode_rows)(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
-                      float* tile);
-  // out[token * out_stride + i] = tile row i . x row `token`, for x [tokens, dim].
-  void (*tile_dot)(const RowFormat& format, const float* tile, std::int64_t count, const float* x,
-                   std::int64_t tokens, float* out, std::int64_t out_stride);
-  // out [tokens, dim] += h[token * h_stride + i] * tile row i, in order of i.
-  void (*tile_add)(const RowFormat& format, const float* tile, std::int64_t count, const float* h,
-                   std::int64_t h_stride, std::int64_t tokens, float* out);
+                      Columns columns, float* tile);
+  // out [tokens, dim] += h[token * h_stride + i] * row i, in order of i, at the columns that `tile`
+  // holds; no others are touched.
+  void (*tile_add)(const RowFormat& format, const float* tile, std::int64_t count, Columns columns,
+                   const float* h, std::int64_t h_stride, std::int64_t tokens, float* out);
 };
 
 extern const Kernels kPlainKernels;

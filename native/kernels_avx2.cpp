@@ -59,7 +59,8 @@ struct Vec {
 
 }  // namespace
 
-const Kernels kAvx2Kernels = {"avx2", dot_rows, add_rows, decode_rows, tile_dot, tile_add};
+const Kernels kAvx2Kernels = {"avx2", prepared_bytes, prepare, dot_rows, packed_bytes,
+                              pack_rows, packed_dot, add_rows, decode_rows, tile_add};
 
 }  // namespace flash_llm
 

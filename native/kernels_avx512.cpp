@@ -63,7 +63,8 @@ struct Vec {
 
 }  // namespace
 
-const Kernels kAvx512Kernels = {"avx512", dot_rows, add_rows, decode_rows, tile_dot, tile_add};
+const Kernels kAvx512Kernels = {"avx512", prepared_bytes, prepare, dot_rows, packed_bytes,
+                              pack_rows, packed_dot, add_rows, decode_rows, tile_add};
 
 }  // namespace flash_llm
 

@@ -71,19 +71,16 @@ inline F scaled_block_dot(const Row& row, std::int64_t block, const float* x, F 
 }
 
 template <typename Row>
-inline float dot_scaled(const Row& row, const float* x, std::int64_t whole, const float* tail) {
+inline float dot_scaled(const Row& row, const float* x, std::int64_t blocks) {
   F sum0 = Vec::zero();
   F sum1 = Vec::zero();
   std::int64_t block = 0;
-  for (; block + 2 <= whole; block += 2) {
+  for (; block + 2 <= blocks; block += 2) {
     sum0 = scaled_block_dot(row, block, x + block * kBlock, sum0);
     sum1 = scaled_block_dot(row, block + 1, x + (block + 1) * kBlock, sum1);
   }
-  if (block < whole) {
+  if (block < blocks) {
     sum0 = scaled_block_dot(row, block, x + block * kBlock, sum0);
-  }
-  if (tail != nullptr) {
-    sum1 = scaled_block_dot(row, whole, tail, sum1);
   }
   return Vec::sum(Vec::add(sum0, sum1));
 }
@@ -95,8 +92,8 @@ inline void half_block_dot(const std::uint8_t* halves, const float* x, F& sum0, 
   }
 }
 
-float dot_half(const std::uint8_t* row, const float* x, std::int64_t whole, const float* tail,
-               std::int64_t dim) {
+inline float dot_half(const std::uint8_t* row, const float* x, std::int64_t dim) {
+  const std::int64_t whole = dim / kBlock;
   F sums[4] = {Vec::zero(), Vec::zero(), Vec::zero(), Vec::zero()};
   std::int64_t block = 0;
   for (; block + 2 <= whole; block += 2) {
@@ -106,30 +103,33 @@ float dot_half(const std::uint8_t* row, const float* x, std::int64_t whole, cons
   if (block < whole) {
     half_block_dot(row + 2 * block * kBlock, x + block * kBlock, sums[0], sums[1]);
   }
-  if (tail != nullptr) {
+  if (whole * kBlock < dim) {
     const HalfTail halves(row + 2 * whole * kBlock, dim - whole * kBlock);
-    half_block_dot(halves.bytes, tail, sums[2], sums[3]);
+    half_block_dot(halves.bytes, x + whole * kBlock, sums[2], sums[3]);
   }
   return Vec::sum(Vec::add(Vec::add(sums[0], sums[1]), Vec::add(sums[2], sums[3])));
 }
 
+std::size_t prepared_bytes(const RowFormat& format) {
+  return static_cast<std::size_t>(format.padded_dim()) * sizeof(float);
+}
+
+void prepare(const RowFormat& format, const float* x, std::uint8_t* prepared) {
+  float* const padded = reinterpret_cast<float*>(prepared);
+  copy_floats(padded, x, format.dim);
+  for (std::int64_t i = format.dim; i < format.padded_dim(); ++i) {
+    padded[i] = 0;
+  }
+}
+
 void dot_rows(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
-              const float* x, float* out) {
-  const std::int64_t whole = format.dim / kBlock;
-  const std::int64_t rest = format.dim - whole * kBlock;
-  const Tail tail(x + whole * kBlock, rest);
-  const float* tail_values = rest > 0 ? tail.values : nullptr;
+              const std::uint8_t* prepared, float* out) {
+  const float* const x = reinterpret_cast<const float*>(prepared);
   for (std::int64_t i = 0; i < count; ++i) {
     switch (format.codec) {
-      case Codec::kInt8:
-        out[i] = dot_scaled(Int8Row(rows[i], format), x, whole, tail_values);
-        break;
-      case Codec::kInt4:
-        out[i] = dot_scaled(Int4Row(rows[i], format), x, whole, tail_values);
-        break;
-      case Codec::kFp16:
-        out[i] = dot_half(rows[i], x, whole, tail_values, format.dim);
-        break;
+      case Codec::kInt8: out[i] = dot_scaled(Int8Row(rows[i], format), x, format.blocks()); break;
+      case Codec::kInt4: out[i] = dot_scaled(Int4Row(rows[i], format), x, format.blocks()); break;
+      case Codec::kFp16: out[i] = dot_half(rows[i], x, format.dim); break;
     }
   }
 }
@@ -155,13 +155,13 @@ inline void add_scaled_block(const RowFormat& format, const std::uint8_t* const*
 
 template <typename Row, int kRows>
 inline void add_scaled_rows(const RowFormat& format, const std::uint8_t* const* rows, const F* h,
-                            float* out) {
+                            Columns columns, float* out) {
   const std::int64_t whole = format.dim / kBlock;
-  const std::int64_t rest = format.dim - whole * kBlock;
-  for (std::int64_t block = 0; block < whole; ++block) {
+  for (std::int64_t block = columns.first; block < least(columns.end, whole); ++block) {
     add_scaled_block<Row, kRows>(format, rows, h, block, out + block * kBlock);
   }
-  if (rest > 0) {
+  const std::int64_t rest = format.dim - whole * kBlock;
+  if (columns.end > whole && rest > 0) {
     Tail tail(out + whole * kBlock, rest);
     add_scaled_block<Row, kRows>(format, rows, h, whole, tail.values);
     copy_floats(out + whole * kBlock, tail.values, rest);
@@ -181,17 +181,17 @@ inline void add_half_block(const std::uint8_t* const* blocks, const F* h, float*
 
 template <int kRows>
 inline void add_half_rows(const RowFormat& format, const std::uint8_t* const* rows, const F* h,
-                          float* out) {
+                          Columns columns, float* out) {
   const std::int64_t whole = format.dim / kBlock;
-  const std::int64_t rest = format.dim - whole * kBlock;
   const std::uint8_t* blocks[kRows];
-  for (std::int64_t block = 0; block < whole; ++block) {
+  for (std::int64_t block = columns.first; block < least(columns.end, whole); ++block) {
     for (int r = 0; r < kRows; ++r) {
       blocks[r] = rows[r] + 2 * block * kBlock;
     }
     add_half_block<kRows>(blocks, h, out + block * kBlock);
   }
-  if (rest > 0) {
+  const std::int64_t rest = format.dim - whole * kBlock;
+  if (columns.end > whole && rest > 0) {
     Tail tail(out + whole * kBlock, rest);
     for (int r = 0; r < kRows; ++r) {
       const HalfTail halves(rows[r] + 2 * whole * kBlock, rest);
@@ -204,32 +204,32 @@ inline void add_half_rows(const RowFormat& format, const std::uint8_t* const* ro
 
 template <int kRows>
 inline void add_some_rows(const RowFormat& format, const std::uint8_t* const* rows,
-                          const float* h, float* out) {
+                          const float* h, Columns columns, float* out) {
   F factors[kRows];
   for (int r = 0; r < kRows; ++r) {
     factors[r] = Vec::all(h[r]);
   }
   switch (format.codec) {
-    case Codec::kInt8: return add_scaled_rows<Int8Row, kRows>(format, rows, factors, out);
-    case Codec::kInt4: return add_scaled_rows<Int4Row, kRows>(format, rows, factors, out);
-    case Codec::kFp16: return add_half_rows<kRows>(format, rows, factors, out);
+    case Codec::kInt8: return add_scaled_rows<Int8Row, kRows>(format, rows, factors, columns, out);
+    case Codec::kInt4: return add_scaled_rows<Int4Row, kRows>(format, rows, factors, columns, out);
+    case Codec::kFp16: return add_half_rows<kRows>(format, rows, factors, columns, out);
   }
 }
 
 void add_rows(const RowFormat& format, const std::uint8_t* const* rows, const float* h,
-              std::int64_t count, float* out) {
+              std::int64_t count, Columns columns, float* out) {
   std::int64_t i = 0;
   for (; i + 4 <= count; i += 4) {
-    add_some_rows<4>(format, rows + i, h + i, out);
+    add_some_rows<4>(format, rows + i, h + i, columns, out);
   }
   for (; i < count; ++i) {
-    add_some_rows<1>(format, rows + i, h + i, out);
+    add_some_rows<1>(format, rows + i, h + i, columns, out);
   }
 }
 
 template <typename Row>
-inline void decode_scaled_row(const Row& row, const RowFormat& format, float* out) {
-  for (std::int64_t block = 0; block < format.padded_dim() / kBlock; ++block, out += kBlock) {
+inline void decode_scaled_row(const Row& row, Columns columns, float* out) {
+  for (std::int64_t block = columns.first; block < columns.end; ++block, out += kBlock) {
     for (std::int64_t i = 0; i < kBlock; i += kN) {
       Vec::store(out + i, Vec::mul(row.quant(block, i), row.scale(block)));
     }
@@ -242,58 +242,58 @@ inline void decode_half_block(const std::uint8_t* halves, float* out) {
   }
 }
 
-inline void decode_half_row(const std::uint8_t* row, const RowFormat& format, float* out) {
-  const std::int64_t whole = format.dim / kBlock;
-  for (std::int64_t block = 0; block < whole; ++block) {
-    decode_half_block(row + 2 * block * kBlock, out + block * kBlock);
-  }
-  if (whole * kBlock < format.dim) {
-    const HalfTail cut(row + 2 * whole * kBlock, format.dim - whole * kBlock);
-    decode_half_block(cut.bytes, out + whole * kBlock);
-  }
-}
-
-void decode_rows(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
-                 float* tile) {
-  for (std::int64_t r = 0; r < count; ++r, tile += format.padded_dim()) {
-    switch (format.codec) {
-      case Codec::kInt8: decode_scaled_row(Int8Row(rows[r], format), format, tile); break;
-      case Codec::kInt4: decode_scaled_row(Int4Row(rows[r], format), format, tile); break;
-      case Codec::kFp16: decode_half_row(rows[r], format, tile); break;
+inline void decode_half_row(const std::uint8_t* row, std::int64_t dim, Columns columns,
+                            float* out) {
+  const std::int64_t whole = dim / kBlock;
+  for (std::int64_t block = columns.first; block < columns.end; ++block, out += kBlock) {
+    if (block < whole) {
+      decode_half_block(row + 2 * block * kBlock, out);
+    } else {
+      const HalfTail cut(row + 2 * block * kBlock, dim - block * kBlock);
+      decode_half_block(cut.bytes, out);
     }
   }
 }
 
-// Dots of kRows tile rows with kTokens rows of x, all in registers.
+void decode_rows(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
+                 Columns columns, float* tile) {
+  for (std::int64_t r = 0; r < count; ++r, tile += columns.padded()) {
+    switch (format.codec) {
+      case Codec::kInt8: decode_scaled_row(Int8Row(rows[r], format), columns, tile); break;
+      case Codec::kInt4: decode_scaled_row(Int4Row(rows[r], format), columns, tile); break;
+      case Codec::kFp16: decode_half_row(rows[r], format.dim, columns, tile); break;
+    }
+  }
+}
+
+std::size_t packed_bytes(const RowFormat& format, std::int64_t count) {
+  return static_cast<std::size_t>(count * format.padded_dim()) * sizeof(float);
+}
+
+void pack_rows(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
+               std::uint8_t* packed) {
+  decode_rows(format, rows, count, {0, format.blocks()}, reinterpret_cast<float*>(packed));
+}
+
+// Dots of kRows rows with kTokens tokens, all in registers.
 template <int kRows, int kTokens>
-inline void tile_dot_block(const RowFormat& format, const float* tile, const float* x, float* out,
-                           std::int64_t out_stride) {
-  const std::int64_t padded = format.padded_dim();
-  const std::int64_t whole = format.dim / kN * kN;
+inline void packed_dot_block(std::int64_t padded, const float* rows, const float* x, float* out,
+                             std::int64_t out_stride) {
   F sums[kTokens][kRows];
   for (int t = 0; t < kTokens; ++t) {
     for (int r = 0; r < kRows; ++r) {
       sums[t][r] = Vec::zero();
     }
   }
-  for (std::int64_t i = 0; i < whole; i += kN) {
+  for (std::int64_t i = 0; i < padded; i += kN) {
     F weights[kRows];
     for (int r = 0; r < kRows; ++r) {
-      weights[r] = Vec::load(tile + r * padded + i);
+      weights[r] = Vec::load(rows + r * padded + i);
     }
     for (int t = 0; t < kTokens; ++t) {
-      const F value = Vec::load(x + t * format.dim + i);
+      const F value = Vec::load(x + t * padded + i);
       for (int r = 0; r < kRows; ++r) {
         sums[t][r] = Vec::fma(weights[r], value, sums[t][r]);
-      }
-    }
-  }
-  if (whole < format.dim) {
-    for (int t = 0; t < kTokens; ++t) {
-      const Tail tail(x + t * format.dim + whole, format.dim - whole);
-      for (int r = 0; r < kRows; ++r) {
-        sums[t][r] = Vec::fma(Vec::load(tile + r * padded + whole), Vec::load(tail.values),
-                              sums[t][r]);
       }
     }
   }
@@ -305,29 +305,32 @@ inline void tile_dot_block(const RowFormat& format, const float* tile, const flo
 }
 
 template <int kTokens>
-inline void tile_dot_tokens(const RowFormat& format, const float* tile, std::int64_t count,
-                            const float* x, float* out, std::int64_t out_stride) {
-  const std::int64_t padded = format.padded_dim();
+inline void packed_dot_tokens(std::int64_t padded, const float* rows, std::int64_t count,
+                              const float* x, float* out, std::int64_t out_stride) {
   std::int64_t r = 0;
   for (; r + Vec::kDotRows <= count; r += Vec::kDotRows) {
-    tile_dot_block<Vec::kDotRows, kTokens>(format, tile + r * padded, x, out + r, out_stride);
+    packed_dot_block<Vec::kDotRows, kTokens>(padded, rows + r * padded, x, out + r, out_stride);
   }
   for (; r + 2 <= count; r += 2) {
-    tile_dot_block<2, kTokens>(format, tile + r * padded, x, out + r, out_stride);
+    packed_dot_block<2, kTokens>(padded, rows + r * padded, x, out + r, out_stride);
   }
   for (; r < count; ++r) {
-    tile_dot_block<1, kTokens>(format, tile + r * padded, x, out + r, out_stride);
+    packed_dot_block<1, kTokens>(padded, rows + r * padded, x, out + r, out_stride);
   }
 }
 
-void tile_dot(const RowFormat& format, const float* tile, std::int64_t count, const float* x,
-              std::int64_t tokens, float* out, std::int64_t out_stride) {
+void packed_dot(const RowFormat& format, const std::uint8_t* packed, std::int64_t count,
+                const std::uint8_t* prepared, std::int64_t tokens, float* out,
+                std::int64_t out_stride) {
+  const std::int64_t padded = format.padded_dim();
+  const float* const rows = reinterpret_cast<const float*>(packed);
+  const float* const x = reinterpret_cast<const float*>(prepared);
   std::int64_t t = 0;
   for (; t + 4 <= tokens; t += 4) {
-    tile_dot_tokens<4>(format, tile, count, x + t * format.dim, out + t * out_stride, out_stride);
+    packed_dot_tokens<4>(padded, rows, count, x + t * padded, out + t * out_stride, out_stride);
   }
   for (; t < tokens; ++t) {
-    tile_dot_tokens<1>(format, tile, count, x + t * format.dim, out + t * out_stride, out_stride);
+    packed_dot_tokens<1>(padded, rows, count, x + t * padded, out + t * out_stride, out_stride);
   }
 }
 
@@ -359,16 +362,19 @@ inline void tile_add_block(const float* tile, std::int64_t padded, std::int64_t 
 
 template <int kTokens>
 inline void tile_add_tokens(const RowFormat& format, const float* tile, std::int64_t count,
-                            const float* h, std::int64_t h_stride, float* out) {
-  const std::int64_t padded = format.padded_dim();
+                            Columns columns, const float* h, std::int64_t h_stride, float* out) {
+  const std::int64_t padded = columns.padded();
+  const std::int64_t first = columns.first * kBlock;
+  const std::int64_t width = least(format.dim - first, padded);
   std::int64_t column = 0;
-  for (; column + 2 * kN <= format.dim; column += 2 * kN) {
-    tile_add_block<kTokens>(tile + column, padded, count, h, h_stride, out + column, format.dim);
+  for (; column + 2 * kN <= width; column += 2 * kN) {
+    tile_add_block<kTokens>(tile + column, padded, count, h, h_stride, out + first + column,
+                            format.dim);
   }
-  const std::int64_t rest = format.dim - column;
+  const std::int64_t rest = width - column;
   if (rest > 0) {
     for (int t = 0; t < kTokens; ++t) {
-      float* end = out + t * format.dim + column;
+      float* end = out + t * format.dim + first + column;
       Tail tail(end, rest);
       tile_add_block<1>(tile + column, padded, count, h + t * h_stride, h_stride, tail.values, 0);
       copy_floats(end, tail.values, rest);
@@ -376,14 +382,15 @@ inline void tile_add_tokens(const RowFormat& format, const float* tile, std::int
   }
 }
 
-void tile_add(const RowFormat& format, const float* tile, std::int64_t count, const float* h,
-              std::int64_t h_stride, std::int64_t tokens, float* out) {
+void tile_add(const RowFormat& format, const float* tile, std::int64_t count, Columns columns,
+              const float* h, std::int64_t h_stride, std::int64_t tokens, float* out) {
   std::int64_t t = 0;
   for (; t + Vec::kAddTokens <= tokens; t += Vec::kAddTokens) {
-    tile_add_tokens<Vec::kAddTokens>(format, tile, count, h + t * h_stride, h_stride,
+    tile_add_tokens<Vec::kAddTokens>(format, tile, count, columns, h + t * h_stride, h_stride,
                                      out + t * format.dim);
   }
   for (; t < tokens; ++t) {
-    tile_add_tokens<1>(format, tile, count, h + t * h_stride, h_stride, out + t * format.dim);
+    tile_add_tokens<1>(format, tile, count, columns, h + t * h_stride, h_stride,
+                       out + t * format.dim);
   }
 }

@@ -111,6 +111,7 @@ struct Vec : VecOfFour {
 
 }  // namespace
 
-const Kernels kPlainKernels = {"plain", dot_rows, add_rows, decode_rows, tile_dot, tile_add};
+const Kernels kPlainKernels = {"plain", prepared_bytes, prepare, dot_rows, packed_bytes,
+                              pack_rows, packed_dot, add_rows, decode_rows, tile_add};
 
 }  // namespace flash_llm

@@ -6,9 +6,10 @@
 
 namespace flash_llm {
 
-StreamRing::StreamRing(Reader& reader, const Sections& sections, std::int32_t first_slot,
-                       std::int64_t chunk_groups, std::int64_t chunks)
+StreamRing::StreamRing(Reader& reader, Counters& counters, const Sections& sections,
+                       std::int32_t first_slot, std::int64_t chunk_groups, std::int64_t chunks)
     : reader_(reader),
+      counters_(counters),
       sections_(sections),
       first_slot_(first_slot),
       chunk_groups_(chunk_groups),
@@ -30,7 +31,10 @@ StreamRing::Chunk StreamRing::acquire(int section, std::int64_t first_local) {
   }
   Entry& entry = entries_[head_];
   std::unique_lock lock(mutex_);
-  arrived_.wait(lock, [&] { return entry.status != Status::kReading; });
+  if (entry.status == Status::kReading) {
+    const Stopwatch waiting(counters_.wait_ns);
+    arrived_.wait(lock, [&] { return entry.status != Status::kReading; });
+  }
   if (entry.status == Status::kFailed) {
     const ReadFault fault = *entry.fault;
     lock.unlock();
@@ -50,6 +54,7 @@ void StreamRing::drain() {
   const std::size_t cancelled = reader_.cancel_stream();
   std::unique_lock lock(mutex_);
   reading_ -= cancelled;
+  counters_.reading.end(cancelled);
   arrived_.wait(lock, [&] { return reading_ == 0; });
   count_ = 0;
   cursor_.reset();
@@ -84,6 +89,7 @@ void StreamRing::submit(Entry& entry) {
     entry.status = Status::kReading;
     entry.fault.reset();
     ++reading_;
+    counters_.reading.begin(1);
   }
   Run run;
   run.section = entry.section;
@@ -97,6 +103,7 @@ void StreamRing::submit(Entry& entry) {
                    entry.status = fault ? Status::kFailed : Status::kReady;
                    entry.fault = fault;
                    --reading_;
+                   counters_.reading.end(1);
                    // Under the lock: whoever waits may destroy this object next.
                    arrived_.notify_all();
                  });

@@ -7,6 +7,7 @@
 #include <optional>
 #include <vector>
 
+#include "counters.hpp"
 #include "reader.hpp"
 #include "sections.hpp"
 
@@ -21,8 +22,8 @@ class StreamRing {
     std::int32_t slot;
   };
 
-  StreamRing(Reader& reader, const Sections& sections, std::int32_t first_slot,
-             std::int64_t chunk_groups, std::int64_t chunks);
+  StreamRing(Reader& reader, Counters& counters, const Sections& sections,
+             std::int32_t first_slot, std::int64_t chunk_groups, std::int64_t chunks);
   ~StreamRing();
   StreamRing(const StreamRing&) = delete;
   StreamRing& operator=(const StreamRing&) = delete;
@@ -59,6 +60,7 @@ class StreamRing {
   std::optional<Cursor> next_in_order(std::int64_t position) const;
 
   Reader& reader_;
+  Counters& counters_;
   const Sections& sections_;
   const std::int32_t first_slot_;
   const std::int64_t chunk_groups_;

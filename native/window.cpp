@@ -21,6 +21,7 @@ std::vector<std::int32_t> Window::claim(int section, const std::vector<std::int6
   std::vector<std::int32_t> claimed;
   std::vector<std::int64_t> missing;
   std::vector<std::int32_t> missing_entries;
+  const Stopwatch claiming(counters_.claim_ns);
   std::unique_lock lock(mutex_);
   table_.turn(section);
   // Those that are here first, so that they do not yield to the others.
@@ -56,13 +57,17 @@ std::vector<std::int32_t> Window::claim(int section, const std::vector<std::int6
 void Window::wait(std::int32_t slot) {
   std::unique_lock lock(mutex_);
   const Entry& entry = at(slot - first_slot_);
-  arrived_.wait(lock, [&] { return entry.status != Status::kReading; });
+  if (entry.status == Status::kReading) {
+    const Stopwatch waiting(counters_.wait_ns);
+    arrived_.wait(lock, [&] { return entry.status != Status::kReading; });
+  }
   if (entry.status == Status::kFailed) {
     throw *entry.fault;
   }
 }
 
 void Window::release(const std::vector<std::int32_t>& slots) {
+  const Stopwatch claiming(counters_.claim_ns);
   std::unique_lock lock(mutex_);
   for (const std::int32_t slot : slots) {
     const std::int32_t index = slot - first_slot_;
@@ -140,6 +145,7 @@ void Window::submit(Urgency urgency, int section, const std::vector<std::int64_t
   }
   for (Run& run : runs_of(section, groups, slots, reader_.request_groups())) {
     ++reading_;
+    counters_.reading.begin(1);
     reader_.submit(urgency, std::move(run),
                    [this](const Run& done, const std::optional<ReadFault>& fault) {
                      finish(done, fault);
@@ -160,6 +166,7 @@ void Window::finish(const Run& run, const std::optional<ReadFault>& fault) {
     }
   }
   --reading_;
+  counters_.reading.end(1);
   // Under the lock: whoever waits may destroy this object next.
   arrived_.notify_all();
 }

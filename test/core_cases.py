@@ -11,6 +11,9 @@ try:
 except ImportError:
     _native = None
 
+POLICIES = ('least_recent', 'sliding_window', 'sliding_window:1', 'least_frequent',
+            'least_frequent:3', 'hot_set', 'segmented', 'arbitrary')
+
 KERNELS = ('avx512', 'avx2', 'plain')
 
 
@@ -55,6 +58,7 @@ class Setting:
     ring: tuple[int, int] = (1, 1)
     cache: int = 1
     order: list[int] | None = None
+    policy: str = 'least_frequent'
     options: dict = field(default_factory=dict)
 
     def open(self, made, core_class):
@@ -63,7 +67,7 @@ class Setting:
         for section, groups in self.pinned.items():
             core.pin(section, groups)
         core.set_ring(*self.ring)
-        core.set_cache(self.cache)
+        core.set_cache(self.cache, self.policy)
         if self.order is not None:
             core.set_stream_order(self.order)
         return core
@@ -78,6 +82,6 @@ class Setting:
             order = [int(index) for index in rng.permutation(len(sections))]
             order = order[:int(rng.integers(0, len(order) + 1))]
         return cls(pinned, (int(rng.integers(1, 6)), int(rng.integers(1, 5))),
-                   int(rng.integers(1, 12)), order,
+                   int(rng.integers(1, 12)), order, str(rng.choice(POLICIES)),
                    {'reader_threads': int(rng.integers(1, 6)),
                     'direct_io': bool(rng.random() < 0.7)})

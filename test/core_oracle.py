@@ -116,6 +116,13 @@ def activate(z: np.ndarray, activation: str) -> np.ndarray:
     return np.maximum(z, 0) if activation == 'relu' else z / (1 + np.exp(-z))
 
 
+def ungated(part: SectionFile, x: np.ndarray, activation: str, bias: np.ndarray | None = None
+            ) -> np.ndarray:
+    """float64 activations [S, bundles] of bundles of an up row and a down row."""
+    z = x.astype(np.float64) @ part.weights[:, 0].T
+    return activate(z if bias is None else z + bias.astype(np.float64), activation)
+
+
 def gated(part: SectionFile, x: np.ndarray, activation: str) -> np.ndarray:
     """float64 activations [S, bundles] of a gate_up or bundle section."""
     x = x.astype(np.float64)

@@ -9,7 +9,7 @@ from core_cases import (
     needs_native,
     runs_here,
 )
-from core_oracle import gated, plain_crc32c, write_neuron_file
+from core_oracle import gated, plain_crc32c, ungated, write_neuron_file
 import numpy as np
 import pytest
 
@@ -121,6 +121,46 @@ def test_against_float64(tmp_path, core_class, chosen, dim, codec, group_bytes, 
     core.read_rows(3, ids, rows)
     assert np.array_equal(rows, table.weights[ids, 0].astype(np.float32))  # decoding is exact
     core.read_rows(3, ids[:0], rows[:0])
+    core.close()
+
+
+@each_arithmetic
+@pytest.mark.parametrize(('dim', 'codec', 'group_bytes', 'bundles'), [
+    (70, 'int8', 1024, 41), (160, 'int4', 1024, 90), (33, 'fp16', 512, 20),
+    (1000, 'fp16', 8192, 17),
+])
+def test_ungated_bundles_against_float64(tmp_path, core_class, chosen, dim, codec, group_bytes,
+                                         bundles):
+    """Bundles of an up row and a down column, with and without a bias before the activation."""
+    rng = np.random.default_rng(dim)
+    made = write_neuron_file(tmp_path / 'neurons.bin', rng, codec, dim, group_bytes,
+                             [(3, 0, 1), (bundles, 0, 2)])
+    part = made.sections[1]
+    core = Setting.random(rng, made).open(made, core_class)
+    up, down = np.abs(part.weights[:, 0]), np.abs(part.weights[:, 1])
+    biases = rng.standard_normal(bundles).astype(np.float32)
+    for bias in (None, biases):
+        for tokens in (1, 2, 5, 16, 23):
+            x = rng.standard_normal((tokens, dim)).astype(np.float32)
+            before = rng.standard_normal((tokens, dim)).astype(np.float32)
+            for activation in ('relu', 'silu'):
+                out = before.copy()
+                core.bundled(1, x, out, activation, bias)
+                assert_close(out, before + ungated(part, x, activation, bias) @ part.weights[:, 1],
+                             np.abs(before) + (np.abs(x) @ up.T + np.abs(biases)) @ down)
+        for share in (0, 0.1, 0.6, 1):
+            active = (rng.random(bundles) < share).astype(np.uint8) * 2
+            x = rng.standard_normal(dim).astype(np.float32)
+            wanted_h = ungated(part, x[None], 'relu', bias)[0] * (active > 0)
+            magnitudes = (np.abs(x) @ up.T + np.abs(biases)) * (active > 0)
+            out, h = np.zeros(dim, np.float32), np.full(bundles, np.nan, np.float32)
+            core.bundled_sparse(1, x, active, out, 'relu', h, bias)
+            assert_close(out, wanted_h @ part.weights[:, 1], magnitudes @ down)
+            assert_close(h, wanted_h, magnitudes)
+            assert not h[active == 0].any()
+            without = np.zeros(dim, np.float32)
+            core.bundled_sparse(1, x, active, without, 'relu', bias=bias)
+            assert np.array_equal(without, out)
     core.close()
 
 

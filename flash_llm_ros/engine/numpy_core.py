@@ -1,35 +1,28 @@
 """The neuron core in NumPy: reads synchronously, computes plainly; the oracle and the fallback."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 import os
+import time
 
 import numpy as np
 
 from flash_llm_ros.engine.core_arguments import check, check_array, check_pair
-from flash_llm_ros.engine.numpy_ffn import activation_of, gated
+from flash_llm_ros.engine.numpy_ffn import (
+    Activation,
+    activation_of,
+    bundle_activations,
+    gated,
+)
 from flash_llm_ros.engine.numpy_flash import MAX_CHUNK_BYTES, GroupFile, Slab, request_groups
+from flash_llm_ros.engine.numpy_policies import DEFAULT_POLICY, make_policy
+from flash_llm_ros.engine.numpy_section import Section
 from flash_llm_ros.engine.numpy_window import GroupCache
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.geometry import CHECKSUM_BYTES
 
 _DECODED_GROUPS = 16  # groups decoded to float32 at a time
-
-
-@dataclass
-class _Section:
-    first_group: int
-    bundles: int
-    bundles_per_group: int
-    rows: int
-    pinned: int = 0
-    pin_slot: int | None = None
-
-    @property
-    def groups(self) -> int:
-        return -(-self.bundles // self.bundles_per_group)
 
 
 class NeuronCore:
@@ -52,10 +45,11 @@ class NeuronCore:
         self._dim = dim
         self._group_bytes = group_bytes
         self._groups = groups
-        self._sections: list[_Section] = []
+        self._sections: list[Section] = []
         self._ring: tuple[int, int, int] | None = None  # first slot, chunk groups, chunks
         self._cache = GroupCache()
-        self._counters = dict.fromkeys(('hits', 'misses', 'prefetched', 'prefetch_used'), 0)
+        self._counters = dict.fromkeys(('hits', 'misses', 'prefetched', 'prefetch_used',
+                                        'claim_ns'), 0)
         self._slab = Slab(slots, group_bytes, lock_memory)
         self._locked = self._slab.locked
         self._closed = False
@@ -97,7 +91,7 @@ class NeuronCore:
         used = bundles_per_group * rows * self._codec.row_bytes + CHECKSUM_BYTES
         check(used <= self._group_bytes, 'bundles_per_group', bundles_per_group,
               f'so few that {used} bytes fit in a group of {self._group_bytes}')
-        section = _Section(first_group, bundles, bundles_per_group, rows)
+        section = Section(first_group, bundles, bundles_per_group, rows)
         check(0 <= first_group <= self._groups - section.groups, 'first_group', first_group,
               f'such that {section.groups} groups lie within the file of {self._groups}')
         self._sections.append(section)
@@ -127,13 +121,14 @@ class NeuronCore:
         slot = self._slab.take(chunk_groups * chunks, 'the stream ring')
         self._ring = (slot, chunk_groups, chunks)
 
-    def set_cache(self, slots: int) -> None:
-        """Reserve ``slots`` slots for groups read one by one, kept by least recent use; once."""
+    def set_cache(self, slots: int, policy: str = DEFAULT_POLICY) -> None:
+        """Reserve ``slots`` slots for groups read one by one; ``policy`` says which yield; once."""
         self._check_open()
         check(slots >= 1, 'slots', slots, 'at least 1')
         check(self._cache.size == 0, 'set_cache', 'a second call', 'called once')
+        chosen = make_policy(policy, slots)
         first = self._slab.take(slots, 'the cache')
-        self._cache = GroupCache(slots, list(range(first, first + slots)))
+        self._cache = GroupCache(list(range(first, first + slots)), chosen)
 
     def set_stream_order(self, sections: Sequence[int]) -> None:
         """Accepted for the native core's sake, which reads ahead in this order."""
@@ -167,15 +162,20 @@ class NeuronCore:
             for index, row in enumerate(rows):
                 out += h[:, start + index, None] * row
 
-    def bundled(self, section: int, x: np.ndarray, out: np.ndarray, activation: str) -> None:
-        """out [S, dim] += (act(x @ gate.T) * (x @ up.T)) @ down, summed in bundle order."""
-        found = self._compute_section(section, 3)
-        act = activation_of(activation)
+    def bundled(self, section: int, x: np.ndarray, out: np.ndarray, activation: str,
+                bias: np.ndarray | None = None) -> None:
+        """out [S, dim] += h @ down, summed in bundle order, h being the activations.
+
+        Bundles of three rows: h = act(x @ gate.T) * (x @ up.T). Of two rows:
+        h = act(x @ up.T + bias), ``bias`` float32 [bundles] or None for 0.
+        """
+        found, act = self._bundle_section(section, activation, bias)
         check_pair('x', x, self._dim, 'out', out, self._dim)
-        for _, weights in self._dense(found):
-            for values, group in zip(gated(x, weights, act), weights, strict=True):
+        for start, weights in self._dense(found):
+            h = bundle_activations(x, weights, act, _part(bias, start, weights))
+            for values, group in zip(h, weights, strict=True):
                 for index, bundle in enumerate(group):
-                    out += values[:, index, None] * bundle[2]
+                    out += values[:, index, None] * bundle[-1]
 
     def add_rows_sparse(self, section: int, h: np.ndarray, active: np.ndarray,
                         out: np.ndarray) -> None:
@@ -190,13 +190,13 @@ class NeuronCore:
                     out += h[start + index] * row
 
     def bundled_sparse(self, section: int, x: np.ndarray, active: np.ndarray, out: np.ndarray,
-                       activation: str, h_out: np.ndarray | None = None) -> None:
+                       activation: str, h_out: np.ndarray | None = None,
+                       bias: np.ndarray | None = None) -> None:
         """As ``bundled`` for one token, x [dim], over active bundles only.
 
         ``h_out`` [bundles], if given, gets the activations, 0 where a bundle is not active.
         """
-        found = self._compute_section(section, 3)
-        act = activation_of(activation)
+        found, act = self._bundle_section(section, activation, bias)
         check_array('x', x, np.float32, (self._dim,))
         check_array('active', active, np.uint8, (found.bundles,))
         check_array('out', out, np.float32, (self._dim,), writable=True)
@@ -204,20 +204,20 @@ class NeuronCore:
             check_array('h_out', h_out, np.float32, (found.bundles,), writable=True)
             h_out[:] = 0
         for start, group in self._sparse(found, np.flatnonzero(active)):
-            values = gated(x[None], group[None], act)[0, 0]
+            part = _part(bias, start, group[None])
+            values = bundle_activations(x[None], group[None], act, part)[0, 0]
             for index in np.flatnonzero(active[start:start + len(group)]):
-                out += values[index] * group[index, 2]
+                out += values[index] * group[index, -1]
                 if h_out is not None:
                     h_out[start + index] = values[index]
 
     def prefetch(self, section: int, wanted: np.ndarray) -> None:
         """Read groups that hold wanted bundles into the cache, as many as it has slots."""
-        found = self._compute_section(section, None)
+        found = self._compute_section(section, 1, 3)
         check_array('wanted', wanted, np.uint8, (found.bundles,))
         groups = np.unique(np.flatnonzero(wanted) // found.bundles_per_group)
         absent = [found.first_group + int(g) for g in groups[groups >= found.pinned]]
-        absent = absent[:self._cache.size]
-        missing = self._claim(absent)
+        missing = self._cache.expect(found.first_group, absent)
         failed = [group for run in self._runs(missing) if self._load(run) for group in run]
         self._counters['prefetched'] += len(missing)
         self._cache.fresh.update(set(missing) - set(failed))
@@ -235,8 +235,13 @@ class NeuronCore:
             out[here] = group[ids[here] - start, 0]
 
     def stats(self) -> dict[str, int]:
-        """Counters since the core was made; they only grow. See doc/architecture.md."""
-        return {**self._file.counters, **self._counters}
+        """Counters since the core was made; they only grow. See doc/architecture.md.
+
+        In nanoseconds: ``read_ns``, while reads were under way; ``wait_ns``, while computing stood
+        still for them (here always, reads being synchronous); ``claim_ns``, for finding slots.
+        """
+        counters = {**self._file.counters, **self._counters}
+        return {**counters, 'wait_ns': counters['read_ns']}
 
     def close(self) -> None:
         """Free the slab and the file; a second call does nothing."""
@@ -245,7 +250,7 @@ class NeuronCore:
             self._file.close()
             self._slab.close()
 
-    def _dense(self, section: _Section) -> Iterator[tuple[int, np.ndarray]]:
+    def _dense(self, section: Section) -> Iterator[tuple[int, np.ndarray]]:
         """All groups in order: first bundle, weights float32 [groups, bundles, rows, dim]."""
         self._counters['hits'] += section.pinned
         self._counters['misses'] += section.groups - section.pinned
@@ -265,7 +270,7 @@ class NeuronCore:
                 yield from self._decoded(section, local + start,
                                          slots[start:start + _DECODED_GROUPS])
 
-    def _sparse(self, section: _Section, bundles: np.ndarray
+    def _sparse(self, section: Section, bundles: np.ndarray
                 ) -> Iterator[tuple[int, np.ndarray]]:
         """The groups of the given bundles in order: first bundle, weights [bundles, rows, dim]."""
         groups = iter(np.unique(bundles // section.bundles_per_group).tolist())
@@ -280,7 +285,7 @@ class NeuronCore:
                 batch.append(pending)
                 pending = next(groups, None)
             check(batch, 'set_cache', None, 'called before unpinned groups are used')
-            self._ensure(absent)
+            self._ensure(section.first_group, absent)
             self._counters['hits'] += len(batch) - len(absent)
             for local in batch:
                 slot = (section.pin_slot + local if local < section.pinned
@@ -288,26 +293,20 @@ class NeuronCore:
                 for start, weights in self._decoded(section, local, [slot]):
                     yield start, weights[0]
 
-    def _ensure(self, groups: list[int]) -> None:
-        """Have all these groups in the cache; they are no more than its slots."""
-        missing = self._claim(groups)
+    def _ensure(self, section: int, groups: list[int]) -> None:
+        """Have all these groups in the cache, no more than its slots; `section` by its place."""
+        begin = time.monotonic_ns()
+        used = self._cache.fresh.intersection(groups)
+        self._cache.fresh -= used
+        missing = self._cache.use(section, groups)
+        self._counters['claim_ns'] += time.monotonic_ns() - begin
         self._counters['misses'] += len(missing)
         self._counters['hits'] += len(groups) - len(missing)
-        used = self._cache.fresh.intersection(groups)
         self._counters['prefetch_used'] += len(used)
-        self._cache.fresh -= used
         errors = [error for run in self._runs(missing) if (error := self._load(run))]
+        self._cache.rest(groups)
         if errors:
             raise errors[0]
-
-    def _claim(self, groups: list[int]) -> list[int]:
-        """Give every group a slot, the least recently used others yielding; returns the new."""
-        missing = [group for group in groups if group not in self._cache.slots]
-        self._cache.touch([group for group in groups if group in self._cache.slots])
-        for group in missing:
-            self._cache.claim(group)
-        self._cache.touch(groups)
-        return missing
 
     def _load(self, run: list[int]) -> FlashLlmError | None:
         try:
@@ -335,7 +334,7 @@ class NeuronCore:
         for run in self._runs(list(range(first_group, first_group + len(slots)))):
             self._file.read(run[0], list(islice(remaining, len(run))))
 
-    def _decoded(self, section: _Section, local: int, slots: Sequence[int]
+    def _decoded(self, section: Section, local: int, slots: Sequence[int]
                  ) -> Iterator[tuple[int, np.ndarray]]:
         """Decode neighbouring groups; a shorter last group comes by itself."""
         full = min(len(slots), section.bundles // section.bundles_per_group - local)
@@ -348,17 +347,30 @@ class NeuronCore:
                 weights = self._codec.decode(data.reshape(-1, self._codec.row_bytes))
                 yield start, weights.reshape(end - begin, bundles, section.rows, self._dim)
 
-    def _section(self, section: int) -> _Section:
+    def _section(self, section: int) -> Section:
         check(0 <= section < len(self._sections), 'section', section,
               f'one of the {len(self._sections)} that were added')
         return self._sections[section]
 
-    def _compute_section(self, section: int, rows: int | None) -> _Section:
+    def _compute_section(self, section: int, least_rows: int,
+                         most_rows: int | None = None) -> Section:
         self._check_open()
         found = self._section(section)
-        check(rows in (None, found.rows), 'section', section,
-              f'one of bundles of {rows} rows, it has {found.rows}')
+        rows = range(least_rows, (most_rows or least_rows) + 1)
+        wanted = f'{rows[0]} or {rows[-1]}' if len(rows) > 1 else str(rows[0])
+        check(found.rows in rows, 'section', section,
+              f'one of bundles of {wanted} rows, it has {found.rows}')
         return found
+
+    def _bundle_section(self, section: int, activation: str, bias: np.ndarray | None
+                        ) -> tuple[Section, Activation]:
+        found = self._compute_section(section, 2, 3)
+        act = activation_of(activation)
+        if bias is not None:
+            check(found.rows == 2, 'bias', type(bias).__name__,
+                  'None for gated bundles (of 3 rows)')
+            check_array('bias', bias, np.float32, (found.bundles,))
+        return found, act
 
     def _section_of(self, group: int) -> str:
         for index, section in enumerate(self._sections):
@@ -369,6 +381,11 @@ class NeuronCore:
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError('the neuron core is closed')
+
+
+def _part(bias: np.ndarray | None, start: int, weights: np.ndarray) -> np.ndarray | None:
+    """The biases of decoded bundles, weights [groups, bundles, rows, dim], from ``start`` on."""
+    return None if bias is None else bias[start:start + weights.shape[0] * weights.shape[1]]
 
 
 def _scatter(out: np.ndarray, start: int, values: np.ndarray) -> None:

@@ -1,4 +1,4 @@
-"""The gated half of a feed-forward layer in NumPy."""
+"""The first half of a feed-forward layer in NumPy: activations from inputs."""
 
 from collections.abc import Callable
 
@@ -14,6 +14,21 @@ def gated(x: np.ndarray, weights: np.ndarray, act: Activation) -> np.ndarray:
     gate = np.matmul(x, np.ascontiguousarray(weights[:, :, 0]).transpose(0, 2, 1))
     up = np.matmul(x, np.ascontiguousarray(weights[:, :, 1]).transpose(0, 2, 1))
     return act(gate) * up
+
+
+def ungated(x: np.ndarray, weights: np.ndarray, act: Activation, bias: np.ndarray | None
+            ) -> np.ndarray:
+    """As ``gated``, with one up row a bundle and its bias [groups * bundles], None: 0."""
+    up = np.matmul(x, np.ascontiguousarray(weights[:, :, 0]).transpose(0, 2, 1))
+    if bias is not None:
+        up += bias.reshape(len(weights), 1, -1)
+    return act(up)
+
+
+def bundle_activations(x: np.ndarray, weights: np.ndarray, act: Activation,
+                       bias: np.ndarray | None) -> np.ndarray:
+    """As ``gated`` for bundles that end with a down row: [gate,] up, down; bias [bundles]."""
+    return gated(x, weights, act) if weights.shape[2] == 3 else ungated(x, weights, act, bias)
 
 
 def _silu(z: np.ndarray) -> np.ndarray:

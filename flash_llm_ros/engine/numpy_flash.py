@@ -5,6 +5,7 @@ import ctypes
 import errno
 import mmap
 import os
+import time
 
 import numpy as np
 
@@ -67,7 +68,8 @@ class GroupFile:
         self._slab = slab
         self._section_of = section_of
         self._group_bytes = slab.bytes.shape[1]
-        self.counters = dict.fromkeys(('flash_bytes', 'flash_reads', 'retries', 'crc_checked'), 0)
+        self.counters = dict.fromkeys(('flash_bytes', 'flash_reads', 'retries', 'crc_checked',
+                                       'read_ns'), 0)
         self.direct = direct_io
         self._descriptor = self._open()
         try:
@@ -82,11 +84,14 @@ class GroupFile:
 
     def read(self, first_group: int, slots: list[int]) -> None:
         """Read neighbouring groups into the given slots; one retry, then a FlashLlmError."""
+        begin = time.monotonic_ns()
         try:
             self._read_once(first_group, slots)
         except FlashLlmError:
             self.counters['retries'] += 1
             self._read_once(first_group, slots)
+        finally:
+            self.counters['read_ns'] += time.monotonic_ns() - begin
 
     def close(self) -> None:
         os.close(self._descriptor)

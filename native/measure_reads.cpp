@@ -1,0 +1,106 @@
+#include "measure_reads.hpp"
+
+#include <atomic>
+#include <chrono>
+#include <memory>
+#include <optional>
+#include <random>
+
+#include "errors.hpp"
+#include "group_file.hpp"
+#include "pending_reads.hpp"
+#include "reader.hpp"
+#include "slab.hpp"
+
+namespace flash_llm {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// A closed loop: whatever has arrived is followed by the next read into the same slot.
+class ReadLoop {
+ public:
+  ReadLoop(Reader& reader, std::int64_t places, Pattern pattern, Clock::time_point end)
+      : reader_(reader),
+        places_(static_cast<std::uint64_t>(places)),
+        random_(pattern == Pattern::kRandom),
+        seed_(std::random_device()()),
+        end_(end) {}
+
+  void run(int in_flight) {
+    for (std::int32_t slot = 0; slot < in_flight; ++slot) {
+      pending_.begin(static_cast<std::size_t>(in_flight));
+      read_into(slot);
+    }
+    pending_.finish();
+  }
+  std::uint64_t reads() const { return reads_; }
+
+ private:
+  void read_into(std::int32_t slot) {
+    reader_.submit(Urgency::kDemand, Run{0, next_place(), {slot}},
+                   [this](const Run& run, const std::optional<ReadFault>& fault) {
+                     reads_.fetch_add(1, std::memory_order_relaxed);
+                     if (fault || Clock::now() >= end_) {
+                       pending_.end(run, fault);
+                     } else {
+                       read_into(run.slots[0]);
+                     }
+                   });
+  }
+
+  std::int64_t next_place() {
+    std::uint64_t value = next_.fetch_add(1, std::memory_order_relaxed);
+    if (random_) {  // splitmix64 of a counter: no state that threads would wait for
+      value = (value + seed_) * 0x9e3779b97f4a7c15u;
+      value = (value ^ value >> 30) * 0xbf58476d1ce4e5b9u;
+      value = (value ^ value >> 27) * 0x94d049bb133111ebu;
+      value ^= value >> 31;
+    }
+    return static_cast<std::int64_t>(value % places_);
+  }
+
+  Reader& reader_;
+  const std::uint64_t places_;
+  const bool random_;
+  const std::uint64_t seed_;
+  const Clock::time_point end_;
+  std::atomic<std::uint64_t> next_{0};
+  std::atomic<std::uint64_t> reads_{0};
+  PendingReads pending_;
+};
+
+}  // namespace
+
+ReadMeasurement measure_reads(const std::string& path, std::int64_t bytes, int in_flight,
+                              double seconds, Pattern pattern, const std::string& reader_name,
+                              bool checksum) {
+  require(bytes >= 512 && bytes % 512 == 0 && bytes <= std::int64_t{1} << 30, "bytes", bytes,
+          "a multiple of 512, at most 1 GiB");
+  require(in_flight >= 1 && in_flight <= 256, "in_flight", in_flight, "between 1 and 256");
+  if (!(seconds > 0.0 && seconds <= 3600.0)) {
+    throw ArgumentError("seconds", std::to_string(seconds), "above 0, at most 3600");
+  }
+  if (reader_name != "auto" && reader_name != "threads") {
+    throw ArgumentError("reader", "'" + reader_name + "'", "one of auto, threads");
+  }
+  Counters counters;
+  const Slab slab(in_flight, static_cast<std::size_t>(bytes), false);
+  const GroupFile file(path, true, checksum ? Checksums::kComputed : Checksums::kIgnored, slab,
+                       counters);
+  if (file.groups() < 1) {
+    throw ArgumentError("path", "a file shorter than " + std::to_string(bytes) + " bytes",
+                        "at least as long as one read");
+  }
+  Reader reader(file, in_flight);
+  const Clock::time_point start = Clock::now();
+  ReadLoop loop(reader, file.groups(), pattern,
+                start + std::chrono::duration_cast<Clock::duration>(
+                            std::chrono::duration<double>(seconds)));
+  loop.run(in_flight);
+  const double passed = std::chrono::duration<double>(Clock::now() - start).count();
+  return {loop.reads(), loop.reads() * static_cast<std::uint64_t>(bytes), passed, file.direct(),
+          "threads"};
+}
+
+}  // namespace flash_llm
