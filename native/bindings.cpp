@@ -1,5 +1,4 @@
 // The Python module flash_llm_ros._native: checks arrays, releases the interpreter, translates errors.
-#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -7,58 +6,16 @@
 #include <string>
 #include <vector>
 
+#include "array_arguments.hpp"
 #include "core.hpp"
 #include "crc32c.hpp"
 #include "measure_reads.hpp"
-#include "replay.hpp"
+#include "read_plan.hpp"
+#include "replay_bindings.hpp"
 #include "window_policy.hpp"
-
-namespace py = pybind11;
 
 namespace flash_llm {
 namespace {
-
-template <typename Value>
-const char* type_name();
-template <>
-const char* type_name<float>() { return "float32"; }
-template <>
-const char* type_name<std::uint8_t>() { return "uint8"; }
-template <>
-const char* type_name<std::int64_t>() { return "int64"; }
-
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-  std::string text;
-  for (const std::int64_t size : shape) {
-    text += (text.empty() ? "" : ", ") + std::to_string(size);
-  }
-  return "[" + text + "]";
-}
-
-std::string found_text(const py::handle& object) {
-  if (!py::isinstance<py::array>(object)) {
-    return py::type::of(object).attr("__name__").cast<std::string>();
-  }
-  const py::array array = py::reinterpret_borrow<py::array>(object);
-  const std::vector<std::int64_t> shape(array.shape(), array.shape() + array.ndim());
-  return py::str(array.dtype()).cast<std::string>() + " " + shape_text(shape);
-}
-
-// Data of a C-contiguous array of exactly this type and shape; ArgumentError otherwise.
-template <typename Value>
-Value* checked(const char* name, const py::handle& object, const std::vector<std::int64_t>& shape,
-               bool writable = false) {
-  if (py::isinstance<py::array_t<Value, py::array::c_style>>(object)) {
-    const py::array array = py::reinterpret_borrow<py::array>(object);
-    if (std::vector<std::int64_t>(array.shape(), array.shape() + array.ndim()) == shape &&
-        (array.writeable() || !writable)) {
-      return static_cast<Value*>(const_cast<void*>(array.data()));
-    }
-  }
-  throw ArgumentError(name, found_text(object),
-                      std::string("a C-contiguous ") + (writable ? "writable " : "") +
-                          type_name<Value>() + " array " + shape_text(shape));
-}
 
 // How many tokens an array [S, width] has; `checked` then makes sure of the rest.
 std::int64_t tokens_of(const char* name, const py::handle& object, std::int64_t width) {
@@ -83,12 +40,6 @@ struct Pair {
     outputs = {checked<float>(out_name, out, {tokens, out_width}, true), tokens, out_width};
   }
 };
-
-template <typename Work>
-auto without_interpreter(Work work) {
-  const py::gil_scoped_release released;
-  return work();
-}
 
 // Waiting for another thread's call while holding the interpreter could stop that thread.
 Section section_of(NeuronCore& core, int section, int least_rows, int most_rows) {
@@ -197,6 +148,7 @@ py::dict stats(const NeuronCore& core) {
   py::dict result;
   result["flash_bytes"] = counters.flash_bytes.load();
   result["flash_reads"] = counters.flash_reads.load();
+  result["gap_groups"] = counters.gap_groups.load();
   result["retries"] = counters.retries.load();
   result["crc_checked"] = counters.crc_checked.load();
   result["hits"] = counters.hits.load();
@@ -219,56 +171,6 @@ std::uint32_t checksum(const py::buffer& buffer, bool by_table) {
   return without_interpreter([&] { return by_table ? crc32c_by_table(data, size) : crc32c(data, size); });
 }
 
-// The events of a trace, which point into these arrays.
-std::vector<ReplayEvent> events_of(std::int64_t file_groups, std::int32_t slots,
-                                   const py::object& sections, const py::object& predicted,
-                                   const py::object& ends, const py::object& groups) {
-  const auto length_of = [](const char* name, const py::object& array) {
-    if (!py::isinstance<py::array>(array) || py::reinterpret_borrow<py::array>(array).ndim() != 1) {
-      throw ArgumentError(name, found_text(array), "an array [n]");
-    }
-    return static_cast<std::int64_t>(py::reinterpret_borrow<py::array>(array).shape(0));
-  };
-  const std::int64_t events = length_of("sections", sections);
-  const std::int64_t total = length_of("groups", groups);
-  const auto* section = checked<std::int64_t>("sections", sections, {events});
-  const auto* early = checked<std::uint8_t>("predicted", predicted, {events});
-  const auto* end = checked<std::int64_t>("ends", ends, {events});
-  const auto* group = checked<std::int64_t>("groups", groups, {total});
-  require(file_groups >= 1, "file_groups", file_groups, "at least 1");
-  require(slots >= 1, "slots", slots, "at least 1");
-  for (std::int64_t i = 0; i < total; ++i) {
-    require(group[i] >= 0 && group[i] < file_groups, "groups", group[i],
-            "between 0 and " + std::to_string(file_groups - 1));
-  }
-  std::vector<ReplayEvent> list;
-  for (std::int64_t i = 0, begin = 0; i < events; begin = end[i++]) {
-    require(end[i] >= begin && end[i] <= total, "ends", end[i], "ascending, and within groups");
-    list.push_back({static_cast<int>(section[i]), early[i] != 0, group + begin, end[i] - begin});
-  }
-  return list;
-}
-
-py::dict replay_events(const std::string& policy, std::int64_t file_groups, std::int32_t slots,
-                       const py::object& sections, const py::object& predicted,
-                       const py::object& ends, const py::object& groups) {
-  const auto events = events_of(file_groups, slots, sections, predicted, ends, groups);
-  const ReplayCounts counts =
-      without_interpreter([&] { return replay(policy, file_groups, slots, events); });
-  py::dict result;
-  result["hits"] = counts.hits;
-  result["misses"] = counts.misses;
-  result["prefetched"] = counts.prefetched;
-  return result;
-}
-
-std::uint64_t most_hits_of(std::int64_t file_groups, std::int32_t slots,
-                           const py::object& sections, const py::object& predicted,
-                           const py::object& ends, const py::object& groups) {
-  const auto events = events_of(file_groups, slots, sections, predicted, ends, groups);
-  return without_interpreter([&] { return most_hits(file_groups, slots, events); });
-}
-
 py::dict measured_reads(const py::object& path, std::int64_t bytes, int in_flight, double seconds,
                         const std::string& pattern, const std::string& reader, bool checksum) {
   if (pattern != "random" && pattern != "sequential") {
@@ -287,6 +189,17 @@ py::dict measured_reads(const py::object& path, std::int64_t bytes, int in_fligh
   result["direct"] = found.direct;
   result["reader"] = found.reader;
   return result;
+}
+
+std::vector<std::pair<std::size_t, std::size_t>> planned(const std::vector<std::int64_t>& groups,
+                                                         double request_groups,
+                                                         std::size_t largest_groups) {
+  require(largest_groups >= 1, "largest_groups", 0, "at least 1");
+  std::vector<std::pair<std::size_t, std::size_t>> spans;
+  for (const PlannedRead& read : plan_reads(groups, {request_groups, largest_groups})) {
+    spans.emplace_back(read.begin, read.end);
+  }
+  return spans;
 }
 
 void translate(std::exception_ptr pointer) {
@@ -321,17 +234,10 @@ PYBIND11_MODULE(_native, module) {
              "seconds (what passed), direct, reader (which one ran). ValueError for a wrong "
              "argument, ReadFailedError for the file.");
 
-  module.def("replay", &replay_events, py::arg("policy"), py::arg("file_groups"), py::arg("slots"),
-             py::arg("sections"), py::arg("predicted"), py::arg("ends"), py::arg("groups"),
-             "Runs recorded events through the cache's bookkeeping, without reads. sections int64 "
-             "[n]; predicted uint8 [n], 1: prefetched, 0: used; groups int64 [total], ascending "
-             "in each event; ends int64 [n]: where an event's groups end. Returns the counts of "
-             "hits, misses and prefetched groups.");
-  module.def("most_hits", &most_hits_of, py::arg("file_groups"), py::arg("slots"),
-             py::arg("sections"), py::arg("predicted"), py::arg("ends"), py::arg("groups"),
-             "The hits of Belady's policy on the same events, predictions left out: no policy can "
-             "have more.");
-  module.def("policy_names", &policy_names);
+  bind_replay(module);
+  module.def("plan_reads", &planned, py::arg("groups"), py::arg("request_groups"),
+             py::arg("largest_groups"),
+             "The same as flash_llm_ros.engine.numpy_read_plan.plan_reads.");
 
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
   py::class_<NeuronCore>(module, "NeuronCore",
@@ -352,6 +258,8 @@ PYBIND11_MODULE(_native, module) {
       .def("set_cache", &NeuronCore::set_cache, py::arg("slots"),
            py::arg("policy") = default_policy(), unlocked)
       .def("set_stream_order", &NeuronCore::set_stream_order, py::arg("sections"), unlocked)
+      .def("set_read_costs", &NeuronCore::set_read_costs, py::arg("request_seconds"),
+           py::arg("byte_seconds"), py::arg("largest_bytes"), unlocked)
       .def("rows_dot", &rows_dot, py::arg("section"), py::arg("x"), py::arg("out"))
       .def("gate_up", &gate_up, py::arg("section"), py::arg("x"), py::arg("h"),
            py::arg("activation"))

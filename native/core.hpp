@@ -10,6 +10,7 @@
 #include "counters.hpp"
 #include "group_file.hpp"
 #include "group_math.hpp"
+#include "read_plan.hpp"
 #include "reader.hpp"
 #include "sections.hpp"
 #include "slab.hpp"
@@ -40,7 +41,7 @@ class NeuronCore {
 
   bool direct() const { return direct_; }
   bool locked() const { return locked_; }
-  std::size_t scratch_bytes() const { return math_.scratch_bytes(); }
+  std::size_t scratch_bytes() const { return math_.scratch_bytes() + group_bytes(); }
   const char* kernels_name() const { return math_.kernels_name(); }
   std::int64_t dim() const { return format_.dim; }
   const Counters& counters() const { return counters_; }
@@ -53,6 +54,8 @@ class NeuronCore {
   void set_ring(std::int64_t chunk_groups, std::int64_t chunks);
   void set_cache(std::int64_t slots, const std::string& policy);
   void set_stream_order(const std::vector<int>& sections);
+  // What scattered reads cost on this device; until then only neighbours are read together.
+  void set_read_costs(double request_seconds, double byte_seconds, std::int64_t largest_bytes);
   void close();
 
   void rows_dot(int section, Inputs x, Outputs out);
@@ -67,6 +70,7 @@ class NeuronCore {
   void read_rows(int section, const std::int64_t* ids, std::int64_t count, float* out);
 
  private:
+  std::size_t group_bytes() const { return static_cast<std::size_t>(group_bytes_); }
   Section& find(int section);
   void check_open() const;
   void read_pinned(int section, std::int64_t groups, std::int32_t first_slot);
@@ -87,6 +91,7 @@ class NeuronCore {
   GroupMath math_;
   Sections sections_;
   Counters counters_;
+  ReadCosts read_costs_;
   bool direct_ = false;
   bool locked_ = false;
 

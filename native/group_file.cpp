@@ -33,13 +33,29 @@ std::uint32_t stored_checksum(const std::uint8_t* end) {
 std::vector<iovec> pieces_of(const Run& run, const Slab& slab) {
   std::vector<iovec> pieces;
   for (std::size_t i = 0; i < run.slots.size(); ++i) {
-    if (i > 0 && run.slots[i] == run.slots[i - 1] + 1) {
+    if (i > 0 && run.slots[i] == run.slots[i - 1] + 1 && run.slots[i - 1] != Slab::kDiscard) {
       pieces.back().iov_len += slab.slot_bytes();
     } else {
       pieces.push_back({slab.slot(run.slots[i]), slab.slot_bytes()});
     }
   }
   return pieces;
+}
+
+// The stretches of wanted groups.
+std::vector<Run> wanted_of(const Run& run) {
+  std::vector<Run> wanted;
+  bool within = false;
+  for (std::size_t i = 0; i < run.slots.size(); ++i) {
+    if (run.slots[i] != Slab::kDiscard) {
+      if (!within) {
+        wanted.push_back({run.section, run.first_group + static_cast<std::int64_t>(i), {}});
+      }
+      wanted.back().slots.push_back(run.slots[i]);
+    }
+    within = run.slots[i] != Slab::kDiscard;
+  }
+  return wanted;
 }
 
 }  // namespace
@@ -70,7 +86,13 @@ std::optional<ReadFault> GroupFile::read(const Run& run) const {
     return std::nullopt;
   }
   add(counters_.retries, 1);
-  return read_once(run);
+  // Without what lies between: an unreadable block that nobody wants must not fail anybody.
+  for (const Run& part : wanted_of(run)) {
+    if (std::optional<ReadFault> fault = read_once(part)) {
+      return fault;
+    }
+  }
+  return std::nullopt;
 }
 
 void GroupFile::open() {
@@ -145,8 +167,11 @@ std::optional<ReadFault> GroupFile::verify(const Run& run) const {
   if (checksums_ == Checksums::kIgnored) {
     return std::nullopt;
   }
-  add(counters_.crc_checked, run.slots.size());
   for (std::size_t i = 0; i < run.slots.size(); ++i) {
+    if (run.slots[i] == Slab::kDiscard) {
+      continue;
+    }
+    add(counters_.crc_checked, 1);
     const std::uint8_t* group = slab_.slot(run.slots[i]);
     const std::uint32_t stored = stored_checksum(group + slab_.slot_bytes());
     const std::uint32_t computed = crc32c(group, slab_.slot_bytes() - kChecksumBytes);

@@ -12,7 +12,8 @@
 
 namespace flash_llm {
 
-// Neighbouring groups of the file, each into a slot of its own; the section is for messages.
+// Neighbouring groups of the file, each into a slot of its own, or into Slab::kDiscard where nobody
+// wants it; the section is for messages.
 struct Run {
   int section = 0;
   std::int64_t first_group = 0;
@@ -44,7 +45,7 @@ class GroupFile {
   // The most groups one request should read, so that requests stay parallel.
   std::size_t request_groups() const;
 
-  // Reads and verifies; one retry, then the fault. Any thread may call it.
+  // Reads, and verifies what is wanted; one retry, then the fault. Any thread may call it.
   std::optional<ReadFault> read(const Run& run) const;
 
  private:

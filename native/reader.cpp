@@ -80,17 +80,4 @@ std::optional<Reader::Request> Reader::next() {
   return std::nullopt;
 }
 
-std::vector<Run> runs_of(int section, const std::vector<std::int64_t>& groups,
-                         const std::vector<std::int32_t>& slots, std::size_t limit) {
-  std::vector<Run> runs;
-  for (std::size_t i = 0; i < groups.size(); ++i) {
-    if (runs.empty() || runs.back().end_group() != groups[i] ||
-        runs.back().slots.size() == limit) {
-      runs.push_back({section, groups[i], {}});
-    }
-    runs.back().slots.push_back(slots[i]);
-  }
-  return runs;
-}
-
 }  // namespace flash_llm

@@ -50,8 +50,4 @@ class Reader {
   std::vector<std::thread> threads_;
 };
 
-// Ascending groups as runs of file neighbours, none longer than `limit`. `slots` goes with `groups`.
-std::vector<Run> runs_of(int section, const std::vector<std::int64_t>& groups,
-                         const std::vector<std::int32_t>& slots, std::size_t limit);
-
 }  // namespace flash_llm

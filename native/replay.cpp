@@ -67,6 +67,9 @@ ReplayCounts replay(const std::string& policy, std::int64_t file_groups, std::in
   SlotTable table(file_groups, slots, make_policy(policy, slots, file_groups));
   ReplayCounts counts;
   for (const ReplayEvent& event : events) {
+    if (event.count == 0) {
+      continue;  // which the core does not bother the window with
+    }
     if (event.predicted) {
       prefetch(table, event, counts);
     } else {

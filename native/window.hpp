@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "counters.hpp"
+#include "read_plan.hpp"
 #include "reader.hpp"
 #include "slot_table.hpp"
 
@@ -18,9 +19,9 @@ namespace flash_llm {
 class Window {
  public:
   // `groups` of the file share `slots` slots of the slab, from `first_slot` on; the policy says
-  // which of them yield.
-  Window(Reader& reader, Counters& counters, std::int64_t groups, std::int32_t first_slot,
-         std::int32_t slots, std::unique_ptr<WindowPolicy> policy);
+  // which of them yield. Reads are planned by `costs`, which may change between calls.
+  Window(Reader& reader, Counters& counters, const ReadCosts& costs, std::int64_t groups,
+         std::int32_t first_slot, std::int32_t slots, std::unique_ptr<WindowPolicy> policy);
   ~Window();
   Window(const Window&) = delete;
   Window& operator=(const Window&) = delete;
@@ -58,6 +59,7 @@ class Window {
 
   Reader& reader_;
   Counters& counters_;
+  const ReadCosts& costs_;
   const std::int32_t first_slot_;
 
   std::mutex mutex_;  // guards all below; reader threads report under it

@@ -52,13 +52,14 @@ each_arithmetic = pytest.mark.parametrize(('core_class', 'kernels'), [
 
 @dataclass
 class Setting:
-    """How a core divides its slots: groups pinned per section, the ring, the cache."""
+    """How a core divides its slots (groups pinned per section, the ring, the cache) and reads."""
 
     pinned: dict[int, int] = field(default_factory=dict)
     ring: tuple[int, int] = (1, 1)
     cache: int = 1
     order: list[int] | None = None
     policy: str = 'least_frequent'
+    read_costs: tuple[float, float, int] | None = None
     options: dict = field(default_factory=dict)
 
     def open(self, made, core_class):
@@ -68,6 +69,8 @@ class Setting:
             core.pin(section, groups)
         core.set_ring(*self.ring)
         core.set_cache(self.cache, self.policy)
+        if self.read_costs is not None:
+            core.set_read_costs(*self.read_costs)
         if self.order is not None:
             core.set_stream_order(self.order)
         return core
@@ -81,7 +84,9 @@ class Setting:
         if rng.random() < 0.8:
             order = [int(index) for index in rng.permutation(len(sections))]
             order = order[:int(rng.integers(0, len(order) + 1))]
+        costs = (float(rng.uniform(1e-6, 1e-5)), 1e-9, int(rng.integers(1, 2**15)))
         return cls(pinned, (int(rng.integers(1, 6)), int(rng.integers(1, 5))),
                    int(rng.integers(1, 12)), order, str(rng.choice(POLICIES)),
+                   costs if rng.random() < 0.5 else None,
                    {'reader_threads': int(rng.integers(1, 6)),
                     'direct_io': bool(rng.random() < 0.7)})

@@ -277,6 +277,26 @@ def test_two_failed_reads_are_an_error(shimmed, fault, sentence):
     assert lines[1] == '1 2 True'
 
 
+READ_WITH_GAPS = """
+core = Setting(cache=20).open(made, core_class)
+core.set_read_costs(1.0, 1e-9, 1 << 20)
+active[:] = 0
+active[[0, 44]] = 1
+out = np.zeros(64, np.float32)
+core.add_rows_sparse(1, ones(45), active, out)
+print('good', np.allclose(out, made.sections[1].weights[[0, 44], 0].sum(axis=0), atol=1e-3))
+stats = core.stats()
+print(stats['retries'], stats['flash_reads'], stats['flash_bytes'] // made.group_bytes)
+"""
+
+
+def test_an_unreadable_gap_between_wanted_groups_is_left_out(shimmed):
+    """The request that failed is repeated for each wanted group by itself."""
+    assert shimmed(READ_WITH_GAPS, FAULTS='').splitlines() == ['good True', '0 1 3']
+    lines = shimmed(READ_WITH_GAPS, FAULTS=f'{shimmed.first}:{errno.EIO}').splitlines()
+    assert lines == ['good True', '1 3 2']
+
+
 def test_reads_interrupted_by_a_signal_go_on(shimmed):
     lines = shimmed(READ_ONCE, FAULTS=f'{shimmed.first}:{errno.EINTR}').splitlines()
     assert lines[0] == 'good True'

@@ -205,10 +205,11 @@ def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     floats = chunk * (6 * spec.hidden_size + 2 * qkv + spec.ffn_size)
     floats += spec.heads * chunk * context
     floats += spec.vocab_size * 12          # logits in float32; scores, order, weights in float64
-    tile = 4 * 2 * store.manifest.geometry.group_bytes
+    group_bytes = store.manifest.geometry.group_bytes
+    core = 4 * 2 * group_bytes + group_bytes    # a tile; what is read between wanted groups
     return [PlanRow('KV cache', kv_cache_bytes(store, context),
                     f'{context} tokens in {store.manifest.kv_cache}'),
-            PlanRow('scratch', 4 * floats + tile + _SLACK, f'{chunk} prompt tokens at once')]
+            PlanRow('scratch', 4 * floats + core + _SLACK, f'{chunk} prompt tokens at once')]
 
 
 def _chat_template(store: FlashStore, tokenizer: TextTokenizer) -> ChatTemplate:

@@ -1,7 +1,7 @@
 """Which neurons of which sections the tokens of a text need: recorded, kept in a file, read back."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,6 +52,14 @@ class NeuronTrace:
             yield Event(int(section), bool(predicted),
                         np.unpackbits(self.bits[begin:begin + size], count=count))
             begin += size
+
+    def first(self, tokens: int) -> 'NeuronTrace':
+        """The same trace, cut off after so many tokens."""
+        begins = np.flatnonzero(np.diff(self.sections, prepend=self.sections[:1] + 1) < 0)
+        events = begins[tokens] if tokens < len(begins) else len(self.sections)
+        size = int((-(-self.bundles[self.sections[:events]] // 8)).sum())
+        return replace(self, tokens=min(tokens, self.tokens), sections=self.sections[:events],
+                       predicted=self.predicted[:events], bits=self.bits[:size])
 
     @cached_property
     def used_sections(self) -> list[int]:

@@ -11,6 +11,8 @@ from typing import Protocol
 from flash_llm_ros.engine.core_arguments import check
 
 DEFAULT_POLICY = 'least_frequent'
+POLICY_FORM = ('one of least_recent, sliding_window, least_frequent, hot_set, segmented, '
+               'arbitrary; the second to fourth may have a number of tokens, as sliding_window:4')
 _MOST_COUNT = 255
 
 
@@ -241,13 +243,10 @@ def make_policy(name: str, slots: int) -> WindowPolicy:
                'hot_set': (32, lambda half_life: HotSet(slots, half_life))}
     plain = {'least_recent': LeastRecent, 'segmented': lambda: Segmented(slots),
              'arbitrary': Arbitrary}
-    check(not colon or (number.isascii() and number.isdigit() and len(number) <= 6
-                        and int(number) >= 1), 'policy', name,
-          'a name and a number of tokens from 1 to 999999, as sliding_window:4')
+    check((kind in counted or (kind in plain and not colon))
+          and (not colon or (number.isascii() and number.isdigit() and 1 <= int(number) < 10**6)),
+          'policy', name, POLICY_FORM)
     if kind in counted:
         usual, make = counted[kind]
         return make(int(number) if colon else usual)
-    check(kind in plain and not colon, 'policy', name,
-          f'one of {", ".join([*plain, *counted])}; those of the last three may have a number '
-          'of tokens, as sliding_window:4')
     return plain[kind]()

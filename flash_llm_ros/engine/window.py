@@ -30,7 +30,7 @@ class Window:
             self.head = ids[head_index(geometry)]
             self.embedding = self._ids['embedding', -1]
             self.core.set_ring(plan.chunk_groups, plan.chunks)
-            self.core.set_cache(plan.cache_slots)
+            self.core.set_cache(plan.cache_slots, config.window_policy)
             for index, groups in plan.pins.items():
                 self.core.pin(ids[index], groups)
         except BaseException:
