@@ -1,4 +1,4 @@
-"""Which neurons of which sections the tokens of a text need: recorded, kept in a file, read back."""
+"""Which neurons of which sections every token needs: recorded, kept in a file, read back."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
