@@ -16,6 +16,7 @@ from flash_llm_ros.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.engine.attention import kv_cache_bytes
 from flash_llm_ros.store import flash_store as names
+from flash_llm_ros.store.block_quantisation import relative_error
 from flash_llm_ros.store.codec import CODEC_NAMES
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.layer_graphs import ExternalData
@@ -28,6 +29,8 @@ from flash_llm_ros.store.writer import Progress, StoreFormat, StoreWriter
 DEFAULT_SPARSITY = 0.5
 _CONTEXT = 512
 _SPARE_BYTES = 256_000_000
+# Squared error relative to the matrix: 4-bit sources stay below 1e-5, unrounded ones reach 3e-3.
+_Q4_ERROR = 1e-4
 _RANK_STEP = 64                     # whole blocks of the 8-bit factors
 
 
@@ -69,7 +72,8 @@ def convert(source: str | Path, target: str | Path, options: ConversionOptions,
     checkpoint = open_checkpoint(source)
     exact = options.neurons == 'fp16'
     form = StoreFormat('bundled' if checkpoint.spec.sparse_by_nature else 'split',
-                       options.neurons, options.resident or ('fp32' if exact else 'q8'),
+                       options.neurons,
+                       options.resident or ('fp32' if exact else _resident(checkpoint)),
                        options.kv_cache or ('fp32' if exact else 'fp16'), options.block)
     with StoreWriter(checkpoint, target, form, progress) as writer:
         store = writer.write()
@@ -77,6 +81,14 @@ def convert(source: str | Path, target: str | Path, options: ConversionOptions,
             writer.seal(_calibrate(checkpoint, store, options, progress))
         writer.publish()
     return FlashStore.open(target)
+
+
+def _resident(checkpoint: Checkpoint) -> str:
+    """4 bits where the source has no more to keep, 8 bits otherwise; three layers tell."""
+    last = checkpoint.spec.layers - 1
+    error = max(relative_error(checkpoint.rows(f'layers.{layer}.{part}'), 'q4')
+                for layer in sorted({0, last // 2, last}) for part in 'qo')
+    return 'q4' if error < _Q4_ERROR else 'q8'
 
 
 def _calibrate(checkpoint: Checkpoint, store: FlashStore, options: ConversionOptions,

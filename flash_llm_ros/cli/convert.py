@@ -16,7 +16,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--neurons', choices=('int8', 'int4', 'fp16'), default='int8',
                         help='format of the feed-forward weights on flash (default: int8)')
     parser.add_argument('--resident', choices=('q8', 'q4', 'fp32'),
-                        help='format of the attention weights (default: q8; fp32 with fp16)')
+                        help='format of the attention weights (default: q4 where '
+                        'the checkpoint has no more to keep, else q8; fp32 with fp16)')
     parser.add_argument('--kv-cache', choices=('fp16', 'fp32'),
                         help='format of keys and values (default: fp16; fp32 with fp16)')
     parser.add_argument('--block', type=int, default=512, metavar='BYTES',
