@@ -117,7 +117,7 @@ def _for_device(form: StoreFormat, spec: ModelSpec, profile: DeviceProfile) -> S
                               spec.tied_embeddings)
     return replace(form, block=block, min_group_bytes=best_min_group_bytes(
         spec.hidden_size, form.codec, sections, block, _ACTIVE_SHARE[form.layout],
-        profile.costs(EngineConfig.reader_threads)))
+        profile.costs(EngineConfig.reads_in_flight)))
 
 
 def _calibrate(checkpoint: Checkpoint, store: FlashStore, options: ConversionOptions,
