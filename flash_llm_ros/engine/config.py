@@ -18,6 +18,7 @@ class EngineConfig:
     context_length: int = 512       # tokens of prompt and answer
     prefill_chunk: int = 64         # prompt tokens computed at once
     sparsity: float | None = None   # share of down columns left out; None: as calibrated
+    lookup_tokens: int = 4          # exact mode: guessed tokens computed with one; 0: none
     threads: int = 1                # of ONNX Runtime
     reader_threads: int = 4
     direct_io: bool = True
@@ -29,7 +30,7 @@ class EngineConfig:
         if self.mode not in MODES:
             _refuse('mode', self.mode, f'one of {", ".join(MODES)}')
         for name, least in (('dram_budget', 1), ('context_length', 2), ('prefill_chunk', 1),
-                            ('threads', 1), ('reader_threads', 1)):
+                            ('lookup_tokens', 0), ('threads', 1), ('reader_threads', 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 _refuse(name, value, f'an integer of at least {least}')

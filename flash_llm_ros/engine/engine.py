@@ -19,6 +19,7 @@ from flash_llm_ros.engine.prompt import ChatTemplate, check_text
 from flash_llm_ros.engine.tokens import TextTokenizer
 from flash_llm_ros.engine.window import Window
 from flash_llm_ros.engine.window_plan import least_slots, most_slots, plan_window
+from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import (
     CHAT_TEMPLATE,
@@ -81,7 +82,7 @@ class Engine:
         slots = plan_window(geometry, config.mode, plan.window_bytes // geometry.group_bytes)
         try:
             attention.allocate(config.context_length, config.prefill_chunk)
-            window = Window(store, config, slots)
+            window = Window(store, config, slots, _read_costs(store, config, log))
         except (MemoryError, OSError):
             raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
                                 f'dram_budget is {config.dram_budget} bytes, more than this '
@@ -136,7 +137,8 @@ class Engine:
                                 f'context_length is {context} and an answer needs at least one.')
         if self._running is not None:
             self._running.stop(FinishReason.CANCELLED)
-        self._running = Generation(self.model, self._tokenizer.stream(), tokens, request, context)
+        self._running = Generation(self.model, self._tokenizer.stream(), tokens, request, context,
+                                   _lookup_tokens(self.config))
         return self._running
 
     def tokenize(self, text: str) -> list[int]:
@@ -182,6 +184,14 @@ def _sparsity(config: EngineConfig, manifest: Manifest) -> float:
     return config.sparsity
 
 
+def _read_costs(store: FlashStore, config: EngineConfig,
+                log: Callable[[str], None]) -> ReadCosts | None:
+    """What scattered reads cost on this device, if it has been probed."""
+    profile, line = usable_profile(store.path)
+    log(line)
+    return None if profile is None else profile.costs(config.reader_threads)
+
+
 def _resident_estimate(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     """The least that loading will take; what it does take is measured."""
     files = store.manifest.files
@@ -198,12 +208,18 @@ def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     # hidden x 2, FFN input, normed, attended, projected; qkv twice for the cast; scores
     floats = chunk * (6 * spec.hidden_size + 2 * qkv + spec.ffn_size)
     floats += spec.heads * chunk * context
-    floats += spec.vocab_size * 12          # logits in float32; scores, order, weights in float64
+    # logits in float32; scores, order, weights in float64
+    floats += spec.vocab_size * (12 + _lookup_tokens(config))
     group_bytes = store.manifest.geometry.group_bytes
     core = 4 * 2 * group_bytes + group_bytes    # a tile; what is read between wanted groups
     return [PlanRow('KV cache', kv_cache_bytes(store, context),
                     f'{context} tokens in {store.manifest.kv_cache}'),
             PlanRow('scratch', 4 * floats + core + _SLACK, f'{chunk} prompt tokens at once')]
+
+
+def _lookup_tokens(config: EngineConfig) -> int:
+    """Sparse mode computes its tokens one by one: each has an active set of its own."""
+    return config.lookup_tokens if config.mode == 'exact' else 0
 
 
 def _chat_template(store: FlashStore, tokenizer: TextTokenizer) -> ChatTemplate:

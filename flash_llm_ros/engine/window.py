@@ -8,13 +8,15 @@ from numpy.typing import NDArray
 from flash_llm_ros.engine.config import EngineConfig
 from flash_llm_ros.engine.core import load_core_class
 from flash_llm_ros.engine.window_plan import WindowPlan, head_index
+from flash_llm_ros.store.device_profile import ReadCosts
 from flash_llm_ros.store.flash_store import FlashStore
 
 
 class Window:
     """Owns the core; everything below is computed on groups in the window's slots."""
 
-    def __init__(self, store: FlashStore, config: EngineConfig, plan: WindowPlan) -> None:
+    def __init__(self, store: FlashStore, config: EngineConfig, plan: WindowPlan,
+                 costs: ReadCosts | None = None) -> None:
         geometry = store.manifest.geometry
         self.plan, self.layers = plan, store.manifest.model.layers
         self.core: Any = load_core_class(config.core)(
@@ -31,6 +33,9 @@ class Window:
             self.embedding = self._ids['embedding', -1]
             self.core.set_ring(plan.chunk_groups, plan.chunks)
             self.core.set_cache(plan.cache_slots)
+            if costs is not None:
+                self.core.set_read_costs(costs.request_seconds, costs.byte_seconds,
+                                         costs.largest_bytes)
             for index, groups in plan.pins.items():
                 self.core.pin(ids[index], groups)
         except BaseException:
