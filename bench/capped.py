@@ -26,6 +26,7 @@ from ensure_store import ensure_store
 from floors import Floors
 
 from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.engine import EngineConfig
 from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.engine.prompt import ChatTemplate
 from flash_llm_ros.engine.tokens import TextTokenizer
@@ -56,28 +57,33 @@ def prompt_of(store: FlashStore) -> dict[str, Any]:
 
 
 def sides_of(options: Namespace, store: FlashStore) -> list[Side]:
-    """The peer, exact mode, and sparse mode at each sparsity that the store is calibrated for."""
+    """The peer, exact mode without and with guessed tokens, sparse mode at each sparsity."""
     common = {**prompt_of(store), 'context': _CONTEXT, 'batch': _BATCH,
               'new_tokens': options.tokens}
     worker = _HERE / 'capped_ours.py'
     bare = bare_bytes(sys.executable, worker)['bare']
-    regimes: list[tuple[str, float | None]] = [('exact', None)]
+
+    def side(name: str, regime: str, lookup_tokens: int, sparsity: float | None) -> Side:
+        mode = 'exact' if sparsity is None else 'sparse'
+        return Side(name, mode, regime, sys.executable, worker, bare,
+                    {**common, 'store': str(store.path), 'mode': mode, 'sparsity': sparsity,
+                     'lookup_tokens': lookup_tokens})
+
+    sides = [side('exact', 'exact', 0, None),
+             side('exact, lookup', 'exact', EngineConfig.lookup_tokens, None)]
     calibration = store.manifest.calibration
     if calibration is None:
         print(f'{store.path} has no calibration: sparse mode is left out', file=sys.stderr)
     else:
         sparsities = {round(calibration.default_sparsity, 4), *(options.sparsity or [0.7])}
-        regimes += [('sparse', sparsity) for sparsity in sorted(sparsities)]
-    sides = [Side('exact' if sparsity is None else f'sparse {sparsity:.0%}', mode, sys.executable,
-                  worker, bare, {**common, 'store': str(store.path), 'mode': mode,
-                                 'sparsity': sparsity})
-             for mode, sparsity in regimes]
+        sides += [side(f'sparse {sparsity:.0%}', f'sparse {sparsity:.0%}', 0, sparsity)
+                  for sparsity in sorted(sparsities)]
     if options.peer_python is None:
         print('no --peer-python: only our engine is measured', file=sys.stderr)
         return sides
     worker = _HERE / 'capped_llama.py'
     bare = bare_bytes(options.peer_python, worker)['bare']
-    peer = Side(PEER, 'peer', options.peer_python, worker, bare,
+    peer = Side(PEER, 'peer', PEER, options.peer_python, worker, bare,
                 {**common, 'model': str(options.model)})
     return [peer, *sides]
 
@@ -85,7 +91,7 @@ def sides_of(options: Namespace, store: FlashStore) -> list[Side]:
 def quality_of(options: Namespace, store: FlashStore,
                sides: list[Side]) -> dict[str, Any] | None:
     """What bench/store_quality.py prints for these sides; from --json when it is there already."""
-    ours = {side.name: side.job['sparsity'] for side in sides if side.name != PEER}
+    ours = {side.regime: side.job['sparsity'] for side in sides if side.name != PEER}
     if options.json and options.json.exists():
         earlier = json.loads(options.json.read_text()).get('quality')
         if (earlier and earlier['manifest'] == file_sha256(store.path / MANIFEST)
@@ -158,13 +164,14 @@ def main() -> int:
         for allowance, threads, side in order:
             runs.append(measure(side, allowance, threads, options, store))
             steps('runs', len(runs), len(order))
+    floors.measure_again()
     rows = [summary(side, allowance, threads, runs, floors, quality)
             for allowance in allowances for threads in options.threads for side in sides]
     show(rows, floors)
     if options.json:
         options.json.write_text(json.dumps({
             'model': str(options.model), 'store': str(store.path), 'processor': processor(),
-            'prompt_tokens': len(sides[0].job['tokens']), 'floors': floors.rates,
+            'prompt_tokens': len(sides[0].job['tokens']), 'floors': floors.to_dict(),
             'quality': quality, 'rows': rows, 'runs': runs}, indent=2) + '\n')
     print(headline(options.model.name, rows))
     return 0

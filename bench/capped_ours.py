@@ -22,8 +22,9 @@ def main() -> None:
     begin = time.perf_counter()
     try:
         engine = Engine.open(EngineConfig(
-            Path(job['store']), job['budget'], job['mode'], job['context'], job['batch'],
-            job['sparsity'], job['threads']))
+            Path(job['store']), job['budget'], job['mode'], context_length=job['context'],
+            prefill_chunk=job['batch'], sparsity=job['sparsity'], threads=job['threads'],
+            lookup_tokens=job['lookup_tokens']))
     except FlashLlmError as error:
         print(json.dumps({'refused': str(error)}))
         return
@@ -46,6 +47,8 @@ def main() -> None:
         'token_seconds': np.diff(times).tolist(), 'tokens': generation.tokens,
         'bytes': used['flash_bytes'], 'reads': used['flash_reads'], 'cpu_seconds': used['cpu'],
         'device_bytes': used['device'], 'hits': used['hits'], 'misses': used['misses'],
+        'passes': len(times) - 1 - generation.stats.right_guesses,
+        'guessed_tokens': generation.stats.guessed_tokens,
         'active_fraction': used['active_neurons'] / used['total_neurons'],
         'peak': peak_resident_bytes(), 'kernels': engine.model.window.core.kernels,
         'plan': engine.plan.table(), 'text': generation.text}))

@@ -23,7 +23,8 @@ class Side:
     """An engine as it is measured; `bare` in bytes."""
 
     name: str
-    mode: str
+    mode: str               # exact, sparse or peer
+    regime: str             # what its quality depends on
     interpreter: str
     worker: Path
     bare: int
@@ -59,10 +60,11 @@ def summary(side: Side, allowance: int, threads: int, runs: list[dict[str, Any]]
         'bytes': middle('bytes', True), 'reads': middle('reads', True),
         'cpu_seconds': middle('cpu_seconds', True), 'peak': max(run['peak'] for run in good)}
     if side.name != PEER:
-        row |= floors.of(side.mode, threads, middle('active_fraction'), row['bytes'],
-                         row['reads'])
-        row['left_to_win'] = row['p50'] / row['floor']
-        row['perplexity'] = quality and quality['relative'].get(side.name)
+        row['passes'] = middle('passes', True)
+        row |= floors.of(side.mode, threads, middle('active_fraction'), row['passes'],
+                         row['bytes'], row['reads'])
+        row['left_to_win'] = 1 / row['tokens_per_second'] / row['floor']
+        row['perplexity'] = quality and quality['relative'].get(side.regime)
     return row
 
 
@@ -89,9 +91,8 @@ def show(rows: list[dict[str, Any]], floors: Floors) -> None:
     console.print(
         '\ngain: tokens/s beside llama.cpp. MB and reads per token: ours as the engine counts '
         'them, those of llama.cpp from /proc/self/io and its major page faults. Floor: the larger '
-        f'of device ({floors.source}) and memcpy (all weights that a token uses, '
-        f'{floors.copy_text}); left to win: p50 / floor. perplexity: relative to the GGUF in '
-        'float32.', highlight=False)
+        f'of {floors.text}; left to win: time per token / floor. perplexity: relative to the '
+        'GGUF in float32.', highlight=False)
 
 
 def _cells(row: dict[str, Any], peer: float | None) -> list[str]:

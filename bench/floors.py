@@ -5,12 +5,13 @@ from concurrent.futures import ThreadPoolExecutor
 import mmap
 import os
 from pathlib import Path
-import statistics
 import time
+from typing import Any
 
 import numpy as np
 
 from flash_llm_ros.engine.window_plan import head_index
+from flash_llm_ros.store.device_profile import usable_profile
 from flash_llm_ros.store.flash_store import PREDICTORS, RESIDENT, FlashStore
 
 _READ = 1 << 20
@@ -20,28 +21,48 @@ _COPY = 64 << 20
 
 
 class Floors:
-    """Device and memory rates of this machine, measured once, and what they allow a store."""
+    """What this machine's device and memory allow a store."""
 
     def __init__(self, store: FlashStore, threads: list[int]) -> None:
         self._store = store
-        self.rates = {'device': direct_read_rate(store.neurons),
-                      'copy': {count: copy_rate(count) for count in threads}}
+        self._profile, _ = usable_profile(store.path)
+        self.device_rate = 0.0 if self._profile else direct_read_rate(store.neurons)
+        self.copy_rates = {count: copy_rate(count) for count in threads}
+
+    def measure_again(self) -> None:
+        """The best is kept: other work slows a copy down, nothing makes it too fast."""
+        if self._profile is None:
+            self.device_rate = max(self.device_rate, direct_read_rate(self._store.neurons))
+        for count, rate in self.copy_rates.items():
+            self.copy_rates[count] = max(rate, copy_rate(count))
+
+    def to_dict(self) -> dict[str, Any]:
+        profile = self._profile
+        return {'profile': profile and profile.measured_at, 'copy_bytes_per_second': {
+            str(count): rate for count, rate in self.copy_rates.items()},
+            'device_bytes_per_second': (profile.sequential_bytes_per_second if profile
+                                        else self.device_rate)}
 
     @property
-    def source(self) -> str:
-        return f'sequential direct reads, {self.rates["device"] / 1e9:.2f} GB/s'
+    def text(self) -> str:
+        """What the rates are, for the legend."""
+        copies = ', '.join(f'{rate / 1e9:.1f} GB/s by {count}'
+                           for count, rate in self.copy_rates.items())
+        device = (f'its profile of {self._profile.measured_at}, at best '
+                  f'{self._profile.sequential_bytes_per_second / 1e9:.2f} GB/s' if self._profile
+                  else f'sequential direct reads, {self.device_rate / 1e9:.2f} GB/s')
+        return f'device ({device}) and memcpy (all weights that a token uses, {copies})'
 
-    @property
-    def copy_text(self) -> str:
-        return ', '.join(f'{rate / 1e9:.1f} GB/s on {count}'
-                         for count, rate in self.rates['copy'].items())
-
-    def of(self, mode: str, threads: int, active_fraction: float, read: float,
+    def of(self, mode: str, threads: int, active_fraction: float, passes: float, read: float,
            reads: float) -> dict[str, float]:
-        """Seconds of a token that reads `read` bytes in `reads` requests, and weights in bytes."""
-        weights = weights_per_token(self._store, mode, active_fraction)
-        device = read / self.rates['device']
-        copy = weights / self.rates['copy'][threads]
+        """Seconds of a token that reads `read` bytes in `reads` requests, and weights in bytes.
+
+        `passes` over the weights, below 1 where tokens share one.
+        """
+        weights = passes * weights_per_token(self._store, mode, active_fraction)
+        device = (self._profile.floor_seconds(read, reads) if self._profile
+                  else read / self.device_rate)
+        copy = weights / self.copy_rates[threads]
         return {'weights': weights, 'device_seconds': device, 'copy_seconds': copy,
                 'floor': max(device, copy)}
 
@@ -63,7 +84,7 @@ def weights_per_token(store: FlashStore, mode: str, active_fraction: float) -> f
 
 
 def direct_read_rate(path: Path, repeats: int = 3) -> float:
-    """Bytes per second of sequential direct reads of 1 MiB, eight at once; the median."""
+    """Bytes per second of sequential direct reads of 1 MiB, eight at once; the best."""
     size = min(path.stat().st_size, _LARGEST_READ)
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECT)
     # Direct I/O asks for aligned memory, and anonymous mappings begin on a page.
@@ -76,20 +97,20 @@ def direct_read_rate(path: Path, repeats: int = 3) -> float:
                 raise OSError(f'{path} gave less than {wanted} bytes at {offset}')
 
     try:
-        return statistics.median(size / _seconds(read, _READERS) for _ in range(repeats))
+        return max(size / _seconds(read, _READERS) for _ in range(repeats))
     finally:
         os.close(descriptor)
 
 
 def copy_rate(threads: int, repeats: int = 5) -> float:
-    """Bytes per second of a memcpy by this many threads (bytes copied, not moved); the median."""
+    """Bytes per second of a memcpy by this many threads (bytes copied, not moved); the best."""
     size = _COPY // threads
     pairs = [(np.ones(size, np.uint8), np.zeros(size, np.uint8)) for _ in range(threads)]
 
     def copy(worker: int) -> None:
         np.copyto(pairs[worker][1], pairs[worker][0])
 
-    return statistics.median(size * threads / _seconds(copy, threads) for _ in range(repeats))
+    return max(size * threads / _seconds(copy, threads) for _ in range(repeats))
 
 
 def _seconds(work: Callable[[int], None], threads: int) -> float:

@@ -141,7 +141,7 @@ def middle(records: list[dict[str, float]]) -> dict[str, float]:
 def measure(options: Namespace, budget: int, threads: int) -> dict[str, Any]:
     """Parts of a token and what is known beside them, for one number of threads."""
     engine = Engine.open(EngineConfig(options.store, budget, options.mode, threads=threads,
-                                      sparsity=options.sparsity))
+                                      sparsity=options.sparsity, lookup_tokens=0))
     try:
         engine.model.spec = replace(engine.model.spec, end_tokens=())
         plain = profile(engine, options.tokens, watched=False)

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import sys
 
 import capped
@@ -12,6 +13,8 @@ from memory_cgroup import cgroup_version
 import numpy as np
 import pytest
 
+from flash_llm_ros.store.device_profile import PATTERNS, PROFILE, DeviceProfile, Measurement
+from flash_llm_ros.store.flash_device import FlashDevice
 from flash_llm_ros.store.flash_store import FlashStore
 
 needs_cgroup = pytest.mark.skipif(not cgroup_version(), reason='no writable memory cgroup here')
@@ -70,15 +73,15 @@ def test_the_command_runs_each_regime_and_shows_the_plan_where_nothing_fits(
     figures = json.loads(report.read_text())
     assert [(row['side'], row['allowance'], 'p50' in row) for row in figures['rows']] == [
         (side, allowance, allowance > 10**6) for allowance in (10**6, 150 * 10**6)
-        for side in ('exact', 'sparse 50%', 'sparse 70%')]
-    for run in figures['runs'][3:]:
+        for side in ('exact', 'exact, lookup', 'sparse 50%', 'sparse 70%')]
+    for run in figures['runs'][4:]:
         assert len(run['tokens']) == 5 and len(run['token_seconds']) == 4
         assert run['oom_kills'] == 0 and run['peak'] <= run['bare'] + run['allowance']
-    assert printed.splitlines()[-1].count('no run') == 3
+    assert printed.splitlines()[-1].count('no run') == 4
 
 
 def test_a_row_puts_all_tokens_of_all_runs_together(int8_store):
-    side = Side(PEER, 'peer', 'python', int8_store, 50, {})
+    side = Side(PEER, 'peer', PEER, 'python', int8_store, 50, {})
     times = [0.1, 0.2, 0.3], [0.2, 0.4, 0.9]
     runs = [{'side': PEER, 'allowance': 7, 'threads': 1, 'load': 0.5, 'still_cached': 0,
              'token_seconds': seconds, 'first_token_seconds': 1.0, 'open_seconds': 2.0,
@@ -113,13 +116,25 @@ def test_the_weights_of_a_token_are_counted_row_by_row(int8_store, mode, active)
     assert weights_per_token(store, mode, active) == pytest.approx(expected)
 
 
-def test_a_floor_is_the_larger_of_device_and_memory(int8_store):
-    floors = Floors(FlashStore.open(int8_store), [1])
-    floors.rates = {'device': 1e6, 'copy': {1: 2e6}}
-    found = floors.of('exact', 1, 1.0, 5e6, 10)
-    assert found['device_seconds'] == 5.0
+@pytest.mark.parametrize('profiled', [False, True])
+def test_a_floor_is_the_larger_of_device_and_memory(int8_store, tmp_path, profiled):
+    store = FlashStore.open(shutil.copytree(int8_store, tmp_path / 'store'))
+    if profiled:        # a thousand reads of any size a second
+        DeviceProfile(FlashDevice.of(store.path), 'reader', True, '2026-01-01T00:00:00+00:00', 1,
+                      tuple(Measurement(pattern, size, 1, 1000.0) for size in (4096, 1 << 20)
+                            for pattern in PATTERNS)).save(store.path / PROFILE)
+    floors = Floors(store, [1])
+    assert floors.device_rate == 0 if profiled else floors.device_rate > 0
+    floors.measure_again()
+    assert floors.copy_rates[1] > 0
+    floors.device_rate, floors.copy_rates = 1e6, {1: 2e6}
+    found = floors.of('exact', 1, 1.0, 1.0, 5e6, 10)
+    half = floors.of('exact', 1, 1.0, 0.5, 5e6, 10)     # two tokens a pass
+    assert half == {**found, 'weights': found['weights'] / 2,
+                    'copy_seconds': found['copy_seconds'] / 2, 'floor': half['floor']}
+    assert found['device_seconds'] == pytest.approx(0.01 if profiled else 5.0)
     assert found['copy_seconds'] == found['weights'] / 2e6
-    assert found['floor'] == max(5.0, found['copy_seconds'])
+    assert found['floor'] == max(found['device_seconds'], found['copy_seconds'])
 
 
 def test_rates_are_measured(int8_store):
