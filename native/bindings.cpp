@@ -112,10 +112,11 @@ Neurons neurons_of(const Section& section, const std::string& activation, const 
 std::unique_ptr<NeuronCore> make_core(const py::object& path, std::int64_t group_bytes,
                                       std::int64_t groups, std::int64_t dim,
                                       const std::string& codec, std::int64_t slots,
-                                      int reader_threads, bool direct_io, bool lock_memory) {
+                                      int threads, int reader_threads, bool direct_io,
+                                      bool lock_memory) {
   const CoreOptions options{
       py::module_::import("os").attr("fspath")(path).cast<std::string>(), group_bytes, groups, dim,
-      codec, slots, reader_threads, direct_io, lock_memory};
+      codec, slots, threads, reader_threads, direct_io, lock_memory};
   return without_interpreter([&] { return std::make_unique<NeuronCore>(options); });
 }
 
@@ -275,7 +276,7 @@ PYBIND11_MODULE(_native, module) {
                          "documents it. Calls release the interpreter and take turns.")
       .def(py::init(&make_core), py::arg("path"), py::arg("group_bytes"), py::arg("groups"),
            py::arg("dim"), py::arg("codec"), py::arg("slots"), py::kw_only(),
-           py::arg("reader_threads") = 4, py::arg("direct_io") = true,
+           py::arg("threads") = 1, py::arg("reader_threads") = 4, py::arg("direct_io") = true,
            py::arg("lock_memory") = true)
       .def_property_readonly("direct", &NeuronCore::direct)
       .def_property_readonly("locked", &NeuronCore::locked)

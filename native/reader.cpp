@@ -1,28 +1,12 @@
 #include "reader.hpp"
 
 #include <pthread.h>
-#include <signal.h>
 
 #include <utility>
 
+#include "signals_blocked.hpp"
+
 namespace flash_llm {
-namespace {
-
-// Signals belong to the interpreter's own threads; a new thread inherits the mask.
-class SignalsBlocked {
- public:
-  SignalsBlocked() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-
- private:
-  sigset_t before_;
-};
-
-}  // namespace
 
 Reader::Reader(const GroupFile& file, int threads) : file_(file) {
   const SignalsBlocked blocked;

@@ -28,16 +28,17 @@ class NeuronCore:
     """Same interface and results (up to rounding) as ``flash_llm_ros._native.NeuronCore``.
 
     ``path`` holds ``groups`` groups of ``group_bytes``; rows of ``dim`` values are stored by
-    ``codec``; ``slots`` groups fit in the slab. Raises ValueError for a wrong argument,
+    ``codec``; ``slots`` groups fit in the slab. ``threads`` compute in the native core,
+    that of the caller included; results do not depend on it. Raises ValueError for a wrong argument,
     ReadFailedError and ChecksumError (after one retry) for the file, RuntimeError once closed.
     Arrays of a failed compute call hold unspecified values; the core itself stays usable.
     """
 
     def __init__(self, path: str, group_bytes: int, groups: int, dim: int, codec: str, slots: int,
-                 *, reader_threads: int = 4, direct_io: bool = True,
+                 *, threads: int = 1, reader_threads: int = 4, direct_io: bool = True,
                  lock_memory: bool = True) -> None:
         for name, value in (('group_bytes', group_bytes), ('groups', groups), ('slots', slots),
-                            ('reader_threads', reader_threads)):
+                            ('threads', threads), ('reader_threads', reader_threads)):
             check(value >= 1, name, value, 'at least 1')
         check(group_bytes % 512 == 0, 'group_bytes', group_bytes, 'a multiple of 512')
         self._codec = row_codec(codec, dim)

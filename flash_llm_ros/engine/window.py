@@ -19,7 +19,8 @@ class Window:
         self.plan, self.layers = plan, store.manifest.model.layers
         self.core: Any = load_core_class(config.core)(
             str(store.neurons), geometry.group_bytes, geometry.groups, geometry.dim,
-            geometry.codec, plan.slots, reader_threads=config.reader_threads,
+            geometry.codec, plan.slots, threads=config.threads,
+            reader_threads=config.reader_threads,
             direct_io=config.direct_io, lock_memory=config.lock_memory)
         try:
             ids = [self.core.add_section(section.first_group, section.bundles,
