@@ -39,7 +39,7 @@ def int8_rows(block: int) -> Rounding:
 def resident(form: str) -> Rounding:
     """As the attention matrices of a store are rounded."""
     def rounded(rows: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(dequantise(quantise(rows.numpy(), form), form, rows.shape[1]))
+        return torch.from_numpy(dequantise(quantise(rows.numpy(), form), rows.shape[1]))
     return rounded
 
 

@@ -19,9 +19,12 @@ class MemoryCgroup:
     version: int
 
     def limit(self, size: int) -> None:
-        """Cap the group's memory, page cache included, at `size` bytes."""
-        name = 'memory.limit_in_bytes' if self.version == 1 else 'memory.max'
-        (self.path / name).write_text(str(size))
+        """Cap the group's memory, page cache included, at `size` bytes, without any swap."""
+        names = (('memory.limit_in_bytes', 'memory.memsw.limit_in_bytes') if self.version == 1
+                 else ('memory.max', 'memory.swap.max'))
+        for name, value in zip(names, (size, size if self.version == 1 else 0), strict=True):
+            if (self.path / name).exists():     # the second one: where swap is accounted for
+                (self.path / name).write_text(str(value))
 
     def enter(self) -> None:
         (self.path / 'cgroup.procs').write_text(str(os.getpid()))

@@ -13,6 +13,7 @@ from pathlib import Path
 import sys
 import time
 
+from ensure_store import ensure_store
 from fidelity import engine_logits, mean_divergence, perplexity
 from held_out_text import held_out_text
 import numpy as np
@@ -20,8 +21,6 @@ from reference_model import load_reference, reference_greedy, reference_logits
 from rich.console import Console
 from rich.table import Table
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
-from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 
 PROMPTS = ('What is the capital of France?', 'Write a short poem about the sea.',
@@ -37,13 +36,6 @@ _BUDGET = 400_000_000
 def open_engine(store: Path, **options: object) -> Engine:
     return Engine.open(EngineConfig(store, options.pop('budget', _BUDGET), context_length=1024,
                                     lock_memory=False, **options))
-
-
-def ensure_store(source: Path, store: Path, **options: object) -> Path:
-    if not store.exists():
-        with Steps() as steps:
-            convert(source, store, ConversionOptions(**options), steps)
-    return store
 
 
 def compare_fp16(reference, store: Path, tokens: list[int]) -> dict[str, object]:

@@ -5,61 +5,82 @@ from pathlib import Path
 import gguf
 import numpy as np
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedModel,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+)
 
+_FAMILIES = {'llama': (LlamaConfig, LlamaForCausalLM), 'qwen2': (Qwen2Config, Qwen2ForCausalLM)}
 _PARTS = {'self_attn.q_proj': 'attn_q', 'self_attn.k_proj': 'attn_k', 'self_attn.v_proj': 'attn_v',
           'self_attn.o_proj': 'attn_output', 'mlp.gate_proj': 'ffn_gate', 'mlp.up_proj': 'ffn_up',
           'mlp.down_proj': 'ffn_down', 'input_layernorm': 'attn_norm',
           'post_attention_layernorm': 'ffn_norm'}
 
 
-def load_reference(path: Path) -> LlamaForCausalLM:
-    """A llama-family GGUF with its weights dequantised to float32."""
+def load_reference(path: Path) -> PreTrainedModel:
+    """A GGUF of the llama or qwen2 family with its weights dequantised to float32."""
     reader = gguf.GGUFReader(path)
     field = {name: value.contents() for name, value in reader.fields.items()}
-    tensors = {tensor.name: torch.from_numpy(np.array(gguf.dequantize(tensor.data,
-                                                                      tensor.tensor_type)))
-               for tensor in reader.tensors}
-    heads, kv_heads = field['llama.attention.head_count'], field['llama.attention.head_count_kv']
-    config = LlamaConfig(
-        vocab_size=field['llama.vocab_size'], hidden_size=field['llama.embedding_length'],
-        intermediate_size=field['llama.feed_forward_length'],
-        num_hidden_layers=field['llama.block_count'], num_attention_heads=heads,
-        num_key_value_heads=kv_heads, max_position_embeddings=field['llama.context_length'],
-        rms_norm_eps=field['llama.attention.layer_norm_rms_epsilon'],
-        rope_theta=field['llama.rope.freq_base'], tie_word_embeddings=True,
+    kind = field['general.architecture']
+    make_config, make_model = _FAMILIES[kind]
+
+    def tensor(name: str) -> torch.Tensor:
+        found = stored[name]
+        return torch.from_numpy(np.array(gguf.dequantize(found.data, found.tensor_type)))
+
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    tied = 'output.weight' not in stored
+    heads = field[f'{kind}.attention.head_count']
+    kv_heads = field[f'{kind}.attention.head_count_kv']
+    config = make_config(
+        vocab_size=len(field['tokenizer.ggml.tokens']),
+        hidden_size=field[f'{kind}.embedding_length'],
+        intermediate_size=field[f'{kind}.feed_forward_length'],
+        num_hidden_layers=field[f'{kind}.block_count'], num_attention_heads=heads,
+        num_key_value_heads=kv_heads, max_position_embeddings=field[f'{kind}.context_length'],
+        rms_norm_eps=field[f'{kind}.attention.layer_norm_rms_epsilon'],
+        rope_theta=field[f'{kind}.rope.freq_base'], tie_word_embeddings=tied,
         bos_token_id=None, eos_token_id=field['tokenizer.ggml.eos_token_id'])
     head_dim = config.hidden_size // heads
 
     def rotary_rows(rows: torch.Tensor, count: int) -> torch.Tensor:
-        """GGUF interleaves the two halves of each head; transformers keeps them apart."""
+        """GGUF interleaves the two halves of llama's heads; transformers keeps them apart."""
         halves = rows.reshape(count, head_dim // 2, 2, -1).swapaxes(1, 2)
         return halves.reshape(rows.shape)
 
-    state = {'model.embed_tokens.weight': tensors['token_embd.weight'],
-             'lm_head.weight': tensors['token_embd.weight'],
-             'model.norm.weight': tensors['output_norm.weight']}
+    state = {'model.embed_tokens.weight': tensor('token_embd.weight'),
+             'model.norm.weight': tensor('output_norm.weight')}
+    state['lm_head.weight'] = (state['model.embed_tokens.weight'] if tied
+                               else tensor('output.weight'))
     for layer in range(config.num_hidden_layers):
         for ours, theirs in _PARTS.items():
-            rows = tensors[f'blk.{layer}.{theirs}.weight']
-            if theirs == 'attn_q':
-                rows = rotary_rows(rows, heads)
-            if theirs == 'attn_k':
-                rows = rotary_rows(rows, kv_heads)
-            state[f'model.layers.{layer}.{ours}.weight'] = rows
-    model = LlamaForCausalLM(config)
-    model.load_state_dict(state)
+            for end in ('weight', 'bias'):
+                name = f'blk.{layer}.{theirs}.{end}'
+                if name not in stored:
+                    continue
+                rows = tensor(name)
+                if kind == 'llama' and theirs in ('attn_q', 'attn_k'):
+                    rows = rotary_rows(rows, heads if theirs == 'attn_q' else kv_heads)
+                state[f'model.layers.{layer}.{ours}.{end}'] = rows
+    # Without storage at first: random weights of this size take longer than reading them.
+    with torch.device('meta'):
+        model = make_model(config)
+    model.load_state_dict(state, assign=True)
+    model.model.rotary_emb = type(model.model.rotary_emb)(config)
     return model.eval()
 
 
 @torch.no_grad()
-def reference_logits(model: LlamaForCausalLM, tokens: list[int]) -> np.ndarray:
+def reference_logits(model: PreTrainedModel, tokens: list[int]) -> np.ndarray:
     """float32 [tokens, vocabulary]."""
     return model(torch.tensor([tokens])).logits[0].numpy()
 
 
 @torch.no_grad()
-def reference_greedy(model: LlamaForCausalLM, prompt: list[int], count: int) -> list[int]:
+def reference_greedy(model: PreTrainedModel, prompt: list[int], count: int) -> list[int]:
     """The next `count` tokens, or fewer when the model ends its answer."""
     out = model.generate(torch.tensor([prompt]), max_new_tokens=count, do_sample=False,
                          attention_mask=torch.ones(1, len(prompt), dtype=torch.long),

@@ -22,6 +22,9 @@ class BatchMath {
   const char* kernels_name() const { return kernels_.name; }
   std::size_t scratch_bytes() const;
 
+  // Ends the other threads.
+  void stop() { pool_.stop(); }
+
   // The form of x that activate() takes; valid until the next call.
   PreparedInputs prepare(Inputs x);
   // Room for the activations of a batch; valid until the next call.

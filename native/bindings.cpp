@@ -10,6 +10,8 @@
 #include "core.hpp"
 #include "crc32c.hpp"
 #include "measure_reads.hpp"
+#include "uring.hpp"
+#include "read_plan.hpp"
 
 namespace py = pybind11;
 
@@ -112,11 +114,11 @@ Neurons neurons_of(const Section& section, const std::string& activation, const 
 std::unique_ptr<NeuronCore> make_core(const py::object& path, std::int64_t group_bytes,
                                       std::int64_t groups, std::int64_t dim,
                                       const std::string& codec, std::int64_t slots,
-                                      int threads, int reader_threads, bool direct_io,
-                                      bool lock_memory) {
+                                      int threads, const std::string& reader, int reads_in_flight,
+                                      bool direct_io, bool lock_memory) {
   const CoreOptions options{
       py::module_::import("os").attr("fspath")(path).cast<std::string>(), group_bytes, groups, dim,
-      codec, slots, threads, reader_threads, direct_io, lock_memory};
+      codec, slots, threads, reader, reads_in_flight, direct_io, lock_memory};
   return without_interpreter([&] { return std::make_unique<NeuronCore>(options); });
 }
 
@@ -196,6 +198,7 @@ py::dict stats(const NeuronCore& core) {
   py::dict result;
   result["flash_bytes"] = counters.flash_bytes.load();
   result["flash_reads"] = counters.flash_reads.load();
+  result["gap_groups"] = counters.gap_groups.load();
   result["retries"] = counters.retries.load();
   result["crc_checked"] = counters.crc_checked.load();
   result["hits"] = counters.hits.load();
@@ -216,6 +219,17 @@ std::uint32_t checksum(const py::buffer& buffer, bool by_table) {
   const auto* data = static_cast<const std::uint8_t*>(info.ptr);
   const std::size_t size = static_cast<std::size_t>(info.size * info.itemsize);
   return without_interpreter([&] { return by_table ? crc32c_by_table(data, size) : crc32c(data, size); });
+}
+
+std::vector<std::pair<std::size_t, std::size_t>> planned(const std::vector<std::int64_t>& groups,
+                                                         double request_groups,
+                                                         std::size_t largest_groups) {
+  require(largest_groups >= 1, "largest_groups", 0, "at least 1");
+  std::vector<std::pair<std::size_t, std::size_t>> spans;
+  for (const PlannedRead& read : plan_reads(groups, {request_groups, largest_groups})) {
+    spans.emplace_back(read.begin, read.end);
+  }
+  return spans;
 }
 
 py::dict measured_reads(const py::object& path, std::int64_t bytes, int in_flight, double seconds,
@@ -248,6 +262,10 @@ void translate(std::exception_ptr pointer) {
         fault.kind == ReadFault::Kind::kRead ? "ReadFailedError" : "ChecksumError";
     const py::object type = py::module_::import("flash_llm_ros.store.errors").attr(name);
     PyErr_SetObject(type.ptr(), type(fault.what()).ptr());
+  } catch (const UringRefused& refused) {
+    const py::object type =
+        py::module_::import("flash_llm_ros.store.errors").attr("ReaderUnavailableError");
+    PyErr_SetObject(type.ptr(), type(refused.what()).ptr());
   }
 }
 
@@ -268,7 +286,12 @@ PYBIND11_MODULE(_native, module) {
              "where the file system has it. checksum: each read's CRC32C is computed, as for a "
              "store, but not compared, so that any file will do. Returns a dict: reads, bytes, "
              "seconds (what passed), direct, reader (which one ran). ValueError for a wrong "
-             "argument, ReadFailedError for the file.");
+             "argument, ReadFailedError for the file, ReaderUnavailableError for an io_uring that "
+             "is not to be had.");
+
+  module.def("plan_reads", &planned, py::arg("groups"), py::arg("request_groups"),
+             py::arg("largest_groups"),
+             "The same as flash_llm_ros.engine.numpy_read_plan.plan_reads.");
 
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
   py::class_<NeuronCore>(module, "NeuronCore",
@@ -276,10 +299,12 @@ PYBIND11_MODULE(_native, module) {
                          "documents it. Calls release the interpreter and take turns.")
       .def(py::init(&make_core), py::arg("path"), py::arg("group_bytes"), py::arg("groups"),
            py::arg("dim"), py::arg("codec"), py::arg("slots"), py::kw_only(),
-           py::arg("threads") = 1, py::arg("reader_threads") = 4, py::arg("direct_io") = true,
+           py::arg("threads") = 1, py::arg("reader") = "auto", py::arg("reads_in_flight") = 32,
+           py::arg("direct_io") = true,
            py::arg("lock_memory") = true)
       .def_property_readonly("direct", &NeuronCore::direct)
       .def_property_readonly("locked", &NeuronCore::locked)
+      .def_property_readonly("reader", &NeuronCore::reader_name)
       .def_property_readonly("scratch_bytes", &NeuronCore::scratch_bytes)
       .def_property_readonly("kernels", &NeuronCore::kernels_name)
       .def("add_section", &NeuronCore::add_section, py::arg("first_group"), py::arg("bundles"),
@@ -288,6 +313,8 @@ PYBIND11_MODULE(_native, module) {
       .def("set_ring", &NeuronCore::set_ring, py::arg("chunk_groups"), py::arg("chunks"), unlocked)
       .def("set_cache", &NeuronCore::set_cache, py::arg("slots"), unlocked)
       .def("set_stream_order", &NeuronCore::set_stream_order, py::arg("sections"), unlocked)
+      .def("set_read_costs", &NeuronCore::set_read_costs, py::arg("request_seconds"),
+           py::arg("byte_seconds"), py::arg("largest_bytes"), unlocked)
       .def("rows_dot", &rows_dot, py::arg("section"), py::arg("x"), py::arg("out"))
       .def("gate_up", &gate_up, py::arg("section"), py::arg("x"), py::arg("h"),
            py::arg("activation"))

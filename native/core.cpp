@@ -1,6 +1,7 @@
 #include "core.hpp"
 
 #include <algorithm>
+#include <cmath>
 #include <limits>
 #include <numeric>
 #include <stdexcept>
@@ -49,15 +50,16 @@ NeuronCore::NeuronCore(const CoreOptions& options)
   require(groups_ >= 1 && groups_ <= kMostSlots, "groups", groups_, "at least 1, below 2**31");
   require(options.slots >= 1 && options.slots <= kMostSlots, "slots", options.slots,
           "at least 1, below 2**31");
-  checked_threads("reader_threads", options.reader_threads);
   slab_ = std::make_unique<Slab>(static_cast<std::int32_t>(options.slots),
                                  static_cast<std::size_t>(group_bytes_), options.lock_memory);
   file_ = std::make_unique<GroupFile>(options.path, options.direct_io, Checksums::kCompared, *slab_,
                                       counters_);
   file_->require_groups(groups_);
-  reader_ = std::make_unique<Reader>(*file_, options.reader_threads);
+  reader_ = make_reader(options.reader, *file_, options.reads_in_flight);
+  read_costs_.largest = file_->request_groups();
   direct_ = file_->direct();
   locked_ = slab_->locked();
+  reader_name_ = reader_->name();
 }
 
 NeuronCore::~NeuronCore() { close(); }
@@ -69,6 +71,7 @@ void NeuronCore::close() {
   reader_.reset();
   file_.reset();
   slab_.reset();
+  math_.stop();
 }
 
 int NeuronCore::add_section(std::int64_t first_group, std::int64_t bundles,
@@ -161,7 +164,7 @@ void NeuronCore::set_cache(std::int64_t slots) {
     throw ArgumentError("set_cache", "a second call", "called once");
   }
   const std::int32_t slot = slab_->take(slots, "the cache");
-  window_ = std::make_unique<Window>(*reader_, counters_, groups_, slot,
+  window_ = std::make_unique<Window>(*reader_, counters_, read_costs_, groups_, slot,
                                      static_cast<std::int32_t>(slots));
 }
 
@@ -176,6 +179,24 @@ void NeuronCore::set_stream_order(const std::vector<int>& sections) {
   } else if (!sections.empty()) {
     throw ArgumentError("sections", "a stream order", "empty as long as set_ring was not called");
   }
+}
+
+void NeuronCore::set_read_costs(double request_seconds, double byte_seconds,
+                                std::int64_t largest_bytes) {
+  const std::lock_guard turn(calls_);
+  check_open();
+  const auto require_positive = [](const char* name, double value) {
+    if (!(std::isfinite(value) && value > 0.0)) {
+      throw ArgumentError(name, std::to_string(value), "above 0 and finite");
+    }
+  };
+  require_positive("request_seconds", request_seconds);
+  require_positive("byte_seconds", byte_seconds);
+  require(largest_bytes >= 1, "largest_bytes", largest_bytes, "at least 1");
+  const std::int64_t most = static_cast<std::int64_t>(file_->request_groups());
+  read_costs_ = {request_seconds / (byte_seconds * static_cast<double>(group_bytes_)),
+                 static_cast<std::size_t>(
+                     std::clamp<std::int64_t>(largest_bytes / group_bytes_, 1, most))};
 }
 
 void NeuronCore::rows_dot(int section, Inputs x, Outputs out) {

@@ -11,6 +11,7 @@
 #include "batch_math.hpp"
 #include "counters.hpp"
 #include "group_file.hpp"
+#include "read_plan.hpp"
 #include "reader.hpp"
 #include "sections.hpp"
 #include "slab.hpp"
@@ -27,7 +28,8 @@ struct CoreOptions {
   std::string codec;
   std::int64_t slots;
   int threads;
-  int reader_threads;
+  std::string reader;  // auto, io_uring or threads
+  int reads_in_flight;
   bool direct_io;
   bool lock_memory;
 };
@@ -42,7 +44,10 @@ class NeuronCore {
 
   bool direct() const { return direct_; }
   bool locked() const { return locked_; }
-  std::size_t scratch_bytes() const { return math_.scratch_bytes() + batch_.bytes(); }
+  const char* reader_name() const { return reader_name_; }
+  std::size_t scratch_bytes() const {
+    return math_.scratch_bytes() + batch_.bytes() + group_bytes();
+  }
   const char* kernels_name() const { return math_.kernels_name(); }
   std::int64_t dim() const { return format_.dim; }
   const Counters& counters() const { return counters_; }
@@ -55,6 +60,8 @@ class NeuronCore {
   void set_ring(std::int64_t chunk_groups, std::int64_t chunks);
   void set_cache(std::int64_t slots);
   void set_stream_order(const std::vector<int>& sections);
+  // What scattered reads cost on this device; until then only neighbours are read together.
+  void set_read_costs(double request_seconds, double byte_seconds, std::int64_t largest_bytes);
   void close();
 
   void rows_dot(int section, Inputs x, Outputs out);
@@ -69,6 +76,7 @@ class NeuronCore {
   void read_rows(int section, const std::int64_t* ids, std::int64_t count, float* out);
 
  private:
+  std::size_t group_bytes() const { return static_cast<std::size_t>(group_bytes_); }
   Section& find(int section);
   void begin_sum(int section, Outputs out);
   void dots(int section, Inputs x, const Neurons& neurons, Outputs out);
@@ -94,8 +102,10 @@ class NeuronCore {
   Batch batch_;
   Sections sections_;
   Counters counters_;
+  ReadCosts read_costs_;
   bool direct_ = false;
   bool locked_ = false;
+  const char* reader_name_ = "";
 
   std::mutex calls_;
   // Each uses the ones before it; closing goes backwards.

@@ -46,6 +46,7 @@ struct Counters {
   using Counter = std::atomic<std::uint64_t>;
   Counter flash_bytes{0};    // delivered by the device, repeated reads included
   Counter flash_reads{0};    // read requests, repeated ones included
+  Counter gap_groups{0};     // groups read along with missing ones and thrown away
   Counter retries{0};        // requests that were repeated
   Counter crc_checked{0};    // groups whose checksum was computed
   Counter hits{0};           // groups used that were pinned or cached

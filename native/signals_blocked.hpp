@@ -1,4 +1,4 @@
-// Threads that no signal is delivered to.
+// Signals belong to the interpreter's own threads.
 #pragma once
 
 #include <pthread.h>
@@ -6,8 +6,7 @@
 
 namespace flash_llm {
 
-// While this lives, new threads block all signals, which belong to the interpreter's own threads: a
-// thread inherits the mask of the one that makes it.
+// Threads that are started while this lives inherit its mask.
 class SignalsBlocked {
  public:
   SignalsBlocked() {

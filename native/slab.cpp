@@ -12,10 +12,11 @@ namespace flash_llm {
 
 Slab::Slab(std::int32_t slots, std::size_t slot_bytes, bool lock_memory)
     : slot_bytes_(slot_bytes), slots_(slots) {
-  if (static_cast<std::size_t>(slots) > std::numeric_limits<std::ptrdiff_t>::max() / slot_bytes) {
+  const std::size_t mapped_slots = static_cast<std::size_t>(slots) + 1;
+  if (mapped_slots > std::numeric_limits<std::ptrdiff_t>::max() / slot_bytes) {
     throw std::bad_alloc();
   }
-  bytes_ = static_cast<std::size_t>(slots) * slot_bytes;
+  bytes_ = mapped_slots * slot_bytes;
   void* mapped = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (mapped == MAP_FAILED) {
     throw std::bad_alloc();

@@ -9,6 +9,9 @@ namespace flash_llm {
 
 class Slab {
  public:
+  // One more slot: for what is read along with wanted groups and thrown away.
+  static constexpr std::int32_t kDiscard = -1;
+
   // Maps, touches and (if asked and allowed) locks the memory; std::bad_alloc if there is none.
   Slab(std::int32_t slots, std::size_t slot_bytes, bool lock_memory);
   ~Slab();
@@ -16,7 +19,7 @@ class Slab {
   Slab& operator=(const Slab&) = delete;
 
   std::uint8_t* slot(std::int32_t index) const {
-    return memory_ + static_cast<std::size_t>(index) * slot_bytes_;
+    return memory_ + static_cast<std::size_t>(index == kDiscard ? slots_ : index) * slot_bytes_;
   }
   std::size_t slot_bytes() const { return slot_bytes_; }
   bool locked() const { return locked_; }

@@ -14,10 +14,12 @@ namespace flash_llm {
 class ThreadPool {
  public:
   explicit ThreadPool(int threads);
-  ~ThreadPool();
+  ~ThreadPool() { stop(); }
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
+  // Ends the other threads; the caller is the only one from then on.
+  void stop();
   int threads() const { return static_cast<int>(workers_.size()) + 1; }
 
   // work(unit, thread) once for each unit from 0 on, handed out in ascending order; returns when all

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "counters.hpp"
+#include "read_plan.hpp"
 #include "reader.hpp"
 
 namespace flash_llm {
@@ -15,9 +16,10 @@ namespace flash_llm {
 // Least recently used groups yield. All public calls come from the compute thread.
 class Window {
  public:
-  // `groups` of the file share `slots` slots of the slab, from `first_slot` on.
-  Window(Reader& reader, Counters& counters, std::int64_t groups, std::int32_t first_slot,
-         std::int32_t slots);
+  // `groups` of the file share `slots` slots of the slab, from `first_slot` on; reads are planned
+  // by `costs`, which may change between calls.
+  Window(Reader& reader, Counters& counters, const ReadCosts& costs, std::int64_t groups,
+         std::int32_t first_slot, std::int32_t slots);
   ~Window();
   Window(const Window&) = delete;
   Window& operator=(const Window&) = delete;
@@ -61,6 +63,7 @@ class Window {
 
   Reader& reader_;
   Counters& counters_;
+  const ReadCosts& costs_;
   const std::int32_t first_slot_;
 
   std::mutex mutex_;  // guards all below; reader threads report under it

@@ -179,7 +179,7 @@ def test_the_chat_template_and_the_system_prompt_are_used(int8_store: Path) -> N
 
 @pytest.mark.parametrize('core', CORES)
 def test_exact_mode_counts_every_group(int8_store: Path, core: str) -> None:
-    engine = opened_tightly(int8_store, core, prefill_chunk=16)
+    engine = opened_tightly(int8_store, core, prefill_chunk=16, lookup_tokens=0)
     before = engine.stats()
     found = answer(engine, PROMPTS[1])
     used = {name: count - before[name] for name, count in engine.stats().items()}

@@ -113,9 +113,14 @@ def test_resident_matrices(tmp_path: Path, checkpoint_folder: Path, resident: st
             data, scales = found[f'{key}.data'].astype(int), found[f'{key}.scales'][:, :, None]
             if resident == 'q4':
                 data = np.stack([data & 15, data >> 4], axis=3).reshape(*scales.shape[:2], -1)
-            values = ((data - (8 if resident == 'q4' else 128)) * scales).reshape(len(matrix), -1)
+            values = (data - (8 if resident == 'q4' else 128)) * scales
+            if resident == 'q4':
+                offsets = ((found[f'{key}.offsets.data'].astype(int) - 128)
+                           * found[f'{key}.offsets.scales'][:, :, None])
+                values += offsets.reshape(len(matrix), -1, 1)[:, :data.shape[1]]
+            values = values.reshape(len(matrix), -1)
             steps = np.repeat(np.abs(scales[:, :, 0]), data.shape[2], axis=1)
-            bound = steps * (1.01 if resident == 'q4' else 0.51)
+            bound = steps * (1.6 if resident == 'q4' else 0.51)     # the furthest may be cut
             assert (np.abs(values[:, :64] - matrix) <= bound[:, :64]).all()
 
 

@@ -101,7 +101,7 @@ def _train_and_held_out(x: Array) -> tuple[Array, Array]:
 def _through(x: Array, inner: Array, outer: Array) -> Array:
     """x through both factors as they will be stored."""
     for factor in (inner, outer):
-        x = x @ dequantise(quantise(factor, RESIDENT), RESIDENT, factor.shape[1]).T
+        x = x @ dequantise(quantise(factor, RESIDENT), factor.shape[1]).T
     return x
 
 

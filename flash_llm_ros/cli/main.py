@@ -8,6 +8,7 @@ COMMANDS = {
     'convert': 'write a flash store from a GGUF file or a Hugging Face folder',
     'verify': "compare a flash store's files with its manifest",
     'inspect': 'print what a flash store holds',
+    'probe': 'measure the flash device under a store, and plan its reads by that',
     'prompt': 'answer one prompt without ROS',
     'demo': 'start the node, ask it something, show what the answer cost',
     'replay': 'send the prompts of a bag to a running node and compare the answers',

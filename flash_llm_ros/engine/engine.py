@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from flash_llm_ros.engine.attention import AttentionStack, kv_cache_bytes
 from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.core import core_scratch_bytes
 from flash_llm_ros.engine.feed_forward import (
     BundledFeedForward,
     DenseFeedForward,
@@ -19,6 +20,7 @@ from flash_llm_ros.engine.prompt import ChatTemplate, check_text
 from flash_llm_ros.engine.tokens import TextTokenizer
 from flash_llm_ros.engine.window import Window
 from flash_llm_ros.engine.window_plan import least_slots, most_slots, plan_window
+from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import (
     CHAT_TEMPLATE,
@@ -81,11 +83,12 @@ class Engine:
         slots = plan_window(geometry, config.mode, plan.window_bytes // geometry.group_bytes)
         try:
             attention.allocate(config.context_length, config.prefill_chunk)
-            window = Window(store, config, slots)
+            window = Window(store, config, slots, _read_costs(store, config, log))
         except (MemoryError, OSError):
             raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
                                 f'dram_budget is {config.dram_budget} bytes, more than this '
                                 'system gives; it must fit in free memory.') from None
+        log(f'reading with {window.reader}')
         for line in _warnings(window, config):
             log(line)
         feed_forward = _feed_forward(config, manifest, window, predictors, sparsity)
@@ -95,6 +98,11 @@ class Engine:
     @property
     def model_name(self) -> str:
         return self.model.spec.name
+
+    @property
+    def reader(self) -> str:
+        """How flash is read: by which reader, and how many reads at once."""
+        return self.model.window.reader
 
     @property
     def model_bytes(self) -> int:
@@ -136,7 +144,8 @@ class Engine:
                                 f'context_length is {context} and an answer needs at least one.')
         if self._running is not None:
             self._running.stop(FinishReason.CANCELLED)
-        self._running = Generation(self.model, self._tokenizer.stream(), tokens, request, context)
+        self._running = Generation(self.model, self._tokenizer.stream(), tokens, request, context,
+                                   _lookup_tokens(self.config))
         return self._running
 
     def tokenize(self, text: str) -> list[int]:
@@ -182,6 +191,14 @@ def _sparsity(config: EngineConfig, manifest: Manifest) -> float:
     return config.sparsity
 
 
+def _read_costs(store: FlashStore, config: EngineConfig,
+                log: Callable[[str], None]) -> ReadCosts | None:
+    """What scattered reads cost on this device, if it has been probed."""
+    profile, line = usable_profile(store.path)
+    log(line)
+    return None if profile is None else profile.costs(config.reads_in_flight)
+
+
 def _resident_estimate(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     """The least that loading will take; what it does take is measured."""
     files = store.manifest.files
@@ -198,11 +215,17 @@ def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     # hidden x 2, FFN input, normed, attended, projected; qkv twice for the cast; scores
     floats = chunk * (6 * spec.hidden_size + 2 * qkv + spec.ffn_size)
     floats += spec.heads * chunk * context
-    floats += spec.vocab_size * 12          # logits in float32; scores, order, weights in float64
-    tile = 4 * 2 * store.manifest.geometry.group_bytes
+    # logits in float32; scores, order, weights in float64
+    floats += spec.vocab_size * (12 + _lookup_tokens(config))
+    core = core_scratch_bytes(store.manifest.geometry, config.threads, chunk)
     return [PlanRow('KV cache', kv_cache_bytes(store, context),
                     f'{context} tokens in {store.manifest.kv_cache}'),
-            PlanRow('scratch', 4 * floats + tile + _SLACK, f'{chunk} prompt tokens at once')]
+            PlanRow('scratch', 4 * floats + core + _SLACK, f'{chunk} prompt tokens at once')]
+
+
+def _lookup_tokens(config: EngineConfig) -> int:
+    """Sparse mode computes its tokens one by one: each has an active set of its own."""
+    return config.lookup_tokens if config.mode == 'exact' else 0
 
 
 def _chat_template(store: FlashStore, tokenizer: TextTokenizer) -> ChatTemplate:

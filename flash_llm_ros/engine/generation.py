@@ -8,6 +8,7 @@ import time
 import numpy as np
 
 from flash_llm_ros.engine.model import Model
+from flash_llm_ros.engine.prompt_lookup import PromptLookup
 from flash_llm_ros.engine.sampling import Sampler, SamplingParams
 from flash_llm_ros.engine.stop_strings import StopStrings
 from flash_llm_ros.engine.tokens import TextStream
@@ -50,6 +51,8 @@ class GenerationCost:
     window_hits: int = 0
     window_misses: int = 0
     active_fraction: float = 1.0
+    guessed_tokens: int = 0         # by prompt lookup
+    right_guesses: int = 0
 
 
 class Generation:
@@ -60,8 +63,10 @@ class Generation:
     """
 
     def __init__(self, model: Model, stream: TextStream, tokens: list[int],
-                 request: GenerationRequest, context: int) -> None:
+                 request: GenerationRequest, context: int, lookup_tokens: int = 0) -> None:
         self._model, self._stream, self._context = model, stream, context
+        self._lookup_tokens = lookup_tokens
+        self._lookup = PromptLookup(tokens, lookup_tokens)
         self._prompt = np.asarray(tokens, np.int64)
         self._max_tokens = request.max_tokens
         self._sampler = Sampler(request.sampling, self._prompt, model.spec.vocab_size)
@@ -83,14 +88,16 @@ class Generation:
         self._begin_counts = self._counts()
         self._model.window.forget_read_ahead()
         begin = time.monotonic()
-        logits = np.empty((1, self._model.spec.vocab_size), np.float32)
+        rows = 1 + self._lookup_tokens
+        logits = np.empty((rows, self._model.spec.vocab_size), np.float32)
         try:
             for start in range(0, len(self._prompt), self._model.chunk):
                 if self._stopped():
                     return
                 chunk = self._prompt[start:start + self._model.chunk]
                 last = start + len(chunk) == len(self._prompt)
-                self._model.forward(chunk, start, dense=True, logits=logits if last else None)
+                self._model.forward(chunk, start, dense=True,
+                                    logits=logits[:1] if last else None)
                 if not last:
                     yield ''
             self.phase = 'decode'
@@ -105,8 +112,10 @@ class Generation:
 
     def _decode(self, logits: np.ndarray, begin: float) -> Iterator[str]:
         first = 0.0
+        guess: list[int] = []
+        row = 0                     # of the logits behind the last token
         while not self._stopped():
-            token = self._sampler.pick(logits[0])
+            token = self._sampler.pick(logits[row])
             now = time.monotonic()
             if not self.tokens:
                 first = now
@@ -114,6 +123,7 @@ class Generation:
             elif now > first:
                 self.stats.tokens_per_second = len(self.tokens) / (now - first)
             self.tokens.append(token)
+            self._lookup.add(token)
             piece = self._accept(token)
             self._update_cost()
             yield piece
@@ -121,11 +131,25 @@ class Generation:
                 return
             if self._stopped():
                 break
+            if row < len(guess) and guess[row] == token:
+                row += 1
+                self.stats.right_guesses += 1
+                continue
+            self._lookup.learn(row, len(guess))
+            guess, row = self._lookup.guess(self._room()), 0
+            self.stats.guessed_tokens += len(guess)
             position = len(self._prompt) + len(self.tokens) - 1
-            self._model.forward(np.array([token]), position, dense=False, logits=logits)
+            self._model.forward(np.array([token, *guess]), position, dense=bool(guess),
+                                logits=logits[:1 + len(guess)])
         rest = self._stops.flush()
         self.text += rest
         yield rest
+
+    def _room(self) -> int:
+        """How many tokens may be guessed behind the last one."""
+        used = len(self._prompt) + len(self.tokens)
+        return min(self._context - used, self._max_tokens - len(self.tokens) - 1,
+                   self._model.chunk - 1)
 
     def _accept(self, token: int) -> str:
         """The text a token adds; sets the finish reason when it ends the answer."""

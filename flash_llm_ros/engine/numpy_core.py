@@ -1,12 +1,13 @@
 """The neuron core in NumPy: reads synchronously, computes plainly; the oracle and the fallback."""
 
 from collections.abc import Iterator, Sequence
-from itertools import islice
+import math
 import os
 import time
 
 import numpy as np
 
+from flash_llm_ros.engine.config import READERS
 from flash_llm_ros.engine.core_arguments import check, check_array, check_pair
 from flash_llm_ros.engine.numpy_ffn import (
     Activation,
@@ -14,7 +15,14 @@ from flash_llm_ros.engine.numpy_ffn import (
     bundle_activations,
     gated,
 )
-from flash_llm_ros.engine.numpy_flash import MAX_CHUNK_BYTES, GroupFile, Slab, request_groups
+from flash_llm_ros.engine.numpy_flash import (
+    DISCARD,
+    MAX_CHUNK_BYTES,
+    GroupFile,
+    Slab,
+    request_groups,
+)
+from flash_llm_ros.engine.numpy_read_plan import plan_reads
 from flash_llm_ros.engine.numpy_section import Section
 from flash_llm_ros.engine.numpy_window import GroupCache
 from flash_llm_ros.store.codec import row_codec
@@ -28,18 +36,19 @@ class NeuronCore:
     """Same interface and results (up to rounding) as ``flash_llm_ros._native.NeuronCore``.
 
     ``path`` holds ``groups`` groups of ``group_bytes``; rows of ``dim`` values are stored by
-    ``codec``; ``slots`` groups fit in the slab. ``threads`` compute in the native core,
-    that of the caller included; results do not depend on it. Raises ValueError for a wrong argument,
+    ``codec``; ``slots`` groups fit in the slab. ``threads`` compute in the native core, the
+    caller's included; results do not depend on it. Raises ValueError for a wrong argument,
     ReadFailedError and ChecksumError (after one retry) for the file, RuntimeError once closed.
     Arrays of a failed compute call hold unspecified values; the core itself stays usable.
     """
 
     def __init__(self, path: str, group_bytes: int, groups: int, dim: int, codec: str, slots: int,
-                 *, threads: int = 1, reader_threads: int = 4, direct_io: bool = True,
-                 lock_memory: bool = True) -> None:
+                 *, threads: int = 1, reader: str = 'auto', reads_in_flight: int = 32,
+                 direct_io: bool = True, lock_memory: bool = True) -> None:
         for name, value in (('group_bytes', group_bytes), ('groups', groups), ('slots', slots),
-                            ('threads', threads), ('reader_threads', reader_threads)):
+                            ('threads', threads), ('reads_in_flight', reads_in_flight)):
             check(value >= 1, name, value, 'at least 1')
+        check(reader in READERS, 'reader', reader, f'one of {", ".join(READERS)}')
         check(group_bytes % 512 == 0, 'group_bytes', group_bytes, 'a multiple of 512')
         self._codec = row_codec(codec, dim)
         self._dim = dim
@@ -49,10 +58,11 @@ class NeuronCore:
         self._ring: tuple[int, int, int] | None = None  # first slot, chunk groups, chunks
         self._cache = GroupCache()
         self._counters = dict.fromkeys(('hits', 'misses', 'prefetched', 'prefetch_used',
-                                        'claim_ns'), 0)
+                                        'claim_ns', 'gap_groups'), 0)
         self._slab = Slab(slots, group_bytes, lock_memory)
         self._locked = self._slab.locked
         self._closed = False
+        self._read_costs = (0.5, request_groups(group_bytes))  # of a request, of its groups
         try:
             self._file = GroupFile(os.fspath(path), groups, self._slab, direct_io,
                                    self._section_of)
@@ -71,6 +81,11 @@ class NeuronCore:
         return self._locked
 
     @property
+    def reader(self) -> str:
+        """How the file is read: 'synchronous' here, whatever was asked for; see EngineConfig."""
+        return 'synchronous'
+
+    @property
     def kernels(self) -> str:
         """Which arithmetic runs: 'numpy' here, an instruction set in the native core."""
         return 'numpy'
@@ -79,7 +94,7 @@ class NeuronCore:
     def scratch_bytes(self) -> int:
         """Bytes beside the slab: some groups as float32 and in the steps towards it."""
         rows = self._group_bytes // self._codec.row_bytes
-        return 3 * _DECODED_GROUPS * max(rows, 1) * (self._dim + 32) * 4
+        return 3 * _DECODED_GROUPS * max(rows, 1) * (self._dim + 32) * 4 + self._group_bytes
 
     def add_section(self, first_group: int, bundles: int, bundles_per_group: int,
                     rows: int) -> int:
@@ -136,6 +151,21 @@ class NeuronCore:
               'empty as long as set_ring was not called')
         for section in sections:
             self._section(section)
+
+    def set_read_costs(self, request_seconds: float, byte_seconds: float,
+                       largest_bytes: int) -> None:
+        """Plan scattered reads for a device: time of a request, of each byte, longest request.
+
+        A gap between missing groups is read where that costs less than another request. Without
+        this call only neighbours are read together.
+        """
+        self._check_open()
+        for name, value in (('request_seconds', request_seconds), ('byte_seconds', byte_seconds)):
+            check(math.isfinite(value) and value > 0, name, value, 'above 0 and finite')
+        check(largest_bytes >= 1, 'largest_bytes', largest_bytes, 'at least 1')
+        largest = min(max(1, largest_bytes // self._group_bytes),
+                      request_groups(self._group_bytes))
+        self._read_costs = (request_seconds / (byte_seconds * self._group_bytes), largest)
 
     def rows_dot(self, section: int, x: np.ndarray, out: np.ndarray) -> None:
         """out [S, bundles] = x [S, dim] @ W.T for a section of single rows."""
@@ -218,7 +248,7 @@ class NeuronCore:
         absent = [found.first_group + int(g) for g in groups[groups >= found.pinned]]
         absent = absent[:self._cache.size]
         missing = self._claim(absent)
-        failed = [group for run in self._runs(missing) if self._load(run) for group in run]
+        failed = [group for run in self._planned(missing) if self._load(run) for group in run]
         self._counters['prefetched'] += len(missing)
         self._cache.fresh.update(set(missing) - set(failed))
 
@@ -301,7 +331,7 @@ class NeuronCore:
         used = self._cache.fresh.intersection(groups)
         self._counters['prefetch_used'] += len(used)
         self._cache.fresh -= used
-        errors = [error for run in self._runs(missing) if (error := self._load(run))]
+        errors = [error for run in self._planned(missing) if (error := self._load(run))]
         if errors:
             raise errors[0]
 
@@ -317,30 +347,27 @@ class NeuronCore:
         return missing
 
     def _load(self, run: list[int]) -> FlashLlmError | None:
+        """Read from the first to the last of these groups; what else lies there is discarded."""
+        slots = [DISCARD] * (run[-1] + 1 - run[0])
+        for group in run:
+            slots[group - run[0]] = self._cache.slots[group]
+        self._counters['gap_groups'] += len(slots) - len(run)
         try:
-            self._file.read(run[0], [self._cache.slots[group] for group in run])
+            self._file.read(run[0], slots)
         except FlashLlmError as error:
             for group in run:
                 self._cache.drop(group)
             return error
         return None
 
-    def _runs(self, groups: list[int]) -> Iterator[list[int]]:
-        """Ascending groups as runs of file neighbours, each short enough for one request."""
-        limit = request_groups(self._group_bytes)
-        run: list[int] = []
-        for group in groups:
-            if run and (group != run[-1] + 1 or len(run) == limit):
-                yield run
-                run = []
-            run.append(group)
-        if run:
-            yield run
+    def _planned(self, groups: list[int]) -> Iterator[list[int]]:
+        for begin, end in plan_reads(groups, *self._read_costs):
+            yield groups[begin:end]
 
     def _read_run(self, first_group: int, slots: list[int]) -> None:
-        remaining = iter(slots)
-        for run in self._runs(list(range(first_group, first_group + len(slots)))):
-            self._file.read(run[0], list(islice(remaining, len(run))))
+        most = request_groups(self._group_bytes)
+        for start in range(0, len(slots), most):
+            self._file.read(first_group + start, slots[start:start + most])
 
     def _decoded(self, section: Section, local: int, slots: Sequence[int]
                  ) -> Iterator[tuple[int, np.ndarray]]:

@@ -1,8 +1,9 @@
 """Verified reads of groups into a fixed slab of slots: the flash side of the NumPy core."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import ctypes
 import errno
+from itertools import groupby
 import mmap
 import os
 import time
@@ -13,6 +14,7 @@ from flash_llm_ros.store.checksum import crc32c
 from flash_llm_ros.store.errors import ChecksumError, FlashLlmError, ReadFailedError
 from flash_llm_ros.store.geometry import CHECKSUM_BYTES
 
+DISCARD = -1               # a slot that nobody reads
 MAX_CHUNK_BYTES = 1 << 30  # one read call delivers less than 2 GiB
 _REQUEST_BYTES = 1 << 20
 _REQUEST_PIECES = 1024  # IOV_MAX
@@ -23,15 +25,26 @@ def request_groups(group_bytes: int) -> int:
     return min(max(1, _REQUEST_BYTES // group_bytes), _REQUEST_PIECES)
 
 
+def _wanted(slots: list[int]) -> Iterator[tuple[int, int]]:
+    """The stretches [begin, end) of slots without DISCARD."""
+    begin = 0
+    for discarded, stretch in groupby(slots, DISCARD.__eq__):
+        end = begin + len(list(stretch))
+        if not discarded:
+            yield begin, end
+        begin = end
+
+
 class Slab:
     """One private anonymous mapping of equal slots, touched, and locked where that is allowed."""
 
     def __init__(self, slots: int, slot_bytes: int, lock_memory: bool) -> None:
-        size = slots * slot_bytes
+        size = (slots + 1) * slot_bytes
         self._memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         self._memory.madvise(mmap.MADV_DONTFORK)
-        self.bytes = np.frombuffer(self._memory, np.uint8).reshape(slots, slot_bytes)
-        self.bytes[:] = 0
+        memory = np.frombuffer(self._memory, np.uint8).reshape(slots + 1, slot_bytes)
+        memory[:] = 0
+        self.bytes, self.discarded = memory[:slots], memory[slots]
         self.locked = lock_memory and self._lock(size)
         self._slots = slots
         self._taken = 0
@@ -50,7 +63,7 @@ class Slab:
         self._taken -= count
 
     def close(self) -> None:
-        del self.bytes
+        del self.bytes, self.discarded
         self._memory.close()
 
     def _lock(self, size: int) -> bool:
@@ -83,13 +96,17 @@ class GroupFile:
             raise
 
     def read(self, first_group: int, slots: list[int]) -> None:
-        """Read neighbouring groups into the given slots; one retry, then a FlashLlmError."""
+        """Read neighbouring groups into the given slots; one retry, then a FlashLlmError.
+
+        What goes to DISCARD is not verified, and not read again in a retry.
+        """
         begin = time.monotonic_ns()
         try:
             self._read_once(first_group, slots)
         except FlashLlmError:
             self.counters['retries'] += 1
-            self._read_once(first_group, slots)
+            for begin, end in _wanted(slots):
+                self._read_once(first_group + begin, slots[begin:end])
         finally:
             self.counters['read_ns'] += time.monotonic_ns() - begin
 
@@ -143,17 +160,20 @@ class GroupFile:
 
     def _pieces(self, slots: list[int]) -> list[np.ndarray]:
         """One piece per stretch of neighbouring slots: a contiguous run is a single plain read."""
-        breaks = [i for i in range(1, len(slots)) if slots[i] != slots[i - 1] + 1]
-        return [self._slab.bytes[slots[begin]:slots[end - 1] + 1]
+        breaks = [i for i in range(1, len(slots))
+                  if slots[i] != slots[i - 1] + 1 or slots[i - 1] == DISCARD]
+        return [self._slab.discarded if slots[begin] == DISCARD
+                else self._slab.bytes[slots[begin]:slots[end - 1] + 1]
                 for begin, end in zip([0, *breaks], [*breaks, len(slots)], strict=True)]
 
     def _verify(self, first_group: int, slots: list[int]) -> None:
-        data = self._slab.bytes[slots]
+        wanted = [index for index, slot in enumerate(slots) if slot != DISCARD]
+        data = self._slab.bytes[[slots[index] for index in wanted]]
         stored = np.ascontiguousarray(data[:, -CHECKSUM_BYTES:]).view('<u4')[:, 0]
         computed = crc32c(data[:, :-CHECKSUM_BYTES])
-        self.counters['crc_checked'] += len(slots)
+        self.counters['crc_checked'] += len(wanted)
         for index in np.flatnonzero(stored != computed)[:1]:
-            raise ChecksumError(f'{self._where(first_group + int(index))}: CRC32C is '
+            raise ChecksumError(f'{self._where(first_group + wanted[index])}: CRC32C is '
                                 f'{computed[index]:08x} instead of {stored[index]:08x}, twice')
 
     def _where(self, group: int) -> str:

@@ -8,20 +8,23 @@ from numpy.typing import NDArray
 from flash_llm_ros.engine.config import EngineConfig
 from flash_llm_ros.engine.core import load_core_class
 from flash_llm_ros.engine.window_plan import WindowPlan, head_index
+from flash_llm_ros.store.device_profile import ReadCosts
 from flash_llm_ros.store.flash_store import FlashStore
 
 
 class Window:
     """Owns the core; everything below is computed on groups in the window's slots."""
 
-    def __init__(self, store: FlashStore, config: EngineConfig, plan: WindowPlan) -> None:
+    def __init__(self, store: FlashStore, config: EngineConfig, plan: WindowPlan,
+                 costs: ReadCosts | None = None) -> None:
         geometry = store.manifest.geometry
+        self._in_flight = config.reads_in_flight
         self.plan, self.layers = plan, store.manifest.model.layers
         self.core: Any = load_core_class(config.core)(
             str(store.neurons), geometry.group_bytes, geometry.groups, geometry.dim,
-            geometry.codec, plan.slots, threads=config.threads,
-            reader_threads=config.reader_threads,
-            direct_io=config.direct_io, lock_memory=config.lock_memory)
+            geometry.codec, plan.slots, threads=config.threads, reader=config.reader,
+            reads_in_flight=config.reads_in_flight, direct_io=config.direct_io,
+            lock_memory=config.lock_memory)
         try:
             ids = [self.core.add_section(section.first_group, section.bundles,
                                          section.bundles_per_group, section.rows)
@@ -32,12 +35,20 @@ class Window:
             self.embedding = self._ids['embedding', -1]
             self.core.set_ring(plan.chunk_groups, plan.chunks)
             self.core.set_cache(plan.cache_slots)
+            if costs is not None:
+                self.core.set_read_costs(costs.request_seconds, costs.byte_seconds,
+                                         costs.largest_bytes)
             for index, groups in plan.pins.items():
                 self.core.pin(ids[index], groups)
         except BaseException:
             self.core.close()
             raise
         self._order: list[int] = []
+
+    @property
+    def reader(self) -> str:
+        """How flash is read, for people."""
+        return f'{self.core.reader}, up to {self._in_flight} reads at once'
 
     def section(self, name: str, layer: int) -> int:
         return self._ids[name, layer]

@@ -5,53 +5,108 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-# What a resident format means: (bits, values that share a scale).
-RESIDENT_BLOCKS = {'q8': (8, 64), 'q4': (4, 32)}
+# 4-bit blocks are those of GGUF's Q4_1 and Q4_K, whose values they can therefore keep.
+Q4_BLOCK = 32
+OFFSET_BLOCK = 32
+_Q8_BLOCKS = (128, 64)
+# Steps that a 4-bit block's span may have. 15 fill the range; with fewer, the steps of a source
+# that left the ends unused are found; with more, the block's two furthest values are cut.
+_SPANS = (15, 14, 13, 12, 16, 17)
+_ROWS_AT_ONCE = 64
+
+Array = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
 class QuantisedMatrix:
     """A matrix [out, in]: `data` uint8 [out, blocks, block * bits / 8], `scales` f32 [out, blocks].
 
-    A value is (data - 2 ** (bits - 1)) * scale; 4-bit values lie two in a byte, low half first.
+    A value is (data - 2 ** (bits - 1)) * scale, plus its block's entry of the matrix `offsets`
+    [out, blocks] where there is one; 4-bit values lie two in a byte, low half first.
     """
 
+    bits: int
     data: NDArray[np.uint8]
-    scales: NDArray[np.float32]
+    scales: Array
+    offsets: 'QuantisedMatrix | None' = None
 
 
-def quantised_shapes(rows: int, columns: int,
-                     resident: str) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Shapes of `data` and `scales` for a matrix [rows, columns]."""
-    bits, block = RESIDENT_BLOCKS[resident]
-    blocks = -(-columns // block)
-    return (rows, blocks, block * bits // 8), (rows, blocks)
+def block_of(resident: str, columns: int) -> int:
+    """Values that share a scale in a q8 or q4 matrix; 8 bits: the widest that pads no more."""
+    if resident == 'q4':
+        return Q4_BLOCK
+    narrowest = _Q8_BLOCKS[-1]
+    padded = -(-columns // narrowest) * narrowest
+    return next(block for block in _Q8_BLOCKS if padded % block == 0)
 
 
-def quantise(matrix: NDArray[np.float32], resident: str) -> QuantisedMatrix:
+def quantise(matrix: Array, resident: str) -> QuantisedMatrix:
     """Round a float32 [out, in] matrix to q8 or q4, the columns padded with zeros."""
-    bits, block = RESIDENT_BLOCKS[resident]
+    if resident == 'q8':
+        return _rounded_to_8_bits(matrix, block_of(resident, matrix.shape[1]))
+    parts = [_rounded_to_4_bits(_in_blocks(matrix[start:start + _ROWS_AT_ONCE], Q4_BLOCK))
+             for start in range(0, len(matrix), _ROWS_AT_ONCE)]
+    values, scales, offsets = (np.concatenate(part) for part in zip(*parts, strict=True))
+    return QuantisedMatrix(4, values[:, :, 0::2] | (values[:, :, 1::2] << 4), scales,
+                           _rounded_to_8_bits(offsets, OFFSET_BLOCK))
+
+
+def dequantise(matrix: QuantisedMatrix, columns: int) -> Array:
+    """The float32 [out, columns] matrix that a graph computes with."""
+    data = matrix.data
+    if matrix.bits == 4:
+        data = np.stack([data & 15, data >> 4], axis=3).reshape(*data.shape[:2], -1)
+    values = (data.astype(np.float32) - (1 << (matrix.bits - 1))) * matrix.scales[:, :, None]
+    if matrix.offsets is not None:
+        values += dequantise(matrix.offsets, values.shape[1])[:, :, None]
+    return values.reshape(len(data), -1)[:, :columns]
+
+
+def relative_error(matrix: Array, resident: str) -> float:
+    """Squared error of the rounded matrix over the matrix's square sum; 0 for zeros."""
+    missed = dequantise(quantise(matrix, resident), matrix.shape[1]) - matrix
+    return float(np.vdot(missed, missed) / max(np.vdot(matrix, matrix), np.finfo(np.float32).tiny))
+
+
+def _in_blocks(matrix: Array, block: int) -> Array:
+    """float32 [out, in] -> [out, blocks, block], zeros behind."""
     rows, columns = matrix.shape
     padded = np.zeros((rows, -(-columns // block) * block), np.float32)
     padded[:, :columns] = matrix
-    blocks = padded.reshape(rows, -1, block)
-    half = 1 << (bits - 1)
-    # The value furthest from zero lands on the end of the range that reaches one step further.
-    peak = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2, keepdims=True), axis=2)
-    scales = peak / -half if bits == 4 else np.abs(peak) / (half - 1)
-    divisor = np.where(scales == 0, 1, scales)
-    values = np.clip(np.rint(blocks / divisor), -half, half - 1) + half
-    data = values.astype(np.uint8)
-    if bits == 4:
-        data = data[:, :, 0::2] | (data[:, :, 1::2] << 4)
-    return QuantisedMatrix(data, scales[:, :, 0].astype(np.float32))
+    return padded.reshape(rows, -1, block)
 
 
-def dequantise(matrix: QuantisedMatrix, resident: str, columns: int) -> NDArray[np.float32]:
-    """The float32 [out, columns] matrix that MatMulNBits computes with."""
-    data, scales = matrix.data, matrix.scales
-    bits, _ = RESIDENT_BLOCKS[resident]
-    if bits == 4:
-        data = np.stack([data & 15, data >> 4], axis=3).reshape(*data.shape[:2], -1)
-    values = (data.astype(np.float32) - (1 << (bits - 1))) * scales[:, :, None]
-    return values.reshape(len(data), -1)[:, :columns]
+def _rounded_to_8_bits(matrix: Array, block: int) -> QuantisedMatrix:
+    blocks = _in_blocks(matrix, block)
+    scales = np.abs(blocks).max(axis=2, keepdims=True) / np.float32(127)
+    values = np.rint(blocks / np.where(scales == 0, 1, scales)) + 128
+    return QuantisedMatrix(8, values.astype(np.uint8), scales[:, :, 0])
+
+
+def _rounded_to_4_bits(blocks: Array) -> tuple[NDArray[np.uint8], Array, Array]:
+    """Values uint8 [out, blocks, 32] of 0 to 15, scales and offsets float32 [out, blocks].
+
+    Each block gets the line through its values that has the least squared error, over all spans.
+    """
+    low = blocks.min(axis=2, keepdims=True)
+    width = blocks.max(axis=2, keepdims=True) - low
+    centred = blocks - blocks.mean(axis=2, keepdims=True)
+    best = np.full(low.shape, np.inf, np.float32)
+    values, scales = np.zeros(blocks.shape, np.float32), np.zeros_like(low)
+    for span in _SPANS:
+        step = width / np.float32(span)
+        start = low + max(span - 15, 0) / 2 * step
+        tried = np.rint((blocks - start) / np.where(step == 0, 1, step)).clip(0, 15)
+        steps = tried - tried.mean(axis=2, keepdims=True)
+        spread = np.einsum('rbi,rbi->rb', steps, steps)[:, :, None]
+        scale = np.einsum('rbi,rbi->rb', steps, centred)[:, :, None] / np.where(spread == 0, 1,
+                                                                                spread)
+        steps *= scale
+        steps -= centred
+        error = np.einsum('rbi,rbi->rb', steps, steps)[:, :, None]
+        better = error < best
+        np.copyto(best, error, where=better)
+        np.copyto(scales, scale, where=better)
+        np.copyto(values, tried, where=better)
+    offsets = (blocks - (values - 8) * scales).mean(axis=2)
+    return values.astype(np.uint8), scales[:, :, 0], offsets

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from flash_llm_ros.model_spec import ModelSpec
-from flash_llm_ros.store.block_quantisation import RESIDENT_BLOCKS
+from flash_llm_ros.store.block_quantisation import OFFSET_BLOCK, Q4_BLOCK, block_of
 
 _MS = 'com.microsoft'
 _ELEMENT = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): TensorProto.FLOAT16,
@@ -60,14 +60,45 @@ class GraphBuilder:
         self.initializers.append(tensor)
         return name
 
-    def matmul(self, source: str, name: str, output: str, rows: int, columns: int) -> None:
-        """output = source @ matrix.T for the matrix [rows, columns] called `name`."""
+    def matmul(self, source: str, name: str, output: str, rows: int, columns: int,
+               bias: NDArray[np.float32] | None = None) -> None:
+        """output = source @ matrix.T + bias for the matrix [rows, columns] called `name`.
+
+        `source` is [1, S, columns], `bias` float32 [rows].
+        """
+        added = [] if bias is None else [self.inline(f'{output}.bias', bias)]
         if self.resident == 'fp32':
-            self.node('MatMul', [source, self.external(f'{name}.weight')], [output])
-            return
-        bits, block = RESIDENT_BLOCKS[self.resident]
-        self.node('MatMulNBits', [source, self.external(f'{name}.data'),
-                                  self.external(f'{name}.scales')], [output], _MS,
+            product = f'{output}.product' if added else output
+            self.node('MatMul', [source, self.external(f'{name}.weight')], [product])
+            if added:
+                self.node('Add', [product, *added], [output])
+        elif self.resident == 'q8':
+            self._quantised(source, name, output, rows, columns, 8, block_of('q8', columns), added)
+        else:
+            self._with_offsets(source, name, output, rows, columns, added)
+
+    def _with_offsets(self, source: str, name: str, output: str, rows: int, columns: int,
+                      bias: list[str]) -> None:
+        """A 4-bit product, and the offsets of its blocks times the sums of the source's blocks."""
+        blocks = -(-columns // Q4_BLOCK)
+        padded, sums = source, f'{output}.sums'
+        if columns % Q4_BLOCK:
+            padded = f'{output}.padded'
+            pads = np.array([0, 0, 0, 0, 0, blocks * Q4_BLOCK - columns], np.int64)
+            self.node('Pad', [source, self.inline(f'{output}.pads', pads)], [padded])
+        shape = self.inline(f'{output}.shape', np.array([0, 0, blocks, Q4_BLOCK], np.int64))
+        self.node('Reshape', [padded, shape], [f'{output}.blocks'])
+        last = self.inline(f'{output}.last', np.array([-1], np.int64))
+        self.node('ReduceSum', [f'{output}.blocks', last], [sums], keepdims=0)
+        self._quantised(source, name, f'{output}.product', rows, columns, 4, Q4_BLOCK, bias)
+        self._quantised(sums, f'{name}.offsets', f'{output}.offsets', rows, blocks, 8,
+                        OFFSET_BLOCK, [])
+        self.node('Add', [f'{output}.product', f'{output}.offsets'], [output])
+
+    def _quantised(self, source: str, name: str, output: str, rows: int, columns: int, bits: int,
+                   block: int, bias: list[str]) -> None:
+        inputs = [source, self.external(f'{name}.data'), self.external(f'{name}.scales')]
+        self.node('MatMulNBits', [*inputs, *(['', '', *bias] if bias else [])], [output], _MS,
                   K=columns, N=rows, bits=bits, block_size=block,
                   accuracy_level=_ACCURACY_LEVEL)
 
@@ -95,11 +126,8 @@ def layer_graph(spec: ModelSpec, layer: int, resident: str, kv_cache: str, data:
 
     g.node('SimplifiedLayerNormalization', ['hidden', g.inline('attention_norm', attention_norm)],
            ['normed'], axis=-1, epsilon=spec.norm_eps)
-    g.matmul('normed', f'{prefix}.qkv', 'qkv_product', (heads + 2 * kv) * size, d)
-    qkv = 'qkv_product'
-    if qkv_bias is not None:
-        g.node('Add', [qkv, g.inline('qkv_bias', qkv_bias)], ['qkv_sum'])
-        qkv = 'qkv_sum'
+    g.matmul('normed', f'{prefix}.qkv', 'qkv', (heads + 2 * kv) * size, d, qkv_bias)
+    qkv = 'qkv'
     if half:
         g.node('Cast', [qkv], ['qkv_half'], to=TensorProto.FLOAT16)
         qkv = 'qkv_half'

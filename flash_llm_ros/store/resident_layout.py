@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.model_spec import ModelSpec
-from flash_llm_ros.store.block_quantisation import quantise, quantised_shapes
+from flash_llm_ros.store.block_quantisation import OFFSET_BLOCK, block_of, quantise
 
 Layout = dict[str, tuple[Any, tuple[int, ...]]]
 
@@ -26,8 +26,12 @@ def matrix_layout(name: str, rows: int, columns: int, resident: str) -> Layout:
     """One matrix [rows, columns]: quantised blocks and scales, or float32 [columns, rows]."""
     if resident == 'fp32':
         return {f'{name}.weight': (np.float32, (columns, rows))}
-    data, scales = quantised_shapes(rows, columns, resident)
-    return {f'{name}.data': (np.uint8, data), f'{name}.scales': (np.float32, scales)}
+    bits, block = int(resident[1:]), block_of(resident, columns)
+    layout = _quantised_layout(name, rows, columns, bits, block)
+    if resident == 'q4':
+        blocks = -(-columns // block)
+        layout |= _quantised_layout(f'{name}.offsets', rows, blocks, 8, OFFSET_BLOCK)
+    return layout
 
 
 def matrix_tensors(name: str, matrix: NDArray[np.float32],
@@ -36,4 +40,13 @@ def matrix_tensors(name: str, matrix: NDArray[np.float32],
     if resident == 'fp32':
         return {f'{name}.weight': np.ascontiguousarray(matrix.T)}
     quantised = quantise(matrix, resident)
-    return {f'{name}.data': quantised.data, f'{name}.scales': quantised.scales}
+    tensors = {f'{name}.data': quantised.data, f'{name}.scales': quantised.scales}
+    if (offsets := quantised.offsets) is not None:
+        tensors |= {f'{name}.offsets.data': offsets.data, f'{name}.offsets.scales': offsets.scales}
+    return tensors
+
+
+def _quantised_layout(name: str, rows: int, columns: int, bits: int, block: int) -> Layout:
+    blocks = -(-columns // block)
+    return {f'{name}.data': (np.uint8, (rows, blocks, block * bits // 8)),
+            f'{name}.scales': (np.float32, (rows, blocks))}

@@ -1,0 +1,79 @@
+"""The price of a store in perplexity: exact and sparse, beside the GGUF in float32.
+
+    python bench/store_quality.py MODEL.gguf STORE [--sparsity 0.5 0.7] [--tokens 1000]
+        [--json PATH]
+
+The reference is transformers on the dequantised weights, the text is held out from calibration.
+"""
+
+from argparse import ArgumentParser
+import json
+from pathlib import Path
+import sys
+
+from fidelity import engine_logits, perplexity
+from held_out_text import held_out_text
+from reference_model import load_reference, reference_logits
+from rich.box import MARKDOWN
+from rich.console import Console
+from rich.table import Table
+
+from flash_llm_ros.engine import Engine, EngineConfig
+from flash_llm_ros.engine.tokens import TextTokenizer
+from flash_llm_ros.store.flash_store import MANIFEST, TOKENIZER, FlashStore, file_sha256
+
+
+def perplexity_of(store: FlashStore, tokens: list[int], sparsity: float | None) -> float:
+    """In exact mode (None) or at this sparsity, token by token as an answer is made."""
+    budget = 2 * store.bytes + 500_000_000      # quality does not depend on it, speed does
+    mode = 'exact' if sparsity is None else 'sparse'
+    engine = Engine.open(EngineConfig(store.path, budget, mode, context_length=len(tokens),
+                                      sparsity=sparsity, threads=2, lock_memory=False))
+    try:
+        return perplexity(engine_logits(engine, tokens, dense=sparsity is None), tokens)
+    finally:
+        engine.close()
+
+
+def reference_perplexity(model: Path, tokens: list[int]) -> float:
+    return perplexity(reference_logits(load_reference(model), tokens), tokens)
+
+
+def regime_name(sparsity: float | None) -> str:
+    return 'exact' if sparsity is None else f'sparse {sparsity:.0%}'
+
+
+def main() -> int:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('model', type=Path)
+    parser.add_argument('store', type=Path)
+    parser.add_argument('--sparsity', type=float, nargs='*', default=[])
+    parser.add_argument('--tokens', type=int, default=1000, help='tokens of held-out text')
+    parser.add_argument('--json', type=Path)
+    options = parser.parse_args()
+    store = FlashStore.open(options.store)
+    tokenizer = TextTokenizer(store.text(TOKENIZER), store.manifest.model.begin_token)
+    tokens = tokenizer.encode(held_out_text())[:options.tokens]
+    found = {}
+    for sparsity in (None, *options.sparsity):
+        print(f'reading the text: {regime_name(sparsity)}', file=sys.stderr, flush=True)
+        found[regime_name(sparsity)] = perplexity_of(store, tokens, sparsity)
+    print('reading the text: the reference', file=sys.stderr, flush=True)
+    reference = reference_perplexity(options.model, tokens)
+    table = Table('regime', 'perplexity', 'relative to the GGUF', box=MARKDOWN)
+    table.add_row('GGUF in float32', f'{reference:.3f}', '1.000')
+    for name, value in found.items():
+        table.add_row(name, f'{value:.3f}', f'{value / reference:.3f}')
+    Console(width=100).print(table)
+    figures = {'store': str(store.path), 'manifest': file_sha256(store.path / MANIFEST),
+               'tokens': len(tokens), 'reference': reference, 'perplexity': found,
+               'relative': {name: value / reference for name, value in found.items()}}
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + '\n')
+    print(f'{store.path.name}, {len(tokens)} tokens: perplexity relative to the GGUF '
+          + ', '.join(f'{value:.3f} {name}' for name, value in figures['relative'].items()))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,236 @@
+"""profile.yaml: how fast a flash device delivers, and what reads therefore cost."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from functools import cached_property
+import math
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+import yaml
+
+from flash_llm_ros.store.errors import ReadFailedError
+from flash_llm_ros.store.flash_device import FlashDevice
+
+PROFILE = 'profile.yaml'    # beside the store's manifest, not listed in it: it is the machine's
+PROFILE_VERSION = 1
+PATTERNS = ('random', 'sequential')
+_FIELDS = ('profile_version', 'device', 'reader', 'direct', 'measured_at', 'span_bytes',
+           'measurements')
+_USEFUL = 0.9       # share of the rate of endless reads that a request should reach
+_LEAST_SECONDS = 1e-12
+
+
+class Measurement(NamedTuple):
+    """Reads of one size with so many in flight; `pattern` is random or sequential."""
+
+    pattern: str
+    read_bytes: int
+    in_flight: int
+    reads_per_second: float
+
+    @property
+    def bytes_per_second(self) -> float:
+        return self.read_bytes * self.reads_per_second
+
+
+@dataclass(frozen=True)
+class ReadCosts:
+    """Scattered reads at one depth: a request of n bytes takes request + n * byte seconds."""
+
+    request_seconds: float
+    byte_seconds: float
+    largest_bytes: int      # longer requests are hardly faster per byte, and less parallel
+
+    def seconds(self, read_bytes: int) -> float:
+        return self.request_seconds + read_bytes * self.byte_seconds
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """Rates over a grid of read sizes and depths for each pattern; ValueError when it has holes."""
+
+    device: FlashDevice
+    reader: str             # which back end measured
+    direct: bool            # False: through the page cache
+    measured_at: str        # ISO 8601, with the offset from UTC
+    span_bytes: int         # length of the file that was read
+    measurements: tuple[Measurement, ...]
+
+    def __post_init__(self) -> None:
+        for index, measurement in enumerate(self.measurements):
+            _check_measurement(f'measurements[{index}]', measurement)
+        grid = {measurement[:3] for measurement in self.measurements}
+        for pattern in PATTERNS:
+            for size in self.sizes:
+                for depth in self.depths:
+                    if (pattern, size, depth) not in grid:
+                        raise ValueError(f'measurements: {pattern} reads of {size} bytes, {depth} '
+                                         'in flight, are missing')
+
+    @cached_property
+    def sizes(self) -> list[int]:
+        """Measured read sizes in bytes, ascending."""
+        return sorted({measurement.read_bytes for measurement in self.measurements})
+
+    @cached_property
+    def depths(self) -> list[int]:
+        """Measured numbers of reads in flight, ascending."""
+        return sorted({measurement.in_flight for measurement in self.measurements})
+
+    def read_seconds(self, read_bytes: ArrayLike, in_flight: float,
+                     pattern: str = 'random') -> NDArray[np.float64]:
+        """Seconds that each read takes of the device, so many being in flight; any shape.
+
+        Between measured sizes the time is linear in the bytes, between depths in the logarithm of
+        the depth. Shorter reads cost as much as the shortest, longer ones run at its rate.
+        """
+        table = self._tables[pattern]
+        at_depth = [np.interp(np.log2(in_flight), np.log2(self.depths), column)
+                    for column in table.T]
+        read_bytes, largest = np.asarray(read_bytes, np.float64), self.sizes[-1]
+        within = np.interp(np.minimum(read_bytes, largest), self.sizes, at_depth)
+        return within * np.maximum(read_bytes / largest, 1.0)
+
+    def seconds(self, reads: Iterable[int], in_flight: int) -> float:
+        """How long scattered reads of these sizes in bytes take, at most so many in flight."""
+        sizes = np.fromiter(reads, np.int64)
+        if not len(sizes):
+            return 0.0
+        return float(self.read_seconds(sizes, min(in_flight, len(sizes))).sum())
+
+    def floor_seconds(self, read_bytes: float, reads: float) -> float:
+        """The least time for so many bytes in so many reads, in the best pattern and depth."""
+        if read_bytes <= 0 or reads <= 0:
+            return 0.0
+        return reads * min(float(self.read_seconds(read_bytes / reads, depth, pattern))
+                           for pattern in PATTERNS for depth in self.depths)
+
+    @property
+    def sequential_bytes_per_second(self) -> float:
+        """The best rate of sequential reads of any size at any depth."""
+        return max(measurement.bytes_per_second for measurement in self.measurements
+                   if measurement.pattern == 'sequential')
+
+    def costs(self, in_flight: int) -> ReadCosts:
+        """The line through the times of scattered reads that is least wrong in proportion."""
+        sizes = np.array(self.sizes, np.float64)
+        seconds = self.read_seconds(sizes, in_flight)
+        lines = np.stack([np.ones_like(sizes), sizes], axis=1) / seconds[:, None]
+        request, byte = np.linalg.lstsq(lines, np.ones_like(sizes), rcond=None)[0]
+        if byte <= 0:       # too noisy or too few sizes for a slope
+            byte = seconds[-1] / sizes[-1]
+            request = seconds[0] - byte * sizes[0]
+        request = max(request, _LEAST_SECONDS)
+        useful = _USEFUL / (1 - _USEFUL) * request / byte
+        return ReadCosts(float(request), float(byte), int(np.clip(useful, sizes[0], sizes[-1])))
+
+    @cached_property
+    def _tables(self) -> dict[str, NDArray[np.float64]]:
+        """Seconds per read of each pattern, [depths, sizes].
+
+        Measurements are noisy, but no read takes longer than a longer one would.
+        """
+        seconds = {m[:3]: 1 / m.reads_per_second for m in self.measurements}
+        tables = {}
+        for pattern in PATTERNS:
+            table = np.array([[seconds[pattern, size, depth] for size in self.sizes]
+                              for depth in self.depths])
+            tables[pattern] = np.minimum.accumulate(table[:, ::-1], axis=1)[:, ::-1]
+        return tables
+
+    def save(self, path: Path) -> None:
+        """Raises OSError."""
+        path.write_text(yaml.safe_dump({
+            'profile_version': PROFILE_VERSION, 'device': asdict(self.device),
+            'reader': self.reader, 'direct': self.direct, 'measured_at': self.measured_at,
+            'span_bytes': self.span_bytes,
+            'measurements': [[*m[:3], round(m.reads_per_second, 1)] for m in self.measurements],
+        }, sort_keys=False, default_flow_style=None, width=100), encoding='utf-8')
+
+    @classmethod
+    def load(cls, path: Path) -> 'DeviceProfile':
+        """Raises ReadFailedError, and ValueError naming the field that is wrong."""
+        try:
+            data = yaml.safe_load(path.read_text(encoding='utf-8'))
+        except OSError as error:
+            raise ReadFailedError(f'{path}: {error.strerror}.') from None
+        except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
+            raise ValueError(f'{path} is not a device profile: it is not valid YAML') from None
+        try:
+            return cls._from_dict(data)
+        except ValueError as error:
+            raise ValueError(f'{path} is not a device profile: {error}') from None
+
+    @classmethod
+    def _from_dict(cls, data: Any) -> 'DeviceProfile':
+        _check(isinstance(data, dict), 'content', type(data).__name__, 'a mapping')
+        _check(data.get('profile_version') == PROFILE_VERSION, 'profile_version',
+               data.get('profile_version'), f'{PROFILE_VERSION}; probe the store again')
+        for name in _FIELDS:
+            _check(name in data, name, 'missing', 'present')
+        for name in data:
+            _check(name in _FIELDS, name, 'unknown', f'one of {", ".join(_FIELDS)}')
+        device, rows = data['device'], data['measurements']
+        _check(isinstance(device, dict) and device.keys() == {'name', 'file_system', 'bytes'}
+               and isinstance(device['bytes'], int), 'device', device,
+               'a name, a file_system and a number of bytes')
+        _check(isinstance(data['reader'], str), 'reader', data['reader'], 'a text')
+        _check(isinstance(data['direct'], bool), 'direct', data['direct'], 'true or false')
+        _check(_is_time(data['measured_at']), 'measured_at', data['measured_at'],
+               'a date and time in ISO 8601')
+        _check(_is_count(data['span_bytes']), 'span_bytes', data['span_bytes'],
+               'a positive integer')
+        _check(isinstance(rows, list) and rows and all(isinstance(row, list) and len(row) == 4
+                                                       for row in rows),
+               'measurements', f'{str(rows)[:60]}',
+               'a list of [pattern, bytes, reads in flight, reads a second]')
+        return cls(FlashDevice(**device), data['reader'], data['direct'], data['measured_at'],
+                   data['span_bytes'], tuple(Measurement(*row) for row in rows))
+
+
+def usable_profile(folder: Path) -> tuple[DeviceProfile | None, str]:
+    """The profile of a store, if it is of the device that the store is on, and a line to log.
+
+    A profile only makes reads faster, so one that is missing, broken or of another device is
+    left aside, never an error.
+    """
+    path = folder / PROFILE
+    if not path.exists():
+        return None, 'no device profile: only neighbours are read together; see `flash_llm probe`'
+    try:
+        profile, device = DeviceProfile.load(path), FlashDevice.of(folder)
+    except (ReadFailedError, ValueError, OSError) as error:
+        return None, f'the device profile is not used: {error}'
+    if profile.device != device:
+        return None, (f'the device profile is not used: it is of {profile.device}, the store is '
+                      f'on {device}; run `flash_llm probe` here')
+    return profile, f'reads are planned by {path}, measured at {profile.measured_at}'
+
+
+def _check_measurement(where: str, measurement: Measurement) -> None:
+    pattern, read_bytes, in_flight, rate = measurement
+    _check(pattern in PATTERNS, f'{where}.pattern', pattern, f'one of {", ".join(PATTERNS)}')
+    _check(_is_count(read_bytes), f'{where}.read_bytes', read_bytes, 'a positive integer')
+    _check(_is_count(in_flight), f'{where}.in_flight', in_flight, 'a positive integer')
+    _check(isinstance(rate, (int, float)) and not isinstance(rate, bool) and math.isfinite(rate)
+           and rate > 0, f'{where}.reads_per_second', rate, 'a positive number')
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _is_time(value: object) -> bool:
+    try:
+        return isinstance(value, str) and datetime.fromisoformat(value) is not None
+    except ValueError:
+        return False
+
+
+def _check(right: bool, field: str, value: object, wanted: str) -> None:
+    if not right:
+        raise ValueError(f'{field}: {value!r} is wrong, must be {wanted}')
