@@ -1,4 +1,4 @@
-"""The threads that compute: the same bytes from any number of them, and none that spins or stays."""
+"""The threads that compute: the same bytes from any number, and none that spins or stays."""
 
 import os
 import signal
