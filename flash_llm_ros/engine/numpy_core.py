@@ -24,6 +24,7 @@ from flash_llm_ros.engine.numpy_flash import (
 )
 from flash_llm_ros.engine.numpy_policies import DEFAULT_POLICY, make_policy
 from flash_llm_ros.engine.numpy_read_plan import plan_reads
+from flash_llm_ros.engine.numpy_rounding import rounded
 from flash_llm_ros.engine.numpy_section import Section
 from flash_llm_ros.engine.numpy_window import GroupCache
 from flash_llm_ros.store.codec import row_codec
@@ -37,16 +38,17 @@ class NeuronCore:
     """Same interface and results (up to rounding) as ``flash_llm_ros._native.NeuronCore``.
 
     ``path`` holds ``groups`` groups of ``group_bytes``; rows of ``dim`` values are stored by
-    ``codec``; ``slots`` groups fit in the slab. Raises ValueError for a wrong argument,
+    ``codec``; ``slots`` groups fit in the slab. ``threads`` compute in the native core, the
+    caller's included; results do not depend on it. Raises ValueError for a wrong argument,
     ReadFailedError and ChecksumError (after one retry) for the file, RuntimeError once closed.
     Arrays of a failed compute call hold unspecified values; the core itself stays usable.
     """
 
     def __init__(self, path: str, group_bytes: int, groups: int, dim: int, codec: str, slots: int,
-                 *, reader: str = 'auto', reads_in_flight: int = 32,
+                 *, threads: int = 1, reader: str = 'auto', reads_in_flight: int = 32,
                  direct_io: bool = True, lock_memory: bool = True) -> None:
         for name, value in (('group_bytes', group_bytes), ('groups', groups), ('slots', slots),
-                            ('reads_in_flight', reads_in_flight)):
+                            ('threads', threads), ('reads_in_flight', reads_in_flight)):
             check(value >= 1, name, value, 'at least 1')
         check(reader in READERS, 'reader', reader, f'one of {", ".join(READERS)}')
         check(group_bytes % 512 == 0, 'group_bytes', group_bytes, 'a multiple of 512')
@@ -172,6 +174,7 @@ class NeuronCore:
         """out [S, bundles] = x [S, dim] @ W.T for a section of single rows."""
         found = self._compute_section(section, 1)
         check_pair('x', x, self._dim, 'out', out, found.bundles)
+        x = rounded(x, self._codec.name)
         for start, weights in self._dense(found):
             _scatter(out, start, np.matmul(x, weights[:, :, 0].transpose(0, 2, 1)))
 
@@ -180,6 +183,7 @@ class NeuronCore:
         found = self._compute_section(section, 2)
         act = activation_of(activation)
         check_pair('x', x, self._dim, 'h', h, found.bundles)
+        x = rounded(x, self._codec.name)
         for start, weights in self._dense(found):
             _scatter(h, start, gated(x, weights, act))
 
@@ -201,6 +205,7 @@ class NeuronCore:
         """
         found, act = self._bundle_section(section, activation, bias)
         check_pair('x', x, self._dim, 'out', out, self._dim)
+        x = rounded(x, self._codec.name)
         for start, weights in self._dense(found):
             h = bundle_activations(x, weights, act, _part(bias, start, weights))
             for values, group in zip(h, weights, strict=True):
@@ -233,9 +238,10 @@ class NeuronCore:
         if h_out is not None:
             check_array('h_out', h_out, np.float32, (found.bundles,), writable=True)
             h_out[:] = 0
+        x = rounded(x[None], self._codec.name)
         for start, group in self._sparse(found, np.flatnonzero(active)):
             part = _part(bias, start, group[None])
-            values = bundle_activations(x[None], group[None], act, part)[0, 0]
+            values = bundle_activations(x, group[None], act, part)[0, 0]
             for index in np.flatnonzero(active[start:start + len(group)]):
                 out += values[index] * group[index, -1]
                 if h_out is not None:
