@@ -63,6 +63,7 @@ class OptModel:
         shape = files.shape
         self.shape, self.technique, self.position = shape, technique, position
         self._files: list[_OpenFile] = []
+        core_options = {**core_options, 'threads': threads}
         apart = technique.predicted and not technique.bundled
         self._whole = self._open(files.bundled, technique.predicted and not apart, most_predicted,
                                  core_options)
