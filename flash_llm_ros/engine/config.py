@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from flash_llm_ros.engine.numpy_policies import DEFAULT_POLICY, POLICY_FORM, make_policy
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 MODES = ('exact', 'sparse')
@@ -21,12 +22,13 @@ class EngineConfig:
     prefill_chunk: int = 64         # prompt tokens computed at once
     sparsity: float | None = None   # share of down columns left out; None: as calibrated
     lookup_tokens: int = 4          # exact mode: guessed tokens computed with one; 0: none
-    threads: int = 1                # of ONNX Runtime
+    threads: int = 1                # that compute: of ONNX Runtime, and in turn of the core
     reader: str = 'auto'            # io_uring, threads; auto: the former where it is to be had
     reads_in_flight: int = 32
     direct_io: bool = True
     lock_memory: bool = True
     verify: bool = True             # compare file hashes on opening
+    window_policy: str = DEFAULT_POLICY     # which cached groups yield, see doc/window.md
     core: str = 'native'            # or numpy, the slow reference
 
     def __post_init__(self) -> None:
@@ -40,6 +42,10 @@ class EngineConfig:
         sparsity = self.sparsity
         if sparsity is not None and not (isinstance(sparsity, (int, float)) and 0 <= sparsity < 1):
             _refuse('sparsity', sparsity, 'a number in [0, 1)')
+        try:
+            make_policy(self.window_policy, 1)
+        except (AttributeError, ValueError):
+            _refuse('window_policy', self.window_policy, POLICY_FORM)
         if self.reads_in_flight > MOST_READS_IN_FLIGHT:
             _refuse('reads_in_flight', self.reads_in_flight, f'at most {MOST_READS_IN_FLIGHT}')
         if self.reader not in READERS:
