@@ -7,7 +7,7 @@
 #include <utility>
 
 #include "group_read.hpp"
-#include "reader_thread.hpp"
+#include "hurried_thread.hpp"
 
 namespace flash_llm {
 namespace {
@@ -18,7 +18,7 @@ constexpr int kMostThreads = 32;
 
 ThreadReader::ThreadReader(const GroupFile& file, int reads_in_flight) : Reader(file) {
   for (int i = 0; i < std::min(reads_in_flight, kMostThreads); ++i) {
-    threads_.push_back(reader_thread([this] { serve(); }));
+    threads_.push_back(hurried_thread([this] { serve(); }));
   }
 }
 

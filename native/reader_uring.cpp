@@ -8,7 +8,7 @@
 #include <system_error>
 #include <utility>
 
-#include "reader_thread.hpp"
+#include "hurried_thread.hpp"
 
 namespace flash_llm {
 namespace {
@@ -59,7 +59,7 @@ UringReader::UringReader(const GroupFile& file, int reads_in_flight)
   for (std::size_t index = operations_.size(); index-- > 0;) {
     free_.push_back(index);
   }
-  thread_ = reader_thread([this] { serve(); });
+  thread_ = hurried_thread([this] { serve(); });
 }
 
 UringReader::~UringReader() {

@@ -1,4 +1,4 @@
-#include "reader_thread.hpp"
+#include "hurried_thread.hpp"
 
 #include <pthread.h>
 #include <sched.h>
@@ -26,14 +26,6 @@ struct Attributes {
 };
 
 }  // namespace
-
-SignalsBlocked::SignalsBlocked() {
-  sigset_t all;
-  sigfillset(&all);
-  pthread_sigmask(SIG_SETMASK, &all, &before_);
-}
-
-SignalsBlocked::~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
 
 void name_and_hurry_this_thread() {
   pthread_setname_np(pthread_self(), "flash_read");
