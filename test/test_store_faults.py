@@ -14,8 +14,8 @@ from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 
 FILES = ('manifest.yaml', 'resident.safetensors', 'predictors.safetensors', 'layers/01.onnx',
-         'layers/final.onnx', 'predictors/02.onnx', 'tokenizer.json', 'chat_template.jinja',
-         'neurons.bin')
+         'layers/final.onnx', 'predictors/02.onnx', 'tokenizer.json', 'tokenizer.safetensors',
+         'chat_template.jinja', 'neurons.bin')
 BUDGET = 40_000_000
 
 

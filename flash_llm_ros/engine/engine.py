@@ -16,7 +16,7 @@ from flash_llm_ros.engine.model import Model
 from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity
 from flash_llm_ros.engine.process_memory import resident_bytes, return_large_blocks, trim_heap
 from flash_llm_ros.engine.prompt import ChatTemplate, check_text
-from flash_llm_ros.engine.tokens import TextTokenizer
+from flash_llm_ros.engine.tokens import TextTokenizer, load_tokenizer
 from flash_llm_ros.engine.window import Window
 from flash_llm_ros.engine.window_plan import least_slots, most_slots, plan_window
 from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
@@ -66,7 +66,7 @@ class Engine:
         return_large_blocks()
         bare = resident_bytes()
         log('loading the resident weights')
-        tokenizer = TextTokenizer(store.text(TOKENIZER), manifest.model.begin_token)
+        tokenizer = load_tokenizer(store)
         trim_heap()
         template = _chat_template(store, tokenizer)
         attention = AttentionStack(store, config.threads)
