@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from opt_files import NeuronFile, OptFiles
 from opt_graphs import Attention, Predictors
+from planted_activity import Token
 
 from flash_llm_ros.engine.core import load_core_class
 
@@ -27,7 +28,8 @@ class Technique:
     `resident`: attention and head stay in DRAM, else they are read for every token. `predicted`:
     only predicted neurons are read, into slots for the share `kept`, or for what one layer
     predicts where that is more; else all neurons are used and the share `kept` is pinned.
-    `bundled`: a neuron's rows lie together.
+    `bundled`: a neuron's rows lie together. `ahead`: a layer is also predicted from the input of
+    the one before, and read while that one is computed (not in the paper).
     """
 
     name: str
@@ -35,17 +37,19 @@ class Technique:
     predicted: bool
     kept: float = 0.0
     bundled: bool = True
+    ahead: bool = False
 
 
 def techniques(files: OptFiles, window: float = 0.24) -> list[Technique]:
-    """The rows of the paper's Table 2; the second one keeps half of the model."""
+    """The rows of the paper's Table 2 (hybrid keeps half of the model), and one more."""
     whole, ffn = files.bundled.groups, files.bundled.ffn_groups()
     half = max(0.0, (whole / 2 - (whole - ffn)) / ffn)
     return [Technique('naive', resident=False, predicted=False),
             Technique('hybrid', resident=True, predicted=False, kept=half),
             Technique('+ predictor', resident=True, predicted=True, bundled=False),
             Technique('+ window', resident=True, predicted=True, kept=window, bundled=False),
-            Technique('+ bundling', resident=True, predicted=True, kept=window)]
+            Technique('+ bundling', resident=True, predicted=True, kept=window),
+            Technique('+ read ahead', resident=True, predicted=True, kept=window, ahead=True)]
 
 
 class OptModel:
@@ -81,8 +85,8 @@ class OptModel:
         predictors = self._predictors.bytes if self._predictors else 0
         return sum(file.slab_bytes for file in self._files) + predictors
 
-    def token(self, hidden: Array, predicted: NDArray[np.uint8]) -> dict[str, float]:
-        """Replace `hidden` [1, d] by what the layers make of it; predicted uint8 [layers, ffn].
+    def token(self, hidden: Array, planted: Token) -> dict[str, float]:
+        """Replace `hidden` [1, d] by what the layers make of it.
 
         Returns seconds, and how much each counter of the core grew.
         """
@@ -93,20 +97,24 @@ class OptModel:
             attended = self._attention.run(layer, self.position, self._qkv)
             self._whole.run('rows_dot', 'o', layer, attended, self._product)
             hidden += self._product
-            self.feed_forward(layer, _normed(hidden), predicted[layer], hidden)
+            self.feed_forward(layer, _normed(hidden), planted, hidden)
         self._whole.run('rows_dot', 'head', 0, _normed(hidden), self._logits)
         seconds = time.perf_counter() - begin
         self.position += 1
         after = self._counters()
         return {'seconds': seconds, **{name: after[name] - before[name] for name in _COUNTERS}}
 
-    def feed_forward(self, layer: int, x: Array, predicted: NDArray[np.uint8],
-                     hidden: Array) -> None:
-        """Add a layer's FFN of x [1, d] to `hidden` [1, d]; predicted uint8 [ffn]."""
+    def feed_forward(self, layer: int, x: Array, planted: Token, hidden: Array) -> None:
+        """Add a layer's FFN of x [1, d] to `hidden` [1, d]."""
         if self._predictors is None:
             self._whole.run('bundled', 'bundle', layer, x, hidden, 'relu')
             return
         self._predictors.run(layer, x)
+        predicted = planted.predicted[layer]
+        if self.technique.ahead and layer + 1 < self.shape.layers:
+            self._ffn.run('prefetch', 'bundle', layer, predicted)       # these come first
+            self._predictors.run(layer + 1, x)
+            self._ffn.run('prefetch', 'bundle', layer + 1, planted.early[layer + 1])
         if self.technique.bundled:
             self._ffn.run('bundled_sparse', 'bundle', layer, x[0], predicted, hidden[0], 'relu')
             return

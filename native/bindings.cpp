@@ -10,6 +10,7 @@
 #include "core.hpp"
 #include "crc32c.hpp"
 #include "measure_reads.hpp"
+#include "uring.hpp"
 #include "read_plan.hpp"
 
 namespace py = pybind11;
@@ -113,10 +114,11 @@ Neurons neurons_of(const Section& section, const std::string& activation, const 
 std::unique_ptr<NeuronCore> make_core(const py::object& path, std::int64_t group_bytes,
                                       std::int64_t groups, std::int64_t dim,
                                       const std::string& codec, std::int64_t slots,
-                                      int reader_threads, bool direct_io, bool lock_memory) {
+                                      const std::string& reader, int reads_in_flight,
+                                      bool direct_io, bool lock_memory) {
   const CoreOptions options{
       py::module_::import("os").attr("fspath")(path).cast<std::string>(), group_bytes, groups, dim,
-      codec, slots, reader_threads, direct_io, lock_memory};
+      codec, slots, reader, reads_in_flight, direct_io, lock_memory};
   return without_interpreter([&] { return std::make_unique<NeuronCore>(options); });
 }
 
@@ -260,6 +262,10 @@ void translate(std::exception_ptr pointer) {
         fault.kind == ReadFault::Kind::kRead ? "ReadFailedError" : "ChecksumError";
     const py::object type = py::module_::import("flash_llm_ros.store.errors").attr(name);
     PyErr_SetObject(type.ptr(), type(fault.what()).ptr());
+  } catch (const UringRefused& refused) {
+    const py::object type =
+        py::module_::import("flash_llm_ros.store.errors").attr("ReaderUnavailableError");
+    PyErr_SetObject(type.ptr(), type(refused.what()).ptr());
   }
 }
 
@@ -280,7 +286,8 @@ PYBIND11_MODULE(_native, module) {
              "where the file system has it. checksum: each read's CRC32C is computed, as for a "
              "store, but not compared, so that any file will do. Returns a dict: reads, bytes, "
              "seconds (what passed), direct, reader (which one ran). ValueError for a wrong "
-             "argument, ReadFailedError for the file.");
+             "argument, ReadFailedError for the file, ReaderUnavailableError for an io_uring that "
+             "is not to be had.");
 
   module.def("plan_reads", &planned, py::arg("groups"), py::arg("request_groups"),
              py::arg("largest_groups"),
@@ -292,10 +299,12 @@ PYBIND11_MODULE(_native, module) {
                          "documents it. Calls release the interpreter and take turns.")
       .def(py::init(&make_core), py::arg("path"), py::arg("group_bytes"), py::arg("groups"),
            py::arg("dim"), py::arg("codec"), py::arg("slots"), py::kw_only(),
-           py::arg("reader_threads") = 4, py::arg("direct_io") = true,
+           py::arg("reader") = "auto", py::arg("reads_in_flight") = 32,
+           py::arg("direct_io") = true,
            py::arg("lock_memory") = true)
       .def_property_readonly("direct", &NeuronCore::direct)
       .def_property_readonly("locked", &NeuronCore::locked)
+      .def_property_readonly("reader", &NeuronCore::reader_name)
       .def_property_readonly("scratch_bytes", &NeuronCore::scratch_bytes)
       .def_property_readonly("kernels", &NeuronCore::kernels_name)
       .def("add_section", &NeuronCore::add_section, py::arg("first_group"), py::arg("bundles"),

@@ -45,17 +45,16 @@ NeuronCore::NeuronCore(const CoreOptions& options)
   require(groups_ >= 1 && groups_ <= kMostSlots, "groups", groups_, "at least 1, below 2**31");
   require(options.slots >= 1 && options.slots <= kMostSlots, "slots", options.slots,
           "at least 1, below 2**31");
-  require(options.reader_threads >= 1 && options.reader_threads <= 256, "reader_threads",
-          options.reader_threads, between(1, 256));
   slab_ = std::make_unique<Slab>(static_cast<std::int32_t>(options.slots),
                                  static_cast<std::size_t>(group_bytes_), options.lock_memory);
   file_ = std::make_unique<GroupFile>(options.path, options.direct_io, Checksums::kCompared, *slab_,
                                       counters_);
   file_->require_groups(groups_);
-  reader_ = std::make_unique<Reader>(*file_, options.reader_threads);
+  reader_ = make_reader(options.reader, *file_, options.reads_in_flight);
   read_costs_.largest = file_->request_groups();
   direct_ = file_->direct();
   locked_ = slab_->locked();
+  reader_name_ = reader_->name();
 }
 
 NeuronCore::~NeuronCore() { close(); }

@@ -26,7 +26,8 @@ struct CoreOptions {
   std::int64_t dim;
   std::string codec;
   std::int64_t slots;
-  int reader_threads;
+  std::string reader;  // auto, io_uring or threads
+  int reads_in_flight;
   bool direct_io;
   bool lock_memory;
 };
@@ -41,6 +42,7 @@ class NeuronCore {
 
   bool direct() const { return direct_; }
   bool locked() const { return locked_; }
+  const char* reader_name() const { return reader_name_; }
   std::size_t scratch_bytes() const { return math_.scratch_bytes() + group_bytes(); }
   const char* kernels_name() const { return math_.kernels_name(); }
   std::int64_t dim() const { return format_.dim; }
@@ -94,6 +96,7 @@ class NeuronCore {
   ReadCosts read_costs_;
   bool direct_ = false;
   bool locked_ = false;
+  const char* reader_name_ = "";
 
   std::mutex calls_;
   // Each uses the ones before it; closing goes backwards.

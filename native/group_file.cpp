@@ -2,7 +2,6 @@
 
 #include <fcntl.h>
 #include <sys/stat.h>
-#include <sys/uio.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -29,35 +28,6 @@ std::uint32_t stored_checksum(const std::uint8_t* end) {
   return at[0] | at[1] << 8 | at[2] << 16 | static_cast<std::uint32_t>(at[3]) << 24;
 }
 
-// One piece per stretch of neighbouring slots: a contiguous run is a single plain read.
-std::vector<iovec> pieces_of(const Run& run, const Slab& slab) {
-  std::vector<iovec> pieces;
-  for (std::size_t i = 0; i < run.slots.size(); ++i) {
-    if (i > 0 && run.slots[i] == run.slots[i - 1] + 1 && run.slots[i - 1] != Slab::kDiscard) {
-      pieces.back().iov_len += slab.slot_bytes();
-    } else {
-      pieces.push_back({slab.slot(run.slots[i]), slab.slot_bytes()});
-    }
-  }
-  return pieces;
-}
-
-// The stretches of wanted groups.
-std::vector<Run> wanted_of(const Run& run) {
-  std::vector<Run> wanted;
-  bool within = false;
-  for (std::size_t i = 0; i < run.slots.size(); ++i) {
-    if (run.slots[i] != Slab::kDiscard) {
-      if (!within) {
-        wanted.push_back({run.section, run.first_group + static_cast<std::int64_t>(i), {}});
-      }
-      wanted.back().slots.push_back(run.slots[i]);
-    }
-    within = run.slots[i] != Slab::kDiscard;
-  }
-  return wanted;
-}
-
 }  // namespace
 
 GroupFile::GroupFile(const std::string& path, bool direct_io, Checksums checksums,
@@ -79,20 +49,6 @@ GroupFile::~GroupFile() { ::close(descriptor_); }
 
 std::size_t GroupFile::request_groups() const {
   return std::clamp<std::size_t>(kRequestBytes / slab_.slot_bytes(), 1, IOV_MAX);
-}
-
-std::optional<ReadFault> GroupFile::read(const Run& run) const {
-  if (!read_once(run)) {
-    return std::nullopt;
-  }
-  add(counters_.retries, 1);
-  // Without what lies between: an unreadable block that nobody wants must not fail anybody.
-  for (const Run& part : wanted_of(run)) {
-    if (std::optional<ReadFault> fault = read_once(part)) {
-      return fault;
-    }
-  }
-  return std::nullopt;
 }
 
 void GroupFile::open() {
@@ -137,37 +93,12 @@ bool GroupFile::direct_read_works() const {
   return pread(descriptor_, slab_.slot(0), slab_.slot_bytes(), 0) >= 0 || errno != EINVAL;
 }
 
-std::optional<ReadFault> GroupFile::read_once(const Run& run) const {
-  const std::vector<iovec> pieces = pieces_of(run, slab_);
-  const std::size_t size = run.slots.size() * slab_.slot_bytes();
-  const off_t offset = run.first_group * static_cast<off_t>(slab_.slot_bytes());
-  ssize_t done;
-  do {
-    done = preadv(descriptor_, pieces.data(), static_cast<int>(pieces.size()), offset);
-  } while (done < 0 && errno == EINTR);
-  const int error_number = errno;
-  add(counters_.flash_reads, 1);
-  if (done < 0) {
-    return ReadFault(ReadFault::Kind::kRead, where(run, 0) + ": read failed twice: " +
-                                                 text_of(error_number));
-  }
-  add(counters_.flash_bytes, static_cast<std::uint64_t>(done));
-  if (!direct_) {
-    posix_fadvise(descriptor_, offset, static_cast<off_t>(size), POSIX_FADV_DONTNEED);
-  }
-  if (static_cast<std::size_t>(done) != size) {
-    return ReadFault(ReadFault::Kind::kRead, where(run, 0) + ": read ended after " +
-                                                 std::to_string(done) + " of " +
-                                                 std::to_string(size) + " bytes twice");
-  }
-  return verify(run);
-}
-
-std::optional<ReadFault> GroupFile::verify(const Run& run) const {
+std::optional<ReadFault> GroupFile::verify(const Run& run, std::size_t begin,
+                                            std::size_t end) const {
   if (checksums_ == Checksums::kIgnored) {
     return std::nullopt;
   }
-  for (std::size_t i = 0; i < run.slots.size(); ++i) {
+  for (std::size_t i = begin; i < end; ++i) {
     if (run.slots[i] == Slab::kDiscard) {
       continue;
     }
@@ -183,6 +114,12 @@ std::optional<ReadFault> GroupFile::verify(const Run& run) const {
     }
   }
   return std::nullopt;
+}
+
+void GroupFile::drop_pages(off_t offset, off_t size) const {
+  if (!direct_) {
+    posix_fadvise(descriptor_, offset, size, POSIX_FADV_DONTNEED);
+  }
 }
 
 std::string GroupFile::where(const Run& run, std::size_t index) const {

@@ -1,5 +1,7 @@
-// neurons.bin: verified reads of runs of groups into slots.
+// neurons.bin: how it is read, and whether what has arrived in the slots is right.
 #pragma once
+
+#include <sys/types.h>
 
 #include <cstdint>
 #include <optional>
@@ -42,19 +44,24 @@ class GroupFile {
   std::int64_t groups() const;
   // ReadFault unless the file is exactly so long.
   void require_groups(std::int64_t groups) const;
+  int descriptor() const { return descriptor_; }
+  const Slab& slab() const { return slab_; }
+  Counters& counters() const { return counters_; }
   // The most groups one request should read, so that requests stay parallel.
   std::size_t request_groups() const;
 
-  // Reads, and verifies what is wanted; one retry, then the fault. Any thread may call it.
-  std::optional<ReadFault> read(const Run& run) const;
+  // The rest may be called by any thread.
+  // Compares the checksums of the wanted among the groups [begin, end) of a run.
+  std::optional<ReadFault> verify(const Run& run, std::size_t begin, std::size_t end) const;
+  // Keeps what was read out of the page cache where reads are not direct.
+  void drop_pages(off_t offset, off_t size) const;
+  // How a sentence about one group of a run begins.
+  std::string where(const Run& run, std::size_t index) const;
 
  private:
   void open();
   std::int64_t size() const;
   bool direct_read_works() const;
-  std::optional<ReadFault> read_once(const Run& run) const;
-  std::optional<ReadFault> verify(const Run& run) const;
-  std::string where(const Run& run, std::size_t index) const;
 
   std::string path_;
   const Slab& slab_;

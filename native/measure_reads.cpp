@@ -77,12 +77,10 @@ ReadMeasurement measure_reads(const std::string& path, std::int64_t bytes, int i
                               bool checksum) {
   require(bytes >= 512 && bytes % 512 == 0 && bytes <= std::int64_t{1} << 30, "bytes", bytes,
           "a multiple of 512, at most 1 GiB");
-  require(in_flight >= 1 && in_flight <= 256, "in_flight", in_flight, "between 1 and 256");
+  require(in_flight >= 1 && in_flight <= kMostReadsInFlight, "in_flight", in_flight,
+          "between 1 and " + std::to_string(kMostReadsInFlight));
   if (!(seconds > 0.0 && seconds <= 3600.0)) {
     throw ArgumentError("seconds", std::to_string(seconds), "above 0, at most 3600");
-  }
-  if (reader_name != "auto" && reader_name != "threads") {
-    throw ArgumentError("reader", "'" + reader_name + "'", "one of auto, threads");
   }
   Counters counters;
   const Slab slab(in_flight, static_cast<std::size_t>(bytes), false);
@@ -92,15 +90,15 @@ ReadMeasurement measure_reads(const std::string& path, std::int64_t bytes, int i
     throw ArgumentError("path", "a file shorter than " + std::to_string(bytes) + " bytes",
                         "at least as long as one read");
   }
-  Reader reader(file, in_flight);
+  const std::unique_ptr<Reader> reader = make_reader(reader_name, file, in_flight);
   const Clock::time_point start = Clock::now();
-  ReadLoop loop(reader, file.groups(), pattern,
+  ReadLoop loop(*reader, file.groups(), pattern,
                 start + std::chrono::duration_cast<Clock::duration>(
                             std::chrono::duration<double>(seconds)));
   loop.run(in_flight);
   const double passed = std::chrono::duration<double>(Clock::now() - start).count();
   return {loop.reads(), loop.reads() * static_cast<std::uint64_t>(bytes), passed, file.direct(),
-          "threads"};
+          reader->name()};
 }
 
 }  // namespace flash_llm

@@ -1,54 +1,19 @@
 #include "reader.hpp"
 
-#include <pthread.h>
-#include <signal.h>
-
 #include <utility>
 
+#include "errors.hpp"
+#include "reader_threads.hpp"
+#include "reader_uring.hpp"
+
 namespace flash_llm {
-namespace {
-
-// Signals belong to the interpreter's own threads; a new thread inherits the mask.
-class SignalsBlocked {
- public:
-  SignalsBlocked() {
-    sigset_t all;
-    sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before_);
-  }
-  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
-
- private:
-  sigset_t before_;
-};
-
-}  // namespace
-
-Reader::Reader(const GroupFile& file, int threads) : file_(file) {
-  const SignalsBlocked blocked;
-  for (int i = 0; i < threads; ++i) {
-    threads_.emplace_back(&Reader::serve, this);
-    pthread_setname_np(threads_.back().native_handle(), "flash_read");
-  }
-}
-
-Reader::~Reader() {
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-  }
-  wake_.notify_all();
-  for (std::thread& thread : threads_) {
-    thread.join();
-  }
-}
 
 void Reader::submit(Urgency urgency, Run run, Done done) {
   {
     const std::lock_guard lock(mutex_);
     waiting_[static_cast<std::size_t>(urgency)].push_back({std::move(run), std::move(done)});
   }
-  wake_.notify_one();
+  wake();
 }
 
 std::size_t Reader::cancel_stream() {
@@ -59,25 +24,35 @@ std::size_t Reader::cancel_stream() {
   return count;
 }
 
-void Reader::serve() {
-  while (std::optional<Request> request = next()) {
-    request->done(request->run, file_.read(request->run));
-  }
-}
-
-std::optional<Reader::Request> Reader::next() {
-  std::unique_lock lock(mutex_);
-  while (!stopping_) {
-    for (std::deque<Request>& queue : waiting_) {
-      if (!queue.empty()) {
-        Request request = std::move(queue.front());
-        queue.pop_front();
-        return request;
-      }
+std::optional<Reader::Request> Reader::take(const std::unique_lock<std::mutex>&) {
+  for (std::deque<Request>& queue : waiting_) {
+    if (!queue.empty()) {
+      Request request = std::move(queue.front());
+      queue.pop_front();
+      return request;
     }
-    wake_.wait(lock);
   }
   return std::nullopt;
+}
+
+std::unique_ptr<Reader> make_reader(const std::string& choice, const GroupFile& file,
+                                    int reads_in_flight) {
+  if (choice != "auto" && choice != "io_uring" && choice != "threads") {
+    throw ArgumentError("reader", "'" + choice + "'", "one of auto, io_uring, threads");
+  }
+  require(reads_in_flight >= 1 && reads_in_flight <= kMostReadsInFlight, "reads_in_flight",
+          reads_in_flight, "between 1 and " + std::to_string(kMostReadsInFlight));
+  if (choice != "threads") {
+    try {
+      return std::make_unique<UringReader>(file, reads_in_flight);
+    } catch (const UringRefused& refused) {
+      if (choice == "io_uring") {
+        throw UringRefused(std::string("reader is 'io_uring', which is not to be had here (") +
+                           refused.what() + "); it must be 'auto' or 'threads'.");
+      }
+    }
+  }
+  return std::make_unique<ThreadReader>(file, reads_in_flight);
 }
 
 }  // namespace flash_llm

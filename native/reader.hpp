@@ -1,53 +1,64 @@
-// Many reads in flight: a pool of threads that serves requests in order of urgency.
+// Many reads in flight, begun in order of urgency. Two back ends: io_uring, and a pool of threads.
 #pragma once
 
 #include <array>
-#include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <deque>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <optional>
-#include <thread>
+#include <string>
 #include <vector>
 
 #include "group_file.hpp"
 
 namespace flash_llm {
 
+constexpr int kMostReadsInFlight = 256;
+
 enum class Urgency { kDemand, kPrefetch, kStream };
 
+// Destroying a reader finishes the reads that have begun and forgets the others.
 class Reader {
  public:
-  // Called once, on a reader thread, with the fault if the read failed.
+  // Called once, on a thread of the reader, with the fault if the read failed; may submit more.
   using Done = std::function<void(const Run&, const std::optional<ReadFault>&)>;
 
-  Reader(const GroupFile& file, int threads);
-  // Finishes the reads that have begun and forgets the others.
-  ~Reader();
+  explicit Reader(const GroupFile& file) : file_(file) {}
+  virtual ~Reader() = default;
   Reader(const Reader&) = delete;
   Reader& operator=(const Reader&) = delete;
 
+  virtual const char* name() const = 0;
   void submit(Urgency urgency, Run run, Done done);
   // Forgets the stream requests that have not begun; returns how many.
   std::size_t cancel_stream();
   std::size_t request_groups() const { return file_.request_groups(); }
 
- private:
+ protected:
   struct Request {
     Run run;
     Done done;
   };
 
-  void serve();
-  std::optional<Request> next();
+  // Something was put into the queues.
+  virtual void wake() = 0;
+  // The most urgent request, the earliest of these; `lock` holds `mutex_`.
+  std::optional<Request> take(const std::unique_lock<std::mutex>& lock);
 
   const GroupFile& file_;
   std::mutex mutex_;
-  std::condition_variable wake_;
+
+ private:
   std::array<std::deque<Request>, 3> waiting_;
-  bool stopping_ = false;
-  std::vector<std::thread> threads_;
 };
+
+// choice: 'io_uring', 'threads', or 'auto': io_uring where kernel and container allow it, which a
+// real read tries, else threads. UringRefused, with a sentence, for io_uring where it is not to be
+// had.
+std::unique_ptr<Reader> make_reader(const std::string& choice, const GroupFile& file,
+                                    int reads_in_flight);
 
 }  // namespace flash_llm

@@ -1,6 +1,9 @@
 """Which cores and which memory settings the core tests run with."""
 
+import ctypes
 from dataclasses import dataclass, field
+from functools import partial
+import os
 
 import pytest
 
@@ -25,12 +28,36 @@ def runs_here(kernels):
     return all(flag in flags for flag in needed[kernels])
 
 
+
+
+def uring_refusal():
+    """Why the kernel gives this process no io_uring, asked without our own code; '' if it does."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    parameters = ctypes.create_string_buffer(120)
+    ring = libc.syscall(425, 1, parameters)  # io_uring_setup, the same number everywhere
+    if ring < 0:
+        return f'io_uring_setup: {os.strerror(ctypes.get_errno())}'
+    os.close(ring)
+    return ''
+
+
 needs_native = pytest.mark.skipif(_native is None, reason='the extension is not compiled')
 
-# The class under test, once for each implementation.
+needs_uring = pytest.mark.skipif(bool(uring_refusal()), reason=uring_refusal() or 'never')
+
+
+def native_core(reader):
+    return partial(_native.NeuronCore, reader=reader) if _native else None
+
+
+_native_cores = [
+    pytest.param(native_core('threads'), id='threads', marks=needs_native),
+    pytest.param(native_core('io_uring'), id='io_uring', marks=[needs_native, needs_uring]),
+]
+# What makes the core under test: the native one, once with each reader; or the NumPy one, too.
+each_native_core = pytest.mark.parametrize('core_class', _native_cores)
 each_core = pytest.mark.parametrize('core_class', [
-    pytest.param(numpy_core.NeuronCore, id='numpy'),
-    pytest.param(getattr(_native, 'NeuronCore', None), id='native', marks=needs_native),
+    pytest.param(numpy_core.NeuronCore, id='numpy'), *_native_cores,
 ])
 
 _native_arithmetics = [
@@ -83,5 +110,5 @@ class Setting:
         costs = (float(rng.uniform(1e-6, 1e-5)), 1e-9, int(rng.integers(1, 2**15)))
         return cls(pinned, (int(rng.integers(1, 6)), int(rng.integers(1, 5))),
                    int(rng.integers(1, 12)), order, costs if rng.random() < 0.5 else None,
-                   {'reader_threads': int(rng.integers(1, 6)),
+                   {'reads_in_flight': int(rng.integers(1, 6)),
                     'direct_io': bool(rng.random() < 0.7)})

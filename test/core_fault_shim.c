@@ -17,7 +17,8 @@ typedef ssize_t (*preadv2_function)(int, const struct iovec *, int, off_t, int);
 
 static atomic_ulong calls;
 
-static const char *fault_of(unsigned long call) {
+/* What is to happen to this call, counted from 1; NULL: nothing. */
+const char *fault_of(unsigned long call) {
   const char *faults = getenv("FAULTS");
   while (faults != NULL && *faults != '\0') {
     char *end;

@@ -33,7 +33,7 @@ def floats(*shape):
     ({'codec': 'int5'}, "codec: 'int5'"),
     ({'slots': 0}, 'slots: 0'),
     ({'slots': -4}, 'slots: -4'),
-    ({'reader_threads': 0}, 'reader_threads: 0'),
+    ({'reads_in_flight': 0}, 'reads_in_flight: 0'), ({'reader': 'mmap'}, "reader: 'mmap'"),
 ])
 def test_wrong_constructor_arguments(made, core_class, arguments, message):
     right = {'path': str(made.path), 'group_bytes': 512, 'groups': made.groups, 'dim': DIM,

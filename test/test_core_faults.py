@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 
-from core_cases import Setting, each_core
+from core_cases import Setting, each_core, needs_native, needs_uring, uring_refusal
 from core_oracle import gated, write_neuron_file
 import numpy as np
 import pytest
@@ -203,11 +203,13 @@ import numpy as np
 from core_cases import Setting
 from core_oracle import write_neuron_file
 from flash_llm_ros.engine.core import load_core_class
+from functools import partial
 from pathlib import Path
 made = write_neuron_file(Path({path!r}), np.random.default_rng(1), 'int8', 64, 1024,
                          [(35, 0, 2), (45, 0, 1), (24, 0, 3)])
 core_class = load_core_class({core!r})
-assert core_class.__module__.endswith({core!r} if {core!r} == 'native' else 'numpy_core')
+assert {core!r} in core_class.__module__
+core_class = partial(core_class, reader={reader!r})
 ones = lambda *shape: np.ones(shape, np.float32)
 active = np.ones(45, np.uint8)
 """
@@ -219,34 +221,35 @@ def shim(tmp_path_factory):
     if compiler is None:
         pytest.skip('no C compiler for the fault shim')
     library = tmp_path_factory.mktemp('shim') / 'shim.so'
-    subprocess.run([compiler, '-shared', '-fPIC', '-O1', '-o', str(library),
-                    str(HERE / 'core_fault_shim.c'), '-ldl'], check=True)
+    sources = [str(HERE / 'core_fault_shim.c')]
+    if not uring_refusal():
+        sources.append(str(HERE / 'uring_fault_shim.c'))
+    subprocess.run([compiler, '-shared', '-fPIC', '-O1', '-o', str(library), *sources, '-ldl'],
+                   check=True)
     return library
 
 
-@pytest.fixture(params=['numpy', 'native'])
+@pytest.fixture(params=['numpy', pytest.param('threads', marks=needs_native),
+                        pytest.param('io_uring', marks=[needs_native, needs_uring])])
 def shimmed(request, shim, tmp_path):
-    """Run Python in a process of its own whose preadv calls fail as told."""
-    if request.param == 'native':
-        pytest.importorskip('flash_llm_ros._native')
-
+    """Run Python in a process of its own whose reads fail as told."""
     def run(code, **settings):
         setup = SHIMMED.format(test=str(HERE), path=str(tmp_path / 'neurons.bin'),
-                               core=request.param)
+                               core='numpy' if request.param == 'numpy' else 'native',
+                               reader='auto' if request.param == 'numpy' else request.param)
         environment = {**os.environ, 'LD_PRELOAD': f'{os.environ.get("LD_PRELOAD", "")} {shim}',
                        'PYTHONPATH': os.pathsep.join(sys.path), **settings}
         done = subprocess.run([sys.executable, '-c', setup + code], env=environment, text=True,
                               capture_output=True, timeout=100)
         assert done.returncode == 0, done.stderr
         return done.stdout
-    run.core = request.param
-    # The twin tries a direct read with the same call, the native core with another.
-    run.first = 2 if request.param == 'numpy' else 1
+    # The twin tries a direct read with the same call, the pool with another; io_uring is tried.
+    run.first = 1 if request.param == 'threads' else 2
     return run
 
 
 READ_ONCE = """
-core = Setting(cache=20, options={'reader_threads': 1}).open(made, core_class)
+core = Setting(cache=20, options={'reads_in_flight': 1}).open(made, core_class)
 out = np.zeros(64, np.float32)
 try:
     core.add_rows_sparse(1, ones(45), active, out)

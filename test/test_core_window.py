@@ -4,7 +4,7 @@
 from itertools import pairwise
 import time
 
-from core_cases import Setting, each_core, needs_native
+from core_cases import Setting, each_core, each_native_core
 from core_oracle import write_neuron_file
 import numpy as np
 import pytest
@@ -212,13 +212,12 @@ def test_dense_calls_count_and_read_each_group_once(made, core_class):
         assert stats['flash_bytes'] == stats['crc_checked'] * made.group_bytes
 
 
-@needs_native
+@each_native_core
 @pytest.mark.parametrize('ring', [(1, 1), (3, 2), (50, 4)])
-def test_reading_ahead_wastes_nothing_in_order(made, ring):
+def test_reading_ahead_wastes_nothing_in_order(made, ring, core_class):
     """Over tokens in the stream order, every group is read once a token, wrap-around included."""
-    from flash_llm_ros import _native
     order = [0, 2, 4]
-    core = Setting({2: 3}, ring=ring, order=order).open(made, _native.NeuronCore)
+    core = Setting({2: 3}, ring=ring, order=order).open(made, core_class)
     streamed = sum(made.sections[index].groups for index in order) - 3
     x, out = np.ones((1, made.dim), np.float32), np.zeros((1, made.dim), np.float32)
     for token in range(1, 8):

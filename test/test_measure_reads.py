@@ -2,12 +2,12 @@
 
 import os
 
+from core_cases import needs_uring
 import pytest
 
 from flash_llm_ros.store.errors import ReadFailedError
 
 native = pytest.importorskip('flash_llm_ros._native')
-READERS = ('threads',)
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def bytes_read_by_this_process():
         return int(next(line for line in lines if line.startswith('read_bytes')).split()[1])
 
 
-@pytest.mark.parametrize('reader', READERS)
+@pytest.mark.parametrize('reader', ['threads', pytest.param('io_uring', marks=needs_uring)])
 @pytest.mark.parametrize('pattern', ['random', 'sequential'])
 @pytest.mark.parametrize(('size', 'in_flight'), [(512, 1), (4096, 8), (65536, 3), (1 << 20, 2)])
 def test_what_is_counted_was_read(file, reader, pattern, size, in_flight):
@@ -35,8 +35,9 @@ def test_what_is_counted_was_read(file, reader, pattern, size, in_flight):
     assert found['seconds'] >= 0.05
     assert found['reader'] == reader
     if found['direct']:
-        # One more, which tries whether direct reads work.
-        assert from_device == found['bytes'] + size
+        # And those that try whether direct I/O and io_uring work.
+        tried = 2 if reader == 'io_uring' else 1
+        assert from_device == found['bytes'] + tried * size
 
 
 def test_a_sequential_pass_goes_round(file):

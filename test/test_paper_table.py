@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import numpy as np
 from opt_files import OptShape, describe, prepare, weights
 from opt_model import OptModel, techniques
-from planted_activity import PlantedActivity
+from planted_activity import PlantedActivity, Token
 import pytest
 
 from flash_llm_ros.cli.progress import Steps
@@ -100,6 +100,9 @@ def test_parts_of_a_token_add_up_and_the_last_line_says_the_gain(report):
             assert token['wait_ns'] + token['claim_ns'] <= 1e9 * token['seconds']
         assert row['floor_ms'] > 0
         assert row['io_ms'] <= row['io_p95_ms']
+    ahead = rows['+ read ahead']
+    assert rows['+ bundling']['flash_bytes'] < ahead['flash_bytes']
+    assert ahead['flash_bytes'] < 2 * rows['+ bundling']['flash_bytes']
     gain = rows['naive']['total_ms'] / rows['+ bundling']['total_ms']
     assert f' {gain:.1f}x (paper: 4.8x)' in last_line
 
@@ -117,23 +120,24 @@ def test_all_techniques_compute_the_same_layer(tmp_path):
     with Steps() as steps:
         prepare(files, steps)
     x = np.random.default_rng(0).standard_normal((1, TINY.dim)).astype(np.float32)
-    some = PlantedActivity(3, TINY.ffn).predicted(1)[0]
+    planted = PlantedActivity(3, TINY.ffn).next()
+    some = planted.predicted
     for technique in techniques(files):
         model = OptModel(files, technique, most_predicted=int(some.sum(axis=1).max()))
         for layer in range(TINY.layers):
             wanted = some[layer] if technique.predicted else np.ones(TINY.ffn)
             out = np.zeros((1, TINY.dim), np.float32)
-            model.feed_forward(layer, x, some[layer], out)
+            model.feed_forward(layer, x, planted, out)
             np.testing.assert_allclose(out[0], reference_ffn(layer, x[0], wanted), atol=2e-3,
                                        err_msg=technique.name)
         model.close()
 
 
-def test_dense_techniques_agree_on_whole_tokens(tmp_path):
+def test_all_techniques_agree_on_whole_tokens(tmp_path):
     files = describe(tmp_path, TINY)
     with Steps() as steps:
         prepare(files, steps)
-    all_of_them = np.ones((TINY.layers, TINY.ffn), np.uint8)
+    all_of_them = Token(*[np.ones((TINY.layers, TINY.ffn), np.uint8)] * 3)
     results = []
     for technique in techniques(files):
         model = OptModel(files, technique, most_predicted=TINY.ffn)

@@ -11,7 +11,7 @@ NEURONS, TOKENS = 8192, 80
 def tokens():
     """What fires and what is predicted, each bool [tokens, neurons], and the frequencies."""
     activity = PlantedActivity(1, NEURONS, seed=3)
-    fires, predicted = zip(*(activity.next() for _ in range(TOKENS)), strict=True)
+    fires, predicted, _ = zip(*(activity.next() for _ in range(TOKENS)), strict=True)
     return (np.array(fires)[:, 0] > 0, np.array(predicted)[:, 0] > 0, activity.frequencies[0])
 
 
@@ -62,6 +62,14 @@ def test_frequencies_follow_the_power_law(tokens):
     assert slope == pytest.approx(-0.9, abs=1e-6)
 
 
+def test_most_of_a_layer_is_known_a_layer_early():
+    activity = PlantedActivity(2, NEURONS, seed=4)
+    for _ in range(3):
+        _, predicted, early = (part > 0 for part in activity.next())
+        assert early.mean() == pytest.approx(0.10, rel=0.05)
+        assert (early & predicted).sum() / predicted.sum() == pytest.approx(0.84, abs=0.02)
+
+
 @pytest.mark.parametrize(('mean', 'exponent'), [(0.03, 0.9), (0.1, 0.9), (0.1, 0), (0.5, 2)])
 def test_the_law_has_the_wanted_mean(mean, exponent):
     law = power_law(1000, mean, exponent)
@@ -86,7 +94,8 @@ def test_a_seed_gives_the_same_tokens_again():
 @pytest.mark.parametrize(('name', 'value', 'wanted'), [
     ('layers', 0, 'at least 1'), ('neurons', 0, 'at least 1'), ('fire', 0.2, 'at most predict'),
     ('fire', 0, 'above 0'), ('predict', 0.6, 'at most 0.5'), ('exponent', -1, 'at least 0'),
-    ('locality', 1, 'below 1'), ('predictor', -0.1, 'at least 0')])
+    ('locality', 1, 'below 1'), ('predictor', -0.1, 'at least 0'),
+    ('early', 1, 'below 1')])
 def test_wrong_arguments_are_named(name, value, wanted):
     arguments = {'layers': 1, 'neurons': 8, name: value}
     with pytest.raises(ValueError, match=f'^{name}: .*{wanted}'):

@@ -1,6 +1,6 @@
 """Checkpoint to flash store: weights, then a short calibration, then one rename."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
 import shutil
@@ -15,10 +15,15 @@ from flash_llm_ros.calibrate.traces import TraceRecorder, record
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.engine.attention import kv_cache_bytes
+from flash_llm_ros.engine.device_probe import probe_folder
+from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store import flash_store as names
 from flash_llm_ros.store.block_quantisation import relative_error
 from flash_llm_ros.store.codec import CODEC_NAMES
+from flash_llm_ros.store.device_profile import DeviceProfile
 from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.geometry import model_sections
+from flash_llm_ros.store.group_size import best_min_group_bytes
 from flash_llm_ros.store.layer_graphs import ExternalData
 from flash_llm_ros.store.manifest import KV_FORMATS, RESIDENT_FORMATS, Calibration
 from flash_llm_ros.store.predictor_graph import RESIDENT, predictor_graph, predictor_layout
@@ -31,6 +36,9 @@ _CONTEXT = 512
 _SPARE_BYTES = 256_000_000
 # Squared error relative to the matrix: 4-bit sources stay below 1e-5, unrounded ones reach 3e-3.
 _Q4_ERROR = 1e-4
+_PROBE_SECONDS = 8.0
+# Expected before calibration: neurons that sparse mode uses of a layer.
+_ACTIVE_SHARE = {'split': 1 - DEFAULT_SPARSITY, 'bundled': 0.1}
 _RANK_STEP = 64                     # whole blocks of the 8-bit factors
 
 
@@ -47,6 +55,8 @@ class ConversionOptions:
     most_tokens: int = 2048
     rank: int = 64
     replace: bool = False
+    profile: DeviceProfile | None = None    # of the device that the store will be on
+    probe: bool = False             # measure the profile, on the device that the store is put on
 
     def __post_init__(self) -> None:
         for name, known in (('neurons', CODEC_NAMES), ('resident', (None, *RESIDENT_FORMATS)),
@@ -54,6 +64,8 @@ class ConversionOptions:
             if (value := getattr(self, name)) not in known:
                 raise ValueError(f'{name} is {value!r}; it must be one of '
                                  f'{", ".join(filter(None, known))}')
+        if self.probe and self.profile is not None:
+            raise ValueError('probe and profile exclude each other; give one of them.')
         if self.rank < 1:
             raise ValueError(f'rank is {self.rank}; it must be at least 1')
 
@@ -75,10 +87,17 @@ def convert(source: str | Path, target: str | Path, options: ConversionOptions,
                        options.neurons,
                        options.resident or ('fp32' if exact else _resident(checkpoint)),
                        options.kv_cache or ('fp32' if exact else 'fp16'), options.block)
+    profile = options.profile
+    if options.probe:
+        profile = probe_folder(target.parent, _PROBE_SECONDS, progress)
+    if profile is not None:
+        form = _for_device(form, checkpoint.spec, profile)
     with StoreWriter(checkpoint, target, form, progress) as writer:
         store = writer.write()
         if options.calibrate:
             writer.seal(_calibrate(checkpoint, store, options, progress))
+        if profile is not None:
+            writer.add_profile(profile)
         writer.publish()
     return FlashStore.open(target)
 
@@ -89,6 +108,16 @@ def _resident(checkpoint: Checkpoint) -> str:
     error = max(relative_error(checkpoint.rows(f'layers.{layer}.{part}'), 'q4')
                 for layer in sorted({0, last // 2, last}) for part in 'qo')
     return 'q4' if error < _Q4_ERROR else 'q8'
+
+
+def _for_device(form: StoreFormat, spec: ModelSpec, profile: DeviceProfile) -> StoreFormat:
+    """The same format in blocks that the device reads directly and groups that suit it."""
+    block = max(form.block, profile.sizes[0])
+    sections = model_sections(form.layout, spec.layers, spec.ffn_size, spec.vocab_size,
+                              spec.tied_embeddings)
+    return replace(form, block=block, min_group_bytes=best_min_group_bytes(
+        spec.hidden_size, form.codec, sections, block, _ACTIVE_SHARE[form.layout],
+        profile.costs(EngineConfig.reads_in_flight)))
 
 
 def _calibrate(checkpoint: Checkpoint, store: FlashStore, options: ConversionOptions,

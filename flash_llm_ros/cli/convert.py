@@ -7,6 +7,7 @@ from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
 from flash_llm_ros.checkpoint.checkpoint import CheckpointError
 from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.store.device_profile import DeviceProfile
 from flash_llm_ros.store.errors import FlashLlmError
 
 
@@ -22,6 +23,12 @@ def add_arguments(parser: ArgumentParser) -> None:
                         help='format of keys and values (default: fp16; fp32 with fp16)')
     parser.add_argument('--block', type=int, default=512, metavar='BYTES',
                         help="the flash device's logical block (default: 512)")
+    device = parser.add_mutually_exclusive_group()
+    device.add_argument('--profile', metavar='FILE', type=Path,
+                        help='choose the group size for the device of this profile.yaml, which '
+                             '`flash_llm probe` has written')
+    device.add_argument('--probe', action='store_true',
+                        help='measure the device that the store is written to, and choose for it')
     parser.add_argument('--text', metavar='FILE',
                         help="calibration text (default: the package's own)")
     parser.add_argument('--no-calibration', action='store_true',
@@ -35,12 +42,14 @@ def run(options: Namespace) -> int:
         chosen = ConversionOptions(
             neurons=options.neurons, resident=options.resident, kv_cache=options.kv_cache,
             block=options.block, calibrate=not options.no_calibration, text=text,
-            replace=options.replace)
+            replace=options.replace, probe=options.probe,
+            profile=DeviceProfile.load(options.profile) if options.profile else None)
         with Steps() as steps:
             store = convert(options.checkpoint, options.store, chosen, steps)
     except (CheckpointError, FlashLlmError, OSError, ValueError) as error:
         return fail(error)
-    print(f'{store.path}: {store.bytes / 1e6:.1f} MB, {store.manifest.layout} layout')
+    print(f'{store.path}: {store.bytes / 1e6:.1f} MB, {store.manifest.layout} layout, '
+          f'groups of {store.manifest.geometry.group_bytes} bytes')
     return 0
 
 

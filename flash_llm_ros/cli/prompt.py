@@ -45,5 +45,6 @@ def run(options: Namespace) -> int:
           f'{cost.prompt_tokens} + {cost.generated_tokens} tokens, first after '
           f'{cost.time_to_first_token:.2f} s, then {cost.tokens_per_second:.1f} a second; '
           f'{cost.flash_bytes / 1e6 / tokens:.1f} MB in {cost.flash_reads / tokens:.0f} reads a '
-          f'token; peak RSS {peak_resident_bytes() / 1e6:.0f} MB', file=sys.stderr)
+          f'token, read with {engine.reader}; '
+          f'peak RSS {peak_resident_bytes() / 1e6:.0f} MB', file=sys.stderr)
     return 0

@@ -6,6 +6,8 @@ from pathlib import Path
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 MODES = ('exact', 'sparse')
+READERS = ('auto', 'io_uring', 'threads')
+MOST_READS_IN_FLIGHT = 256      # of the native core
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,8 @@ class EngineConfig:
     sparsity: float | None = None   # share of down columns left out; None: as calibrated
     lookup_tokens: int = 4          # exact mode: guessed tokens computed with one; 0: none
     threads: int = 1                # of ONNX Runtime
-    reader_threads: int = 4
+    reader: str = 'auto'            # io_uring, threads; auto: the former where it is to be had
+    reads_in_flight: int = 32
     direct_io: bool = True
     lock_memory: bool = True
     verify: bool = True             # compare file hashes on opening
@@ -30,13 +33,17 @@ class EngineConfig:
         if self.mode not in MODES:
             _refuse('mode', self.mode, f'one of {", ".join(MODES)}')
         for name, least in (('dram_budget', 1), ('context_length', 2), ('prefill_chunk', 1),
-                            ('lookup_tokens', 0), ('threads', 1), ('reader_threads', 1)):
+                            ('lookup_tokens', 0), ('threads', 1), ('reads_in_flight', 1)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 _refuse(name, value, f'an integer of at least {least}')
         sparsity = self.sparsity
         if sparsity is not None and not (isinstance(sparsity, (int, float)) and 0 <= sparsity < 1):
             _refuse('sparsity', sparsity, 'a number in [0, 1)')
+        if self.reads_in_flight > MOST_READS_IN_FLIGHT:
+            _refuse('reads_in_flight', self.reads_in_flight, f'at most {MOST_READS_IN_FLIGHT}')
+        if self.reader not in READERS:
+            _refuse('reader', self.reader, f'one of {", ".join(READERS)}')
         if self.core not in ('native', 'numpy'):
             _refuse('core', self.core, 'native or numpy')
 

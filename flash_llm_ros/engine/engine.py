@@ -87,6 +87,7 @@ class Engine:
             raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
                                 f'dram_budget is {config.dram_budget} bytes, more than this '
                                 'system gives; it must fit in free memory.') from None
+        log(f'reading with {window.reader}')
         for line in _warnings(window, config):
             log(line)
         feed_forward = _feed_forward(config, manifest, window, predictors, sparsity)
@@ -96,6 +97,11 @@ class Engine:
     @property
     def model_name(self) -> str:
         return self.model.spec.name
+
+    @property
+    def reader(self) -> str:
+        """How flash is read: by which reader, and how many reads at once."""
+        return self.model.window.reader
 
     @property
     def model_bytes(self) -> int:
@@ -189,7 +195,7 @@ def _read_costs(store: FlashStore, config: EngineConfig,
     """What scattered reads cost on this device, if it has been probed."""
     profile, line = usable_profile(store.path)
     log(line)
-    return None if profile is None else profile.costs(config.reader_threads)
+    return None if profile is None else profile.costs(config.reads_in_flight)
 
 
 def _resident_estimate(config: EngineConfig, store: FlashStore) -> list[PlanRow]:

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 
+from flash_llm_ros.engine.config import READERS
 from flash_llm_ros.engine.core_arguments import check, check_array, check_pair
 from flash_llm_ros.engine.numpy_ffn import (
     Activation,
@@ -41,11 +42,12 @@ class NeuronCore:
     """
 
     def __init__(self, path: str, group_bytes: int, groups: int, dim: int, codec: str, slots: int,
-                 *, reader_threads: int = 4, direct_io: bool = True,
-                 lock_memory: bool = True) -> None:
+                 *, reader: str = 'auto', reads_in_flight: int = 32,
+                 direct_io: bool = True, lock_memory: bool = True) -> None:
         for name, value in (('group_bytes', group_bytes), ('groups', groups), ('slots', slots),
-                            ('reader_threads', reader_threads)):
+                            ('reads_in_flight', reads_in_flight)):
             check(value >= 1, name, value, 'at least 1')
+        check(reader in READERS, 'reader', reader, f'one of {", ".join(READERS)}')
         check(group_bytes % 512 == 0, 'group_bytes', group_bytes, 'a multiple of 512')
         self._codec = row_codec(codec, dim)
         self._dim = dim
@@ -76,6 +78,11 @@ class NeuronCore:
     def locked(self) -> bool:
         """Whether the slab is locked in DRAM."""
         return self._locked
+
+    @property
+    def reader(self) -> str:
+        """How the file is read: 'synchronous' here, whatever was asked for; see EngineConfig."""
+        return 'synchronous'
 
     @property
     def kernels(self) -> str:

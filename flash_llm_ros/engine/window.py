@@ -18,11 +18,13 @@ class Window:
     def __init__(self, store: FlashStore, config: EngineConfig, plan: WindowPlan,
                  costs: ReadCosts | None = None) -> None:
         geometry = store.manifest.geometry
+        self._in_flight = config.reads_in_flight
         self.plan, self.layers = plan, store.manifest.model.layers
         self.core: Any = load_core_class(config.core)(
             str(store.neurons), geometry.group_bytes, geometry.groups, geometry.dim,
-            geometry.codec, plan.slots, reader_threads=config.reader_threads,
-            direct_io=config.direct_io, lock_memory=config.lock_memory)
+            geometry.codec, plan.slots, reader=config.reader,
+            reads_in_flight=config.reads_in_flight, direct_io=config.direct_io,
+            lock_memory=config.lock_memory)
         try:
             ids = [self.core.add_section(section.first_group, section.bundles,
                                          section.bundles_per_group, section.rows)
@@ -42,6 +44,11 @@ class Window:
             self.core.close()
             raise
         self._order: list[int] = []
+
+    @property
+    def reader(self) -> str:
+        """How flash is read, for people."""
+        return f'{self.core.reader}, up to {self._in_flight} reads at once'
 
     def section(self, name: str, layer: int) -> int:
         return self._ids[name, layer]

@@ -48,10 +48,12 @@ class Diagnostics:
     def _engine(self) -> DiagnosticStatus:
         status = self._report.message()
         level, text = self._health(status)
+        worker = self._current_worker()
         values = {
             'state': STATE_NAMES[status.state],
             'model': status.model,
             'mode': status.mode,
+            'reader': worker.engine.reader if worker else '',
             'requests done': status.requests_done,
             'requests failed': status.requests_failed,
             'faults': self._ledger.totals.faults,

@@ -103,7 +103,10 @@ TABLE = (
           'Tokens guessed from the text so far and computed in the same pass over the flash, '
           'in exact mode; 0: none', 'tokens', 0, 64),
     Entry('threads', 1, UNCONFIGURED, 'Threads that compute', 'threads', 1, 256),
-    Entry('reader_threads', 4, UNCONFIGURED, 'Reads in flight', 'threads', 1, 256),
+    Entry('reader', 'auto', UNCONFIGURED,
+          'How flash is read; auto: with io_uring where kernel and container allow it',
+          choices=('auto', 'io_uring', 'threads')),
+    Entry('reads_in_flight', 32, UNCONFIGURED, 'Reads at once', 'reads', 1, 256),
     Entry('direct_io', True, UNCONFIGURED, 'Read past the page cache'),
     Entry('lock_memory', True, UNCONFIGURED, 'Lock the window in memory where this is allowed'),
     Entry('verify', True, UNCONFIGURED, 'Check the hashes of the store when it is opened'),
@@ -153,8 +156,8 @@ class Parameters:
             raise FlashLlmError(
                 ErrorCode.STORE_NOT_FOUND,
                 'The parameter `store` is empty; it has to name the folder of a flash store.')
-        names = ('mode', 'context_length', 'prefill_chunk', 'lookup_tokens', 'threads',
-                 'reader_threads', 'direct_io', 'lock_memory', 'verify', 'core')
+        names = ('mode', 'context_length', 'prefill_chunk', 'lookup_tokens', 'threads', 'reader',
+                 'reads_in_flight', 'direct_io', 'lock_memory', 'verify', 'core')
         return EngineConfig(
             store=Path(self['store']).expanduser(),
             dram_budget=parse_byte_size('dram_budget', self['dram_budget']),

@@ -35,6 +35,13 @@ class FlashLlmError(Exception):
         self.code = code
 
 
+class ReaderUnavailableError(FlashLlmError):
+    """A way of reading was asked for that kernel, container or file system do not have."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(ErrorCode.INVALID_PARAMETER, message)
+
+
 class ReadFailedError(FlashLlmError):
     """A read from the flash store failed twice."""
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from flash_llm_ros.store.codec import CODEC_NAMES, row_codec
 
 CHECKSUM_BYTES = 4
+MIN_GROUP_BYTES = 4096
 MODEL_WIDE = -1
 ROWS_OF = {'gate_up': 2, 'down': 1, 'bundle': 3, 'embedding': 1, 'head': 1}
 _LAYER_SECTIONS = {'split': ('gate_up', 'down'), 'bundled': ('bundle',)}
@@ -177,7 +178,7 @@ def model_sections(layout: str, layers: int, neurons: int, vocabulary: int,
 
 
 def plan_geometry(dim: int, codec: str, section_specs: Iterable[SectionSpec], block: int = 512,
-                  min_group_bytes: int = 4096, max_waste: float = 0.03) -> Geometry:
+                  min_group_bytes: int = MIN_GROUP_BYTES, max_waste: float = 0.03) -> Geometry:
     """Choose the smallest group size that wastes less than ``max_waste`` in every section.
 
     ``section_specs``: (name, layer, rows, bundles) in file order. ``block`` and

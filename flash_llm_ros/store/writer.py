@@ -13,8 +13,14 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store import flash_store as names
+from flash_llm_ros.store.device_profile import PROFILE, DeviceProfile
 from flash_llm_ros.store.flash_store import FlashStore, file_sha256
-from flash_llm_ros.store.geometry import Section, model_sections, plan_geometry
+from flash_llm_ros.store.geometry import (
+    MIN_GROUP_BYTES,
+    Section,
+    model_sections,
+    plan_geometry,
+)
 from flash_llm_ros.store.layer_graphs import ExternalData, final_graph, layer_graph
 from flash_llm_ros.store.manifest import Calibration, Manifest
 from flash_llm_ros.store.neuron_writer import NeuronWriter
@@ -47,6 +53,7 @@ class StoreFormat:
     resident: str               # q8, q4 or fp32
     kv_cache: str               # fp16 or fp32
     block: int = 512            # the flash device's block in bytes
+    min_group_bytes: int = MIN_GROUP_BYTES
 
 
 class StoreWriter:
@@ -65,7 +72,7 @@ class StoreWriter:
         self.geometry = plan_geometry(
             spec.hidden_size, form.codec,
             model_sections(form.layout, spec.layers, spec.ffn_size, spec.vocab_size,
-                           spec.tied_embeddings), form.block)
+                           spec.tied_embeddings), form.block, form.min_group_bytes)
 
     def __enter__(self) -> 'StoreWriter':
         target = self.target
@@ -111,6 +118,10 @@ class StoreWriter:
     @cached_property
     def _source(self) -> dict[str, str]:
         return {file.name: file_sha256(file) for file in self._weights.files}
+
+    def add_profile(self, profile: DeviceProfile) -> None:
+        """Put a device profile beside the sealed manifest, which does not list it."""
+        profile.save(self.path / PROFILE)
 
     def publish(self) -> None:
         """Move the store to its place; a store that was there before is replaced."""

@@ -1,0 +1,67 @@
+// The reader for kernels with io_uring: one thread that has all reads in flight.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <optional>
+#include <thread>
+#include <vector>
+
+#include "group_read.hpp"
+#include "reader.hpp"
+#include "uring.hpp"
+
+namespace flash_llm {
+
+// Wakes a thread that sleeps in its ring: an eventfd, which is read through the ring, too.
+class Bell {
+ public:
+  Bell();
+  ~Bell();
+  Bell(const Bell&) = delete;
+  Bell& operator=(const Bell&) = delete;
+
+  void ring() const;
+  // The ring answers by this name once the bell was rung.
+  void await(Uring& uring, std::uint64_t name);
+
+ private:
+  const int descriptor_;
+  std::uint64_t times_ = 0;
+  const iovec piece_{&times_, sizeof times_};
+};
+
+// Only its own thread touches the ring; whoever submits rings the bell if that thread sleeps.
+class UringReader final : public Reader {
+ public:
+  // UringRefused where io_uring is not to be had, or cannot read this file.
+  UringReader(const GroupFile& file, int reads_in_flight);
+  ~UringReader() override;
+
+  const char* name() const override { return "io_uring"; }
+
+ private:
+  struct Operation {
+    std::optional<GroupRead> read;
+    Done done;
+  };
+
+  void wake() override;
+  void serve();
+  // As many waiting requests as there are free operations, the most urgent first.
+  void begin_waiting();
+  std::optional<Request> next();
+  bool stopping();
+  void ask(std::size_t index);
+  void take_answer(std::size_t index, ssize_t result);
+
+  Bell bell_;
+  Uring uring_;
+  std::vector<Operation> operations_;
+  std::vector<std::size_t> free_;
+  std::atomic<bool> idle_{false};  // begins whatever is submitted, when woken
+  bool stopping_ = false;          // guarded by mutex_
+  std::thread thread_;
+};
+
+}  // namespace flash_llm

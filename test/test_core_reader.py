@@ -1,0 +1,126 @@
+"""Which reader runs, and that it leaves nothing behind."""
+
+import os
+from pathlib import Path
+import subprocess
+import sys
+
+from core_cases import Setting, each_native_core, native_core, needs_native, needs_uring
+from core_oracle import write_neuron_file
+import numpy as np
+import pytest
+
+from flash_llm_ros.engine import Engine, EngineConfig, numpy_core
+
+PARTS = [(35, 0, 2), (400, 0, 1)]
+
+# A container's usual refusal: a seccomp filter that answers io_uring_setup (425) with EPERM.
+WITHOUT_URING = """
+import ctypes, struct, sys
+from flash_llm_ros.engine import Engine, EngineConfig
+from flash_llm_ros.store.errors import FlashLlmError
+
+class Program(ctypes.Structure):
+    _fields_ = [('length', ctypes.c_ushort), ('code', ctypes.c_char_p)]
+
+code = b''.join(struct.pack('HBBI', *line) for line in [
+    (0x20, 0, 0, 0),                # load the number of the system call
+    (0x15, 0, 1, 425),              # another than io_uring_setup: skip a line
+    (0x06, 0, 0, 0x00050000 | 1),   # EPERM
+    (0x06, 0, 0, 0x7fff0000),       # allowed
+])
+libc = ctypes.CDLL(None, use_errno=True)
+assert libc.prctl(38, 1, 0, 0, 0) == 0                              # PR_SET_NO_NEW_PRIVS
+assert libc.prctl(22, 2, ctypes.byref(Program(len(code) // 8, code))) == 0   # PR_SET_SECCOMP
+for reader in ('auto', 'io_uring'):
+    try:
+        lines = []
+        engine = Engine.open(EngineConfig(sys.argv[1], 32_000_000, reader=reader), lines.append)
+        print(engine.model.window.core.reader, [line for line in lines if 'reading' in line])
+        engine.close()
+    except FlashLlmError as error:
+        print(error.code.name, error)
+"""
+
+
+@pytest.fixture
+def made(tmp_path):
+    return write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(1), 'int8', 64, 1024,
+                             PARTS)
+
+
+@needs_native
+def test_the_reader_that_was_asked_for_runs(made):
+    core = made.open(native_core('threads'), 4)
+    assert core.reader == 'threads'
+    core.close()
+    assert core.reader == 'threads'
+
+
+@needs_native
+@needs_uring
+def test_io_uring_runs_where_it_is_to_be_had(made):
+    for reader in ('io_uring', 'auto'):
+        assert made.open(native_core(reader), 4).reader == 'io_uring'
+
+
+def test_the_twin_takes_the_same_arguments(made):
+    core = made.open(numpy_core.NeuronCore, 4, reader='io_uring', reads_in_flight=7)
+    assert core.reader == 'synchronous'
+
+
+@needs_native
+def test_a_container_without_io_uring(int8_store):
+    """Threads run in its place, and who insists is told."""
+    done = subprocess.run([sys.executable, '-c', WITHOUT_URING, str(int8_store)], text=True,
+                          env={**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path)},
+                          capture_output=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    auto, insisting = done.stdout.splitlines()
+    assert auto == "threads ['reading with threads, up to 32 reads at once']"
+    assert insisting == (
+        "INVALID_PARAMETER reader is 'io_uring', which is not to be had here (io_uring_setup: "
+        "Operation not permitted); it must be 'auto' or 'threads'.")
+
+
+@each_native_core
+@pytest.mark.parametrize('reads_in_flight', [1, 3, 256])
+def test_closing_while_reads_are_under_way(made, core_class, reads_in_flight):
+    """Whatever is under way ends first; descriptors and threads are given back."""
+    def held():
+        return (len(os.listdir('/proc/self/fd')),
+                sum((Path('/proc/self/task') / task / 'comm').read_text() == 'flash_read\n'
+                    for task in os.listdir('/proc/self/task')))
+
+    wanted = np.ones(400, np.uint8)
+    wanted[::7] = 0
+    before = held()
+    for _ in range(40):
+        core = Setting(ring=(2, 6), cache=60, order=[0, 1],
+                       options={'reads_in_flight': reads_in_flight}).open(made, core_class)
+        core.prefetch(1, wanted)
+        core.close()
+    assert held() == before
+
+
+@each_native_core
+@pytest.mark.parametrize('reads_in_flight', [1, 2, 32])
+def test_more_requests_than_reads_in_flight(made, core_class, reads_in_flight):
+    core = Setting(cache=80, options={'reads_in_flight': reads_in_flight}).open(made, core_class)
+    active = np.zeros(400, np.uint8)
+    active[::25] = 1  # every other group or less: a request each
+    part = made.sections[1]
+    groups = np.unique(np.flatnonzero(active) // part.bundles_per_group)
+    out = np.zeros(64, np.float32)
+    core.add_rows_sparse(1, np.ones(400, np.float32), active, out)
+    assert core.stats()['flash_reads'] == 1 + np.count_nonzero(np.diff(groups) > 1)
+    assert np.allclose(out, part.weights[active > 0, 0].sum(axis=0), rtol=1e-4, atol=1e-4)
+
+
+def test_the_engine_says_how_it_reads(int8_store):
+    lines = []
+    engine = Engine.open(EngineConfig(int8_store, 32_000_000, reader='threads', reads_in_flight=5),
+                         lines.append)
+    assert engine.reader == 'threads, up to 5 reads at once'
+    assert f'reading with {engine.reader}' in lines
+    engine.close()
