@@ -14,7 +14,12 @@ from flash_llm_ros.engine.generation import FinishReason, Generation, Generation
 from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow, plan_memory
 from flash_llm_ros.engine.model import Model
 from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity
-from flash_llm_ros.engine.process_memory import resident_bytes, return_large_blocks, trim_heap
+from flash_llm_ros.engine.process_memory import (
+    release_code,
+    resident_bytes,
+    return_large_blocks,
+    trim_heap,
+)
 from flash_llm_ros.engine.prompt import ChatTemplate, check_text
 from flash_llm_ros.engine.tokens import TextTokenizer, load_tokenizer
 from flash_llm_ros.engine.window import Window
@@ -26,6 +31,7 @@ from flash_llm_ros.store.flash_store import (
     PREDICTORS,
     RESIDENT,
     TOKENIZER,
+    TOKENIZER_TABLES,
     FlashStore,
 )
 from flash_llm_ros.store.manifest import Manifest
@@ -73,6 +79,9 @@ class Engine:
         predictors = (PredictorStack(store, config.threads, sparsity)
                       if config.mode == 'sparse' else None)
         trim_heap()
+        release_code(('onnxruntime', 'tokenizers'))
+        attention.warm()
+        tokenizer.encode('warm')
         loaded = max(resident_bytes() - bare, sum(row.bytes for row in estimate))
         resident = PlanRow('resident weights', loaded, 'attention, predictors, tokenizer and '
                            'ONNX Runtime, as measured')
@@ -202,7 +211,8 @@ def _resident_estimate(config: EngineConfig, store: FlashStore) -> list[PlanRow]
     """The least that loading will take; what it does take is measured."""
     files = store.manifest.files
     rows = [PlanRow('attention weights', files[RESIDENT]['bytes'], ''),
-            PlanRow('tokenizer', 4 * files[TOKENIZER]['bytes'], '')]
+            PlanRow('tokenizer', files[TOKENIZER_TABLES]['bytes'] if TOKENIZER_TABLES in files
+                    else 4 * files[TOKENIZER]['bytes'], '')]
     if config.mode == 'sparse':
         rows.append(PlanRow('predictors', files[PREDICTORS]['bytes'], ''))
     return rows
@@ -211,11 +221,13 @@ def _resident_estimate(config: EngineConfig, store: FlashStore) -> list[PlanRow]
 def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     spec, chunk, context = store.manifest.model, config.prefill_chunk, config.context_length
     qkv = (spec.heads + 2 * spec.kv_heads) * spec.head_dim
-    # hidden x 2, FFN input, normed, attended, projected; qkv twice for the cast; scores
-    floats = chunk * (6 * spec.hidden_size + 2 * qkv + spec.ffn_size)
-    floats += spec.heads * chunk * context
-    # logits in float32; scores, order, weights in float64
-    floats += spec.vocab_size * (12 + _lookup_tokens(config))
+    # hidden x 2, FFN input, activations; logits
+    floats = chunk * (3 * spec.hidden_size + spec.ffn_size)
+    floats += spec.vocab_size * (1 + _lookup_tokens(config))
+    # A layer's normed, attended, projected, qkv twice for the cast, scores; or, when it is done,
+    # what sampling takes: scores, order, weights in float64
+    floats += max(chunk * (3 * spec.hidden_size + 2 * qkv + spec.heads * context),
+                  spec.vocab_size * 11)
     group_bytes = store.manifest.geometry.group_bytes
     core = 4 * 2 * group_bytes + group_bytes    # a tile; what is read between wanted groups
     return [PlanRow('KV cache', kv_cache_bytes(store, context),
