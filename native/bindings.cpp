@@ -1,5 +1,4 @@
 // The Python module flash_llm_ros._native: checks arrays, releases the interpreter, translates errors.
-#include <pybind11/numpy.h>
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
@@ -7,58 +6,17 @@
 #include <string>
 #include <vector>
 
+#include "array_arguments.hpp"
 #include "core.hpp"
 #include "crc32c.hpp"
 #include "measure_reads.hpp"
 #include "uring.hpp"
 #include "read_plan.hpp"
-
-namespace py = pybind11;
+#include "replay_bindings.hpp"
+#include "window_policy.hpp"
 
 namespace flash_llm {
 namespace {
-
-template <typename Value>
-const char* type_name();
-template <>
-const char* type_name<float>() { return "float32"; }
-template <>
-const char* type_name<std::uint8_t>() { return "uint8"; }
-template <>
-const char* type_name<std::int64_t>() { return "int64"; }
-
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-  std::string text;
-  for (const std::int64_t size : shape) {
-    text += (text.empty() ? "" : ", ") + std::to_string(size);
-  }
-  return "[" + text + "]";
-}
-
-std::string found_text(const py::handle& object) {
-  if (!py::isinstance<py::array>(object)) {
-    return py::type::of(object).attr("__name__").cast<std::string>();
-  }
-  const py::array array = py::reinterpret_borrow<py::array>(object);
-  const std::vector<std::int64_t> shape(array.shape(), array.shape() + array.ndim());
-  return py::str(array.dtype()).cast<std::string>() + " " + shape_text(shape);
-}
-
-// Data of a C-contiguous array of exactly this type and shape; ArgumentError otherwise.
-template <typename Value>
-Value* checked(const char* name, const py::handle& object, const std::vector<std::int64_t>& shape,
-               bool writable = false) {
-  if (py::isinstance<py::array_t<Value, py::array::c_style>>(object)) {
-    const py::array array = py::reinterpret_borrow<py::array>(object);
-    if (std::vector<std::int64_t>(array.shape(), array.shape() + array.ndim()) == shape &&
-        (array.writeable() || !writable)) {
-      return static_cast<Value*>(const_cast<void*>(array.data()));
-    }
-  }
-  throw ArgumentError(name, found_text(object),
-                      std::string("a C-contiguous ") + (writable ? "writable " : "") +
-                          type_name<Value>() + " array " + shape_text(shape));
-}
 
 // How many tokens an array [S, width] has; `checked` then makes sure of the rest.
 std::int64_t tokens_of(const char* name, const py::handle& object, std::int64_t width) {
@@ -83,12 +41,6 @@ struct Pair {
     outputs = {checked<float>(out_name, out, {tokens, out_width}, true), tokens, out_width};
   }
 };
-
-template <typename Work>
-auto without_interpreter(Work work) {
-  const py::gil_scoped_release released;
-  return work();
-}
 
 // Waiting for another thread's call while holding the interpreter could stop that thread.
 Section section_of(NeuronCore& core, int section, int least_rows, int most_rows) {
@@ -221,17 +173,6 @@ std::uint32_t checksum(const py::buffer& buffer, bool by_table) {
   return without_interpreter([&] { return by_table ? crc32c_by_table(data, size) : crc32c(data, size); });
 }
 
-std::vector<std::pair<std::size_t, std::size_t>> planned(const std::vector<std::int64_t>& groups,
-                                                         double request_groups,
-                                                         std::size_t largest_groups) {
-  require(largest_groups >= 1, "largest_groups", 0, "at least 1");
-  std::vector<std::pair<std::size_t, std::size_t>> spans;
-  for (const PlannedRead& read : plan_reads(groups, {request_groups, largest_groups})) {
-    spans.emplace_back(read.begin, read.end);
-  }
-  return spans;
-}
-
 py::dict measured_reads(const py::object& path, std::int64_t bytes, int in_flight, double seconds,
                         const std::string& pattern, const std::string& reader, bool checksum) {
   if (pattern != "random" && pattern != "sequential") {
@@ -250,6 +191,17 @@ py::dict measured_reads(const py::object& path, std::int64_t bytes, int in_fligh
   result["direct"] = found.direct;
   result["reader"] = found.reader;
   return result;
+}
+
+std::vector<std::pair<std::size_t, std::size_t>> planned(const std::vector<std::int64_t>& groups,
+                                                         double request_groups,
+                                                         std::size_t largest_groups) {
+  require(largest_groups >= 1, "largest_groups", 0, "at least 1");
+  std::vector<std::pair<std::size_t, std::size_t>> spans;
+  for (const PlannedRead& read : plan_reads(groups, {request_groups, largest_groups})) {
+    spans.emplace_back(read.begin, read.end);
+  }
+  return spans;
 }
 
 void translate(std::exception_ptr pointer) {
@@ -289,6 +241,7 @@ PYBIND11_MODULE(_native, module) {
              "argument, ReadFailedError for the file, ReaderUnavailableError for an io_uring that "
              "is not to be had.");
 
+  bind_replay(module);
   module.def("plan_reads", &planned, py::arg("groups"), py::arg("request_groups"),
              py::arg("largest_groups"),
              "The same as flash_llm_ros.engine.numpy_read_plan.plan_reads.");
@@ -311,7 +264,8 @@ PYBIND11_MODULE(_native, module) {
            py::arg("bundles_per_group"), py::arg("rows"), unlocked)
       .def("pin", &NeuronCore::pin, py::arg("section"), py::arg("groups"), unlocked)
       .def("set_ring", &NeuronCore::set_ring, py::arg("chunk_groups"), py::arg("chunks"), unlocked)
-      .def("set_cache", &NeuronCore::set_cache, py::arg("slots"), unlocked)
+      .def("set_cache", &NeuronCore::set_cache, py::arg("slots"),
+           py::arg("policy") = default_policy(), unlocked)
       .def("set_stream_order", &NeuronCore::set_stream_order, py::arg("sections"), unlocked)
       .def("set_read_costs", &NeuronCore::set_read_costs, py::arg("request_seconds"),
            py::arg("byte_seconds"), py::arg("largest_bytes"), unlocked)

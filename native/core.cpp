@@ -150,16 +150,18 @@ void NeuronCore::set_ring(std::int64_t chunk_groups, std::int64_t chunks) {
   ring_ = std::make_unique<StreamRing>(*reader_, counters_, sections_, slot, chunk_groups, chunks);
 }
 
-void NeuronCore::set_cache(std::int64_t slots) {
+void NeuronCore::set_cache(std::int64_t slots, const std::string& policy) {
   const std::lock_guard turn(calls_);
   check_open();
   require(slots >= 1, "slots", slots, "at least 1");
   if (window_) {
     throw ArgumentError("set_cache", "a second call", "called once");
   }
+  require(slots <= kMostSlots, "slots", slots, "below 2**31");
+  auto chosen = make_policy(policy, static_cast<std::int32_t>(slots), groups_);
   const std::int32_t slot = slab_->take(slots, "the cache");
   window_ = std::make_unique<Window>(*reader_, counters_, read_costs_, groups_, slot,
-                                     static_cast<std::int32_t>(slots));
+                                     static_cast<std::int32_t>(slots), std::move(chosen));
 }
 
 void NeuronCore::set_stream_order(const std::vector<int>& sections) {
@@ -262,7 +264,7 @@ void NeuronCore::prefetch(int section, const std::uint8_t* wanted) {
     }
   }
   if (window_ && !groups.empty()) {
-    window_->prefetch(section, std::move(groups));
+    window_->prefetch(section, groups);
   }
 }
 

@@ -5,18 +5,13 @@
 namespace flash_llm {
 
 Window::Window(Reader& reader, Counters& counters, const ReadCosts& costs, std::int64_t groups,
-               std::int32_t first_slot, std::int32_t slots)
+               std::int32_t first_slot, std::int32_t slots, std::unique_ptr<WindowPolicy> policy)
     : reader_(reader),
       counters_(counters),
       costs_(costs),
       first_slot_(first_slot),
-      table_(static_cast<std::size_t>(groups), -1),
-      entries_(static_cast<std::size_t>(slots)) {
-  free_.reserve(entries_.size());
-  for (std::int32_t index = slots; index-- > 0;) {
-    free_.push_back(index);
-  }
-}
+      table_(groups, slots, std::move(policy)),
+      entries_(static_cast<std::size_t>(slots)) {}
 
 Window::~Window() {
   std::unique_lock lock(mutex_);
@@ -29,30 +24,30 @@ std::vector<std::int32_t> Window::claim(int section, const std::vector<std::int6
   std::vector<std::int32_t> missing_entries;
   const Stopwatch claiming(counters_.claim_ns);
   std::unique_lock lock(mutex_);
-  touch_present(groups);
+  table_.turn(section);
+  // Those that are here first, so that they do not yield to the others.
   for (const std::int64_t group : groups) {
-    std::int32_t index = table_[static_cast<std::size_t>(group)];
+    const std::int32_t index = table_.find(group);
+    if (index >= 0) {
+      table_.claim(index);
+      at(index).claimed = true;
+      add(counters_.prefetch_used, at(index).fresh);
+      at(index).fresh = false;
+    }
+  }
+  settle(section);
+  for (const std::int64_t group : groups) {
+    std::int32_t index = table_.find(group);
     if (index < 0) {
-      // The oldest cannot be one of these groups: they were touched, and there are enough slots.
-      while (free_.empty() && at(oldest_).status == Status::kReading) {
-        arrived_.wait(lock);
+      while ((index = table_.admit(group)) < 0) {
+        make_room(lock);
       }
-      if (free_.empty()) {
-        vacate(oldest_);
-      }
-      index = free_.back();
-      free_.pop_back();
-      occupy(index, group);
+      begin_reading(index, false);
+      at(index).claimed = true;
       missing.push_back(group);
       missing_entries.push_back(index);
-    } else if (at(index).fresh) {
-      at(index).fresh = false;
-      add(counters_.prefetch_used, 1);
     }
-    at(index).claimed = true;
     claimed.push_back(first_slot_ + index);
-    unlink(index);
-    link_newest(index);
   }
   add(counters_.hits, groups.size() - missing.size());
   add(counters_.misses, missing.size());
@@ -74,55 +69,73 @@ void Window::wait(std::int32_t slot) {
 
 void Window::release(const std::vector<std::int32_t>& slots) {
   const Stopwatch claiming(counters_.claim_ns);
-  const std::lock_guard lock(mutex_);
+  std::unique_lock lock(mutex_);
   for (const std::int32_t slot : slots) {
-    Entry& entry = at(slot - first_slot_);
-    entry.claimed = false;
-    if (entry.status == Status::kFailed) {
-      vacate(slot - first_slot_);
+    const std::int32_t index = slot - first_slot_;
+    // After a fault, slots are given back that nobody has waited for.
+    arrived_.wait(lock, [&] { return at(index).status != Status::kReading; });
+    at(index).claimed = false;
+    if (at(index).status == Status::kFailed) {
+      vacate(index);
+    } else {
+      table_.rest(index);
     }
   }
 }
 
-void Window::prefetch(int section, std::vector<std::int64_t> groups) {
-  if (groups.size() > entries_.size()) {
-    groups.resize(entries_.size());
-  }
+void Window::prefetch(int section, const std::vector<std::int64_t>& groups) {
   std::vector<std::int64_t> missing;
   std::vector<std::int32_t> missing_entries;
   const std::lock_guard lock(mutex_);
-  touch_present(groups);
+  settle(section);
   for (const std::int64_t group : groups) {
-    std::int32_t index = table_[static_cast<std::size_t>(group)];
-    if (index < 0) {
-      if (free_.empty() && at(oldest_).status == Status::kReading) {
-        break;
-      }
-      if (free_.empty()) {
-        vacate(oldest_);
-      }
-      index = free_.back();
-      free_.pop_back();
-      occupy(index, group);
-      at(index).fresh = true;
-      missing.push_back(group);
-      missing_entries.push_back(index);
+    const std::int32_t index = table_.find(group);
+    if (index >= 0) {
+      table_.claim(index);
+      table_.expect(index, section);
     }
-    unlink(index);
-    link_newest(index);
+  }
+  for (const std::int64_t group : groups) {
+    if (table_.find(group) >= 0) {
+      continue;
+    }
+    const std::int32_t index = table_.admit(group);
+    if (index < 0) {
+      break;
+    }
+    begin_reading(index, true);
+    table_.expect(index, section);
+    missing.push_back(group);
+    missing_entries.push_back(index);
   }
   add(counters_.prefetched, missing.size());
   submit(Urgency::kPrefetch, section, missing, missing_entries);
 }
 
-void Window::touch_present(const std::vector<std::int64_t>& groups) {
-  for (const std::int64_t group : groups) {
-    const std::int32_t index = table_[static_cast<std::size_t>(group)];
-    if (index >= 0) {
-      unlink(index);
-      link_newest(index);
-    }
+// All slots that are not claimed are expected: the one that has been longest has to yield.
+void Window::make_room(std::unique_lock<std::mutex>& lock) {
+  const std::int32_t index = table_.longest_expected();
+  if (at(index).status == Status::kReading) {
+    arrived_.wait(lock);
+  } else {
+    vacate(index);
   }
+}
+
+void Window::begin_reading(std::int32_t index, bool fresh) {
+  at(index) = Entry{};
+  at(index).status = Status::kReading;
+  at(index).fresh = fresh;
+}
+
+void Window::settle(int section) {
+  table_.settle(section,
+                [this](std::int32_t index) { return at(index).status != Status::kReading; });
+}
+
+void Window::vacate(std::int32_t index) {
+  table_.vacate(index);
+  at(index) = Entry{};
 }
 
 void Window::submit(Urgency urgency, int section, const std::vector<std::int64_t>& groups,
@@ -163,35 +176,6 @@ void Window::finish(const Run& run, const std::optional<ReadFault>& fault) {
   counters_.reading.end(1);
   // Under the lock: whoever waits may destroy this object next.
   arrived_.notify_all();
-}
-
-void Window::occupy(std::int32_t index, std::int64_t group) {
-  Entry& entry = at(index);
-  entry.group = group;
-  entry.status = Status::kReading;
-  table_[static_cast<std::size_t>(group)] = index;
-  link_newest(index);
-}
-
-void Window::vacate(std::int32_t index) {
-  unlink(index);
-  table_[static_cast<std::size_t>(at(index).group)] = -1;
-  at(index) = Entry{};
-  free_.push_back(index);
-}
-
-void Window::unlink(std::int32_t index) {
-  const Entry& entry = at(index);
-  (entry.older >= 0 ? at(entry.older).newer : oldest_) = entry.newer;
-  (entry.newer >= 0 ? at(entry.newer).older : newest_) = entry.older;
-}
-
-void Window::link_newest(std::int32_t index) {
-  Entry& entry = at(index);
-  entry.older = newest_;
-  entry.newer = -1;
-  (newest_ >= 0 ? at(newest_).newer : oldest_) = index;
-  newest_ = index;
 }
 
 }  // namespace flash_llm

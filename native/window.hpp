@@ -1,8 +1,9 @@
-// The cache slots: which group is where, and which one yields when another is needed.
+// The cache slots: single groups, read when they are needed or expected.
 #pragma once
 
 #include <condition_variable>
 #include <cstdint>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <vector>
@@ -10,16 +11,17 @@
 #include "counters.hpp"
 #include "read_plan.hpp"
 #include "reader.hpp"
+#include "slot_table.hpp"
 
 namespace flash_llm {
 
-// Least recently used groups yield. All public calls come from the compute thread.
+// All public calls come from the compute thread.
 class Window {
  public:
-  // `groups` of the file share `slots` slots of the slab, from `first_slot` on; reads are planned
-  // by `costs`, which may change between calls.
+  // `groups` of the file share `slots` slots of the slab, from `first_slot` on; the policy says
+  // which of them yield. Reads are planned by `costs`, which may change between calls.
   Window(Reader& reader, Counters& counters, const ReadCosts& costs, std::int64_t groups,
-         std::int32_t first_slot, std::int32_t slots);
+         std::int32_t first_slot, std::int32_t slots, std::unique_ptr<WindowPolicy> policy);
   ~Window();
   Window(const Window&) = delete;
   Window& operator=(const Window&) = delete;
@@ -33,31 +35,27 @@ class Window {
   void wait(std::int32_t slot);
   // Ends the latest claim.
   void release(const std::vector<std::int32_t>& slots);
-  // Starts reads of the absent ones among these ascending groups, as far as slots can be had
-  // without waiting.
-  void prefetch(int section, std::vector<std::int64_t> groups);
+  // Starts reads of the absent ones among these ascending groups, as far as idle slots are left.
+  // None of them yields before the section is claimed or prefetched for again.
+  void prefetch(int section, const std::vector<std::int64_t>& groups);
 
  private:
-  enum class Status { kFree, kReading, kReady, kFailed };
+  enum class Status : std::uint8_t { kReading, kReady, kFailed };
   struct Entry {
-    std::int64_t group = -1;
-    Status status = Status::kFree;
+    Status status = Status::kReady;
     bool claimed = false;
     bool fresh = false;  // prefetched, not used yet
-    std::int32_t older = -1;
-    std::int32_t newer = -1;
     std::optional<ReadFault> fault;
   };
 
   Entry& at(std::int32_t index) { return entries_[static_cast<std::size_t>(index)]; }
-  void unlink(std::int32_t index);
-  void link_newest(std::int32_t index);
+  void make_room(std::unique_lock<std::mutex>& lock);
+  void begin_reading(std::int32_t index, bool fresh);
+  void settle(int section);
   void vacate(std::int32_t index);
-  void occupy(std::int32_t index, std::int64_t group);
   void finish(const Run& run, const std::optional<ReadFault>& fault);
   void submit(Urgency urgency, int section, const std::vector<std::int64_t>& groups,
               const std::vector<std::int32_t>& entries);
-  void touch_present(const std::vector<std::int64_t>& groups);
 
   Reader& reader_;
   Counters& counters_;
@@ -66,11 +64,8 @@ class Window {
 
   std::mutex mutex_;  // guards all below; reader threads report under it
   std::condition_variable arrived_;
-  std::vector<std::int32_t> table_;  // file group -> entry, -1: absent
+  SlotTable table_;
   std::vector<Entry> entries_;
-  std::vector<std::int32_t> free_;
-  std::int32_t oldest_ = -1;
-  std::int32_t newest_ = -1;
   std::size_t reading_ = 0;  // requests
 };
 

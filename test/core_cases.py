@@ -14,6 +14,9 @@ try:
 except ImportError:
     _native = None
 
+POLICIES = ('least_recent', 'sliding_window', 'sliding_window:1', 'least_frequent',
+            'least_frequent:3', 'hot_set', 'segmented', 'arbitrary')
+
 KERNELS = ('avx512', 'avx2', 'plain')
 
 
@@ -82,6 +85,7 @@ class Setting:
     ring: tuple[int, int] = (1, 1)
     cache: int = 1
     order: list[int] | None = None
+    policy: str = 'least_frequent'
     read_costs: tuple[float, float, int] | None = None
     options: dict = field(default_factory=dict)
 
@@ -91,7 +95,7 @@ class Setting:
         for section, groups in self.pinned.items():
             core.pin(section, groups)
         core.set_ring(*self.ring)
-        core.set_cache(self.cache)
+        core.set_cache(self.cache, self.policy)
         if self.read_costs is not None:
             core.set_read_costs(*self.read_costs)
         if self.order is not None:
@@ -109,6 +113,7 @@ class Setting:
             order = order[:int(rng.integers(0, len(order) + 1))]
         costs = (float(rng.uniform(1e-6, 1e-5)), 1e-9, int(rng.integers(1, 2**15)))
         return cls(pinned, (int(rng.integers(1, 6)), int(rng.integers(1, 5))),
-                   int(rng.integers(1, 12)), order, costs if rng.random() < 0.5 else None,
+                   int(rng.integers(1, 12)), order, str(rng.choice(POLICIES)),
+                   costs if rng.random() < 0.5 else None,
                    {'reads_in_flight': int(rng.integers(1, 6)),
                     'direct_io': bool(rng.random() < 0.7)})

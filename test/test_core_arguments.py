@@ -91,6 +91,7 @@ def test_wrong_memory_settings(made, core_class):
         (lambda: core.set_ring(2, 0), 'chunks: 0'),
         (lambda: core.set_ring(4, 3), 'slots: the stream ring needs 12 of them, 10 of 10 are left'),
         (lambda: core.set_cache(0), 'slots: 0'),
+        (lambda: core.set_cache(1, 'newest'), "policy: 'newest'"),
         (lambda: core.set_cache(11), 'slots: the cache needs 11'),
         (lambda: core.set_stream_order([0]), r'sections: .*set_ring'),
         (lambda: core.gate_up(0, floats(1, DIM), floats(1, 20), 'silu'), 'set_ring'),

@@ -87,52 +87,73 @@ def test_results_do_not_depend_on_the_memory(made, core_class):
 
 
 class ModelOfTheCache:
-    """What should happen in the cache, in the plainest words: a list, oldest first."""
+    """What should happen in the cache, in the plainest words: lists, oldest first."""
 
     def __init__(self, slots, pinned):
         self.slots = slots
         self.pinned = pinned
-        self.present = []
+        self.idle = []
+        self.expected = []      # (section, group)
         self.unused = set()
         self.counts = dict.fromkeys(
             ('hits', 'misses', 'prefetched', 'prefetch_used', 'crc_checked'), 0)
 
-    def use(self, groups):
+    def present(self):
+        return self.idle + [group for _, group in self.expected]
+
+    def use(self, section, groups):
         batch, cached = [], []
         for group in groups:
             if group not in self.pinned and len(cached) == self.slots:
-                self.use_batch(batch, cached)
+                self.use_batch(section, batch, cached)
                 batch, cached = [], []
             batch.append(group)
             if group not in self.pinned:
                 cached.append(group)
-        self.use_batch(batch, cached)
+        self.use_batch(section, batch, cached)
 
-    def use_batch(self, batch, cached):
-        missing = self.bring(cached)
+    def use_batch(self, section, batch, cached):
+        present = self.present()
+        missing = [group for group in cached if group not in present]
         self.counts['misses'] += len(missing)
+        self.counts['crc_checked'] += len(missing)
         self.counts['hits'] += len(batch) - len(missing)
         self.counts['prefetch_used'] += len(self.unused.intersection(cached))
+        if not cached:
+            return
         self.unused.difference_update(cached)
+        self.idle = [group for group in self.idle if group not in cached]
+        self.expected = [pair for pair in self.expected if pair[1] not in cached]
+        self.settle(section)
+        while len(self.present()) + len(cached) > self.slots:
+            victim = self.idle.pop(0) if self.idle else self.expected.pop(0)[1]
+            self.unused.discard(victim)
+        self.idle += cached
 
-    def prefetch(self, groups):
-        missing = self.bring([g for g in groups if g not in self.pinned][:self.slots])
-        self.counts['prefetched'] += len(missing)
-        self.unused.update(missing)
-
-    def bring(self, groups):
-        missing = [group for group in groups if group not in self.present]
-        for group in missing:
-            if len(self.present) == self.slots:
-                victim = next(old for old in self.present if old not in groups)
-                self.present.remove(victim)
-                self.unused.discard(victim)
-            self.present.append(group)
+    def prefetch(self, section, groups):
+        if not any(group not in self.pinned for group in groups):
+            return
+        self.settle(section)
+        groups = [group for group in groups if group not in self.pinned]
+        here = [group for group in groups if group in self.present()]
+        self.idle = [group for group in self.idle if group not in here]
+        self.expected = [pair for pair in self.expected if pair[1] not in here]
+        self.expected += [(section, group) for group in here]
         for group in groups:
-            self.present.remove(group)
-            self.present.append(group)
-        self.counts['crc_checked'] += len(missing)
-        return missing
+            if group in here:
+                continue
+            if len(self.present()) == self.slots:
+                if not self.idle:
+                    return
+                self.unused.discard(self.idle.pop(0))
+            self.expected.append((section, group))
+            self.unused.add(group)
+            self.counts['prefetched'] += 1
+            self.counts['crc_checked'] += 1
+
+    def settle(self, section):
+        self.idle += [group for owner, group in self.expected if owner == section]
+        self.expected = [pair for pair in self.expected if pair[0] != section]
 
 
 @each_core
@@ -141,7 +162,7 @@ def test_hits_and_misses(made, core_class, seed):
     rng = np.random.default_rng(seed)
     slots = int(rng.choice([1, 2, 5, 12, 40, 100]))
     pinned_groups = {1: int(rng.integers(0, 4)), 2: int(rng.integers(0, 4))}
-    core = Setting(pinned_groups, cache=slots).open(made, core_class)
+    core = Setting(pinned_groups, cache=slots, policy='least_recent').open(made, core_class)
     pinned = {made.sections[index].first_group + group
               for index, count in pinned_groups.items() for group in range(count)}
     model = ModelOfTheCache(slots, pinned)
@@ -157,7 +178,7 @@ def test_hits_and_misses(made, core_class, seed):
         kind = rng.random()
         if kind < 0.3:
             core.prefetch(index, chosen)
-            model.prefetch(groups)
+            model.prefetch(index, groups)
             # Once its reads are done, prefetching leaves nothing to chance.
             deadline = time.monotonic() + 30
             while (core.stats()['crc_checked'] < model.counts['crc_checked']
@@ -167,13 +188,13 @@ def test_hits_and_misses(made, core_class, seed):
         elif kind < 0.5 and part.rows == 1:
             ids = rng.permutation(np.repeat(np.flatnonzero(chosen), 2))
             core.read_rows(index, ids, np.zeros((len(ids), made.dim), np.float32))
-            model.use(groups)
+            model.use(index, groups)
         elif part.rows == 1:
             core.add_rows_sparse(index, np.ones(part.bundles, np.float32), chosen, out)
-            model.use(groups)
+            model.use(index, groups)
         else:
             core.bundled_sparse(index, np.ones(made.dim, np.float32), chosen, out, 'relu')
-            model.use(groups)
+            model.use(index, groups)
         stats = core.stats()
         assert {name: stats[name] for name in model.counts} == model.counts
     assert stats['flash_bytes'] == stats['crc_checked'] * made.group_bytes

@@ -10,6 +10,7 @@ COMMANDS = {
     'inspect': 'print what a flash store holds',
     'probe': 'measure the flash device under a store, and plan its reads by that',
     'prompt': 'answer one prompt without ROS',
+    'trace': 'record which neurons the tokens of a text need',
     'demo': 'start the node, ask it something, show what the answer cost',
     'replay': 'send the prompts of a bag to a running node and compare the answers',
 }

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from flash_llm_ros.engine.numpy_policies import DEFAULT_POLICY, POLICY_FORM, make_policy
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 MODES = ('exact', 'sparse')
@@ -27,6 +28,7 @@ class EngineConfig:
     direct_io: bool = True
     lock_memory: bool = True
     verify: bool = True             # compare file hashes on opening
+    window_policy: str = DEFAULT_POLICY     # which cached groups yield, see doc/window.md
     core: str = 'native'            # or numpy, the slow reference
 
     def __post_init__(self) -> None:
@@ -40,6 +42,10 @@ class EngineConfig:
         sparsity = self.sparsity
         if sparsity is not None and not (isinstance(sparsity, (int, float)) and 0 <= sparsity < 1):
             _refuse('sparsity', sparsity, 'a number in [0, 1)')
+        try:
+            make_policy(self.window_policy, 1)
+        except (AttributeError, ValueError):
+            _refuse('window_policy', self.window_policy, POLICY_FORM)
         if self.reads_in_flight > MOST_READS_IN_FLIGHT:
             _refuse('reads_in_flight', self.reads_in_flight, f'at most {MOST_READS_IN_FLIGHT}')
         if self.reader not in READERS:

@@ -34,6 +34,7 @@ from flash_llm_ros.store.flash_store import (
     TOKENIZER_TABLES,
     FlashStore,
 )
+from flash_llm_ros.store.geometry import Geometry
 from flash_llm_ros.store.manifest import Manifest
 
 # What the allocator and Python take while tokens are made, beyond the buffers planned below.
@@ -106,6 +107,11 @@ class Engine:
     @property
     def model_name(self) -> str:
         return self.model.spec.name
+
+    @property
+    def geometry(self) -> Geometry:
+        """Where every neuron lies in the store."""
+        return self._store.manifest.geometry
 
     @property
     def reader(self) -> str:

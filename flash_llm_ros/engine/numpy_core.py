@@ -22,6 +22,7 @@ from flash_llm_ros.engine.numpy_flash import (
     Slab,
     request_groups,
 )
+from flash_llm_ros.engine.numpy_policies import DEFAULT_POLICY, make_policy
 from flash_llm_ros.engine.numpy_read_plan import plan_reads
 from flash_llm_ros.engine.numpy_section import Section
 from flash_llm_ros.engine.numpy_window import GroupCache
@@ -135,13 +136,14 @@ class NeuronCore:
         slot = self._slab.take(chunk_groups * chunks, 'the stream ring')
         self._ring = (slot, chunk_groups, chunks)
 
-    def set_cache(self, slots: int) -> None:
-        """Reserve ``slots`` slots for groups read one by one, kept by least recent use; once."""
+    def set_cache(self, slots: int, policy: str = DEFAULT_POLICY) -> None:
+        """Reserve ``slots`` slots for groups read one by one; ``policy`` says which yield; once."""
         self._check_open()
         check(slots >= 1, 'slots', slots, 'at least 1')
         check(self._cache.size == 0, 'set_cache', 'a second call', 'called once')
+        chosen = make_policy(policy, slots)
         first = self._slab.take(slots, 'the cache')
-        self._cache = GroupCache(slots, list(range(first, first + slots)))
+        self._cache = GroupCache(list(range(first, first + slots)), chosen)
 
     def set_stream_order(self, sections: Sequence[int]) -> None:
         """Accepted for the native core's sake, which reads ahead in this order."""
@@ -245,8 +247,7 @@ class NeuronCore:
         check_array('wanted', wanted, np.uint8, (found.bundles,))
         groups = np.unique(np.flatnonzero(wanted) // found.bundles_per_group)
         absent = [found.first_group + int(g) for g in groups[groups >= found.pinned]]
-        absent = absent[:self._cache.size]
-        missing = self._claim(absent)
+        missing = self._cache.expect(found.first_group, absent)
         failed = [group for run in self._planned(missing) if self._load(run) for group in run]
         self._counters['prefetched'] += len(missing)
         self._cache.fresh.update(set(missing) - set(failed))
@@ -314,7 +315,7 @@ class NeuronCore:
                 batch.append(pending)
                 pending = next(groups, None)
             check(batch, 'set_cache', None, 'called before unpinned groups are used')
-            self._ensure(absent)
+            self._ensure(section.first_group, absent)
             self._counters['hits'] += len(batch) - len(absent)
             for local in batch:
                 slot = (section.pin_slot + local if local < section.pinned
@@ -322,28 +323,20 @@ class NeuronCore:
                 for start, weights in self._decoded(section, local, [slot]):
                     yield start, weights[0]
 
-    def _ensure(self, groups: list[int]) -> None:
-        """Have all these groups in the cache; they are no more than its slots."""
-        missing = self._claim(groups)
+    def _ensure(self, section: int, groups: list[int]) -> None:
+        """Have all these groups in the cache, no more than its slots; `section` by its place."""
+        begin = time.monotonic_ns()
+        used = self._cache.fresh.intersection(groups)
+        self._cache.fresh -= used
+        missing = self._cache.use(section, groups)
+        self._counters['claim_ns'] += time.monotonic_ns() - begin
         self._counters['misses'] += len(missing)
         self._counters['hits'] += len(groups) - len(missing)
-        used = self._cache.fresh.intersection(groups)
         self._counters['prefetch_used'] += len(used)
-        self._cache.fresh -= used
         errors = [error for run in self._planned(missing) if (error := self._load(run))]
+        self._cache.rest(groups)
         if errors:
             raise errors[0]
-
-    def _claim(self, groups: list[int]) -> list[int]:
-        """Give every group a slot, the least recently used others yielding; returns the new."""
-        begin = time.monotonic_ns()
-        missing = [group for group in groups if group not in self._cache.slots]
-        self._cache.touch([group for group in groups if group in self._cache.slots])
-        for group in missing:
-            self._cache.claim(group)
-        self._cache.touch(groups)
-        self._counters['claim_ns'] += time.monotonic_ns() - begin
-        return missing
 
     def _load(self, run: list[int]) -> FlashLlmError | None:
         """Read from the first to the last of these groups; what else lies there is discarded."""

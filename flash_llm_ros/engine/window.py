@@ -34,7 +34,7 @@ class Window:
             self.head = ids[head_index(geometry)]
             self.embedding = self._ids['embedding', -1]
             self.core.set_ring(plan.chunk_groups, plan.chunks)
-            self.core.set_cache(plan.cache_slots)
+            self.core.set_cache(plan.cache_slots, config.window_policy)
             if costs is not None:
                 self.core.set_read_costs(costs.request_seconds, costs.byte_seconds,
                                          costs.largest_bytes)

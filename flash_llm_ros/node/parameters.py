@@ -18,6 +18,7 @@ from rclpy.parameter import Parameter
 from flash_llm_ros.engine import EngineConfig, SamplingParams
 from flash_llm_ros.engine.byte_size import RIGHT as BYTE_SIZE_FORM
 from flash_llm_ros.engine.byte_size import parse_byte_size
+from flash_llm_ros.engine.numpy_policies import POLICY_FORM
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 Value = str | bool | int | float
@@ -110,6 +111,8 @@ TABLE = (
     Entry('direct_io', True, UNCONFIGURED, 'Read past the page cache'),
     Entry('lock_memory', True, UNCONFIGURED, 'Lock the window in memory where this is allowed'),
     Entry('verify', True, UNCONFIGURED, 'Check the hashes of the store when it is opened'),
+    Entry('window_policy', EngineConfig.window_policy, UNCONFIGURED,
+          f'Which cached groups yield to others: {POLICY_FORM}'),
     Entry('core', 'native', UNCONFIGURED,
           'Compiled core, or its slow reference', choices=('native', 'numpy')),
     Entry('queue_size', 4, UNCONFIGURED,
@@ -157,7 +160,7 @@ class Parameters:
                 ErrorCode.STORE_NOT_FOUND,
                 'The parameter `store` is empty; it has to name the folder of a flash store.')
         names = ('mode', 'context_length', 'prefill_chunk', 'lookup_tokens', 'threads', 'reader',
-                 'reads_in_flight', 'direct_io', 'lock_memory', 'verify', 'core')
+                 'reads_in_flight', 'direct_io', 'lock_memory', 'verify', 'window_policy', 'core')
         return EngineConfig(
             store=Path(self['store']).expanduser(),
             dram_budget=parse_byte_size('dram_budget', self['dram_budget']),
