@@ -15,7 +15,8 @@ except ImportError:
     _native = None
 
 POLICIES = ('least_recent', 'sliding_window', 'sliding_window:1', 'least_frequent',
-            'least_frequent:3', 'hot_set', 'segmented', 'arbitrary')
+            'least_frequent:3', 'least_likely', 'least_likely:1', 'least_likely:30',
+            'hot_set', 'segmented', 'arbitrary')
 
 KERNELS = ('avx512', 'avx2', 'plain')
 
@@ -85,7 +86,7 @@ class Setting:
     ring: tuple[int, int] = (1, 1)
     cache: int = 1
     order: list[int] | None = None
-    policy: str = 'least_frequent'
+    policy: str = 'least_likely'
     read_costs: tuple[float, float, int] | None = None
     options: dict = field(default_factory=dict)
 
