@@ -1,7 +1,8 @@
 """Hits of every window policy on recorded traces, beside Belady's optimum.
 
     flash_llm trace STORE --text FILE --out TRACE
-    python bench/policies.py TRACE... [--planted] [--tokens 200] [--windows 0.1 0.25 0.5 0.75] [--json PATH]
+    python bench/policies.py TRACE... [--planted] [--tokens 200] [--windows 0.1 0.25 0.5 0.75]
+                             [--bundles-per-group N] [--json PATH]
 
 --planted adds the activity of bench/planted_activity.py, a ReLU model's, one neuron a group.
 Drives the native core's own cache bookkeeping, without reads. A window holds a share of the groups

@@ -285,7 +285,8 @@ class Arbitrary:
 def make_policy(name: str, slots: int) -> WindowPolicy:
     """By name, some with a number of tokens (`sliding_window:4`); ValueError otherwise."""
     kind, colon, number = name.partition(':')
-    counted = {'least_likely': (4, LeastLikely), 'sliding_window': (4, SlidingWindow), 'least_frequent': (32, LeastFrequent),
+    counted = {'least_likely': (4, LeastLikely), 'sliding_window': (4, SlidingWindow),
+               'least_frequent': (32, LeastFrequent),
                'hot_set': (32, lambda half_life: HotSet(slots, half_life))}
     plain = {'least_recent': LeastRecent, 'segmented': lambda: Segmented(slots),
              'arbitrary': Arbitrary}
