@@ -66,11 +66,11 @@ Neurons neurons_of(const Section& section, const std::string& activation, const 
 std::unique_ptr<NeuronCore> make_core(const py::object& path, std::int64_t group_bytes,
                                       std::int64_t groups, std::int64_t dim,
                                       const std::string& codec, std::int64_t slots,
-                                      const std::string& reader, int reads_in_flight,
+                                      int threads, const std::string& reader, int reads_in_flight,
                                       bool direct_io, bool lock_memory) {
   const CoreOptions options{
       py::module_::import("os").attr("fspath")(path).cast<std::string>(), group_bytes, groups, dim,
-      codec, slots, reader, reads_in_flight, direct_io, lock_memory};
+      codec, slots, threads, reader, reads_in_flight, direct_io, lock_memory};
   return without_interpreter([&] { return std::make_unique<NeuronCore>(options); });
 }
 
@@ -252,7 +252,7 @@ PYBIND11_MODULE(_native, module) {
                          "documents it. Calls release the interpreter and take turns.")
       .def(py::init(&make_core), py::arg("path"), py::arg("group_bytes"), py::arg("groups"),
            py::arg("dim"), py::arg("codec"), py::arg("slots"), py::kw_only(),
-           py::arg("reader") = "auto", py::arg("reads_in_flight") = 32,
+           py::arg("threads") = 1, py::arg("reader") = "auto", py::arg("reads_in_flight") = 32,
            py::arg("direct_io") = true,
            py::arg("lock_memory") = true)
       .def_property_readonly("direct", &NeuronCore::direct)

@@ -35,13 +35,18 @@ std::string between(std::int64_t low, std::int64_t high) {
   return "between " + std::to_string(low) + " and " + std::to_string(high);
 }
 
+int checked_threads(const char* field, int threads) {
+  require(threads >= 1 && threads <= 256, field, threads, between(1, 256));
+  return threads;
+}
+
 }  // namespace
 
 NeuronCore::NeuronCore(const CoreOptions& options)
     : format_(format_of(options.codec, options.dim)),
       group_bytes_(checked_group_bytes(options.group_bytes)),
       groups_(options.groups),
-      math_(format_, choose_kernels(), static_cast<std::size_t>(group_bytes_)) {
+      math_(format_, choose_kernels(), checked_threads("threads", options.threads)) {
   require(groups_ >= 1 && groups_ <= kMostSlots, "groups", groups_, "at least 1, below 2**31");
   require(options.slots >= 1 && options.slots <= kMostSlots, "slots", options.slots,
           "at least 1, below 2**31");
@@ -66,6 +71,7 @@ void NeuronCore::close() {
   reader_.reset();
   file_.reset();
   slab_.reset();
+  math_.stop();
 }
 
 int NeuronCore::add_section(std::int64_t first_group, std::int64_t bundles,
@@ -196,43 +202,59 @@ void NeuronCore::set_read_costs(double request_seconds, double byte_seconds,
 }
 
 void NeuronCore::rows_dot(int section, Inputs x, Outputs out) {
-  const std::lock_guard turn(calls_);
-  const PreparedInputs prepared = math_.prepare(x);
-  for_each_group(section, [&](std::int64_t first, std::int64_t bundles, const std::uint8_t* group) {
-    math_.rows_dot(group, bundles, prepared, out.columns_from(first));
-  });
+  dots(section, x, kPlainRows, out);
 }
 
 void NeuronCore::gate_up(int section, Inputs x, Activation activation, Outputs h) {
+  dots(section, x, {2, true, activation}, h);
+}
+
+void NeuronCore::dots(int section, Inputs x, const Neurons& neurons, Outputs out) {
   const std::lock_guard turn(calls_);
   const PreparedInputs prepared = math_.prepare(x);
-  for_each_group(section, [&](std::int64_t first, std::int64_t bundles, const std::uint8_t* group) {
-    math_.gate_up(group, bundles, prepared, activation, h.columns_from(first));
+  std::int64_t done = 0;
+  for_each_batch(section, BatchMath::most_bundles(1), [&](const Batch& batch) {
+    math_.activate(batch, neurons, prepared, out.columns_from(done));
+    done += batch.size();
   });
 }
 
 void NeuronCore::add_rows(int section, Inputs h, Outputs out) {
   const std::lock_guard turn(calls_);
-  for_each_group(section, [&](std::int64_t first, std::int64_t bundles, const std::uint8_t* group) {
-    math_.add_rows(group, bundles, h.columns_from(first), out);
+  begin_sum(section, out);
+  std::int64_t done = 0;
+  for_each_batch(section, BatchMath::most_bundles(1), [&](const Batch& batch) {
+    math_.add_last_rows(batch, 1, h.columns_from(done));
+    done += batch.size();
   });
+  math_.end_sum();
 }
 
 void NeuronCore::bundled(int section, Inputs x, const Neurons& neurons, Outputs out) {
   const std::lock_guard turn(calls_);
   const PreparedInputs prepared = math_.prepare(x);
-  for_each_group(section, [&](std::int64_t first, std::int64_t bundles, const std::uint8_t* group) {
-    math_.bundled(group, bundles, prepared, neurons.from(first), out);
+  begin_sum(section, out);
+  for_each_batch(section, BatchMath::most_bundles(x.tokens), [&](const Batch& batch) {
+    const Outputs h = math_.room(x.tokens, batch.size());
+    math_.activate(batch, neurons, prepared, h);
+    math_.add_last_rows(batch, neurons.bundle_rows, h.read_only());
   });
+  math_.end_sum();
 }
 
 void NeuronCore::add_rows_sparse(int section, const float* h, const std::uint8_t* active,
                                  float* out) {
   const std::lock_guard turn(calls_);
-  for_active_groups(section, active,
-                    [&](std::int64_t first, const Picked& picked, const std::uint8_t* group) {
-                      math_.add_picked_rows(group, picked, h + first, out);
-                    });
+  begin_sum(section, {out, 1, format_.dim});
+  for_active_batches(section, active, [&](const Batch& batch) {
+    const Outputs some = math_.room(1, batch.size());
+    batch.each(0, batch.size(), 0,
+               [&](std::int64_t place, std::int64_t number, const std::uint8_t*) {
+                 some.data[place] = h[number];
+               });
+    math_.add_last_rows(batch, 1, some.read_only());
+  });
+  math_.end_sum();
 }
 
 void NeuronCore::bundled_sparse(int section, const float* x, const std::uint8_t* active,
@@ -242,11 +264,19 @@ void NeuronCore::bundled_sparse(int section, const float* x, const std::uint8_t*
   if (h_out != nullptr) {
     std::fill_n(h_out, find(section).bundles, 0.0f);
   }
-  for_active_groups(section, active,
-                    [&](std::int64_t first, const Picked& picked, const std::uint8_t* group) {
-                      math_.bundled_picked(group, picked, prepared, neurons.from(first), out,
-                                           h_out == nullptr ? nullptr : h_out + first);
-                    });
+  begin_sum(section, {out, 1, format_.dim});
+  for_active_batches(section, active, [&](const Batch& batch) {
+    const Outputs h = math_.room(1, batch.size());
+    math_.activate(batch, neurons, prepared, h);
+    math_.add_last_rows(batch, neurons.bundle_rows, h.read_only());
+    if (h_out != nullptr) {
+      batch.each(0, batch.size(), 0,
+                 [&](std::int64_t place, std::int64_t number, const std::uint8_t*) {
+                   h_out[number] = h.data[place];
+                 });
+    }
+  });
+  math_.end_sum();
 }
 
 void NeuronCore::prefetch(int section, const std::uint8_t* wanted) {
@@ -285,11 +315,18 @@ void NeuronCore::read_rows(int section, const std::int64_t* ids, std::int64_t co
     }
   }
   auto next = order.begin();
-  for_some_groups(section, locals, [&](std::size_t index, const std::uint8_t* group) {
+  const auto decode = [&](std::size_t index, const std::uint8_t* group) {
     for (; next != order.end() && group_of(*next) == locals[index]; ++next) {
-      math_.decode_row(group, ids[*next] % found.bundles_per_group, out + *next * format_.dim);
+      const std::size_t within = static_cast<std::size_t>(ids[*next] % found.bundles_per_group);
+      math_.decode_row(group + within * format_.row_bytes(), out + *next * format_.dim);
     }
-  });
+  };
+  for_some_groups(section, locals, decode, [] {});
+}
+
+void NeuronCore::begin_sum(int section, Outputs out) {
+  check_open();
+  math_.begin_sum(find(section).bundles, out);
 }
 
 Section& NeuronCore::find(int section) {
@@ -305,7 +342,7 @@ void NeuronCore::check_open() const {
 }
 
 template <typename Use>
-void NeuronCore::for_each_group(int section, Use use) {
+void NeuronCore::for_each_batch(int section, std::int64_t most, Use use) {
   check_open();
   const Section& found = find(section);
   const std::int64_t groups = found.groups();
@@ -314,25 +351,65 @@ void NeuronCore::for_each_group(int section, Use use) {
   }
   add(counters_.hits, static_cast<std::uint64_t>(found.pinned));
   add(counters_.misses, static_cast<std::uint64_t>(groups - found.pinned));
-  const auto use_slot = [&](std::int64_t local, std::int64_t slot) {
-    use(local * found.bundles_per_group, found.bundles_in(local),
-        slab_->slot(static_cast<std::int32_t>(slot)));
+  const auto use_groups = [&](std::int64_t local, std::int64_t count, std::int64_t slot) {
+    for (const std::int64_t end = local + count; local < end;) {
+      batch_.clear();
+      for (; local < end; ++local, ++slot) {
+        const std::int64_t bundles = found.bundles_in(local);
+        if (batch_.size() > 0 && batch_.size() + bundles > most) {
+          break;
+        }
+        batch_.add(slab_->slot(static_cast<std::int32_t>(slot)), local * found.bundles_per_group,
+                   bundles);
+      }
+      use(batch_);
+    }
   };
-  for (std::int64_t local = 0; local < found.pinned; ++local) {
-    use_slot(local, found.pin_slot + local);
-  }
+  use_groups(0, found.pinned, found.pin_slot);
   for (std::int64_t local = found.pinned; local < groups;) {
     const StreamRing::Chunk chunk = ring_->acquire(section, local);
-    for (std::int64_t i = 0; i < chunk.groups; ++i) {
-      use_slot(local + i, chunk.slot + i);
-    }
+    use_groups(local, chunk.groups, chunk.slot);
     ring_->release();
     local += chunk.groups;
   }
 }
 
 template <typename Use>
-void NeuronCore::for_some_groups(int section, const std::vector<std::int64_t>& locals, Use use) {
+void NeuronCore::for_active_batches(int section, const std::uint8_t* active, Use use) {
+  check_open();
+  const Section& found = find(section);
+  const auto flags = [&](std::int64_t local) { return active + local * found.bundles_per_group; };
+  std::vector<std::int64_t> locals;
+  for (std::int64_t local = 0; local < found.groups(); ++local) {
+    const std::uint8_t* const first = flags(local);
+    const std::uint8_t* const end = first + found.bundles_in(local);
+    if (std::any_of(first, end, [](std::uint8_t flag) { return flag != 0; })) {
+      locals.push_back(local);
+    }
+  }
+  const auto use_batch = [&] {
+    if (batch_.size() > 0) {
+      use(batch_);
+      batch_.clear();
+    }
+  };
+  batch_.clear();
+  for_some_groups(
+      section, locals,
+      [&](std::size_t index, const std::uint8_t* group) {
+        const std::int64_t local = locals[index];
+        const std::int64_t bundles = found.bundles_in(local);
+        if (batch_.size() + bundles > BatchMath::most_bundles(1)) {
+          use_batch();
+        }
+        batch_.add_flagged(group, local * found.bundles_per_group, bundles, flags(local));
+      },
+      use_batch);
+}
+
+template <typename Use, typename BeforeGap>
+void NeuronCore::for_some_groups(int section, const std::vector<std::int64_t>& locals, Use use,
+                                 BeforeGap before_gap) {
   const Section& found = find(section);
   const std::size_t cached_at_once = window_ ? window_->size() : 0;
   std::vector<std::int64_t> cached;
@@ -355,39 +432,17 @@ void NeuronCore::for_some_groups(int section, const std::vector<std::int64_t>& l
     std::size_t claimed = 0;
     for (; begin < end; ++begin) {
       const std::int64_t local = locals[begin];
-      const std::int32_t slot = local < found.pinned
-                                    ? found.pin_slot + static_cast<std::int32_t>(local)
-                                    : claim.wait(claimed++);
+      std::int32_t slot = found.pin_slot + static_cast<std::int32_t>(local);
+      if (local >= found.pinned) {
+        if (!claim.ready(claimed)) {
+          before_gap();
+        }
+        slot = claim.wait(claimed++);
+      }
       use(begin, slab_->slot(slot));
     }
+    before_gap();
   }
-}
-
-template <typename Use>
-void NeuronCore::for_active_groups(int section, const std::uint8_t* active, Use use) {
-  check_open();
-  const Section& found = find(section);
-  const auto pick = [&](std::int64_t local, Picked& picked) {
-    picked.clear();
-    const std::uint8_t* first = active + local * found.bundles_per_group;
-    for (std::int64_t i = 0; i < found.bundles_in(local); ++i) {
-      if (first[i]) {
-        picked.push_back(i);
-      }
-    }
-  };
-  Picked picked;
-  std::vector<std::int64_t> locals;
-  for (std::int64_t local = 0; local < found.groups(); ++local) {
-    pick(local, picked);
-    if (!picked.empty()) {
-      locals.push_back(local);
-    }
-  }
-  for_some_groups(section, locals, [&](std::size_t index, const std::uint8_t* group) {
-    pick(locals[index], picked);
-    use(locals[index] * found.bundles_per_group, picked, group);
-  });
 }
 
 }  // namespace flash_llm

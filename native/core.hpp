@@ -7,9 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "batch.hpp"
+#include "batch_math.hpp"
 #include "counters.hpp"
 #include "group_file.hpp"
-#include "group_math.hpp"
 #include "read_plan.hpp"
 #include "reader.hpp"
 #include "sections.hpp"
@@ -26,6 +27,7 @@ struct CoreOptions {
   std::int64_t dim;
   std::string codec;
   std::int64_t slots;
+  int threads;
   std::string reader;  // auto, io_uring or threads
   int reads_in_flight;
   bool direct_io;
@@ -43,7 +45,9 @@ class NeuronCore {
   bool direct() const { return direct_; }
   bool locked() const { return locked_; }
   const char* reader_name() const { return reader_name_; }
-  std::size_t scratch_bytes() const { return math_.scratch_bytes() + group_bytes(); }
+  std::size_t scratch_bytes() const {
+    return math_.scratch_bytes() + batch_.bytes() + group_bytes();
+  }
   const char* kernels_name() const { return math_.kernels_name(); }
   std::int64_t dim() const { return format_.dim; }
   const Counters& counters() const { return counters_; }
@@ -74,23 +78,28 @@ class NeuronCore {
  private:
   std::size_t group_bytes() const { return static_cast<std::size_t>(group_bytes_); }
   Section& find(int section);
+  void begin_sum(int section, Outputs out);
+  void dots(int section, Inputs x, const Neurons& neurons, Outputs out);
   void check_open() const;
   void read_pinned(int section, std::int64_t groups, std::int32_t first_slot);
 
-  // use(first bundle, bundles, group in DRAM), for all groups in order.
+  // use(batch), for batches of at most so many bundles that make up the section, in order.
   template <typename Use>
-  void for_each_group(int section, Use use);
-  // use(index within `locals`, group in DRAM), for these ascending groups of the section.
+  void for_each_batch(int section, std::int64_t most, Use use);
+  // The same for active bundles.
   template <typename Use>
-  void for_some_groups(int section, const std::vector<std::int64_t>& locals, Use use);
-  // use(first bundle, picked bundles, group in DRAM), for groups with an active bundle.
-  template <typename Use>
-  void for_active_groups(int section, const std::uint8_t* active, Use use);
+  void for_active_batches(int section, const std::uint8_t* active, Use use);
+  // use(index within `locals`, group in DRAM), for these ascending groups of the section. before_gap()
+  // comes before groups used so far may go and before waiting for the next one.
+  template <typename Use, typename BeforeGap>
+  void for_some_groups(int section, const std::vector<std::int64_t>& locals, Use use,
+                       BeforeGap before_gap);
 
   const RowFormat format_;
   const std::int64_t group_bytes_;
   const std::int64_t groups_;
-  GroupMath math_;
+  BatchMath math_;
+  Batch batch_;
   Sections sections_;
   Counters counters_;
   ReadCosts read_costs_;

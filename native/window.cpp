@@ -55,6 +55,11 @@ std::vector<std::int32_t> Window::claim(int section, const std::vector<std::int6
   return claimed;
 }
 
+bool Window::ready(std::int32_t slot) {
+  const std::lock_guard lock(mutex_);
+  return at(slot - first_slot_).status != Status::kReading;
+}
+
 void Window::wait(std::int32_t slot) {
   std::unique_lock lock(mutex_);
   const Entry& entry = at(slot - first_slot_);

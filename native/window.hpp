@@ -31,6 +31,8 @@ class Window {
   // Claims a slot for each of these ascending groups, at most size(), and starts the missing reads.
   // The slots stay theirs until release().
   std::vector<std::int32_t> claim(int section, const std::vector<std::int64_t>& groups);
+  // Whether wait() would return at once.
+  bool ready(std::int32_t slot);
   // Waits until a claimed slot holds its group; ReadFault if the read failed.
   void wait(std::int32_t slot);
   // Ends the latest claim.
@@ -85,6 +87,7 @@ class Claim {
   Claim(const Claim&) = delete;
   Claim& operator=(const Claim&) = delete;
 
+  bool ready(std::size_t index) const { return window_->ready(slots_[index]); }
   std::int32_t wait(std::size_t index) const {
     window_->wait(slots_[index]);
     return slots_[index];

@@ -116,5 +116,5 @@ class Setting:
         return cls(pinned, (int(rng.integers(1, 6)), int(rng.integers(1, 5))),
                    int(rng.integers(1, 12)), order, str(rng.choice(POLICIES)),
                    costs if rng.random() < 0.5 else None,
-                   {'reads_in_flight': int(rng.integers(1, 6)),
+                   {'threads': int(rng.integers(1, 5)), 'reads_in_flight': int(rng.integers(1, 6)),
                     'direct_io': bool(rng.random() < 0.7)})

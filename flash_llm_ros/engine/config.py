@@ -22,7 +22,7 @@ class EngineConfig:
     prefill_chunk: int = 64         # prompt tokens computed at once
     sparsity: float | None = None   # share of down columns left out; None: as calibrated
     lookup_tokens: int = 4          # exact mode: guessed tokens computed with one; 0: none
-    threads: int = 1                # of ONNX Runtime
+    threads: int = 1                # that compute: of ONNX Runtime, and in turn of the core
     reader: str = 'auto'            # io_uring, threads; auto: the former where it is to be had
     reads_in_flight: int = 32
     direct_io: bool = True

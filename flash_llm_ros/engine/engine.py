@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 from flash_llm_ros.engine.attention import AttentionStack, kv_cache_bytes
 from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.core import core_scratch_bytes
 from flash_llm_ros.engine.feed_forward import (
     BundledFeedForward,
     DenseFeedForward,
@@ -222,8 +223,7 @@ def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     floats += spec.heads * chunk * context
     # logits in float32; scores, order, weights in float64
     floats += spec.vocab_size * (12 + _lookup_tokens(config))
-    group_bytes = store.manifest.geometry.group_bytes
-    core = 4 * 2 * group_bytes + group_bytes    # a tile; what is read between wanted groups
+    core = core_scratch_bytes(store.manifest.geometry, config.threads, chunk)
     return [PlanRow('KV cache', kv_cache_bytes(store, context),
                     f'{context} tokens in {store.manifest.kv_cache}'),
             PlanRow('scratch', 4 * floats + core + _SLACK, f'{chunk} prompt tokens at once')]

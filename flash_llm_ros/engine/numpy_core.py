@@ -37,16 +37,17 @@ class NeuronCore:
     """Same interface and results (up to rounding) as ``flash_llm_ros._native.NeuronCore``.
 
     ``path`` holds ``groups`` groups of ``group_bytes``; rows of ``dim`` values are stored by
-    ``codec``; ``slots`` groups fit in the slab. Raises ValueError for a wrong argument,
+    ``codec``; ``slots`` groups fit in the slab. ``threads`` compute in the native core, the
+    caller's included; results do not depend on it. Raises ValueError for a wrong argument,
     ReadFailedError and ChecksumError (after one retry) for the file, RuntimeError once closed.
     Arrays of a failed compute call hold unspecified values; the core itself stays usable.
     """
 
     def __init__(self, path: str, group_bytes: int, groups: int, dim: int, codec: str, slots: int,
-                 *, reader: str = 'auto', reads_in_flight: int = 32,
+                 *, threads: int = 1, reader: str = 'auto', reads_in_flight: int = 32,
                  direct_io: bool = True, lock_memory: bool = True) -> None:
         for name, value in (('group_bytes', group_bytes), ('groups', groups), ('slots', slots),
-                            ('reads_in_flight', reads_in_flight)):
+                            ('threads', threads), ('reads_in_flight', reads_in_flight)):
             check(value >= 1, name, value, 'at least 1')
         check(reader in READERS, 'reader', reader, f'one of {", ".join(READERS)}')
         check(group_bytes % 512 == 0, 'group_bytes', group_bytes, 'a multiple of 512')

@@ -22,7 +22,7 @@ class Window:
         self.plan, self.layers = plan, store.manifest.model.layers
         self.core: Any = load_core_class(config.core)(
             str(store.neurons), geometry.group_bytes, geometry.groups, geometry.dim,
-            geometry.codec, plan.slots, reader=config.reader,
+            geometry.codec, plan.slots, threads=config.threads, reader=config.reader,
             reads_in_flight=config.reads_in_flight, direct_io=config.direct_io,
             lock_memory=config.lock_memory)
         try:

@@ -1,0 +1,28 @@
+// What a bundle's rows mean.
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+namespace flash_llm {
+
+enum class Activation { kSilu, kRelu, kNone };
+
+// 'silu' or 'relu'; ArgumentError for any other name.
+Activation activation_of(const std::string& name);
+
+// How a bundle makes its activation: act(x . gate) * (x . up) of its first two rows if it is gated,
+// else act(x . up + bias) of its first; `bias`, one value for each number, may be null.
+struct Neurons {
+  int bundle_rows;
+  bool gated;
+  Activation activation;
+  const float* bias = nullptr;
+
+  int rows() const { return gated ? 2 : 1; }
+};
+
+// Bundles of one row, of which nothing but the dot product is wanted.
+constexpr Neurons kPlainRows{1, false, Activation::kNone};
+
+}  // namespace flash_llm
