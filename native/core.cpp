@@ -243,17 +243,22 @@ void NeuronCore::bundled(int section, Inputs x, const Neurons& neurons, Outputs 
 }
 
 void NeuronCore::add_rows_sparse(int section, const float* h, const std::uint8_t* active,
-                                 float* out) {
+                                 float* out, bool stream) {
   const std::lock_guard turn(calls_);
   begin_sum(section, {out, 1, format_.dim});
-  for_active_batches(section, active, [&](const Batch& batch) {
+  const auto use = [&](const Batch& batch) {
     const Outputs some = math_.room(1, batch.size());
     batch.each(0, batch.size(), 0,
                [&](std::int64_t place, std::int64_t number, const std::uint8_t*) {
                  some.data[place] = h[number];
                });
     math_.add_last_rows(batch, 1, some.read_only());
-  });
+  };
+  if (stream) {
+    for_each_batch(section, BatchMath::most_bundles(1), use, active);
+  } else {
+    for_active_batches(section, active, use);
+  }
   math_.end_sum();
 }
 
@@ -342,7 +347,8 @@ void NeuronCore::check_open() const {
 }
 
 template <typename Use>
-void NeuronCore::for_each_batch(int section, std::int64_t most, Use use) {
+void NeuronCore::for_each_batch(int section, std::int64_t most, Use use,
+                                const std::uint8_t* active) {
   check_open();
   const Section& found = find(section);
   const std::int64_t groups = found.groups();
@@ -359,10 +365,17 @@ void NeuronCore::for_each_batch(int section, std::int64_t most, Use use) {
         if (batch_.size() > 0 && batch_.size() + bundles > most) {
           break;
         }
-        batch_.add(slab_->slot(static_cast<std::int32_t>(slot)), local * found.bundles_per_group,
-                   bundles);
+        const std::uint8_t* const group = slab_->slot(static_cast<std::int32_t>(slot));
+        const std::int64_t first = local * found.bundles_per_group;
+        if (active == nullptr) {
+          batch_.add(group, first, bundles);
+        } else {
+          batch_.add_flagged(group, first, bundles, active + first);
+        }
       }
-      use(batch_);
+      if (batch_.size() > 0) {
+        use(batch_);
+      }
     }
   };
   use_groups(0, found.pinned, found.pin_slot);
