@@ -288,15 +288,9 @@ void NeuronCore::prefetch(int section, const std::uint8_t* wanted) {
   const std::lock_guard turn(calls_);
   check_open();
   const Section& found = find(section);
-  std::vector<std::int64_t> groups;
-  for (std::int64_t bundle = found.pinned * found.bundles_per_group; bundle < found.bundles;) {
-    if (wanted[bundle]) {
-      const std::int64_t local = bundle / found.bundles_per_group;
-      groups.push_back(found.first_group + local);
-      bundle = (local + 1) * found.bundles_per_group;
-    } else {
-      ++bundle;
-    }
+  std::vector<std::int64_t> groups = found.flagged_groups(wanted, found.pinned);
+  for (std::int64_t& group : groups) {
+    group += found.first_group;
   }
   if (window_ && !groups.empty()) {
     window_->prefetch(section, groups);
@@ -391,15 +385,7 @@ template <typename Use>
 void NeuronCore::for_active_batches(int section, const std::uint8_t* active, Use use) {
   check_open();
   const Section& found = find(section);
-  const auto flags = [&](std::int64_t local) { return active + local * found.bundles_per_group; };
-  std::vector<std::int64_t> locals;
-  for (std::int64_t local = 0; local < found.groups(); ++local) {
-    const std::uint8_t* const first = flags(local);
-    const std::uint8_t* const end = first + found.bundles_in(local);
-    if (std::any_of(first, end, [](std::uint8_t flag) { return flag != 0; })) {
-      locals.push_back(local);
-    }
-  }
+  const std::vector<std::int64_t> locals = found.flagged_groups(active, 0);
   const auto use_batch = [&] {
     if (batch_.size() > 0) {
       use(batch_);
@@ -415,7 +401,8 @@ void NeuronCore::for_active_batches(int section, const std::uint8_t* active, Use
         if (batch_.size() + bundles > BatchMath::most_bundles(1)) {
           use_batch();
         }
-        batch_.add_flagged(group, local * found.bundles_per_group, bundles, flags(local));
+        const std::int64_t first = local * found.bundles_per_group;
+        batch_.add_flagged(group, first, bundles, active + first);
       },
       use_batch);
 }

@@ -19,9 +19,14 @@ from flash_llm_ros.engine.generation import FinishReason, Generation, Generation
 from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow, plan_memory
 from flash_llm_ros.engine.model import Model
 from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity, down_norms
-from flash_llm_ros.engine.process_memory import resident_bytes, return_large_blocks, trim_heap
+from flash_llm_ros.engine.process_memory import (
+    release_code,
+    resident_bytes,
+    return_large_blocks,
+    trim_heap,
+)
 from flash_llm_ros.engine.prompt import ChatTemplate, check_text
-from flash_llm_ros.engine.tokens import TextTokenizer
+from flash_llm_ros.engine.tokens import TextTokenizer, load_tokenizer
 from flash_llm_ros.engine.window import Window
 from flash_llm_ros.engine.window_plan import least_slots, most_slots, plan_window
 from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
@@ -31,6 +36,7 @@ from flash_llm_ros.store.flash_store import (
     PREDICTORS,
     RESIDENT,
     TOKENIZER,
+    TOKENIZER_TABLES,
     FlashStore,
 )
 from flash_llm_ros.store.geometry import Geometry
@@ -76,7 +82,7 @@ class Engine:
         return_large_blocks()
         bare = resident_bytes()
         log('loading the resident weights')
-        tokenizer = TextTokenizer(store.text(TOKENIZER), manifest.model.begin_token)
+        tokenizer = load_tokenizer(store)
         trim_heap()
         template = _chat_template(store, tokenizer)
         attention = AttentionStack(store, config.threads)
@@ -84,6 +90,9 @@ class Engine:
         norms = (down_norms(store) if config.mode == 'sparse' and manifest.layout == 'split'
                  else [])
         trim_heap()
+        release_code(('onnxruntime', 'tokenizers'))
+        attention.warm()
+        tokenizer.encode('warm')
         loaded = max(resident_bytes() - bare, sum(row.bytes for row in estimate))
         resident = PlanRow('resident weights', loaded, 'attention, predictors, tokenizer and '
                            'ONNX Runtime, as measured')
@@ -229,7 +238,8 @@ def _resident_estimate(store: FlashStore, predictors: bool) -> list[PlanRow]:
     """The least that loading will take; what it does take is measured."""
     files = store.manifest.files
     rows = [PlanRow('attention weights', files[RESIDENT]['bytes'], ''),
-            PlanRow('tokenizer', 4 * files[TOKENIZER]['bytes'], '')]
+            PlanRow('tokenizer', files[TOKENIZER_TABLES]['bytes'] if TOKENIZER_TABLES in files
+                    else 4 * files[TOKENIZER]['bytes'], '')]
     if predictors:
         rows.append(PlanRow('predictors', files[PREDICTORS]['bytes'], ''))
     return rows
@@ -238,11 +248,13 @@ def _resident_estimate(store: FlashStore, predictors: bool) -> list[PlanRow]:
 def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     spec, chunk, context = store.manifest.model, config.prefill_chunk, config.context_length
     qkv = (spec.heads + 2 * spec.kv_heads) * spec.head_dim
-    # hidden x 2, FFN input, normed, attended, projected; qkv twice for the cast; scores
-    floats = chunk * (6 * spec.hidden_size + 2 * qkv + spec.ffn_size)
-    floats += spec.heads * chunk * context
-    # logits in float32; scores, order, weights in float64
-    floats += spec.vocab_size * (12 + _lookup_tokens(config))
+    # hidden x 2, FFN input, activations; logits
+    floats = chunk * (3 * spec.hidden_size + spec.ffn_size)
+    floats += spec.vocab_size * (1 + _lookup_tokens(config))
+    # A layer's normed, attended, projected, qkv twice for the cast, scores; or, when it is done,
+    # what sampling takes: scores, order, weights in float64
+    floats += max(chunk * (3 * spec.hidden_size + 2 * qkv + spec.heads * context),
+                  spec.vocab_size * 11)
     core = core_scratch_bytes(store.manifest.geometry, config.threads, chunk)
     return [PlanRow('KV cache', kv_cache_bytes(store, context),
                     f'{context} tokens in {store.manifest.kv_cache}'),

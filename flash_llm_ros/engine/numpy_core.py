@@ -24,6 +24,7 @@ from flash_llm_ros.engine.numpy_flash import (
 )
 from flash_llm_ros.engine.numpy_policies import DEFAULT_POLICY, make_policy
 from flash_llm_ros.engine.numpy_read_plan import plan_reads
+from flash_llm_ros.engine.numpy_rounding import rounded
 from flash_llm_ros.engine.numpy_section import Section
 from flash_llm_ros.engine.numpy_window import GroupCache
 from flash_llm_ros.store.codec import row_codec
@@ -173,6 +174,7 @@ class NeuronCore:
         """out [S, bundles] = x [S, dim] @ W.T for a section of single rows."""
         found = self._compute_section(section, 1)
         check_pair('x', x, self._dim, 'out', out, found.bundles)
+        x = rounded(x, self._codec.name)
         for start, weights in self._dense(found):
             _scatter(out, start, np.matmul(x, weights[:, :, 0].transpose(0, 2, 1)))
 
@@ -181,6 +183,7 @@ class NeuronCore:
         found = self._compute_section(section, 2)
         act = activation_of(activation)
         check_pair('x', x, self._dim, 'h', h, found.bundles)
+        x = rounded(x, self._codec.name)
         for start, weights in self._dense(found):
             _scatter(h, start, gated(x, weights, act))
 
@@ -202,6 +205,7 @@ class NeuronCore:
         """
         found, act = self._bundle_section(section, activation, bias)
         check_pair('x', x, self._dim, 'out', out, self._dim)
+        x = rounded(x, self._codec.name)
         for start, weights in self._dense(found):
             h = bundle_activations(x, weights, act, _part(bias, start, weights))
             for values, group in zip(h, weights, strict=True):
@@ -239,9 +243,10 @@ class NeuronCore:
         if h_out is not None:
             check_array('h_out', h_out, np.float32, (found.bundles,), writable=True)
             h_out[:] = 0
+        x = rounded(x[None], self._codec.name)
         for start, group in self._sparse(found, np.flatnonzero(active)):
             part = _part(bias, start, group[None])
-            values = bundle_activations(x[None], group[None], act, part)[0, 0]
+            values = bundle_activations(x, group[None], act, part)[0, 0]
             for index in np.flatnonzero(active[start:start + len(group)]):
                 out += values[index] * group[index, -1]
                 if h_out is not None:
