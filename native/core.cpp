@@ -298,6 +298,55 @@ void NeuronCore::prefetch(int section, const std::uint8_t* wanted) {
   }
 }
 
+std::int64_t NeuronCore::fetch(int section, std::uint8_t* active, const float* importance,
+                               Deadline deadline) {
+  const std::lock_guard turn(calls_);
+  check_open();
+  const Section& found = find(section);
+  struct Wanted {
+    float importance;
+    std::int64_t local;
+  };
+  std::vector<Wanted> wanted;
+  for (std::int64_t local = found.pinned; local < found.groups(); ++local) {
+    const std::int64_t first = local * found.bundles_per_group;
+    Wanted group{0, local};
+    bool any = false;
+    for (std::int64_t i = first; i < first + found.bundles_in(local); ++i) {
+      any = any || active[i];
+      group.importance += active[i] ? importance[i] : 0;
+    }
+    if (any) {
+      wanted.push_back(group);
+    }
+  }
+  if (wanted.empty()) {
+    return 0;
+  }
+  if (!window_) {
+    throw ArgumentError("set_cache", "no call", "called before unpinned groups are used");
+  }
+  std::stable_sort(wanted.begin(), wanted.end(), [](const Wanted& a, const Wanted& b) {
+    return a.importance > b.importance;
+  });
+  std::vector<std::int64_t> groups;
+  for (const Wanted& group : wanted) {
+    groups.push_back(found.first_group + group.local);
+  }
+  const std::vector<bool> here = window_->fetch(section, groups, deadline);
+  std::int64_t left_out = 0;
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    if (!here[i]) {
+      std::uint8_t* const first = active + wanted[i].local * found.bundles_per_group;
+      std::uint8_t* const end = first + found.bundles_in(wanted[i].local);
+      left_out += std::count_if(first, end, [](std::uint8_t flag) { return flag != 0; });
+      std::fill(first, end, std::uint8_t{0});
+    }
+  }
+  add(counters_.left_out, static_cast<std::uint64_t>(left_out));
+  return left_out;
+}
+
 void NeuronCore::read_rows(int section, const std::int64_t* ids, std::int64_t count, float* out) {
   const std::lock_guard turn(calls_);
   check_open();

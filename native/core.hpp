@@ -73,6 +73,10 @@ class NeuronCore {
   void bundled_sparse(int section, const float* x, const std::uint8_t* active, float* out,
                       const Neurons& neurons, float* h_out);
   void prefetch(int section, const std::uint8_t* wanted);
+  // Reads groups of active bundles, those of most importance first, until the deadline, and makes
+  // bundles that are not in DRAM then inactive; returns how many.
+  std::int64_t fetch(int section, std::uint8_t* active, const float* importance,
+                     Deadline deadline);
   void read_rows(int section, const std::int64_t* ids, std::int64_t count, float* out);
 
  private:
