@@ -47,7 +47,8 @@ def native_core() -> list[Extension]:
         sources,
         depends=native_files('*.hpp'),
         include_dirs=[str(HERE / 'native'), *headers],
-        extra_compile_args=['-std=c++17', '-O3', '-g0', '-pthread', '-fvisibility=hidden'],
+        extra_compile_args=['-std=c++17', '-O3', '-g0', '-pthread', '-fvisibility=hidden',
+                            '-ffp-contract=off'],       # kernels fuse where they say so
         extra_link_args=['-pthread'],
         language='c++',
         optional=True,

@@ -102,7 +102,7 @@ def _print(rows: dict[str, dict[str, float]], profile: DeviceProfile, load: floa
     table = Table('', 'misses', 'gap groups', 'reads', 'MB', 'device needs', 'tokens/s',
                   title=f'per token; budget {options.budget}, load average {load:.1f}')
     for name, row in rows.items():
-        floor = profile.floor_seconds(row['flash_bytes'], row['flash_reads'])
+        floor = profile.floor_seconds(row['flash_bytes'], row['flash_reads'], 'random')
         table.add_row(name, f'{row["misses"]:.0f}', f'{row["gap_groups"]:.0f}',
                       f'{row["flash_reads"]:.0f}', f'{row["flash_bytes"] / 1e6:.2f}',
                       f'{floor * 1e3:.1f} ms', f'{row["tokens_per_second"]:.1f}')

@@ -213,7 +213,7 @@ void NeuronCore::dots(int section, Inputs x, const Neurons& neurons, Outputs out
   const std::lock_guard turn(calls_);
   const PreparedInputs prepared = math_.prepare(x);
   std::int64_t done = 0;
-  for_each_batch(section, BatchMath::most_bundles(1), [&](const Batch& batch) {
+  walk(section).for_each_batch(section, BatchMath::most_bundles(1), [&](const Batch& batch) {
     math_.activate(batch, neurons, prepared, out.columns_from(done));
     done += batch.size();
   });
@@ -223,7 +223,7 @@ void NeuronCore::add_rows(int section, Inputs h, Outputs out) {
   const std::lock_guard turn(calls_);
   begin_sum(section, out);
   std::int64_t done = 0;
-  for_each_batch(section, BatchMath::most_bundles(1), [&](const Batch& batch) {
+  walk(section).for_each_batch(section, BatchMath::most_bundles(1), [&](const Batch& batch) {
     math_.add_last_rows(batch, 1, h.columns_from(done));
     done += batch.size();
   });
@@ -234,7 +234,7 @@ void NeuronCore::bundled(int section, Inputs x, const Neurons& neurons, Outputs 
   const std::lock_guard turn(calls_);
   const PreparedInputs prepared = math_.prepare(x);
   begin_sum(section, out);
-  for_each_batch(section, BatchMath::most_bundles(x.tokens), [&](const Batch& batch) {
+  walk(section).for_each_batch(section, BatchMath::most_bundles(x.tokens), [&](const Batch& batch) {
     const Outputs h = math_.room(x.tokens, batch.size());
     math_.activate(batch, neurons, prepared, h);
     math_.add_last_rows(batch, neurons.bundle_rows, h.read_only());
@@ -246,7 +246,7 @@ void NeuronCore::add_rows_sparse(int section, const float* h, const std::uint8_t
                                  float* out) {
   const std::lock_guard turn(calls_);
   begin_sum(section, {out, 1, format_.dim});
-  for_active_batches(section, active, [&](const Batch& batch) {
+  walk(section).for_active_batches(section, active, [&](const Batch& batch) {
     const Outputs some = math_.room(1, batch.size());
     batch.each(0, batch.size(), 0,
                [&](std::int64_t place, std::int64_t number, const std::uint8_t*) {
@@ -265,7 +265,7 @@ void NeuronCore::bundled_sparse(int section, const float* x, const std::uint8_t*
     std::fill_n(h_out, find(section).bundles, 0.0f);
   }
   begin_sum(section, {out, 1, format_.dim});
-  for_active_batches(section, active, [&](const Batch& batch) {
+  walk(section).for_active_batches(section, active, [&](const Batch& batch) {
     const Outputs h = math_.room(1, batch.size());
     math_.activate(batch, neurons, prepared, h);
     math_.add_last_rows(batch, neurons.bundle_rows, h.read_only());
@@ -370,12 +370,18 @@ void NeuronCore::read_rows(int section, const std::int64_t* ids, std::int64_t co
       math_.decode_row(group + within * format_.row_bytes(), out + *next * format_.dim);
     }
   };
-  for_some_groups(section, locals, decode, [] {});
+  walk(section).for_some_groups(section, locals, decode, [] {});
 }
 
 void NeuronCore::begin_sum(int section, Outputs out) {
   check_open();
   math_.begin_sum(find(section).bundles, out);
+}
+
+GroupWalk NeuronCore::walk(int section) {
+  check_open();
+  find(section);
+  return {sections_, *slab_, counters_, batch_, ring_.get(), window_.get()};
 }
 
 Section& NeuronCore::find(int section) {
@@ -387,110 +393,6 @@ Section& NeuronCore::find(int section) {
 void NeuronCore::check_open() const {
   if (!slab_) {
     throw std::runtime_error("the neuron core is closed");
-  }
-}
-
-template <typename Use>
-void NeuronCore::for_each_batch(int section, std::int64_t most, Use use) {
-  check_open();
-  const Section& found = find(section);
-  const std::int64_t groups = found.groups();
-  if (found.pinned < groups && !ring_) {
-    throw ArgumentError("set_ring", "no call", "called before unpinned groups are used");
-  }
-  add(counters_.hits, static_cast<std::uint64_t>(found.pinned));
-  add(counters_.misses, static_cast<std::uint64_t>(groups - found.pinned));
-  const auto use_groups = [&](std::int64_t local, std::int64_t count, std::int64_t slot) {
-    for (const std::int64_t end = local + count; local < end;) {
-      batch_.clear();
-      for (; local < end; ++local, ++slot) {
-        const std::int64_t bundles = found.bundles_in(local);
-        if (batch_.size() > 0 && batch_.size() + bundles > most) {
-          break;
-        }
-        batch_.add(slab_->slot(static_cast<std::int32_t>(slot)), local * found.bundles_per_group,
-                   bundles);
-      }
-      use(batch_);
-    }
-  };
-  use_groups(0, found.pinned, found.pin_slot);
-  for (std::int64_t local = found.pinned; local < groups;) {
-    const StreamRing::Chunk chunk = ring_->acquire(section, local);
-    use_groups(local, chunk.groups, chunk.slot);
-    ring_->release();
-    local += chunk.groups;
-  }
-}
-
-template <typename Use>
-void NeuronCore::for_active_batches(int section, const std::uint8_t* active, Use use) {
-  check_open();
-  const Section& found = find(section);
-  const auto flags = [&](std::int64_t local) { return active + local * found.bundles_per_group; };
-  std::vector<std::int64_t> locals;
-  for (std::int64_t local = 0; local < found.groups(); ++local) {
-    const std::uint8_t* const first = flags(local);
-    const std::uint8_t* const end = first + found.bundles_in(local);
-    if (std::any_of(first, end, [](std::uint8_t flag) { return flag != 0; })) {
-      locals.push_back(local);
-    }
-  }
-  const auto use_batch = [&] {
-    if (batch_.size() > 0) {
-      use(batch_);
-      batch_.clear();
-    }
-  };
-  batch_.clear();
-  for_some_groups(
-      section, locals,
-      [&](std::size_t index, const std::uint8_t* group) {
-        const std::int64_t local = locals[index];
-        const std::int64_t bundles = found.bundles_in(local);
-        if (batch_.size() + bundles > BatchMath::most_bundles(1)) {
-          use_batch();
-        }
-        batch_.add_flagged(group, local * found.bundles_per_group, bundles, flags(local));
-      },
-      use_batch);
-}
-
-template <typename Use, typename BeforeGap>
-void NeuronCore::for_some_groups(int section, const std::vector<std::int64_t>& locals, Use use,
-                                 BeforeGap before_gap) {
-  const Section& found = find(section);
-  const std::size_t cached_at_once = window_ ? window_->size() : 0;
-  std::vector<std::int64_t> cached;
-  for (std::size_t begin = 0; begin < locals.size();) {
-    cached.clear();
-    std::size_t end = begin;
-    for (; end < locals.size(); ++end) {
-      if (locals[end] >= found.pinned) {
-        if (cached.size() == cached_at_once) {
-          break;
-        }
-        cached.push_back(found.first_group + locals[end]);
-      }
-    }
-    if (begin == end) {
-      throw ArgumentError("set_cache", "no call", "called before unpinned groups are used");
-    }
-    add(counters_.hits, end - begin - cached.size());
-    const Claim claim(window_.get(), section, cached);
-    std::size_t claimed = 0;
-    for (; begin < end; ++begin) {
-      const std::int64_t local = locals[begin];
-      std::int32_t slot = found.pin_slot + static_cast<std::int32_t>(local);
-      if (local >= found.pinned) {
-        if (!claim.ready(claimed)) {
-          before_gap();
-        }
-        slot = claim.wait(claimed++);
-      }
-      use(begin, slab_->slot(slot));
-    }
-    before_gap();
   }
 }
 

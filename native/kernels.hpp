@@ -34,6 +34,16 @@ struct Columns {
   std::int64_t padded() const { return 32 * (end - first); }
 };
 
+// Dot products with int8 and int4 rows are of integers. x is rounded by blocks of 32: with peak, the
+// block's largest magnitude, and levels, 127 for int4 rows and 32512 for int8 rows, x becomes
+//   steps = x * (levels / peak), rounded to the nearest integer, ties to the even one
+//   scale = peak / levels
+// all in float32; a block whose peak is below 1e-30 counts as zeros, one with a NaN or an infinity
+// has a NaN as its scale. A block's sum of quants times steps is exact; it is converted to float32
+// and multiplied by the row's scale and x's, and these are summed in float32. (8 bits of x would
+// cost int8 rows a third more of divergence than their own rounding does; for int4 rows it is less
+// than a hundredth.) Everything else is float32.
+//
 // Every result depends on its own row, column and token alone, never on how many are passed at once:
 // threads may share a call's rows, columns or tokens as they like.
 struct Kernels {
@@ -72,11 +82,19 @@ struct Kernels {
 extern const Kernels kPlainKernels;
 #if defined(__x86_64__)
 extern const Kernels kAvx2Kernels;
+extern const Kernels kAvxVnniKernels;
 extern const Kernels kAvx512Kernels;
+extern const Kernels kAvx512VnniKernels;
+#elif defined(__aarch64__)
+extern const Kernels kNeonKernels;
+extern const Kernels kNeonDotKernels;
 #endif
 
-// The best variant for this processor, or the one the environment variable
-// FLASH_LLM_ROS_KERNELS names ('plain', 'avx2', 'avx512'); ArgumentError if that cannot run here.
+// What this processor can run, best first, a null pointer at the end.
+const Kernels* const* usable_kernels();
+
+// The best of them, or the one that the environment variable FLASH_LLM_ROS_KERNELS names ('plain',
+// 'avx2', 'avxvnni', 'avx512', 'avx512vnni', 'neon', 'neondot'); ArgumentError if that cannot run.
 const Kernels& choose_kernels();
 
 }  // namespace flash_llm

@@ -18,53 +18,32 @@
 namespace flash_llm {
 namespace {
 
-struct Vec {
-  using F = __m512;
-  static constexpr int kLanes = 16;
-  static constexpr int kDotRows = 4;
-  static constexpr int kAddTokens = 8;
+#include "avx512_vectors.hpp"
+#include "kernels_float_body.hpp"
+#include "kernels_half_body.hpp"
+#include "kernels_rounding_body.hpp"
 
-  static F zero() { return _mm512_setzero_ps(); }
-  static F all(float value) { return _mm512_set1_ps(value); }
-  static F load(const float* from) { return _mm512_loadu_ps(from); }
-  static void store(float* to, F value) { _mm512_storeu_ps(to, value); }
-  static F add(F a, F b) { return _mm512_add_ps(a, b); }
-  static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
-  static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-  static float sum(F value) { return _mm512_reduce_add_ps(value); }
-  static F from_int8(const std::uint8_t* from) {
-    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
-    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+// Sums of eight products of a nibble and a step of x stay below 2^15.
+struct Ints : Vec512Ints {
+  static I dot_nibbles(I low, I x_low, I high, I x_high, I correction) {
+    const I sums = _mm512_add_epi16(_mm512_maddubs_epi16(low, x_low), _mm512_maddubs_epi16(high, x_high));
+    return add(_mm512_madd_epi16(sums, _mm512_set1_epi16(1)), correction);
   }
-  // The permutation looks at the lowest four bits of an index alone.
-  static F from_low_int4(const std::uint8_t* from) {
-    return _mm512_permutexvar_ps(indices_at(from), int4_values());
+  static I add_pairs_dot(I sum, I a, I b) { return add(sum, _mm512_madd_epi16(a, b)); }
+  static I add_nibbles_dot(I sums, I nibbles, I x) {
+    return _mm512_add_epi16(sums, _mm512_maddubs_epi16(nibbles, x));
   }
-  static F from_high_int4(const std::uint8_t* from) {
-    return _mm512_permutexvar_ps(_mm512_srli_epi32(indices_at(from), 4), int4_values());
-  }
-  static __m512i indices_at(const std::uint8_t* from) {
-    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
-  }
-  static F int4_values() {
-    return _mm512_setr_ps(-8, -7, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 7);
-  }
-  static F from_half(const std::uint8_t* from) {
-    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
-  }
-  static F all_half(const std::uint8_t* from) {
-    short bits;
-    __builtin_memcpy(&bits, from, sizeof bits);
-    return _mm512_cvtph_ps(_mm256_set1_epi16(bits));
+  static I end_nibbles_dot(I sums, std::int32_t correction) {
+    return add(_mm512_madd_epi16(sums, _mm512_set1_epi16(1)), all(correction));
   }
 };
 
-#include "kernels_body.hpp"
+#include "kernels_wide_body.hpp"
+#include "kernels_table_body.hpp"
 
 }  // namespace
 
-const Kernels kAvx512Kernels = {"avx512", prepared_bytes, prepare, dot_rows, packed_bytes,
-                              pack_rows, packed_dot, add_rows, decode_rows, tile_add};
+const Kernels kAvx512Kernels = kernels_named("avx512");
 
 }  // namespace flash_llm
 

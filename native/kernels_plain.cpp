@@ -1,67 +1,14 @@
-// What every processor runs: vectors of four by the compiler's own types (NEON on ARM, SSE2 on x86).
+// What every processor runs, in plain C++: vectors of four by the compiler's own types.
 #include "kernels.hpp"
-
-#if defined(__aarch64__)
-#include <arm_neon.h>
-#endif
 
 namespace flash_llm {
 namespace {
 
-struct VecOfFour {
+struct Vec {
+  using F = float __attribute__((vector_size(16)));
   static constexpr int kLanes = 4;
   static constexpr int kDotRows = 2;
   static constexpr int kAddTokens = 4;
-};
-
-#if defined(__aarch64__)
-
-struct Vec : VecOfFour {
-  using F = float32x4_t;
-
-  static F zero() { return vdupq_n_f32(0); }
-  static F all(float value) { return vdupq_n_f32(value); }
-  static F load(const float* from) { return vld1q_f32(from); }
-  static void store(float* to, F value) { vst1q_f32(to, value); }
-  static F add(F a, F b) { return vaddq_f32(a, b); }
-  static F mul(F a, F b) { return vmulq_f32(a, b); }
-  static F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
-  static float sum(F value) { return vaddvq_f32(value); }
-  static F from_int8(const std::uint8_t* from) {
-    const int16x8_t wide = vmovl_s8(vreinterpret_s8_u8(four_bytes(from)));
-    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
-  }
-  static F from_low_int4(const std::uint8_t* from) {
-    return less_eight(vand_u8(four_bytes(from), vdup_n_u8(15)));
-  }
-  static F from_high_int4(const std::uint8_t* from) {
-    return less_eight(vshr_n_u8(four_bytes(from), 4));
-  }
-  static uint8x8_t four_bytes(const std::uint8_t* from) {
-    std::uint32_t bytes;
-    __builtin_memcpy(&bytes, from, sizeof bytes);
-    return vreinterpret_u8_u32(vdup_n_u32(bytes));
-  }
-  static F less_eight(uint8x8_t values) {
-    const int8x8_t lower = vsub_s8(vreinterpret_s8_u8(values), vdup_n_s8(8));
-    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(lower))));
-  }
-  static F from_half(const std::uint8_t* from) {
-    float16x4_t halves;
-    __builtin_memcpy(&halves, from, sizeof halves);
-    return vcvt_f32_f16(halves);
-  }
-  static F all_half(const std::uint8_t* from) {
-    __fp16 half;
-    __builtin_memcpy(&half, from, sizeof half);
-    return all(half);
-  }
-};
-
-#else
-
-struct Vec : VecOfFour {
-  using F = float __attribute__((vector_size(16)));
 
   static F zero() { return F{}; }
   static F all(float value) { return F{value, value, value, value}; }
@@ -105,13 +52,56 @@ struct Vec : VecOfFour {
   }
 };
 
-#endif
+#include "kernels_float_body.hpp"
+#include "kernels_half_body.hpp"
+#include "kernels_rounding_body.hpp"
 
-#include "kernels_body.hpp"
+inline F only_lane(std::int32_t value) { return F{static_cast<float>(value), 0, 0, 0}; }
+
+struct Int4Dot {
+  static constexpr std::int64_t kXBytes = 32;
+  static constexpr std::int64_t kBlockBytes = 16;
+  static constexpr float kLevels = kInt4Levels;
+
+  static void put_x(const std::int32_t* steps, std::uint8_t* x) {
+    for (int i = 0; i < kBlock; ++i) {
+      x[i] = static_cast<std::uint8_t>(steps[i]);
+    }
+  }
+  static F dot(const std::uint8_t* weights, const std::uint8_t* x) {
+    std::int32_t sum = 0;
+    for (int i = 0; i < 16; ++i) {
+      sum += ((weights[i] & 15) - 8) * static_cast<std::int8_t>(x[i]) +
+             ((weights[i] >> 4) - 8) * static_cast<std::int8_t>(x[16 + i]);
+    }
+    return only_lane(sum);
+  }
+};
+
+struct Int8Dot {
+  static constexpr std::int64_t kXBytes = 64;
+  static constexpr std::int64_t kBlockBytes = 32;
+  static constexpr float kLevels = kInt8Levels;
+
+  static void put_x(const std::int32_t* steps, std::uint8_t* x) {
+    for (int i = 0; i < kBlock; ++i) {
+      reinterpret_cast<std::int16_t*>(x)[i] = static_cast<std::int16_t>(steps[i]);
+    }
+  }
+  static F dot(const std::uint8_t* weights, const std::uint8_t* x) {
+    std::int32_t sum = 0;
+    for (int i = 0; i < kBlock; ++i) {
+      sum += static_cast<std::int8_t>(weights[i]) * reinterpret_cast<const std::int16_t*>(x)[i];
+    }
+    return only_lane(sum);
+  }
+};
+
+#include "kernels_narrow_body.hpp"
+#include "kernels_table_body.hpp"
 
 }  // namespace
 
-const Kernels kPlainKernels = {"plain", prepared_bytes, prepare, dot_rows, packed_bytes,
-                              pack_rows, packed_dot, add_rows, decode_rows, tile_add};
+const Kernels kPlainKernels = kernels_named("plain");
 
 }  // namespace flash_llm

@@ -112,6 +112,22 @@ def write_neuron_file(path: Path, rng: np.random.Generator, codec: str, dim: int
     return made
 
 
+def rounded(x: np.ndarray, codec: str) -> np.ndarray:
+    """float64 [S, dim]: what dot products with rows of this codec take x [S, dim] for."""
+    if codec == 'fp16':
+        return x.astype(np.float64)
+    levels = np.float32({'int8': 32512, 'int4': 127}[codec])
+    result = np.zeros(x.shape)
+    for token, values in enumerate(x):
+        for start in range(0, len(values), 32):
+            block = values[start:start + 32]
+            peak = np.abs(block).max()
+            if peak >= np.float32(1e-30):
+                steps = np.round(block * (levels / peak)).astype(np.int64)
+                result[token, start:start + 32] = steps * np.float64(peak / levels)
+    return result
+
+
 def activate(z: np.ndarray, activation: str) -> np.ndarray:
     return np.maximum(z, 0) if activation == 'relu' else z / (1 + np.exp(-z))
 

@@ -9,7 +9,7 @@ from core_cases import (
     needs_native,
     runs_here,
 )
-from core_oracle import gated, plain_crc32c, ungated, write_neuron_file
+from core_oracle import gated, plain_crc32c, rounded, ungated, write_neuron_file
 import numpy as np
 import pytest
 
@@ -67,14 +67,15 @@ def test_against_float64(tmp_path, core_class, chosen, dim, codec, group_bytes, 
     gate_up, down, bundle, table = made.sections
     for tokens in (1, 2, 3, 4, 7, 16, 17, 37):
         x = rng.standard_normal((tokens, dim)).astype(np.float32)
+        meant = rounded(x, codec)
         for activation in ('silu', 'relu'):
             h = np.full((tokens, gate_up.bundles), np.nan, np.float32)
             core.gate_up(0, x, h, activation)
             scale = ((np.abs(x) @ np.abs(gate_up.weights[:, 0]).T + 1)
                      * (np.abs(x) @ np.abs(gate_up.weights[:, 1]).T + 1))
-            assert_close(h, gated(gate_up, x, activation), scale)
+            assert_close(h, gated(gate_up, meant, activation), scale)
 
-            h = gated(bundle, x, activation)
+            h = gated(bundle, meant, activation)
             before = rng.standard_normal((tokens, dim)).astype(np.float32)
             out = before.copy()
             core.bundled(2, x, out, activation)
@@ -85,7 +86,8 @@ def test_against_float64(tmp_path, core_class, chosen, dim, codec, group_bytes, 
 
         logits = np.full((tokens, table.bundles), np.nan, np.float32)
         core.rows_dot(3, x, logits)
-        assert_close(logits, x @ table.weights[:, 0].T, np.abs(x) @ np.abs(table.weights[:, 0]).T)
+        assert_close(logits, meant @ table.weights[:, 0].T,
+                     np.abs(x) @ np.abs(table.weights[:, 0]).T)
 
         h = rng.standard_normal((tokens, down.bundles)).astype(np.float32)
         before = rng.standard_normal((tokens, dim)).astype(np.float32)
@@ -104,7 +106,7 @@ def test_against_float64(tmp_path, core_class, chosen, dim, codec, group_bytes, 
 
         active = (rng.random(bundle.bundles) < share).astype(np.uint8)
         x = rng.standard_normal(dim).astype(np.float32)
-        wanted_h = gated(bundle, x[None], 'silu')[0] * active
+        wanted_h = gated(bundle, rounded(x[None], codec), 'silu')[0] * active
         magnitudes = ((np.abs(x) @ np.abs(bundle.weights[:, 0]).T + 1)
                       * (np.abs(x) @ np.abs(bundle.weights[:, 1]).T + 1)) * active
         for h_out in (None, np.full(bundle.bundles, np.nan, np.float32)):
@@ -146,12 +148,13 @@ def test_ungated_bundles_against_float64(tmp_path, core_class, chosen, dim, code
             for activation in ('relu', 'silu'):
                 out = before.copy()
                 core.bundled(1, x, out, activation, bias)
-                assert_close(out, before + ungated(part, x, activation, bias) @ part.weights[:, 1],
+                wanted = ungated(part, rounded(x, codec), activation, bias) @ part.weights[:, 1]
+                assert_close(out, before + wanted,
                              np.abs(before) + (np.abs(x) @ up.T + np.abs(biases)) @ down)
         for share in (0, 0.1, 0.6, 1):
             active = (rng.random(bundles) < share).astype(np.uint8) * 2
             x = rng.standard_normal(dim).astype(np.float32)
-            wanted_h = ungated(part, x[None], 'relu', bias)[0] * (active > 0)
+            wanted_h = ungated(part, rounded(x[None], codec), 'relu', bias)[0] * (active > 0)
             magnitudes = (np.abs(x) @ up.T + np.abs(biases)) * (active > 0)
             out, h = np.zeros(dim, np.float32), np.full(bundles, np.nan, np.float32)
             core.bundled_sparse(1, x, active, out, 'relu', h, bias)
@@ -162,6 +165,60 @@ def test_ungated_bundles_against_float64(tmp_path, core_class, chosen, dim, code
             core.bundled_sparse(1, x, active, without, 'relu', bias=bias)
             assert np.array_equal(without, out)
     core.close()
+
+
+@each_arithmetic
+@pytest.mark.parametrize('codec', ['int8', 'int4'])
+@pytest.mark.parametrize('tokens', [1, 3, 11])
+def test_inputs_of_any_size(tmp_path, core_class, chosen, codec, tokens):
+    """Blocks of zeros, of the smallest and largest floats, and what is not finite at all."""
+    rng = np.random.default_rng(8)
+    made = write_neuron_file(tmp_path / 'neurons.bin', rng, codec, 150, 1024, [(37, 0, 1)])
+    table = made.sections[0].weights[:, 0]
+    core = Setting().open(made, core_class)
+    x = rng.standard_normal((tokens, 150)).astype(np.float32)
+    x[:, 32:64] = 0
+    x[:, 64:96] *= 1e-33
+    x[:, 96:128] *= 1e30
+    x[:, 100] = 3e37
+    x[-1, 64:96] = 1e-30
+    out = np.full((tokens, 37), np.nan, np.float32)
+    core.rows_dot(0, x, out)
+    assert_close(out, rounded(x, codec) @ table.T, np.abs(x.astype(np.float64)) @ np.abs(table).T)
+    for odd in (np.nan, np.inf, -np.inf):
+        x[0, 149] = odd
+        core.rows_dot(0, x, out)
+        assert np.isnan(out[0]).all()
+        assert np.isfinite(out[1:]).all()
+
+
+@each_native_arithmetic
+@pytest.mark.parametrize('codec', ['int8', 'int4'])
+@pytest.mark.parametrize('tokens', [1, 4])
+def test_no_sum_overflows(tmp_path, core_class, chosen, codec, tokens):
+    """The largest quants and steps, all of one sign or by turns, where narrow sums would wrap."""
+    dim = 512
+    made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(9), codec, dim, 4096,
+                             [(5, 0, 1)])
+    signs = np.where(np.arange(dim) % 2, -1, 1)
+    scales = np.ones(dim // 32, '<f2').tobytes()
+    if codec == 'int8':
+        values = np.array([[-128] * dim, [127] * dim, 127 * signs, -128 * (signs > 0),
+                           127 * -signs])
+        rows = [row.astype(np.int8).tobytes() + scales for row in values]
+    else:
+        values = np.array([[-8] * dim, [7] * dim, 7 * signs, -8 * (signs > 0), 7 * -signs])
+        nibbles = (values + 8).reshape(5, -1, 2, 16)
+        packed = (nibbles[:, :, 0] | nibbles[:, :, 1] << 4).astype(np.uint8)
+        rows = [row.tobytes() + scales for row in packed]
+    body = b''.join(rows).ljust(4092, b'\0')
+    made.path.write_bytes(body + plain_crc32c(body).to_bytes(4, 'little'))
+    core = Setting().open(made, core_class)
+    for x in (np.ones(dim), -np.ones(dim), signs):
+        x = np.repeat(x[None].astype(np.float32), tokens, axis=0)
+        out = np.empty((tokens, 5), np.float32)
+        core.rows_dot(0, x, out)
+        assert np.allclose(out, rounded(x, codec) @ values.T, rtol=1e-6, atol=1e-3)
 
 
 @each_arithmetic

@@ -1,4 +1,4 @@
-"""Reading until a deadline: what arrived is used, what did not is named, and nothing else changes."""
+"""Reading until a deadline: what arrived is used, what did not is named, nothing else changes."""
 
 from core_cases import Setting, each_core
 from core_oracle import gated, write_neuron_file
@@ -130,6 +130,8 @@ def test_wrong_arguments(made, core_class, place, wrong, message):
 
 
 SLOW = """
+import time
+big = write_neuron_file(Path(str(made.path) + '.big'), np.random.default_rng(2), 'int8', 64, 1024,
                         [(3000, 0, 1)])
 part = big.sections[0]
 core = Setting(cache=200, options={'reads_in_flight': 2}).open(big, core_class)

@@ -5,7 +5,7 @@ import signal
 import time
 
 from core_cases import Setting, needs_native
-from core_oracle import gated, ungated, write_neuron_file
+from core_oracle import gated, rounded, ungated, write_neuron_file
 import numpy as np
 import pytest
 
@@ -33,12 +33,13 @@ def results(core, made):
     found = {}
     for tokens in (1, 2, 19):
         x = rng.standard_normal((tokens, DIM)).astype(np.float32)
+        meant = rounded(x, made.codec)
         h = np.empty((tokens, gate_up.bundles), np.float32)
         core.gate_up(0, x, h, 'silu')
-        found['gate_up', tokens] = h, gated(gate_up, x, 'silu')
+        found['gate_up', tokens] = h, gated(gate_up, meant, 'silu')
         dots = np.empty((tokens, down.bundles), np.float32)
         core.rows_dot(1, x, dots)
-        found['rows_dot', tokens] = dots, x @ down.weights[:, 0].T
+        found['rows_dot', tokens] = dots, meant @ down.weights[:, 0].T
         h = rng.standard_normal((tokens, down.bundles)).astype(np.float32)
         before = rng.standard_normal((tokens, DIM)).astype(np.float32)
         out = before.copy()
@@ -47,12 +48,12 @@ def results(core, made):
         out = before.copy()
         core.bundled(2, x, out, 'silu')
         found['bundled', tokens] = (
-            out, before + gated(gated_bundle, x, 'silu') @ gated_bundle.weights[:, 2])
+            out, before + gated(gated_bundle, meant, 'silu') @ gated_bundle.weights[:, 2])
         bias = rng.standard_normal(bundle.bundles).astype(np.float32)
         out = before.copy()
         core.bundled(3, x, out, 'relu', bias)
         found['biased', tokens] = (
-            out, before + ungated(bundle, x, 'relu', bias) @ bundle.weights[:, 1])
+            out, before + ungated(bundle, meant, 'relu', bias) @ bundle.weights[:, 1])
     for share in (0.01, 0.2, 1):
         active = (rng.random(down.bundles) < share).astype(np.uint8)
         h = rng.standard_normal(down.bundles).astype(np.float32)
@@ -63,7 +64,7 @@ def results(core, made):
         x = rng.standard_normal(DIM).astype(np.float32)
         out, h = np.zeros(DIM, np.float32), np.empty(gated_bundle.bundles, np.float32)
         core.bundled_sparse(2, x, active, out, 'silu', h)
-        wanted = gated(gated_bundle, x[None], 'silu')[0] * active
+        wanted = gated(gated_bundle, rounded(x[None], made.codec), 'silu')[0] * active
         found['bundled_sparse', share] = out, wanted @ gated_bundle.weights[:, 2]
         found['h_out', share] = h, wanted
     return found

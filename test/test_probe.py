@@ -95,8 +95,8 @@ def test_floors_of_a_store(int8_store: Path) -> None:
     geometry = FlashStore.open(int8_store).manifest.geometry
     layers = sum(s.groups for s in geometry.sections if s.layer >= 0)
     rows = probe_command.floors(profile, geometry)
-    for _, size, reads, seconds in rows:
-        assert seconds == profile.floor_seconds(size, reads)
+    for (_, size, reads, seconds), pattern in zip(rows, (None, 'random', 'random'), strict=True):
+        assert seconds == profile.floor_seconds(size, reads, pattern)
     assert rows[0][1] == layers * geometry.group_bytes
     assert [(size // geometry.group_bytes, reads) for _, size, reads, _ in rows[1:]] == [
         (max(1, round(layers * share)),) * 2 for share in (0.1, 0.01)]

@@ -15,9 +15,15 @@ from flash_llm_ros.engine.generation import FinishReason, Generation, Generation
 from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow, plan_memory
 from flash_llm_ros.engine.model import Model
 from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity
-from flash_llm_ros.engine.process_memory import resident_bytes, return_large_blocks, trim_heap
+from flash_llm_ros.engine.process_memory import (
+    release_code,
+    resident_bytes,
+    return_large_blocks,
+    trim_heap,
+)
 from flash_llm_ros.engine.prompt import ChatTemplate, check_text
-from flash_llm_ros.engine.tokens import TextTokenizer
+from flash_llm_ros.engine.token_clock import TokenClock
+from flash_llm_ros.engine.tokens import TextTokenizer, load_tokenizer
 from flash_llm_ros.engine.window import Window
 from flash_llm_ros.engine.window_plan import least_slots, most_slots, plan_window
 from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
@@ -27,6 +33,7 @@ from flash_llm_ros.store.flash_store import (
     PREDICTORS,
     RESIDENT,
     TOKENIZER,
+    TOKENIZER_TABLES,
     FlashStore,
 )
 from flash_llm_ros.store.geometry import Geometry
@@ -68,13 +75,17 @@ class Engine:
         return_large_blocks()
         bare = resident_bytes()
         log('loading the resident weights')
-        tokenizer = TextTokenizer(store.text(TOKENIZER), manifest.model.begin_token)
+        tokenizer = load_tokenizer(store)
         trim_heap()
         template = _chat_template(store, tokenizer)
         attention = AttentionStack(store, config.threads)
-        predictors = (PredictorStack(store, config.threads, sparsity)
+        predictors = (PredictorStack(store, config.threads, sparsity,
+                                     scores=config.token_deadline_ms > 0)
                       if config.mode == 'sparse' else None)
         trim_heap()
+        release_code(('onnxruntime', 'tokenizers'))
+        attention.warm()
+        tokenizer.encode('warm')
         loaded = max(resident_bytes() - bare, sum(row.bytes for row in estimate))
         resident = PlanRow('resident weights', loaded, 'attention, predictors, tokenizer and '
                            'ONNX Runtime, as measured')
@@ -92,8 +103,10 @@ class Engine:
         log(f'reading with {window.reader}')
         for line in _warnings(window, config):
             log(line)
-        feed_forward = _feed_forward(config, manifest, window, predictors, sparsity)
-        model = Model(manifest.model, attention, feed_forward, window, config.prefill_chunk)
+        clock = (TokenClock(config.token_deadline_ms / 1000, manifest.model.layers)
+                 if config.token_deadline_ms else None)
+        feed_forward = _feed_forward(config, manifest, window, predictors, sparsity, clock)
+        model = Model(manifest.model, attention, feed_forward, window, config.prefill_chunk, clock)
         return cls(config, store, plan, model, tokenizer, template)
 
     @property
@@ -161,7 +174,8 @@ class Engine:
         """Counters since opening."""
         return {**self.model.window.core.stats(),
                 'active_neurons': self.model.feed_forward.active_neurons,
-                'total_neurons': self.model.feed_forward.total_neurons}
+                'total_neurons': self.model.feed_forward.total_neurons,
+                'deadlines_missed': self.model.deadlines_missed}
 
     def close(self) -> None:
         """Free everything; idempotent."""
@@ -209,7 +223,8 @@ def _resident_estimate(config: EngineConfig, store: FlashStore) -> list[PlanRow]
     """The least that loading will take; what it does take is measured."""
     files = store.manifest.files
     rows = [PlanRow('attention weights', files[RESIDENT]['bytes'], ''),
-            PlanRow('tokenizer', 4 * files[TOKENIZER]['bytes'], '')]
+            PlanRow('tokenizer', files[TOKENIZER_TABLES]['bytes'] if TOKENIZER_TABLES in files
+                    else 4 * files[TOKENIZER]['bytes'], '')]
     if config.mode == 'sparse':
         rows.append(PlanRow('predictors', files[PREDICTORS]['bytes'], ''))
     return rows
@@ -218,11 +233,13 @@ def _resident_estimate(config: EngineConfig, store: FlashStore) -> list[PlanRow]
 def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     spec, chunk, context = store.manifest.model, config.prefill_chunk, config.context_length
     qkv = (spec.heads + 2 * spec.kv_heads) * spec.head_dim
-    # hidden x 2, FFN input, normed, attended, projected; qkv twice for the cast; scores
-    floats = chunk * (6 * spec.hidden_size + 2 * qkv + spec.ffn_size)
-    floats += spec.heads * chunk * context
-    # logits in float32; scores, order, weights in float64
-    floats += spec.vocab_size * (12 + _lookup_tokens(config))
+    # hidden x 2, FFN input, activations; logits
+    floats = chunk * (3 * spec.hidden_size + spec.ffn_size)
+    floats += spec.vocab_size * (1 + _lookup_tokens(config))
+    # A layer's normed, attended, projected, qkv twice for the cast, scores; or, when it is done,
+    # what sampling takes: scores, order, weights in float64
+    floats += max(chunk * (3 * spec.hidden_size + 2 * qkv + spec.heads * context),
+                  spec.vocab_size * 11)
     core = core_scratch_bytes(store.manifest.geometry, config.threads, chunk)
     return [PlanRow('KV cache', kv_cache_bytes(store, context),
                     f'{context} tokens in {store.manifest.kv_cache}'),
@@ -242,15 +259,16 @@ def _chat_template(store: FlashStore, tokenizer: TextTokenizer) -> ChatTemplate:
 
 
 def _feed_forward(config: EngineConfig, manifest: Manifest, window: Window,
-                  predictors: PredictorStack | None, sparsity: float) -> FeedForward:
+                  predictors: PredictorStack | None, sparsity: float,
+                  clock: TokenClock | None) -> FeedForward:
     spec = manifest.model
     dense = DenseFeedForward(window, spec, manifest.layout, config.prefill_chunk)
     if predictors is None:
         return dense
     if manifest.layout == 'bundled':
-        return BundledFeedForward(dense, window, predictors, spec.activation)
+        return BundledFeedForward(dense, window, predictors, spec.activation, clock)
     thresholds = at_sparsity(manifest.calibration.thresholds, sparsity)
-    return SplitFeedForward(dense, window, predictors, spec.activation, thresholds)
+    return SplitFeedForward(dense, window, predictors, spec.activation, clock, thresholds)
 
 
 def _warnings(window: Window, config: EngineConfig) -> list[str]:

@@ -6,19 +6,13 @@ import os
 
 import numpy as np
 
+from flash_llm_ros.engine import numpy_ffn as ffn
 from flash_llm_ros.engine.config import READERS
 from flash_llm_ros.engine.core_arguments import check, check_array, check_pair
 from flash_llm_ros.engine.numpy_cached_reads import CachedReads
-from flash_llm_ros.engine.numpy_ffn import (
-    Activation,
-    activation_of,
-    bias_part,
-    bundle_activations,
-    gated,
-    scatter,
-)
 from flash_llm_ros.engine.numpy_flash import MAX_CHUNK_BYTES, GroupFile, Slab, request_groups
 from flash_llm_ros.engine.numpy_policies import DEFAULT_POLICY, make_policy
+from flash_llm_ros.engine.numpy_rounding import rounded
 from flash_llm_ros.engine.numpy_section import Section
 from flash_llm_ros.engine.numpy_window import GroupCache
 from flash_llm_ros.store.codec import row_codec
@@ -166,16 +160,18 @@ class NeuronCore:
         """out [S, bundles] = x [S, dim] @ W.T for a section of single rows."""
         found = self._compute_section(section, 1)
         check_pair('x', x, self._dim, 'out', out, found.bundles)
+        x = rounded(x, self._codec.name)
         for start, weights in self._dense(found):
-            scatter(out, start, np.matmul(x, weights[:, :, 0].transpose(0, 2, 1)))
+            ffn.scatter(out, start, np.matmul(x, weights[:, :, 0].transpose(0, 2, 1)))
 
     def gate_up(self, section: int, x: np.ndarray, h: np.ndarray, activation: str) -> None:
         """h [S, bundles] = act(x @ gate.T) * (x @ up.T); ``activation``: 'silu' or 'relu'."""
         found = self._compute_section(section, 2)
-        act = activation_of(activation)
+        act = ffn.activation_of(activation)
         check_pair('x', x, self._dim, 'h', h, found.bundles)
+        x = rounded(x, self._codec.name)
         for start, weights in self._dense(found):
-            scatter(h, start, gated(x, weights, act))
+            ffn.scatter(h, start, ffn.gated(x, weights, act))
 
     def add_rows(self, section: int, h: np.ndarray, out: np.ndarray) -> None:
         """out [S, dim] += h [S, bundles] @ W, summed in bundle order."""
@@ -195,8 +191,9 @@ class NeuronCore:
         """
         found, act = self._bundle_section(section, activation, bias)
         check_pair('x', x, self._dim, 'out', out, self._dim)
+        x = rounded(x, self._codec.name)
         for start, weights in self._dense(found):
-            h = bundle_activations(x, weights, act, bias_part(bias, start, weights))
+            h = ffn.bundle_activations(x, weights, act, ffn.bias_part(bias, start, weights))
             for values, group in zip(h, weights, strict=True):
                 for index, bundle in enumerate(group):
                     out += values[:, index, None] * bundle[-1]
@@ -227,9 +224,10 @@ class NeuronCore:
         if h_out is not None:
             check_array('h_out', h_out, np.float32, (found.bundles,), writable=True)
             h_out[:] = 0
+        x = rounded(x[None], self._codec.name)
         for start, group in self._sparse(found, np.flatnonzero(active)):
-            part = bias_part(bias, start, group[None])
-            values = bundle_activations(x[None], group[None], act, part)[0, 0]
+            part = ffn.bias_part(bias, start, group[None])
+            values = ffn.bundle_activations(x, group[None], act, part)[0, 0]
             for index in np.flatnonzero(active[start:start + len(group)]):
                 out += values[index] * group[index, -1]
                 if h_out is not None:
@@ -379,9 +377,9 @@ class NeuronCore:
         return found
 
     def _bundle_section(self, section: int, activation: str, bias: np.ndarray | None
-                        ) -> tuple[Section, Activation]:
+                        ) -> tuple[Section, ffn.Activation]:
         found = self._compute_section(section, 2, 3)
-        act = activation_of(activation)
+        act = ffn.activation_of(activation)
         if bias is not None:
             check(found.rows == 2, 'bias', type(bias).__name__,
                   'None for gated bundles (of 3 rows)')

@@ -20,7 +20,7 @@ PROFILE_VERSION = 1
 PATTERNS = ('random', 'sequential')
 _FIELDS = ('profile_version', 'device', 'reader', 'direct', 'measured_at', 'span_bytes',
            'measurements')
-_USEFUL = 0.9       # share of the rate of endless reads that a request should reach
+_USEFUL = 0.95       # share of the rate of endless reads that a request should reach
 _LEAST_SECONDS = 1e-12
 
 
@@ -102,12 +102,18 @@ class DeviceProfile:
             return 0.0
         return float(self.read_seconds(sizes, min(in_flight, len(sizes))).sum())
 
-    def floor_seconds(self, read_bytes: float, reads: float) -> float:
-        """The least time for so many bytes in so many reads, in the best pattern and depth."""
+    def floor_seconds(self, read_bytes: float, reads: float,
+                      pattern: str | None = None) -> float:
+        """The least time for so many bytes in so many reads, at the best depth.
+
+        `pattern` None: in the better pattern. Short reads one after the other may be far faster
+        than scattered ones, as systems put them together.
+        """
         if read_bytes <= 0 or reads <= 0:
             return 0.0
-        return reads * min(float(self.read_seconds(read_bytes / reads, depth, pattern))
-                           for pattern in PATTERNS for depth in self.depths)
+        return reads * min(float(self.read_seconds(read_bytes / reads, depth, tried))
+                           for tried in PATTERNS if pattern in (None, tried)
+                           for depth in self.depths)
 
     @property
     def sequential_bytes_per_second(self) -> float:

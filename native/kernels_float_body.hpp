@@ -1,6 +1,8 @@
-// The kernels, written once over a struct Vec of the including file; no include guard, because
-// each variant has its own copy in its own anonymous namespace. Nothing here may call a shared
-// inline function: the linker could keep a copy made for a newer processor.
+// The bodies of kernels are written once over the vectors of the including file; they have no include
+// guard, because each variant has its own copy in its own anonymous namespace. Nothing in them may
+// call a shared inline function: the linker could keep a copy made for a newer processor.
+//
+// This one: how rows are taken apart, and what is done with their values as float.
 
 constexpr std::int64_t kBlock = 32;
 constexpr std::int64_t kN = Vec::kLanes;
@@ -60,79 +62,6 @@ struct HalfTail {
     }
   }
 };
-
-template <typename Row>
-inline F scaled_block_dot(const Row& row, std::int64_t block, const float* x, F sum) {
-  F inner = Vec::mul(row.quant(block, 0), Vec::load(x));
-  for (std::int64_t i = kN; i < kBlock; i += kN) {
-    inner = Vec::fma(row.quant(block, i), Vec::load(x + i), inner);
-  }
-  return Vec::fma(inner, row.scale(block), sum);
-}
-
-template <typename Row>
-inline float dot_scaled(const Row& row, const float* x, std::int64_t blocks) {
-  F sum0 = Vec::zero();
-  F sum1 = Vec::zero();
-  std::int64_t block = 0;
-  for (; block + 2 <= blocks; block += 2) {
-    sum0 = scaled_block_dot(row, block, x + block * kBlock, sum0);
-    sum1 = scaled_block_dot(row, block + 1, x + (block + 1) * kBlock, sum1);
-  }
-  if (block < blocks) {
-    sum0 = scaled_block_dot(row, block, x + block * kBlock, sum0);
-  }
-  return Vec::sum(Vec::add(sum0, sum1));
-}
-
-inline void half_block_dot(const std::uint8_t* halves, const float* x, F& sum0, F& sum1) {
-  for (std::int64_t i = 0; i < kBlock; i += 2 * kN) {
-    sum0 = Vec::fma(Vec::from_half(halves + 2 * i), Vec::load(x + i), sum0);
-    sum1 = Vec::fma(Vec::from_half(halves + 2 * (i + kN)), Vec::load(x + i + kN), sum1);
-  }
-}
-
-inline float dot_half(const std::uint8_t* row, const float* x, std::int64_t dim) {
-  const std::int64_t whole = dim / kBlock;
-  F sums[4] = {Vec::zero(), Vec::zero(), Vec::zero(), Vec::zero()};
-  std::int64_t block = 0;
-  for (; block + 2 <= whole; block += 2) {
-    half_block_dot(row + 2 * block * kBlock, x + block * kBlock, sums[0], sums[1]);
-    half_block_dot(row + 2 * (block + 1) * kBlock, x + (block + 1) * kBlock, sums[2], sums[3]);
-  }
-  if (block < whole) {
-    half_block_dot(row + 2 * block * kBlock, x + block * kBlock, sums[0], sums[1]);
-  }
-  if (whole * kBlock < dim) {
-    const HalfTail halves(row + 2 * whole * kBlock, dim - whole * kBlock);
-    half_block_dot(halves.bytes, x + whole * kBlock, sums[2], sums[3]);
-  }
-  return Vec::sum(Vec::add(Vec::add(sums[0], sums[1]), Vec::add(sums[2], sums[3])));
-}
-
-std::size_t prepared_bytes(const RowFormat& format) {
-  return static_cast<std::size_t>(format.padded_dim()) * sizeof(float);
-}
-
-void prepare(const RowFormat& format, const float* x, std::uint8_t* prepared) {
-  float* const padded = reinterpret_cast<float*>(prepared);
-  copy_floats(padded, x, format.dim);
-  for (std::int64_t i = format.dim; i < format.padded_dim(); ++i) {
-    padded[i] = 0;
-  }
-}
-
-void dot_rows(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
-              const std::uint8_t* prepared, float* out) {
-  const float* const x = reinterpret_cast<const float*>(prepared);
-  for (std::int64_t i = 0; i < count; ++i) {
-    switch (format.codec) {
-      case Codec::kInt8: out[i] = dot_scaled(Int8Row(rows[i], format), x, format.blocks()); break;
-      case Codec::kInt4: out[i] = dot_scaled(Int4Row(rows[i], format), x, format.blocks()); break;
-      case Codec::kFp16: out[i] = dot_half(rows[i], x, format.dim); break;
-    }
-  }
-}
 
 // out [32] += h[r] * block of row r. Products of a quant and its scale are exact, so every variant
 // of adding rounds in the same place: once per row.
@@ -263,74 +192,6 @@ void decode_rows(const RowFormat& format, const std::uint8_t* const* rows, std::
       case Codec::kInt4: decode_scaled_row(Int4Row(rows[r], format), columns, tile); break;
       case Codec::kFp16: decode_half_row(rows[r], format.dim, columns, tile); break;
     }
-  }
-}
-
-std::size_t packed_bytes(const RowFormat& format, std::int64_t count) {
-  return static_cast<std::size_t>(count * format.padded_dim()) * sizeof(float);
-}
-
-void pack_rows(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
-               std::uint8_t* packed) {
-  decode_rows(format, rows, count, {0, format.blocks()}, reinterpret_cast<float*>(packed));
-}
-
-// Dots of kRows rows with kTokens tokens, all in registers.
-template <int kRows, int kTokens>
-inline void packed_dot_block(std::int64_t padded, const float* rows, const float* x, float* out,
-                             std::int64_t out_stride) {
-  F sums[kTokens][kRows];
-  for (int t = 0; t < kTokens; ++t) {
-    for (int r = 0; r < kRows; ++r) {
-      sums[t][r] = Vec::zero();
-    }
-  }
-  for (std::int64_t i = 0; i < padded; i += kN) {
-    F weights[kRows];
-    for (int r = 0; r < kRows; ++r) {
-      weights[r] = Vec::load(rows + r * padded + i);
-    }
-    for (int t = 0; t < kTokens; ++t) {
-      const F value = Vec::load(x + t * padded + i);
-      for (int r = 0; r < kRows; ++r) {
-        sums[t][r] = Vec::fma(weights[r], value, sums[t][r]);
-      }
-    }
-  }
-  for (int t = 0; t < kTokens; ++t) {
-    for (int r = 0; r < kRows; ++r) {
-      out[t * out_stride + r] = Vec::sum(sums[t][r]);
-    }
-  }
-}
-
-template <int kTokens>
-inline void packed_dot_tokens(std::int64_t padded, const float* rows, std::int64_t count,
-                              const float* x, float* out, std::int64_t out_stride) {
-  std::int64_t r = 0;
-  for (; r + Vec::kDotRows <= count; r += Vec::kDotRows) {
-    packed_dot_block<Vec::kDotRows, kTokens>(padded, rows + r * padded, x, out + r, out_stride);
-  }
-  for (; r + 2 <= count; r += 2) {
-    packed_dot_block<2, kTokens>(padded, rows + r * padded, x, out + r, out_stride);
-  }
-  for (; r < count; ++r) {
-    packed_dot_block<1, kTokens>(padded, rows + r * padded, x, out + r, out_stride);
-  }
-}
-
-void packed_dot(const RowFormat& format, const std::uint8_t* packed, std::int64_t count,
-                const std::uint8_t* prepared, std::int64_t tokens, float* out,
-                std::int64_t out_stride) {
-  const std::int64_t padded = format.padded_dim();
-  const float* const rows = reinterpret_cast<const float*>(packed);
-  const float* const x = reinterpret_cast<const float*>(prepared);
-  std::int64_t t = 0;
-  for (; t + 4 <= tokens; t += 4) {
-    packed_dot_tokens<4>(padded, rows, count, x + t * padded, out + t * out_stride, out_stride);
-  }
-  for (; t < tokens; ++t) {
-    packed_dot_tokens<1>(padded, rows, count, x + t * padded, out + t * out_stride, out_stride);
   }
 }
 

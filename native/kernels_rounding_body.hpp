@@ -1,0 +1,32 @@
+// How x is rounded for the dot products of int8 and int4 rows; kernels.hpp says the rule.
+
+constexpr float kLeastPeak = 1e-30f;
+constexpr float kInt4Levels = 127;
+constexpr float kInt8Levels = 127 * 256;  // both bytes of a value then fit in int8
+
+// steps [32] = the first `count` values of x divided by the scale, rounded; returns the scale.
+inline float round_block(const float* x, std::int64_t count, float levels, std::int32_t* steps) {
+  const Tail block(x, count);
+  std::uint32_t bits[kBlock];
+  __builtin_memcpy(bits, block.values, sizeof bits);
+  std::uint32_t top = 0;
+  for (int i = 0; i < kBlock; ++i) {
+    const std::uint32_t magnitude = bits[i] & 0x7FFFFFFF;
+    top = top < magnitude ? magnitude : top;
+    steps[i] = 0;
+  }
+  float peak;
+  __builtin_memcpy(&peak, &top, sizeof peak);
+  if (top >= 0x7F800000) {
+    return __builtin_nanf("");
+  }
+  if (peak < kLeastPeak) {
+    return 0;
+  }
+  const float inverse = levels / peak;
+  for (int i = 0; i < kBlock; ++i) {
+    // Adding and subtracting 1.5 * 2^23 rounds to the nearest integer, ties to the even one.
+    steps[i] = static_cast<std::int32_t>((block.values[i] * inverse + 0x1.8p23f) - 0x1.8p23f);
+  }
+  return peak / levels;
+}

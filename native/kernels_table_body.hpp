@@ -1,0 +1,61 @@
+// The kernels by codec: dots of fp16 rows in float, of int8 and int4 rows in integers.
+
+std::size_t prepared_bytes(const RowFormat& format) {
+  switch (format.codec) {
+    case Codec::kInt8: return prepared_ints_bytes<Int8Dot>(format);
+    case Codec::kInt4: return prepared_ints_bytes<Int4Dot>(format);
+    default: return prepared_half_bytes(format);
+  }
+}
+
+void prepare(const RowFormat& format, const float* x, std::uint8_t* prepared) {
+  switch (format.codec) {
+    case Codec::kInt8: return prepare_ints<Int8Dot>(format, x, prepared);
+    case Codec::kInt4: return prepare_ints<Int4Dot>(format, x, prepared);
+    case Codec::kFp16: return prepare_half(format, x, prepared);
+  }
+}
+
+void dot_rows(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
+              const std::uint8_t* prepared, float* out) {
+  switch (format.codec) {
+    case Codec::kInt8: return dot_int_rows<Int8Dot>(format, rows, count, prepared, out);
+    case Codec::kInt4: return dot_int_rows<Int4Dot>(format, rows, count, prepared, out);
+    case Codec::kFp16: return dot_half_rows(format, rows, count, prepared, out);
+  }
+}
+
+std::size_t packed_bytes(const RowFormat& format, std::int64_t count) {
+  switch (format.codec) {
+    case Codec::kInt8: return packed_ints_bytes<Int8Dot>(format, count);
+    case Codec::kInt4: return packed_ints_bytes<Int4Dot>(format, count);
+    default: return packed_half_bytes(format, count);
+  }
+}
+
+void pack_rows(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
+               std::uint8_t* packed) {
+  switch (format.codec) {
+    case Codec::kInt8: return pack_int_rows<Int8Dot>(format, rows, count, packed);
+    case Codec::kInt4: return pack_int_rows<Int4Dot>(format, rows, count, packed);
+    case Codec::kFp16: return pack_half_rows(format, rows, count, packed);
+  }
+}
+
+void packed_dot(const RowFormat& format, const std::uint8_t* packed, std::int64_t count,
+                const std::uint8_t* prepared, std::int64_t tokens, float* out,
+                std::int64_t out_stride) {
+  switch (format.codec) {
+    case Codec::kInt8:
+      return packed_dot_ints<Int8Dot>(format, packed, count, prepared, tokens, out, out_stride);
+    case Codec::kInt4:
+      return packed_dot_ints<Int4Dot>(format, packed, count, prepared, tokens, out, out_stride);
+    case Codec::kFp16:
+      return packed_dot_half(format, packed, count, prepared, tokens, out, out_stride);
+  }
+}
+
+constexpr Kernels kernels_named(const char* name) {
+  return {name,      prepared_bytes, prepare,  dot_rows,    packed_bytes,
+          pack_rows, packed_dot,     add_rows, decode_rows, tile_add};
+}

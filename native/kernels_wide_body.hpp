@@ -1,0 +1,309 @@
+// Dot products of int8 and int4 rows in integers, over a struct Ints of wide vectors. For one token
+// the lanes run along a row, for several they run across rows, which were packed for that.
+
+using I = Ints::I;
+constexpr std::int64_t kBytes = Ints::kBytes;
+
+// x as it meets int4 rows, by steps of kStep blocks: the first halves of the blocks as int8, the last
+// halves, and for each lane of a step what undoes that nibbles are 8 too large; then the scales as
+// float, zeros behind; then 8 times the sums of the blocks, negative.
+struct Int4Dot {
+  static constexpr std::int64_t kStep = kBytes / 16;  // blocks of a vector of weights
+  static constexpr std::int64_t kBlockBytes = 16;     // of weights
+  static constexpr std::int64_t kXBytes = 3 * kBytes;
+  static constexpr std::int64_t kVectors = 8;  // of a packed block
+  static constexpr float kLevels = kInt4Levels;
+
+  static const std::uint8_t* scales(const std::uint8_t* row, const RowFormat& format) {
+    return row + format.padded_dim() / 2;
+  }
+  static void put_x(const std::int32_t* steps, std::int64_t block, std::uint8_t* step_x) {
+    std::int8_t* const first = reinterpret_cast<std::int8_t*>(step_x) + 16 * block;
+    std::int32_t* const lanes = reinterpret_cast<std::int32_t*>(step_x + 2 * kBytes) + 4 * block;
+    for (int i = 0; i < 16; ++i) {
+      first[i] = static_cast<std::int8_t>(steps[i]);
+      first[kBytes + i] = static_cast<std::int8_t>(steps[16 + i]);
+    }
+    for (int lane = 0; lane < 4; ++lane) {
+      lanes[lane] = 0;
+      for (int i = 4 * lane; i < 4 * lane + 4; ++i) {
+        lanes[lane] -= 8 * (steps[i] + steps[16 + i]);
+      }
+    }
+  }
+  static I dot(I weights, const std::uint8_t* x) {
+    return Ints::dot_nibbles(Ints::low_nibbles(weights), Ints::load(x),
+                             Ints::high_nibbles(weights), Ints::load(x + kBytes),
+                             Ints::load(x + 2 * kBytes));
+  }
+  static F spread(const float* scales) { return Ints::four_lanes_each(scales); }
+  // The four columns `i` of a step, of all rows, into the vectors of their packed block.
+  static void put_columns(I columns, std::int64_t i, std::uint8_t* block) {
+    Ints::store(block + i * kBytes, Ints::low_nibbles(columns));
+    Ints::store(block + (4 + i) * kBytes, Ints::high_nibbles(columns));
+  }
+  // Where the four bytes of x for a packed vector are.
+  static const std::uint8_t* x_at(const std::uint8_t* step_x, std::int64_t block, int vector) {
+    return step_x + 16 * block + 4 * (vector % 4) + vector / 4 * kBytes;
+  }
+  static I begin() { return Ints::zero(); }
+  static I add_dot(I sum, I weights, I x) { return Ints::add_nibbles_dot(sum, weights, x); }
+  static I end(I sum, std::int32_t correction) { return Ints::end_nibbles_dot(sum, correction); }
+};
+
+// x as it meets int8 rows, by steps of kStep blocks: the values of even columns as int16, then those
+// of odd ones; then the scales, and zeros where int4 has sums.
+struct Int8Dot {
+  static constexpr std::int64_t kStep = kBytes / 32;
+  static constexpr std::int64_t kBlockBytes = 32;
+  static constexpr std::int64_t kXBytes = 2 * kBytes;
+  static constexpr std::int64_t kVectors = 16;
+  static constexpr float kLevels = kInt8Levels;
+
+  static const std::uint8_t* scales(const std::uint8_t* row, const RowFormat& format) {
+    return row + format.padded_dim();
+  }
+  static void put_x(const std::int32_t* steps, std::int64_t block, std::uint8_t* step_x) {
+    std::int16_t* const even = reinterpret_cast<std::int16_t*>(step_x) + 16 * block;
+    for (int i = 0; i < 16; ++i) {
+      even[i] = static_cast<std::int16_t>(steps[2 * i]);
+      even[kBytes / 2 + i] = static_cast<std::int16_t>(steps[2 * i + 1]);
+    }
+  }
+  static I dot(I weights, const std::uint8_t* x) {
+    const I even = Ints::add_pairs_dot(Ints::zero(), Ints::even_int8(weights), Ints::load(x));
+    return Ints::add_pairs_dot(even, Ints::odd_int8(weights), Ints::load(x + kBytes));
+  }
+  static F spread(const float* scales) { return Ints::eight_lanes_each(scales); }
+  static void put_columns(I columns, std::int64_t i, std::uint8_t* block) {
+    Ints::store(block + i * kBytes, Ints::even_int8(columns));
+    Ints::store(block + (8 + i) * kBytes, Ints::odd_int8(columns));
+  }
+  static const std::uint8_t* x_at(const std::uint8_t* step_x, std::int64_t block, int vector) {
+    return step_x + 32 * block + 4 * (vector % 8) + vector / 8 * kBytes;
+  }
+  static I begin() { return Ints::zero(); }
+  static I add_dot(I sum, I weights, I x) { return Ints::add_pairs_dot(sum, weights, x); }
+  static I end(I sum, std::int32_t) { return sum; }
+};
+
+template <typename Dot>
+struct PreparedX {
+  std::int64_t steps;
+  std::int64_t padded_blocks;
+
+  explicit PreparedX(const RowFormat& format)
+      : steps((format.blocks() + Dot::kStep - 1) / Dot::kStep),
+        padded_blocks((format.blocks() + kN - 1) / kN * kN) {}
+  std::size_t scales_at() const { return static_cast<std::size_t>(steps * Dot::kXBytes); }
+  std::size_t sums_at() const {
+    return scales_at() + static_cast<std::size_t>(padded_blocks) * sizeof(float);
+  }
+  std::size_t bytes() const {
+    const std::size_t end = sums_at() + static_cast<std::size_t>(padded_blocks) * sizeof(float);
+    return (end + 63) / 64 * 64;
+  }
+};
+
+template <typename Dot>
+inline void prepare_ints(const RowFormat& format, const float* x, std::uint8_t* prepared) {
+  const PreparedX<Dot> layout(format);
+  __builtin_memset(prepared, 0, layout.bytes());
+  float* const scales = reinterpret_cast<float*>(prepared + layout.scales_at());
+  std::int32_t* const sums = reinterpret_cast<std::int32_t*>(prepared + layout.sums_at());
+  for (std::int64_t block = 0; block < format.blocks(); ++block) {
+    std::int32_t steps[kBlock];
+    const std::int64_t first = block * kBlock;
+    scales[block] =
+        round_block(x + first, least(kBlock, format.dim - first), Dot::kLevels, steps);
+    Dot::put_x(steps, block % Dot::kStep, prepared + block / Dot::kStep * Dot::kXBytes);
+    for (int i = 0; i < kBlock; ++i) {
+      sums[block] -= 8 * steps[i];
+    }
+  }
+}
+
+template <typename Dot, int kRows>
+inline void dot_some_rows(const RowFormat& format, const std::uint8_t* const* rows,
+                          const std::uint8_t* prepared, float* out) {
+  const PreparedX<Dot> layout(format);
+  const float* const x_scales = reinterpret_cast<const float*>(prepared + layout.scales_at());
+  const std::int64_t blocks = format.blocks();
+  F sums[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    sums[r] = Vec::zero();
+  }
+  for (std::int64_t first = 0; first < blocks; first += kN) {
+    const std::int64_t end = least(first + kN, blocks);
+    float scales[kRows][kN];
+    for (int r = 0; r < kRows; ++r) {
+      const std::uint8_t* const from = Dot::scales(rows[r], format) + 2 * first;
+      Vec::store(scales[r], Vec::mul(Vec::from_some_halves(from, end - first),
+                                     Vec::load(x_scales + first)));
+    }
+    std::int64_t block = first;
+    for (; block + Dot::kStep <= end; block += Dot::kStep) {
+      const std::uint8_t* const x = prepared + block / Dot::kStep * Dot::kXBytes;
+      for (int r = 0; r < kRows; ++r) {
+        const I dots = Dot::dot(Ints::load(rows[r] + block * Dot::kBlockBytes), x);
+        sums[r] = Vec::fma(Ints::to_float(dots), Dot::spread(scales[r] + (block - first)), sums[r]);
+      }
+    }
+    if (block < end) {
+      const std::uint8_t* const x = prepared + block / Dot::kStep * Dot::kXBytes;
+      for (int r = 0; r < kRows; ++r) {
+        const I dots = Dot::dot(Ints::load_some(rows[r] + block * Dot::kBlockBytes,
+                                                (end - block) * Dot::kBlockBytes),
+                                x);
+        sums[r] = Vec::fma(Ints::to_float(dots), Dot::spread(scales[r] + (block - first)), sums[r]);
+      }
+    }
+  }
+  for (int r = 0; r < kRows; ++r) {
+    out[r] = Vec::sum(sums[r]);
+  }
+}
+
+template <typename Dot>
+inline void dot_int_rows(const RowFormat& format, const std::uint8_t* const* rows,
+                         std::int64_t count, const std::uint8_t* prepared, float* out) {
+  std::int64_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    dot_some_rows<Dot, 4>(format, rows + i, prepared, out + i);
+  }
+  for (; i < count; ++i) {
+    dot_some_rows<Dot, 1>(format, rows + i, prepared, out + i);
+  }
+}
+
+// Packed: kN rows after kN rows, zeros in the place of missing ones; of each such strip, block after
+// block, kVectors vectors of weights and one of scales.
+template <typename Dot>
+constexpr std::int64_t packed_block_bytes() {
+  return (Dot::kVectors + 1) * kBytes;
+}
+
+template <typename Dot>
+inline std::size_t packed_strip_bytes(const RowFormat& format) {
+  return static_cast<std::size_t>(format.blocks() * packed_block_bytes<Dot>());
+}
+
+template <typename Dot>
+inline void pack_strip(const RowFormat& format, const std::uint8_t* const* rows,
+                       std::int64_t count, std::uint8_t* packed) {
+  const std::int64_t blocks = format.blocks();
+  constexpr std::int64_t kColumns = Dot::kBlockBytes / 4;  // dwords of a block
+  I lanes[kN];
+  for (std::int64_t first = 0; first < blocks; first += Dot::kStep) {
+    const std::int64_t held = least(Dot::kStep, blocks - first);
+    for (std::int64_t r = 0; r < kN; ++r) {
+      const std::uint8_t* const from = r < count ? rows[r] + first * Dot::kBlockBytes : packed;
+      lanes[r] = r >= count           ? Ints::zero()
+                 : held == Dot::kStep ? Ints::load(from)
+                                      : Ints::load_some(from, held * Dot::kBlockBytes);
+    }
+    Ints::transpose(lanes);
+    for (std::int64_t i = 0; i < held * kColumns; ++i) {
+      Dot::put_columns(lanes[i], i % kColumns,
+                       packed + (first + i / kColumns) * packed_block_bytes<Dot>());
+    }
+  }
+  for (std::int64_t first = 0; first < blocks; first += kN) {
+    const std::int64_t held = least(kN, blocks - first);
+    for (std::int64_t r = 0; r < kN; ++r) {
+      lanes[r] = r < count ? Ints::as_ints(Vec::from_some_halves(
+                                 Dot::scales(rows[r], format) + 2 * first, held))
+                           : Ints::zero();
+    }
+    Ints::transpose(lanes);
+    for (std::int64_t i = 0; i < held; ++i) {
+      Ints::store(packed + (first + i) * packed_block_bytes<Dot>() + Dot::kVectors * kBytes,
+                  lanes[i]);
+    }
+  }
+}
+
+template <typename Dot>
+inline void pack_int_rows(const RowFormat& format, const std::uint8_t* const* rows,
+                          std::int64_t count, std::uint8_t* packed) {
+  for (std::int64_t i = 0; i < count; i += kN, packed += packed_strip_bytes<Dot>(format)) {
+    pack_strip<Dot>(format, rows + i, least(kN, count - i), packed);
+  }
+}
+
+// Dots of a strip's rows with kTokens tokens, all in registers.
+template <typename Dot, int kTokens>
+inline void packed_dot_strip(const RowFormat& format, const std::uint8_t* packed,
+                             std::int64_t count, const std::uint8_t* prepared, float* out,
+                             std::int64_t out_stride) {
+  const PreparedX<Dot> layout(format);
+  const std::size_t x_stride = layout.bytes();
+  const std::size_t scales_at = layout.scales_at();
+  const std::size_t sums_at = layout.sums_at();
+  F sums[kTokens];
+  for (int t = 0; t < kTokens; ++t) {
+    sums[t] = Vec::zero();
+  }
+  for (std::int64_t block = 0; block < format.blocks(); ++block) {
+    const std::uint8_t* const x = prepared + block / Dot::kStep * Dot::kXBytes;
+    I dots[kTokens];
+    for (int t = 0; t < kTokens; ++t) {
+      dots[t] = Dot::begin();
+    }
+#pragma GCC unroll 16
+    for (int v = 0; v < Dot::kVectors; ++v) {
+      const I weights = Ints::load(packed + v * kBytes);
+      const std::uint8_t* const x_bytes = Dot::x_at(x, block % Dot::kStep, v);
+      for (int t = 0; t < kTokens; ++t) {
+        dots[t] = Dot::add_dot(dots[t], weights, Ints::all_four_bytes(x_bytes + t * x_stride));
+      }
+    }
+    const F scales = Ints::as_float(Ints::load(packed + Dot::kVectors * kBytes));
+    for (int t = 0; t < kTokens; ++t) {
+      const std::uint8_t* const token = prepared + t * x_stride;
+      const I whole =
+          Dot::end(dots[t], reinterpret_cast<const std::int32_t*>(token + sums_at)[block]);
+      const F x_scale = Vec::all(reinterpret_cast<const float*>(token + scales_at)[block]);
+      sums[t] = Vec::fma(Ints::to_float(whole), Vec::mul(scales, x_scale), sums[t]);
+    }
+    packed += packed_block_bytes<Dot>();
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    float values[kN];
+    Vec::store(values, sums[t]);
+    copy_floats(out + t * out_stride, values, count);
+  }
+}
+
+template <typename Dot>
+inline void packed_dot_ints(const RowFormat& format, const std::uint8_t* packed,
+                            std::int64_t count, const std::uint8_t* prepared, std::int64_t tokens,
+                            float* out, std::int64_t out_stride) {
+  const std::size_t x_stride = PreparedX<Dot>(format).bytes();
+  for (std::int64_t i = 0; i < count; i += kN, packed += packed_strip_bytes<Dot>(format)) {
+    const std::int64_t held = least(kN, count - i);
+    std::int64_t t = 0;
+    for (; t + Ints::kTokens <= tokens; t += Ints::kTokens) {
+      packed_dot_strip<Dot, Ints::kTokens>(format, packed, held, prepared + t * x_stride,
+                                           out + t * out_stride + i, out_stride);
+    }
+    for (; t + 2 <= tokens; t += 2) {
+      packed_dot_strip<Dot, 2>(format, packed, held, prepared + t * x_stride,
+                               out + t * out_stride + i, out_stride);
+    }
+    for (; t < tokens; ++t) {
+      packed_dot_strip<Dot, 1>(format, packed, held, prepared + t * x_stride,
+                               out + t * out_stride + i, out_stride);
+    }
+  }
+}
+
+template <typename Dot>
+inline std::size_t prepared_ints_bytes(const RowFormat& format) {
+  return PreparedX<Dot>(format).bytes();
+}
+
+template <typename Dot>
+inline std::size_t packed_ints_bytes(const RowFormat& format, std::int64_t count) {
+  return static_cast<std::size_t>((count + kN - 1) / kN) * packed_strip_bytes<Dot>(format);
+}

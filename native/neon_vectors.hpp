@@ -1,0 +1,46 @@
+// NEON vectors for the kernels' bodies; no include guard, for the reason told there.
+
+struct Vec {
+  using F = float32x4_t;
+  static constexpr int kLanes = 4;
+  static constexpr int kDotRows = 2;
+  static constexpr int kAddTokens = 4;
+
+  static F zero() { return vdupq_n_f32(0); }
+  static F all(float value) { return vdupq_n_f32(value); }
+  static F load(const float* from) { return vld1q_f32(from); }
+  static void store(float* to, F value) { vst1q_f32(to, value); }
+  static F add(F a, F b) { return vaddq_f32(a, b); }
+  static F mul(F a, F b) { return vmulq_f32(a, b); }
+  static F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
+  static float sum(F value) { return vaddvq_f32(value); }
+  static F from_int8(const std::uint8_t* from) {
+    const int16x8_t wide = vmovl_s8(vreinterpret_s8_u8(four_bytes(from)));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+  }
+  static F from_low_int4(const std::uint8_t* from) {
+    return less_eight(vand_u8(four_bytes(from), vdup_n_u8(15)));
+  }
+  static F from_high_int4(const std::uint8_t* from) {
+    return less_eight(vshr_n_u8(four_bytes(from), 4));
+  }
+  static uint8x8_t four_bytes(const std::uint8_t* from) {
+    std::uint32_t bytes;
+    __builtin_memcpy(&bytes, from, sizeof bytes);
+    return vreinterpret_u8_u32(vdup_n_u32(bytes));
+  }
+  static F less_eight(uint8x8_t values) {
+    const int8x8_t lower = vsub_s8(vreinterpret_s8_u8(values), vdup_n_s8(8));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(vmovl_s8(lower))));
+  }
+  static F from_half(const std::uint8_t* from) {
+    float16x4_t halves;
+    __builtin_memcpy(&halves, from, sizeof halves);
+    return vcvt_f32_f16(halves);
+  }
+  static F all_half(const std::uint8_t* from) {
+    __fp16 half;
+    __builtin_memcpy(&half, from, sizeof half);
+    return all(half);
+  }
+};
