@@ -243,17 +243,22 @@ void NeuronCore::bundled(int section, Inputs x, const Neurons& neurons, Outputs 
 }
 
 void NeuronCore::add_rows_sparse(int section, const float* h, const std::uint8_t* active,
-                                 float* out) {
+                                 float* out, bool stream) {
   const std::lock_guard turn(calls_);
   begin_sum(section, {out, 1, format_.dim});
-  walk(section).for_active_batches(section, active, [&](const Batch& batch) {
+  const auto use = [&](const Batch& batch) {
     const Outputs some = math_.room(1, batch.size());
     batch.each(0, batch.size(), 0,
                [&](std::int64_t place, std::int64_t number, const std::uint8_t*) {
                  some.data[place] = h[number];
                });
     math_.add_last_rows(batch, 1, some.read_only());
-  });
+  };
+  if (stream) {
+    walk(section).for_each_batch(section, BatchMath::most_bundles(1), use, active);
+  } else {
+    walk(section).for_active_batches(section, active, use);
+  }
   math_.end_sum();
 }
 
@@ -283,15 +288,9 @@ void NeuronCore::prefetch(int section, const std::uint8_t* wanted) {
   const std::lock_guard turn(calls_);
   check_open();
   const Section& found = find(section);
-  std::vector<std::int64_t> groups;
-  for (std::int64_t bundle = found.pinned * found.bundles_per_group; bundle < found.bundles;) {
-    if (wanted[bundle]) {
-      const std::int64_t local = bundle / found.bundles_per_group;
-      groups.push_back(found.first_group + local);
-      bundle = (local + 1) * found.bundles_per_group;
-    } else {
-      ++bundle;
-    }
+  std::vector<std::int64_t> groups = found.flagged_groups(wanted, found.pinned);
+  for (std::int64_t& group : groups) {
+    group += found.first_group;
   }
   if (window_ && !groups.empty()) {
     window_->prefetch(section, groups);

@@ -29,9 +29,11 @@ class GroupWalk {
         ring_(ring),
         window_(window) {}
 
-  // use(batch), for batches of at most so many bundles that make up the section, in order.
+  // use(batch), for batches of at most so many bundles that make up the section, in order; of
+  // `active`, unless null, those with a flag.
   template <typename Use>
-  void for_each_batch(int section, std::int64_t most, Use use) {
+  void for_each_batch(int section, std::int64_t most, Use use,
+                      const std::uint8_t* active = nullptr) {
     const Section& found = sections_[static_cast<std::size_t>(section)];
     const std::int64_t groups = found.groups();
     if (found.pinned < groups && !ring_) {
@@ -47,10 +49,17 @@ class GroupWalk {
           if (batch_.size() > 0 && batch_.size() + bundles > most) {
             break;
           }
-          batch_.add(slab_.slot(static_cast<std::int32_t>(slot)), local * found.bundles_per_group,
-                     bundles);
+          const std::uint8_t* const group = slab_.slot(static_cast<std::int32_t>(slot));
+          const std::int64_t first = local * found.bundles_per_group;
+          if (active == nullptr) {
+            batch_.add(group, first, bundles);
+          } else {
+            batch_.add_flagged(group, first, bundles, active + first);
+          }
         }
-        use(batch_);
+        if (batch_.size() > 0) {
+          use(batch_);
+        }
       }
     };
     use_groups(0, found.pinned, found.pin_slot);
@@ -66,15 +75,7 @@ class GroupWalk {
   template <typename Use>
   void for_active_batches(int section, const std::uint8_t* active, Use use) {
     const Section& found = sections_[static_cast<std::size_t>(section)];
-    const auto flags = [&](std::int64_t local) { return active + local * found.bundles_per_group; };
-    std::vector<std::int64_t> locals;
-    for (std::int64_t local = 0; local < found.groups(); ++local) {
-      const std::uint8_t* const first = flags(local);
-      const std::uint8_t* const end = first + found.bundles_in(local);
-      if (std::any_of(first, end, [](std::uint8_t flag) { return flag != 0; })) {
-        locals.push_back(local);
-      }
-    }
+    const std::vector<std::int64_t> locals = found.flagged_groups(active, 0);
     const auto use_batch = [&] {
       if (batch_.size() > 0) {
         use(batch_);
@@ -90,7 +91,8 @@ class GroupWalk {
           if (batch_.size() + bundles > BatchMath::most_bundles(1)) {
             use_batch();
           }
-          batch_.add_flagged(group, local * found.bundles_per_group, bundles, flags(local));
+          const std::int64_t first = local * found.bundles_per_group;
+          batch_.add_flagged(group, first, bundles, active + first);
         },
         use_batch);
   }

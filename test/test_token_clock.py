@@ -76,6 +76,8 @@ def test_no_reads_where_computing_takes_all():
     ({'token_deadline_ms': -1.0, 'mode': 'sparse'}, r'token_deadline_ms is -1.0; .* from 0 to'),
     ({'token_deadline_ms': float('nan'), 'mode': 'sparse'}, r'token_deadline_ms is nan'),
     ({'token_deadline_ms': '5', 'mode': 'sparse'}, r"token_deadline_ms is '5'"),
+    ({'token_deadline_ms': 5.0, 'mode': 'sparse', 'down_reads': 'stream'},
+     r"down_reads is 'stream'; it must be auto or scattered where"),
     ({'threads': 257}, r'threads is 257; it must be at most 256'),
 ])
 def test_what_cannot_be_asked_for(tmp_path, values, sentence):

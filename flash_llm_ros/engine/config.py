@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from flash_llm_ros.engine.down_reads import DOWN_READS
 from flash_llm_ros.engine.numpy_policies import DEFAULT_POLICY, POLICY_FORM, make_policy
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
@@ -32,6 +33,7 @@ class EngineConfig:
     lock_memory: bool = True
     verify: bool = True             # compare file hashes on opening
     window_policy: str = DEFAULT_POLICY     # which cached groups yield, see doc/window.md
+    down_reads: str = 'auto'        # of sparse mode; auto: stream or scattered, what is faster
     core: str = 'native'            # or numpy, the slow reference
 
     def __post_init__(self) -> None:
@@ -56,12 +58,17 @@ class EngineConfig:
         if self.token_deadline_ms and self.mode == 'exact':
             _refuse('token_deadline_ms', self.token_deadline_ms,
                     '0 in mode exact, which leaves nothing out; mode sparse may')
+        if self.token_deadline_ms and self.down_reads == 'stream':
+            _refuse('down_reads', self.down_reads,
+                    'auto or scattered where token_deadline_ms is not 0')
         if self.threads > MOST_THREADS:
             _refuse('threads', self.threads, f'at most {MOST_THREADS}')
         if self.reads_in_flight > MOST_READS_IN_FLIGHT:
             _refuse('reads_in_flight', self.reads_in_flight, f'at most {MOST_READS_IN_FLIGHT}')
         if self.reader not in READERS:
             _refuse('reader', self.reader, f'one of {", ".join(READERS)}')
+        if self.down_reads not in DOWN_READS:
+            _refuse('down_reads', self.down_reads, f'one of {", ".join(DOWN_READS)}')
         if self.core not in ('native', 'numpy'):
             _refuse('core', self.core, 'native or numpy')
 

@@ -2,9 +2,13 @@
 
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flash_llm_ros.engine.attention import AttentionStack, kv_cache_bytes
 from flash_llm_ros.engine.config import EngineConfig
 from flash_llm_ros.engine.core import core_scratch_bytes
+from flash_llm_ros.engine.down_reads import streams_down
 from flash_llm_ros.engine.feed_forward import (
     BundledFeedForward,
     DenseFeedForward,
@@ -14,7 +18,7 @@ from flash_llm_ros.engine.feed_forward import (
 from flash_llm_ros.engine.generation import FinishReason, Generation, GenerationRequest
 from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow, plan_memory
 from flash_llm_ros.engine.model import Model
-from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity
+from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity, down_norms
 from flash_llm_ros.engine.process_memory import (
     release_code,
     resident_bytes,
@@ -68,8 +72,12 @@ class Engine:
             store.verify_resident()
         sparsity = _sparsity(config, manifest)
         geometry = manifest.geometry
-        sizes = geometry.group_bytes, least_slots(geometry, config.mode), most_slots(geometry)
-        estimate = _resident_estimate(config, store)
+        costs = _read_costs(store, config, log)
+        scattered = _reads_scattered(config, manifest, sparsity, costs)
+        shared_out_for = 'sparse' if scattered else 'exact'
+        sizes = (geometry.group_bytes, least_slots(geometry, shared_out_for),
+                 most_slots(geometry))
+        estimate = _resident_estimate(store, scattered)
         plan_memory(config.dram_budget, [*estimate, *_buffers(config, store)], *sizes)
 
         return_large_blocks()
@@ -81,7 +89,9 @@ class Engine:
         attention = AttentionStack(store, config.threads)
         predictors = (PredictorStack(store, config.threads, sparsity,
                                      scores=config.token_deadline_ms > 0)
-                      if config.mode == 'sparse' else None)
+                      if scattered else None)
+        norms = (down_norms(store) if config.mode == 'sparse' and manifest.layout == 'split'
+                 else [])
         trim_heap()
         release_code(('onnxruntime', 'tokenizers'))
         attention.warm()
@@ -92,10 +102,11 @@ class Engine:
         plan = plan_memory(config.dram_budget, [resident, *_buffers(config, store)], *sizes)
 
         log(f'filling the window of {plan.window_bytes / 1e6:.1f} MB')
-        slots = plan_window(geometry, config.mode, plan.window_bytes // geometry.group_bytes)
+        slots = plan_window(geometry, shared_out_for,
+                            plan.window_bytes // geometry.group_bytes)
         try:
             attention.allocate(config.context_length, config.prefill_chunk)
-            window = Window(store, config, slots, _read_costs(store, config, log))
+            window = Window(store, config, slots, costs)
         except (MemoryError, OSError):
             raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
                                 f'dram_budget is {config.dram_budget} bytes, more than this '
@@ -105,7 +116,7 @@ class Engine:
             log(line)
         clock = (TokenClock(config.token_deadline_ms / 1000, manifest.model.layers)
                  if config.token_deadline_ms else None)
-        feed_forward = _feed_forward(config, manifest, window, predictors, sparsity, clock)
+        feed_forward = _feed_forward(config, manifest, window, predictors, sparsity, norms, clock)
         model = Model(manifest.model, attention, feed_forward, window, config.prefill_chunk, clock)
         return cls(config, store, plan, model, tokenizer, template)
 
@@ -219,13 +230,24 @@ def _read_costs(store: FlashStore, config: EngineConfig,
     return None if profile is None else profile.costs(config.reads_in_flight)
 
 
-def _resident_estimate(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
+def _reads_scattered(config: EngineConfig, manifest: Manifest, sparsity: float,
+                     costs: ReadCosts | None) -> bool:
+    """Whether tokens read parts of sections, which predictors then say beforehand."""
+    if config.mode == 'exact':
+        return False
+    if (manifest.layout == 'bundled' or config.down_reads == 'scattered'
+            or config.token_deadline_ms):       # a stream cannot be left early
+        return True
+    return config.down_reads == 'auto' and not streams_down(manifest.geometry, sparsity, costs)
+
+
+def _resident_estimate(store: FlashStore, predictors: bool) -> list[PlanRow]:
     """The least that loading will take; what it does take is measured."""
     files = store.manifest.files
     rows = [PlanRow('attention weights', files[RESIDENT]['bytes'], ''),
             PlanRow('tokenizer', files[TOKENIZER_TABLES]['bytes'] if TOKENIZER_TABLES in files
                     else 4 * files[TOKENIZER]['bytes'], '')]
-    if config.mode == 'sparse':
+    if predictors:
         rows.append(PlanRow('predictors', files[PREDICTORS]['bytes'], ''))
     return rows
 
@@ -260,15 +282,15 @@ def _chat_template(store: FlashStore, tokenizer: TextTokenizer) -> ChatTemplate:
 
 def _feed_forward(config: EngineConfig, manifest: Manifest, window: Window,
                   predictors: PredictorStack | None, sparsity: float,
-                  clock: TokenClock | None) -> FeedForward:
+                  norms: list[NDArray[np.float32]], clock: TokenClock | None) -> FeedForward:
     spec = manifest.model
     dense = DenseFeedForward(window, spec, manifest.layout, config.prefill_chunk)
-    if predictors is None:
+    if config.mode == 'exact':
         return dense
     if manifest.layout == 'bundled':
         return BundledFeedForward(dense, window, predictors, spec.activation, clock)
     thresholds = at_sparsity(manifest.calibration.thresholds, sparsity)
-    return SplitFeedForward(dense, window, predictors, spec.activation, clock, thresholds)
+    return SplitFeedForward(dense, window, predictors, spec.activation, thresholds, norms, clock)
 
 
 def _warnings(window: Window, config: EngineConfig) -> list[str]:
