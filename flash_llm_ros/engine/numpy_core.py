@@ -258,19 +258,17 @@ class NeuronCore:
         check_array('active', active, np.uint8, (found.bundles,), writable=True)
         check_array('importance', importance, np.float32, (found.bundles,))
         check(not np.isnan(importance).any(), 'importance', 0, 'free of NaN')
-        check(0 <= deadline < 1e9, 'deadline', deadline,
-              'seconds of the monotonic clock, below 1e9')
+        check(0 <= deadline < 1e9, 'deadline', deadline, 'seconds of the monotonic clock, below 1e9')
         owners = np.arange(found.bundles) // found.bundles_per_group
         sums = np.bincount(owners, np.where(active, importance, 0))
         wanted = np.unique(owners[active > 0])
         wanted = wanted[wanted >= found.pinned]
         if not len(wanted):
             return 0
-        check(self._cached.cache.size, 'set_cache', None,
-              'called before unpinned groups are used')
+        check(self._cached.cache.size, 'set_cache', None, 'called before unpinned groups are used')
         wanted = wanted[np.argsort(-sums[wanted], kind='stable')]
-        here = self._cached.fetch(found.first_group, [found.first_group + int(group)
-                                                      for group in wanted], deadline)
+        groups = (found.first_group + wanted).tolist()
+        here = self._cached.fetch(found.first_group, groups, deadline)
         absent = np.isin(owners, wanted[~np.array(here)])
         left_out = int(np.count_nonzero(active[absent]))
         active[absent] = 0
