@@ -119,7 +119,8 @@ class Case:
         terms[:, columns] += np.abs(self.h) @ magnitudes[:, columns]
         first = answer(self.dim)
         assert (np.abs(first - added[0]) <= 2e-6 * terms[0]).all(), f'add_rows: {label}'
-        tile = answer(self.rows * 32 * (self.end - self.first)).reshape(self.rows, -1)
+        tile = answer(self.rows * 32 * (self.end - self.first)).reshape(-1, self.rows, 32)
+        tile = tile.transpose(1, 0, 2).reshape(self.rows, -1)
         width = columns.stop - columns.start
         assert np.array_equal(tile[:, :width], self.weights[:, columns]), f'decode_rows: {label}'
         assert not tile[:, width:].any(), f'decode_rows: {label}'
