@@ -20,7 +20,7 @@ _MB = 1e6
 
 @dataclass(frozen=True)
 class Side:
-    """An engine as it is measured; `bare` in bytes."""
+    """An engine as it is measured; sizes in bytes."""
 
     name: str
     mode: str               # exact, sparse or peer
@@ -28,6 +28,7 @@ class Side:
     interpreter: str
     worker: Path
     bare: int
+    weights: int            # of the file or folder that it runs from
     job: dict[str, Any]
 
 
@@ -38,7 +39,6 @@ def summary(side: Side, allowance: int, threads: int, runs: list[dict[str, Any]]
             if (run['side'], run['allowance'], run['threads']) == (side.name, allowance, threads)]
     row = {'side': side.name, 'allowance': allowance, 'threads': threads, 'bare': side.bare,
            'oom_kills': sum(run.get('oom_kills', 0) for run in mine),
-           'still_cached': max(run['still_cached'] for run in mine),
            'load': statistics.median(run['load'] for run in mine),
            'why_not': next((run[key] for run in mine for key in ('refused', 'failed')
                             if key in run), None)}
@@ -85,9 +85,6 @@ def show(rows: list[dict[str, Any]], floors: Floors) -> None:
         for why in dict.fromkeys(row['why_not'] for row in mine if row['why_not']):
             names = ', '.join(row['side'] for row in mine if row['why_not'] == why)
             console.print(f'{names}: {why}', highlight=False)
-        if cached := max(row['still_cached'] for row in mine):
-            console.print(f'{cached / _MB:.0f} MB stayed in the page cache: the figures are '
-                          'better than they should be')
     console.print(
         '\ngain: tokens/s beside llama.cpp. MB and reads per token: ours as the engine counts '
         'them, those of llama.cpp from /proc/self/io and its major page faults. Floor: the larger '

@@ -16,7 +16,8 @@ from planted_activity import Token
 
 from flash_llm_ros.engine.core import load_core_class
 
-CHUNK_BYTES, _CHUNKS = 1 << 20, 8       # the stream ring
+_CHUNK_BYTES, _CHUNKS = 1 << 20, 8      # the stream ring
+_POLICY = 'least_recent'    # the paper's window: what the last few tokens used
 _COUNTERS = ('flash_bytes', 'flash_reads', 'read_ns', 'wait_ns', 'claim_ns')
 Array = NDArray[np.float32]
 
@@ -62,6 +63,7 @@ class OptModel:
         shape = files.shape
         self.shape, self.technique, self.position = shape, technique, position
         self._files: list[_OpenFile] = []
+        core_options = {**core_options, 'threads': threads}
         apart = technique.predicted and not technique.bundled
         self._whole = self._open(files.bundled, technique.predicted and not apart, most_predicted,
                                  core_options)
@@ -150,7 +152,7 @@ class _OpenFile:
 
     def __init__(self, file: NeuronFile, pins: dict[Any, int], cache_slots: int,
                  options: dict[str, Any]) -> None:
-        chunk = max(1, CHUNK_BYTES // file.group_bytes)
+        chunk = max(1, _CHUNK_BYTES // file.group_bytes)
         slots = sum(pins.values()) + (cache_slots or chunk * _CHUNKS)
         self.slab_bytes = slots * file.group_bytes
         self.core: Any = load_core_class()(str(file.path), file.group_bytes, file.groups, file.dim,
@@ -161,7 +163,7 @@ class _OpenFile:
         for part, groups in pins.items():
             self.core.pin(self._ids[part.name, part.layer], groups)
         if cache_slots:
-            self.core.set_cache(cache_slots)
+            self.core.set_cache(cache_slots, _POLICY)
         else:
             self.core.set_ring(chunk, _CHUNKS)
             self.core.set_stream_order(list(self._ids.values()))

@@ -156,7 +156,7 @@ def run(options: Namespace, folder: Path) -> dict[str, Any]:
     with Steps() as steps:
         prepare(files, steps)
         rows = measure(files, options.rounds, options.tokens, steps, threads=options.threads,
-                       reads_in_flight=options.reads_in_flight)
+                       reader=options.reader, reads_in_flight=options.reads_in_flight)
     load.append(os.getloadavg()[0])
     return {'shape': asdict(files.shape), 'parameters': files.shape.parameters,
             'cores': os.cpu_count(), 'load': load, 'threads': options.threads,
@@ -171,6 +171,7 @@ def main() -> int:
     parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--tokens', type=int, default=10, help='measured in a round')
     parser.add_argument('--threads', type=int, default=os.cpu_count(), help='that compute')
+    parser.add_argument('--reader', choices=('auto', 'io_uring', 'threads'), default='auto')
     parser.add_argument('--reads-in-flight', type=int, default=32)
     parser.add_argument('--json', type=Path)
     options = parser.parse_args()

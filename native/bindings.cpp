@@ -102,12 +102,12 @@ void bundled(NeuronCore& core, int section, const py::object& x, const py::objec
 }
 
 void add_rows_sparse(NeuronCore& core, int section, const py::object& h, const py::object& active,
-                     const py::object& out) {
+                     const py::object& out, bool stream) {
   const Section found = section_of(core, section, 1);
   const float* h_data = checked<float>("h", h, {found.bundles});
   const std::uint8_t* active_data = checked<std::uint8_t>("active", active, {found.bundles});
   float* out_data = checked<float>("out", out, {core.dim()}, true);
-  without_interpreter([&] { core.add_rows_sparse(section, h_data, active_data, out_data); });
+  without_interpreter([&] { core.add_rows_sparse(section, h_data, active_data, out_data, stream); });
 }
 
 void bundled_sparse(NeuronCore& core, int section, const py::object& x, const py::object& active,
@@ -276,7 +276,7 @@ PYBIND11_MODULE(_native, module) {
       .def("bundled", &bundled, py::arg("section"), py::arg("x"), py::arg("out"),
            py::arg("activation"), py::arg("bias") = py::none())
       .def("add_rows_sparse", &add_rows_sparse, py::arg("section"), py::arg("h"),
-           py::arg("active"), py::arg("out"))
+           py::arg("active"), py::arg("out"), py::arg("stream") = false)
       .def("bundled_sparse", &bundled_sparse, py::arg("section"), py::arg("x"), py::arg("active"),
            py::arg("out"), py::arg("activation"), py::arg("h_out") = py::none(),
            py::arg("bias") = py::none())

@@ -243,17 +243,22 @@ void NeuronCore::bundled(int section, Inputs x, const Neurons& neurons, Outputs 
 }
 
 void NeuronCore::add_rows_sparse(int section, const float* h, const std::uint8_t* active,
-                                 float* out) {
+                                 float* out, bool stream) {
   const std::lock_guard turn(calls_);
   begin_sum(section, {out, 1, format_.dim});
-  for_active_batches(section, active, [&](const Batch& batch) {
+  const auto use = [&](const Batch& batch) {
     const Outputs some = math_.room(1, batch.size());
     batch.each(0, batch.size(), 0,
                [&](std::int64_t place, std::int64_t number, const std::uint8_t*) {
                  some.data[place] = h[number];
                });
     math_.add_last_rows(batch, 1, some.read_only());
-  });
+  };
+  if (stream) {
+    for_each_batch(section, BatchMath::most_bundles(1), use, active);
+  } else {
+    for_active_batches(section, active, use);
+  }
   math_.end_sum();
 }
 
@@ -283,15 +288,9 @@ void NeuronCore::prefetch(int section, const std::uint8_t* wanted) {
   const std::lock_guard turn(calls_);
   check_open();
   const Section& found = find(section);
-  std::vector<std::int64_t> groups;
-  for (std::int64_t bundle = found.pinned * found.bundles_per_group; bundle < found.bundles;) {
-    if (wanted[bundle]) {
-      const std::int64_t local = bundle / found.bundles_per_group;
-      groups.push_back(found.first_group + local);
-      bundle = (local + 1) * found.bundles_per_group;
-    } else {
-      ++bundle;
-    }
+  std::vector<std::int64_t> groups = found.flagged_groups(wanted, found.pinned);
+  for (std::int64_t& group : groups) {
+    group += found.first_group;
   }
   if (window_ && !groups.empty()) {
     window_->prefetch(section, groups);
@@ -342,7 +341,8 @@ void NeuronCore::check_open() const {
 }
 
 template <typename Use>
-void NeuronCore::for_each_batch(int section, std::int64_t most, Use use) {
+void NeuronCore::for_each_batch(int section, std::int64_t most, Use use,
+                                const std::uint8_t* active) {
   check_open();
   const Section& found = find(section);
   const std::int64_t groups = found.groups();
@@ -359,10 +359,17 @@ void NeuronCore::for_each_batch(int section, std::int64_t most, Use use) {
         if (batch_.size() > 0 && batch_.size() + bundles > most) {
           break;
         }
-        batch_.add(slab_->slot(static_cast<std::int32_t>(slot)), local * found.bundles_per_group,
-                   bundles);
+        const std::uint8_t* const group = slab_->slot(static_cast<std::int32_t>(slot));
+        const std::int64_t first = local * found.bundles_per_group;
+        if (active == nullptr) {
+          batch_.add(group, first, bundles);
+        } else {
+          batch_.add_flagged(group, first, bundles, active + first);
+        }
       }
-      use(batch_);
+      if (batch_.size() > 0) {
+        use(batch_);
+      }
     }
   };
   use_groups(0, found.pinned, found.pin_slot);
@@ -378,15 +385,7 @@ template <typename Use>
 void NeuronCore::for_active_batches(int section, const std::uint8_t* active, Use use) {
   check_open();
   const Section& found = find(section);
-  const auto flags = [&](std::int64_t local) { return active + local * found.bundles_per_group; };
-  std::vector<std::int64_t> locals;
-  for (std::int64_t local = 0; local < found.groups(); ++local) {
-    const std::uint8_t* const first = flags(local);
-    const std::uint8_t* const end = first + found.bundles_in(local);
-    if (std::any_of(first, end, [](std::uint8_t flag) { return flag != 0; })) {
-      locals.push_back(local);
-    }
-  }
+  const std::vector<std::int64_t> locals = found.flagged_groups(active, 0);
   const auto use_batch = [&] {
     if (batch_.size() > 0) {
       use(batch_);
@@ -402,7 +401,8 @@ void NeuronCore::for_active_batches(int section, const std::uint8_t* active, Use
         if (batch_.size() + bundles > BatchMath::most_bundles(1)) {
           use_batch();
         }
-        batch_.add_flagged(group, local * found.bundles_per_group, bundles, flags(local));
+        const std::int64_t first = local * found.bundles_per_group;
+        batch_.add_flagged(group, first, bundles, active + first);
       },
       use_batch);
 }

@@ -68,7 +68,8 @@ class NeuronCore {
   void gate_up(int section, Inputs x, Activation activation, Outputs h);
   void add_rows(int section, Inputs h, Outputs out);
   void bundled(int section, Inputs x, const Neurons& neurons, Outputs out);
-  void add_rows_sparse(int section, const float* h, const std::uint8_t* active, float* out);
+  void add_rows_sparse(int section, const float* h, const std::uint8_t* active, float* out,
+                       bool stream);
   // `h_out` [bundles], unless null, gets the activations, 0 where a bundle is not active.
   void bundled_sparse(int section, const float* x, const std::uint8_t* active, float* out,
                       const Neurons& neurons, float* h_out);
@@ -85,7 +86,8 @@ class NeuronCore {
 
   // use(batch), for batches of at most so many bundles that make up the section, in order.
   template <typename Use>
-  void for_each_batch(int section, std::int64_t most, Use use);
+  void for_each_batch(int section, std::int64_t most, Use use,
+                      const std::uint8_t* active = nullptr);
   // The same for active bundles.
   template <typename Use>
   void for_active_batches(int section, const std::uint8_t* active, Use use);

@@ -35,6 +35,9 @@ class Reader {
   void submit(Urgency urgency, Run run, Done done);
   // Forgets the stream requests that have not begun; returns how many.
   std::size_t cancel_stream();
+  std::int64_t group_bytes() const {
+    return static_cast<std::int64_t>(file_.slab().slot_bytes());
+  }
   std::size_t request_groups() const { return file_.request_groups(); }
 
  protected:

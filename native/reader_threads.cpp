@@ -1,6 +1,5 @@
 #include "reader_threads.hpp"
 
-#include <pthread.h>
 #include <sys/uio.h>
 
 #include <algorithm>
@@ -8,20 +7,18 @@
 #include <utility>
 
 #include "group_read.hpp"
-#include "signals_blocked.hpp"
+#include "hurried_thread.hpp"
 
 namespace flash_llm {
 namespace {
 
-constexpr int kMostThreads = 16;
+constexpr int kMostThreads = 32;
 
 }  // namespace
 
 ThreadReader::ThreadReader(const GroupFile& file, int reads_in_flight) : Reader(file) {
-  const SignalsBlocked blocked;
   for (int i = 0; i < std::min(reads_in_flight, kMostThreads); ++i) {
-    threads_.emplace_back(&ThreadReader::serve, this);
-    pthread_setname_np(threads_.back().native_handle(), "flash_read");
+    threads_.push_back(hurried_thread([this] { serve(); }));
   }
 }
 

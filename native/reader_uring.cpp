@@ -1,6 +1,5 @@
 #include "reader_uring.hpp"
 
-#include <pthread.h>
 #include <sys/eventfd.h>
 #include <unistd.h>
 
@@ -9,7 +8,7 @@
 #include <system_error>
 #include <utility>
 
-#include "signals_blocked.hpp"
+#include "hurried_thread.hpp"
 
 namespace flash_llm {
 namespace {
@@ -60,9 +59,7 @@ UringReader::UringReader(const GroupFile& file, int reads_in_flight)
   for (std::size_t index = operations_.size(); index-- > 0;) {
     free_.push_back(index);
   }
-  const SignalsBlocked blocked;
-  thread_ = std::thread(&UringReader::serve, this);
-  pthread_setname_np(thread_.native_handle(), "flash_read");
+  thread_ = hurried_thread([this] { serve(); });
 }
 
 UringReader::~UringReader() {

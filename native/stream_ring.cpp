@@ -5,6 +5,12 @@
 #include <utility>
 
 namespace flash_llm {
+namespace {
+
+// Pieces of a chunk, so that a small ring keeps many reads in flight.
+constexpr std::int64_t kRequestBytes = 128 << 10;
+
+}  // namespace
 
 StreamRing::StreamRing(Reader& reader, Counters& counters, const Sections& sections,
                        std::int32_t first_slot, std::int64_t chunk_groups, std::int64_t chunks)
@@ -30,18 +36,25 @@ StreamRing::Chunk StreamRing::acquire(int section, std::int64_t first_local) {
     seek(section, first_local);
   }
   Entry& entry = entries_[head_];
-  std::unique_lock lock(mutex_);
-  if (entry.status == Status::kReading) {
-    const Stopwatch waiting(counters_.wait_ns);
-    arrived_.wait(lock, [&] { return entry.status != Status::kReading; });
+  std::optional<ReadFault> fault = wait(entry);
+  if (fault) {
+    submit(Urgency::kDemand, entry);
+    fault = wait(entry);
   }
-  if (entry.status == Status::kFailed) {
-    const ReadFault fault = *entry.fault;
-    lock.unlock();
+  if (fault) {
     drain();
-    throw fault;
+    throw *fault;
   }
   return entry.chunk;
+}
+
+std::optional<ReadFault> StreamRing::wait(Entry& entry) {
+  std::unique_lock lock(mutex_);
+  if (entry.reading > 0) {
+    const Stopwatch waiting(counters_.wait_ns);
+    arrived_.wait(lock, [&] { return entry.reading == 0; });
+  }
+  return entry.fault;
 }
 
 void StreamRing::release() {
@@ -78,35 +91,48 @@ void StreamRing::fill() {
     entry.chunk.slot = first_slot_ + static_cast<std::int32_t>(index) *
                                          static_cast<std::int32_t>(chunk_groups_);
     ++count_;
-    submit(entry);
+    submit(Urgency::kStream, entry);
     advance(*cursor_, entry.chunk.groups);
   }
 }
 
-void StreamRing::submit(Entry& entry) {
+void StreamRing::submit(Urgency urgency, Entry& entry) {
+  const std::int64_t most = std::max<std::int64_t>(kRequestBytes / reader_.group_bytes(), 1);
+  const std::size_t requests = static_cast<std::size_t>((entry.chunk.groups + most - 1) / most);
   {
     const std::lock_guard lock(mutex_);
-    entry.status = Status::kReading;
+    entry.reading = requests;
     entry.fault.reset();
-    ++reading_;
-    counters_.reading.begin(1);
+    reading_ += requests;
   }
-  Run run;
-  run.section = entry.section;
-  run.first_group = sections_[static_cast<std::size_t>(entry.section)].first_group +
-                    entry.chunk.first_local;
-  run.slots.resize(static_cast<std::size_t>(entry.chunk.groups));
-  std::iota(run.slots.begin(), run.slots.end(), entry.chunk.slot);
-  reader_.submit(Urgency::kStream, std::move(run),
-                 [this, &entry](const Run&, const std::optional<ReadFault>& fault) {
-                   const std::lock_guard lock(mutex_);
-                   entry.status = fault ? Status::kFailed : Status::kReady;
-                   entry.fault = fault;
-                   --reading_;
-                   counters_.reading.end(1);
-                   // Under the lock: whoever waits may destroy this object next.
-                   arrived_.notify_all();
-                 });
+  counters_.reading.begin(requests);
+  const std::int64_t first_group = sections_[static_cast<std::size_t>(entry.section)].first_group +
+                                   entry.chunk.first_local;
+  for (std::int64_t done = 0; done < entry.chunk.groups; done += most) {
+    Run run{entry.section, first_group + done, {}};
+    run.slots.resize(static_cast<std::size_t>(std::min(most, entry.chunk.groups - done)));
+    std::iota(run.slots.begin(), run.slots.end(),
+              entry.chunk.slot + static_cast<std::int32_t>(done));
+    reader_.submit(urgency, std::move(run),
+                   [this, &entry](const Run& read, const std::optional<ReadFault>& fault) {
+                     arrived(entry, read, fault);
+                   });
+  }
+}
+
+void StreamRing::arrived(Entry& entry, const Run& run, const std::optional<ReadFault>& fault) {
+  const std::lock_guard lock(mutex_);
+  if (fault && (!entry.fault || run.first_group < entry.failed_group)) {
+    entry.fault = fault;
+    entry.failed_group = run.first_group;
+  }
+  --entry.reading;
+  --reading_;
+  counters_.reading.end(1);
+  if (entry.reading == 0 || reading_ == 0) {
+    // Under the lock: whoever waits may destroy this object next.
+    arrived_.notify_all();
+  }
 }
 
 void StreamRing::advance(Cursor& cursor, std::int64_t groups) {

@@ -31,18 +31,19 @@ class StreamRing {
   // The cyclic order in which sections will be wanted; reading ahead begins at once, and goes on
   // behind whatever is wanted out of order.
   void set_order(std::vector<int> order);
-  // The chunk that begins with this group, waited for; ReadFault if its read failed.
+  // The chunk that begins with this group, waited for. What failed while it was read ahead, which
+  // may be long ago, is read anew; ReadFault if that failed, too.
   Chunk acquire(int section, std::int64_t first_local);
   // The acquired chunk is no longer needed: its slots take the next one of the order.
   void release();
 
  private:
-  enum class Status { kReading, kReady, kFailed };
   struct Entry {
     int section = -1;
     Chunk chunk{};
-    Status status = Status::kReading;
-    std::optional<ReadFault> fault;
+    std::size_t reading = 0;  // requests
+    std::int64_t failed_group = 0;
+    std::optional<ReadFault> fault;  // of the earliest group among those that failed
   };
   // Where reading ahead goes on; order_position -1: a section outside the order, to its end.
   struct Cursor {
@@ -55,7 +56,10 @@ class StreamRing {
   void drain();
   void seek(int section, std::int64_t first_local);
   void fill();
-  void submit(Entry& entry);
+  void submit(Urgency urgency, Entry& entry);
+  void arrived(Entry& entry, const Run& run, const std::optional<ReadFault>& fault);
+  // The fault, if any, of a chunk that is waited for.
+  std::optional<ReadFault> wait(Entry& entry);
   void advance(Cursor& cursor, std::int64_t groups);
   std::optional<Cursor> next_in_order(std::int64_t position) const;
 
@@ -70,9 +74,9 @@ class StreamRing {
   std::size_t head_ = 0;   // the oldest entry in use
   std::size_t count_ = 0;  // entries in use
 
-  std::mutex mutex_;  // guards what reader threads touch: status, fault and reading_
+  std::mutex mutex_;  // guards what reader threads touch: reading, fault and reading_
   std::condition_variable arrived_;
-  std::size_t reading_ = 0;
+  std::size_t reading_ = 0;  // requests
 };
 
 }  // namespace flash_llm

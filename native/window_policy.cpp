@@ -5,6 +5,7 @@
 
 #include "entry_lists.hpp"
 #include "errors.hpp"
+#include "use_chances.hpp"
 #include "use_counts.hpp"
 
 namespace flash_llm {
@@ -143,6 +144,80 @@ class HotSet : public WindowPolicy {
   std::int32_t hot_size_ = 0;
 };
 
+// The group that is least likely to be needed at its section's next turn yields. Among equals the
+// newest: its section's next turn is the furthest away.
+class LeastLikely : public WindowPolicy {
+ public:
+  LeastLikely(std::int32_t entries, std::int64_t groups, std::int64_t half_life)
+      : chances_(groups, half_life),
+        links_(entries),
+        places_(static_cast<std::size_t>(entries)),
+        lists_{std::vector<EntryList>(static_cast<std::size_t>(chances_.levels())),
+               std::vector<EntryList>(static_cast<std::size_t>(chances_.levels()))} {}
+  void add(std::int32_t entry, std::int64_t group, bool used) override {
+    const int level = used ? chances_.used(group) : chances_.of(group);
+    places_[static_cast<std::size_t>(entry)] = {now_, level};
+    links_.push_newest(list(1, level), entry);
+    least_[1] = std::min(least_[1], level);
+  }
+  void take(std::int32_t entry) override {
+    const Place& place = places_[static_cast<std::size_t>(entry)];
+    if (place.token == now_) {
+      links_.remove(list(1, place.level), entry);
+    } else {
+      const std::int64_t fallen = now_ - place.token - 1;
+      links_.remove(list(0, static_cast<int>(std::max<std::int64_t>(place.level - fallen, 0))),
+                    entry);
+    }
+  }
+  std::int32_t victim() override {
+    const int before = least(0);
+    const int current = least(1);
+    if (std::min(before, current) == chances_.levels()) {
+      return -1;
+    }
+    EntryList& from = current <= before ? list(1, current) : list(0, before);
+    const std::int32_t entry = from.newest;
+    links_.remove(from, entry);
+    return entry;
+  }
+  void token() override {
+    chances_.token();
+    ++now_;
+    // What was not used in this token falls a level, then what was used joins it.
+    for (int level = 1; level < chances_.levels(); ++level) {
+      links_.append(list(0, level - 1), list(0, level));
+    }
+    for (int level = 0; level < chances_.levels(); ++level) {
+      links_.append(list(0, level), list(1, level));
+    }
+    least_[0] = least_[1] = 0;
+  }
+
+ private:
+  struct Place {
+    std::int64_t token = 0;
+    int level = 0;
+  };
+  EntryList& list(int current, int level) {
+    return lists_[current][static_cast<std::size_t>(level)];
+  }
+  int least(int current) {
+    int& level = least_[current];
+    while (level < chances_.levels() && list(current, level).empty()) {
+      ++level;
+    }
+    return level;
+  }
+
+  UseChances chances_;
+  EntryLinks links_;
+  std::vector<Place> places_;
+  std::vector<EntryList> lists_[2];  // by level: of tokens before; of this token
+  int least_[2] = {0, 0};            // no entry is on a lower level
+  std::int64_t now_ = 0;
+};
+
 // Segmented LRU: a group used twice moves to a protected list of four fifths of the entries.
 class Segmented : public WindowPolicy {
  public:
@@ -247,8 +322,9 @@ Parsed parse(const std::string& text) {
 }  // namespace
 
 const std::vector<std::string>& policy_names() {
-  static const std::vector<std::string> names{"least_recent", "sliding_window", "least_frequent",
-                                              "hot_set",      "segmented",      "arbitrary"};
+  static const std::vector<std::string> names{"least_recent", "segmented",      "arbitrary",
+                                              "least_likely", "sliding_window", "least_frequent",
+                                              "hot_set"};
   return names;
 }
 
@@ -264,6 +340,9 @@ std::unique_ptr<WindowPolicy> make_policy(const std::string& name, std::int32_t 
   }
   if (wanted.name == "hot_set") {
     return std::make_unique<HotSet>(entries, groups, tokens(32));
+  }
+  if (wanted.name == "least_likely") {
+    return std::make_unique<LeastLikely>(entries, groups, tokens(4));
   }
   if (wanted.number == 0) {
     if (wanted.name == "least_recent") {
@@ -281,8 +360,8 @@ std::unique_ptr<WindowPolicy> make_policy(const std::string& name, std::int32_t 
     known += (known.empty() ? "" : ", ") + one;
   }
   throw ArgumentError("policy", "'" + name + "'",
-                      "one of " + known + "; sliding_window, least_frequent and hot_set may have "
-                      "a number of tokens, as sliding_window:4");
+                      "one of " + known + "; the last four may have a number of tokens, as "
+                      "sliding_window:4");
 }
 
 }  // namespace flash_llm

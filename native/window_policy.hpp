@@ -29,6 +29,6 @@ class WindowPolicy {
 std::unique_ptr<WindowPolicy> make_policy(const std::string& name, std::int32_t entries,
                                           std::int64_t groups);
 const std::vector<std::string>& policy_names();
-inline const char* default_policy() { return "least_frequent"; }
+inline const char* default_policy() { return "least_likely"; }
 
 }  // namespace flash_llm

@@ -16,7 +16,8 @@ except ImportError:
     _native = None
 
 POLICIES = ('least_recent', 'sliding_window', 'sliding_window:1', 'least_frequent',
-            'least_frequent:3', 'hot_set', 'segmented', 'arbitrary')
+            'least_frequent:3', 'least_likely', 'least_likely:1', 'least_likely:30',
+            'hot_set', 'segmented', 'arbitrary')
 
 # Best first, and what the kernel of the system must say that the processor has.
 KERNELS = {
@@ -94,7 +95,7 @@ class Setting:
     ring: tuple[int, int] = (1, 1)
     cache: int = 1
     order: list[int] | None = None
-    policy: str = 'least_frequent'
+    policy: str = 'least_likely'
     read_costs: tuple[float, float, int] | None = None
     options: dict = field(default_factory=dict)
 

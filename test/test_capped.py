@@ -1,5 +1,6 @@
 """The comparison under a memory cap: what it runs, what it reports, what its floors are made of."""
 
+from argparse import Namespace
 import json
 import math
 import shutil
@@ -80,8 +81,25 @@ def test_the_command_runs_each_regime_and_shows_the_plan_where_nothing_fits(
     assert printed.splitlines()[-1].count('no run') == 4
 
 
+@pytest.mark.parametrize('name', [PEER, 'exact'])
+def test_nothing_is_measured_of_a_file_that_stays_in_the_page_cache(
+        int8_store, tmp_path, monkeypatch, name):
+    model = tmp_path / 'model.gguf'
+    used = model if name == PEER else int8_store
+    monkeypatch.setattr(capped, 'drop_from_page_cache', lambda path: 2_000_000 * (path == used))
+    monkeypatch.setattr(capped, 'run_capped', lambda *arguments: {'bytes': 1})
+    options, store = Namespace(model=model, timeout=1.0), FlashStore.open(int8_store)
+
+    def measured(weights: int) -> dict[str, object]:
+        side = Side(name, 'mode', name, 'python', tmp_path, 50, weights, {})
+        return capped.measure(side, 7, 1, options, store)
+
+    assert f'2 MB of {used} stay' in measured(100_000_000)['failed']
+    assert measured(300_000_000)['bytes'] == 1
+
+
 def test_a_row_puts_all_tokens_of_all_runs_together(int8_store):
-    side = Side(PEER, 'peer', PEER, 'python', int8_store, 50, {})
+    side = Side(PEER, 'peer', PEER, 'python', int8_store, 50, 100, {})
     times = [0.1, 0.2, 0.3], [0.2, 0.4, 0.9]
     runs = [{'side': PEER, 'allowance': 7, 'threads': 1, 'load': 0.5, 'still_cached': 0,
              'token_seconds': seconds, 'first_token_seconds': 1.0, 'open_seconds': 2.0,

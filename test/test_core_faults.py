@@ -11,7 +11,14 @@ import subprocess
 import sys
 import time
 
-from core_cases import Setting, each_core, needs_native, needs_uring, uring_refusal
+from core_cases import (
+    Setting,
+    each_core,
+    each_native_core,
+    needs_native,
+    needs_uring,
+    uring_refusal,
+)
 from core_oracle import gated, write_neuron_file
 import numpy as np
 import pytest
@@ -382,3 +389,41 @@ def test_a_file_system_in_memory(small_shm, core_class):
     gate_up(core, made)
     add_sparse(core, made, [0, 2])
     core.close()
+
+
+@each_native_core
+def test_what_failed_while_read_ahead_is_read_anew(made, core_class):
+    """A fault that is gone by the time the chunk is wanted disturbs nobody."""
+    once_round = sum(-(-made.sections[index].groups // 4) for index in (0, 2))
+    core = Setting(ring=(4, once_round)).open(made, core_class)
+    bad = made.sections[2].first_group + 1
+    made.flip_bit(bad, 9)
+    core.set_stream_order([0, 2])
+    deadline = time.monotonic() + 30
+    while core.stats()['retries'] < 1 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    time.sleep(0.01)    # and the second try has failed, too
+    made.flip_bit(bad, 9)
+    before = core.stats()
+    gate_up(core, made)
+    core.bundled(2, floats(1, DIM), floats(1, DIM), 'relu')
+    assert core.stats()['retries'] == before['retries'] == 1
+
+
+@each_native_core
+def test_the_first_of_several_bad_groups_is_named(tmp_path, core_class):
+    """A chunk is read by several requests, which end in any order."""
+    made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(1), 'int8', 64, 32768,
+                             [(9600, 0, 1)])
+    core = Setting(ring=(10, 2), cache=1).open(made, core_class)
+    out = np.zeros((1, 9600), np.float32)
+    core.rows_dot(0, floats(1, 64), out)
+    assert np.allclose(out[0], made.sections[0].weights[:, 0].sum(axis=1), rtol=1e-4, atol=1e-4)
+    groups = made.sections[0].groups
+    # Ten groups are three requests of at most 128 KiB.
+    assert core.stats()['flash_reads'] == groups // 10 * 3 + -(-(groups % 10) // 4)
+    for bad in (9, 5, 2):
+        made.flip_bit(bad, 100)
+    for _ in range(10):
+        with pytest.raises(ChecksumError, match=r'group 2 \(section 0'):
+            core.rows_dot(0, floats(1, 64), out)

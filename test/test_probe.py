@@ -106,7 +106,7 @@ def answer(store: Path, core: str) -> tuple[list[int], int, list[str]]:
     """What a prompt is answered, the gap read between two neurons of a layer, the log."""
     lines: list[str] = []
     engine = Engine.open(EngineConfig(store, 20_000_000, 'sparse', core=core, sparsity=0.9,
-                                      lock_memory=False), lines.append)
+                                      down_reads='scattered', lock_memory=False), lines.append)
     try:
         window = engine.model.window
         active = np.zeros(256, np.uint8)

@@ -133,7 +133,8 @@ def test_manifest_lists_every_file(int8_store: Path) -> None:
                for name, entry in manifest['files'].items())
     assert set(found) == {
         'neurons.bin', 'resident.safetensors', 'predictors.safetensors', 'tokenizer.json',
-        'chat_template.jinja', 'layers/final.onnx', *(f'layers/{i:02d}.onnx' for i in range(3)),
+        'tokenizer.safetensors', 'chat_template.jinja', 'layers/final.onnx',
+        *(f'layers/{i:02d}.onnx' for i in range(3)),
         *(f'predictors/{i:02d}.onnx' for i in range(3))}
     source = int8_store.parent / 'checkpoint/model.safetensors'
     assert manifest['source']['model.safetensors'] == hashlib.sha256(

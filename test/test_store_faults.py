@@ -14,8 +14,8 @@ from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 
 FILES = ('manifest.yaml', 'resident.safetensors', 'predictors.safetensors', 'layers/01.onnx',
-         'layers/final.onnx', 'predictors/02.onnx', 'tokenizer.json', 'chat_template.jinja',
-         'neurons.bin')
+         'layers/final.onnx', 'predictors/02.onnx', 'tokenizer.json', 'tokenizer.safetensors',
+         'chat_template.jinja', 'neurons.bin')
 BUDGET = 40_000_000
 
 
@@ -218,14 +218,15 @@ def test_manifest_of_other_text(store: Path, body: str) -> None:
 @pytest.mark.parametrize(('name', 'mode'), [
     ('layers/01.onnx', 'exact'), ('layers/final.onnx', 'exact'), ('predictors/00.onnx', 'sparse'),
     ('resident.safetensors', 'exact'), ('predictors.safetensors', 'sparse'),
-    ('tokenizer.json', 'exact'), ('chat_template.jinja', 'exact'),
+    ('tokenizer.safetensors', 'exact'), ('chat_template.jinja', 'exact'),
 ])
 @pytest.mark.parametrize('content', [b'\xff', b'{% for'], ids=['bytes', 'text'])
 def test_garbage_without_verifying(store: Path, name: str, mode: str, content: bytes) -> None:
     """Verifying may be turned off; what cannot be read at all is still a typed error."""
     size = (store / name).stat().st_size
     (store / name).write_bytes((content * size)[:size])
-    assert refused(store, verify=False, mode=mode).code is ErrorCode.STORE_CORRUPT
+    assert refused(store, verify=False, mode=mode,
+                   down_reads='scattered').code is ErrorCode.STORE_CORRUPT
 
 
 def test_nothing_is_leaked_by_refusals(store: Path) -> None:

@@ -39,7 +39,8 @@ def test_medians_are_taken_value_by_value():
 @pytest.mark.parametrize(('mode', 'core'), [('exact', 'native'), ('sparse', 'native'),
                                             ('exact', 'numpy')])
 def test_the_parts_of_a_token_add_up_to_it(int8_store, mode, core):
-    engine = Engine.open(EngineConfig(int8_store, BUDGET, mode, core=core, lock_memory=False))
+    engine = Engine.open(EngineConfig(int8_store, BUDGET, mode, core=core, lock_memory=False,
+                                      down_reads='scattered'))
     try:
         plain = profile(engine, 6, watched=False)
         original = engine.model.window.core

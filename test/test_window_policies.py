@@ -111,7 +111,7 @@ def test_layer_after_layer_least_recent_keeps_nothing_and_the_default_its_share(
     arrays = as_arrays(everything)
     uses, slots = 50 * 72, 36
     assert _native.replay('least_recent', 72, slots, *arrays)['hits'] == 0
-    for policy in ('least_frequent', 'sliding_window'):
+    for policy in ('least_likely', 'least_frequent', 'sliding_window'):
         share = _native.replay(policy, 72, slots, *arrays)['hits'] / uses
         assert 0.35 <= share <= 0.5
 

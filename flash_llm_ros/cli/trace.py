@@ -26,7 +26,8 @@ def run(options: Namespace) -> int:
     try:
         text = options.text.read_text('utf-8')
         config = EngineConfig(Path(options.store), parse_byte_size('budget', options.budget),
-                              'sparse', sparsity=options.sparsity)
+                              'sparse', sparsity=options.sparsity,
+                              down_reads='scattered')      # with predictions
         engine = Engine.open(config, lambda line: print(line, file=sys.stderr))
         try:
             with Steps() as steps:

@@ -33,6 +33,10 @@ class AttentionStack:
             tensors.drop_page_cache()
         self._final = self._loader.load(store.content(FINAL_GRAPH))
 
+    def warm(self) -> None:
+        """Run one layer, so that the code of a layer is in memory."""
+        self._sessions[0].run(None, self._probe())
+
     def allocate(self, context: int, chunk: int) -> None:
         """Allocate and touch the KV cache and the buffers; nothing grows afterwards."""
         spec = self._spec

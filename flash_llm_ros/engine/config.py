@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from flash_llm_ros.engine.down_reads import DOWN_READS
 from flash_llm_ros.engine.numpy_policies import DEFAULT_POLICY, POLICY_FORM, make_policy
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
@@ -29,6 +30,7 @@ class EngineConfig:
     lock_memory: bool = True
     verify: bool = True             # compare file hashes on opening
     window_policy: str = DEFAULT_POLICY     # which cached groups yield, see doc/window.md
+    down_reads: str = 'auto'        # of sparse mode; auto: stream or scattered, what is faster
     core: str = 'native'            # or numpy, the slow reference
 
     def __post_init__(self) -> None:
@@ -50,6 +52,8 @@ class EngineConfig:
             _refuse('reads_in_flight', self.reads_in_flight, f'at most {MOST_READS_IN_FLIGHT}')
         if self.reader not in READERS:
             _refuse('reader', self.reader, f'one of {", ".join(READERS)}')
+        if self.down_reads not in DOWN_READS:
+            _refuse('down_reads', self.down_reads, f'one of {", ".join(DOWN_READS)}')
         if self.core not in ('native', 'numpy'):
             _refuse('core', self.core, 'native or numpy')
 

@@ -2,9 +2,13 @@
 
 from collections.abc import Callable
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flash_llm_ros.engine.attention import AttentionStack, kv_cache_bytes
 from flash_llm_ros.engine.config import EngineConfig
 from flash_llm_ros.engine.core import core_scratch_bytes
+from flash_llm_ros.engine.down_reads import streams_down
 from flash_llm_ros.engine.feed_forward import (
     BundledFeedForward,
     DenseFeedForward,
@@ -14,10 +18,15 @@ from flash_llm_ros.engine.feed_forward import (
 from flash_llm_ros.engine.generation import FinishReason, Generation, GenerationRequest
 from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow, plan_memory
 from flash_llm_ros.engine.model import Model
-from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity
-from flash_llm_ros.engine.process_memory import resident_bytes, return_large_blocks, trim_heap
+from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity, down_norms
+from flash_llm_ros.engine.process_memory import (
+    release_code,
+    resident_bytes,
+    return_large_blocks,
+    trim_heap,
+)
 from flash_llm_ros.engine.prompt import ChatTemplate, check_text
-from flash_llm_ros.engine.tokens import TextTokenizer
+from flash_llm_ros.engine.tokens import TextTokenizer, load_tokenizer
 from flash_llm_ros.engine.window import Window
 from flash_llm_ros.engine.window_plan import least_slots, most_slots, plan_window
 from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
@@ -27,6 +36,7 @@ from flash_llm_ros.store.flash_store import (
     PREDICTORS,
     RESIDENT,
     TOKENIZER,
+    TOKENIZER_TABLES,
     FlashStore,
 )
 from flash_llm_ros.store.geometry import Geometry
@@ -61,30 +71,39 @@ class Engine:
             store.verify_resident()
         sparsity = _sparsity(config, manifest)
         geometry = manifest.geometry
-        sizes = geometry.group_bytes, least_slots(geometry, config.mode), most_slots(geometry)
-        estimate = _resident_estimate(config, store)
+        costs = _read_costs(store, config, log)
+        scattered = _reads_scattered(config, manifest, sparsity, costs)
+        shared_out_for = 'sparse' if scattered else 'exact'
+        sizes = (geometry.group_bytes, least_slots(geometry, shared_out_for),
+                 most_slots(geometry))
+        estimate = _resident_estimate(store, scattered)
         plan_memory(config.dram_budget, [*estimate, *_buffers(config, store)], *sizes)
 
         return_large_blocks()
         bare = resident_bytes()
         log('loading the resident weights')
-        tokenizer = TextTokenizer(store.text(TOKENIZER), manifest.model.begin_token)
+        tokenizer = load_tokenizer(store)
         trim_heap()
         template = _chat_template(store, tokenizer)
         attention = AttentionStack(store, config.threads)
-        predictors = (PredictorStack(store, config.threads, sparsity)
-                      if config.mode == 'sparse' else None)
+        predictors = PredictorStack(store, config.threads, sparsity) if scattered else None
+        norms = (down_norms(store) if config.mode == 'sparse' and manifest.layout == 'split'
+                 else [])
         trim_heap()
+        release_code(('onnxruntime', 'tokenizers'))
+        attention.warm()
+        tokenizer.encode('warm')
         loaded = max(resident_bytes() - bare, sum(row.bytes for row in estimate))
         resident = PlanRow('resident weights', loaded, 'attention, predictors, tokenizer and '
                            'ONNX Runtime, as measured')
         plan = plan_memory(config.dram_budget, [resident, *_buffers(config, store)], *sizes)
 
         log(f'filling the window of {plan.window_bytes / 1e6:.1f} MB')
-        slots = plan_window(geometry, config.mode, plan.window_bytes // geometry.group_bytes)
+        slots = plan_window(geometry, shared_out_for,
+                            plan.window_bytes // geometry.group_bytes)
         try:
             attention.allocate(config.context_length, config.prefill_chunk)
-            window = Window(store, config, slots, _read_costs(store, config, log))
+            window = Window(store, config, slots, costs)
         except (MemoryError, OSError):
             raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
                                 f'dram_budget is {config.dram_budget} bytes, more than this '
@@ -92,7 +111,7 @@ class Engine:
         log(f'reading with {window.reader}')
         for line in _warnings(window, config):
             log(line)
-        feed_forward = _feed_forward(config, manifest, window, predictors, sparsity)
+        feed_forward = _feed_forward(config, manifest, window, predictors, sparsity, norms)
         model = Model(manifest.model, attention, feed_forward, window, config.prefill_chunk)
         return cls(config, store, plan, model, tokenizer, template)
 
@@ -205,12 +224,23 @@ def _read_costs(store: FlashStore, config: EngineConfig,
     return None if profile is None else profile.costs(config.reads_in_flight)
 
 
-def _resident_estimate(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
+def _reads_scattered(config: EngineConfig, manifest: Manifest, sparsity: float,
+                     costs: ReadCosts | None) -> bool:
+    """Whether tokens read parts of sections, which predictors then say beforehand."""
+    if config.mode == 'exact':
+        return False
+    if manifest.layout == 'bundled' or config.down_reads == 'scattered':
+        return True
+    return config.down_reads == 'auto' and not streams_down(manifest.geometry, sparsity, costs)
+
+
+def _resident_estimate(store: FlashStore, predictors: bool) -> list[PlanRow]:
     """The least that loading will take; what it does take is measured."""
     files = store.manifest.files
     rows = [PlanRow('attention weights', files[RESIDENT]['bytes'], ''),
-            PlanRow('tokenizer', 4 * files[TOKENIZER]['bytes'], '')]
-    if config.mode == 'sparse':
+            PlanRow('tokenizer', files[TOKENIZER_TABLES]['bytes'] if TOKENIZER_TABLES in files
+                    else 4 * files[TOKENIZER]['bytes'], '')]
+    if predictors:
         rows.append(PlanRow('predictors', files[PREDICTORS]['bytes'], ''))
     return rows
 
@@ -218,11 +248,13 @@ def _resident_estimate(config: EngineConfig, store: FlashStore) -> list[PlanRow]
 def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     spec, chunk, context = store.manifest.model, config.prefill_chunk, config.context_length
     qkv = (spec.heads + 2 * spec.kv_heads) * spec.head_dim
-    # hidden x 2, FFN input, normed, attended, projected; qkv twice for the cast; scores
-    floats = chunk * (6 * spec.hidden_size + 2 * qkv + spec.ffn_size)
-    floats += spec.heads * chunk * context
-    # logits in float32; scores, order, weights in float64
-    floats += spec.vocab_size * (12 + _lookup_tokens(config))
+    # hidden x 2, FFN input, activations; logits
+    floats = chunk * (3 * spec.hidden_size + spec.ffn_size)
+    floats += spec.vocab_size * (1 + _lookup_tokens(config))
+    # A layer's normed, attended, projected, qkv twice for the cast, scores; or, when it is done,
+    # what sampling takes: scores, order, weights in float64
+    floats += max(chunk * (3 * spec.hidden_size + 2 * qkv + spec.heads * context),
+                  spec.vocab_size * 11)
     core = core_scratch_bytes(store.manifest.geometry, config.threads, chunk)
     return [PlanRow('KV cache', kv_cache_bytes(store, context),
                     f'{context} tokens in {store.manifest.kv_cache}'),
@@ -242,15 +274,17 @@ def _chat_template(store: FlashStore, tokenizer: TextTokenizer) -> ChatTemplate:
 
 
 def _feed_forward(config: EngineConfig, manifest: Manifest, window: Window,
-                  predictors: PredictorStack | None, sparsity: float) -> FeedForward:
+                  predictors: PredictorStack | None, sparsity: float,
+                  norms: list[NDArray[np.float32]]) -> FeedForward:
     spec = manifest.model
     dense = DenseFeedForward(window, spec, manifest.layout, config.prefill_chunk)
-    if predictors is None:
+    if config.mode == 'exact':
         return dense
     if manifest.layout == 'bundled':
         return BundledFeedForward(dense, window, predictors, spec.activation)
     thresholds = at_sparsity(manifest.calibration.thresholds, sparsity)
-    return SplitFeedForward(dense, window, predictors, spec.activation, thresholds)
+    return SplitFeedForward(dense, window, predictors, spec.activation, thresholds,
+                            norms)
 
 
 def _warnings(window: Window, config: EngineConfig) -> list[str]:

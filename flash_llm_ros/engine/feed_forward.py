@@ -58,10 +58,8 @@ class SparseFeedForward(ABC):
 
     streamed: tuple[str, ...]       # sections that every token needs as a whole
 
-    def __init__(self, dense: DenseFeedForward, window: Window, predictors: PredictorStack,
-                 activation: str) -> None:
-        self._dense, self._window, self._predictors = dense, window, predictors
-        self._activation = activation
+    def __init__(self, dense: DenseFeedForward, window: Window, activation: str) -> None:
+        self._dense, self._window, self._activation = dense, window, activation
 
     @property
     def active_neurons(self) -> int:
@@ -91,26 +89,29 @@ class SparseFeedForward(ABC):
 class SplitFeedForward(SparseFeedForward):
     """Gated-SiLU models: gate and up are exact, down columns are used by their contribution.
 
-    The predictor only prefetches; what it got wrong costs time, never text.
+    A predictor only prefetches; what it got wrong costs time, never text. Without one all down
+    columns are read in the stream, and the others are passed over: the text is the same.
     """
 
-    streamed = ('gate_up',)
-
-    def __init__(self, dense: DenseFeedForward, window: Window, predictors: PredictorStack,
-                 activation: str, thresholds: NDArray[np.float64]) -> None:
-        super().__init__(dense, window, predictors, activation)
+    def __init__(self, dense: DenseFeedForward, window: Window,
+                 predictors: PredictorStack | None, activation: str,
+                 thresholds: NDArray[np.float64], down_norms: list[Array]) -> None:
+        super().__init__(dense, window, activation)
+        self._predictors = predictors
+        self.streamed = ('gate_up', 'down') if predictors is None else ('gate_up',)
         # abs(h) * norm > threshold is abs(h) > threshold / norm
         with np.errstate(divide='ignore', invalid='ignore'):
             self._limits = [(threshold / norm).astype(np.float32) for threshold, norm
-                            in zip(thresholds, predictors.down_norms, strict=True)]
+                            in zip(thresholds, down_norms, strict=True)]
 
     def _run_active(self, layer: int, x: Array, out: Array) -> NDArray[np.uint8]:
         core, down = self._window.core, self._window.section('down', layer)
-        core.prefetch(down, self._predictors.wanted(layer, x[0]))
+        if self._predictors is not None:
+            core.prefetch(down, self._predictors.wanted(layer, x[0]))
         h = self._dense.activations[:1]
         core.gate_up(self._window.section('gate_up', layer), x, h, self._activation)
         active = (np.abs(h[0]) > self._limits[layer]).view(np.uint8)
-        core.add_rows_sparse(down, h[0], active, out[0])
+        core.add_rows_sparse(down, h[0], active, out[0], self._predictors is None)
         return active
 
 
@@ -118,6 +119,11 @@ class BundledFeedForward(SparseFeedForward):
     """ReLU models: the predictor decides which bundles are read and used (the paper)."""
 
     streamed = ()
+
+    def __init__(self, dense: DenseFeedForward, window: Window, predictors: PredictorStack,
+                 activation: str) -> None:
+        super().__init__(dense, window, activation)
+        self._predictors = predictors
 
     def _run_active(self, layer: int, x: Array, out: Array) -> NDArray[np.uint8]:
         active = self._predictors.wanted(layer, x[0])

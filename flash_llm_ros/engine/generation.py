@@ -86,7 +86,6 @@ class Generation:
 
     def __iter__(self) -> Iterator[str]:
         self._begin_counts = self._counts()
-        self._model.window.forget_read_ahead()
         begin = time.monotonic()
         rows = 1 + self._lookup_tokens
         logits = np.empty((rows, self._model.spec.vocab_size), np.float32)

@@ -123,9 +123,9 @@ class RecordingCore:
         self._core.prefetch(section, wanted)
 
     def add_rows_sparse(self, section: int, h: NDArray[np.float32], active: NDArray[np.uint8],
-                        out: NDArray[np.float32]) -> None:
+                        *others: Any) -> None:
         self._note(section, False, active)
-        self._core.add_rows_sparse(section, h, active, out)
+        self._core.add_rows_sparse(section, h, active, *others)
 
     def bundled_sparse(self, section: int, x: NDArray[np.float32], active: NDArray[np.uint8],
                        *others: Any) -> None:

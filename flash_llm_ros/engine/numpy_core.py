@@ -213,16 +213,21 @@ class NeuronCore:
                     out += values[:, index, None] * bundle[-1]
 
     def add_rows_sparse(self, section: int, h: np.ndarray, active: np.ndarray,
-                        out: np.ndarray) -> None:
-        """out [dim] += the sum of h[i] * row i over active bundles, in bundle order."""
+                        out: np.ndarray, stream: bool = False) -> None:
+        """out [dim] += the sum of h[i] * row i over active bundles, in bundle order.
+
+        ``stream``: all groups are read in a stream; otherwise those with an active bundle.
+        """
         found = self._compute_section(section, 1)
         check_array('h', h, np.float32, (found.bundles,))
         check_array('active', active, np.uint8, (found.bundles,))
         check_array('out', out, np.float32, (self._dim,), writable=True)
-        for start, group in self._sparse(found, np.flatnonzero(active)):
-            for index, row in enumerate(group[:, 0]):
-                if active[start + index]:
-                    out += h[start + index] * row
+        groups = (self._dense(found) if stream
+                  else self._sparse(found, np.flatnonzero(active)))
+        for start, weights in groups:
+            rows = weights.reshape(-1, self._dim)
+            for index in np.flatnonzero(active[start:start + len(rows)]):
+                out += h[start + index] * rows[index]
 
     def bundled_sparse(self, section: int, x: np.ndarray, active: np.ndarray, out: np.ndarray,
                        activation: str, h_out: np.ndarray | None = None,

@@ -6,13 +6,17 @@ should yield, None if none is idle; `token()`: another token begins.
 """
 
 from collections import Counter
+import math
 from typing import Protocol
+
+import numpy as np
 
 from flash_llm_ros.engine.core_arguments import check
 
-DEFAULT_POLICY = 'least_frequent'
-POLICY_FORM = ('one of least_recent, sliding_window, least_frequent, hot_set, segmented, '
-               'arbitrary; the second to fourth may have a number of tokens, as sliding_window:4')
+DEFAULT_POLICY = 'least_likely'
+POLICY_FORM = ('one of least_recent, segmented, arbitrary, least_likely, sliding_window, '
+               'least_frequent, hot_set; the last four may have a number of tokens, as '
+               'sliding_window:4')
 _MOST_COUNT = 255
 
 
@@ -135,6 +139,48 @@ class LeastFrequent:
             self._order.halve()
 
 
+class LeastLikely:
+    """The group least likely to be needed at its section's next turn yields; of equals the newest.
+
+    A use is worth half after `half_life` tokens. What that comes to is counted in levels; a level
+    is what one token without a use takes off.
+    """
+
+    def __init__(self, half_life: int) -> None:
+        self._half_life, self._now = half_life, 0
+        self._fading = math.exp2(-1 / half_life)
+        self._uses: dict[int, tuple[float, int]] = {}       # weight, token of the latest look
+        self._before: list[tuple[int, int]] = []    # group, level; oldest first in each level
+        self._current: list[tuple[int, int]] = []   # the same, of this token
+
+    def add(self, group: int, used: bool) -> None:
+        weight, token = self._uses.get(group, (0.0, 0))
+        weight = float(np.float32(weight * math.pow(self._fading, self._now - token) + used))
+        self._uses[group] = weight, self._now
+        share = max(weight * (1 - self._fading), 1e-9)
+        most = 6 * self._half_life
+        level = most + math.floor(math.log2(share) * self._half_life + 0.5)
+        self._current.append((group, min(max(level, 0), most)))
+
+    def take(self, group: int) -> None:
+        self._before = [pair for pair in self._before if pair[0] != group]
+        self._current = [pair for pair in self._current if pair[0] != group]
+
+    def victim(self) -> int | None:
+        newest_first = [*reversed(self._current), *reversed(self._before)]
+        if not newest_first:
+            return None
+        group = min(newest_first, key=lambda pair: pair[1])[0]
+        self.take(group)
+        return group
+
+    def token(self) -> None:
+        self._now += 1
+        fallen = [(group, max(level - 1, 0)) for group, level
+                  in sorted(self._before, key=lambda pair: pair[1])]
+        self._before, self._current = fallen + self._current, []
+
+
 class HotSet:
     """Half of the slots keep the most frequently used groups, the rest are least recently used."""
 
@@ -239,7 +285,8 @@ class Arbitrary:
 def make_policy(name: str, slots: int) -> WindowPolicy:
     """By name, some with a number of tokens (`sliding_window:4`); ValueError otherwise."""
     kind, colon, number = name.partition(':')
-    counted = {'sliding_window': (4, SlidingWindow), 'least_frequent': (32, LeastFrequent),
+    counted = {'least_likely': (4, LeastLikely), 'sliding_window': (4, SlidingWindow),
+               'least_frequent': (32, LeastFrequent),
                'hot_set': (32, lambda half_life: HotSet(slots, half_life))}
     plain = {'least_recent': LeastRecent, 'segmented': lambda: Segmented(slots),
              'arbitrary': Arbitrary}

@@ -25,9 +25,6 @@ class PredictorStack:
                 session = self._loader.load(store.content(predictor_graph(layer)), tensors,
                                             f'predictors.{layer}.', self._probe)
                 self._bindings.append((session, self._bind(session, layer)))
-            self.down_norms = [tensors.read(name) for name in
-                               (f'predictors.{layer}.down_norm' for layer in range(spec.layers))
-                               if name in tensors.names()]
             tensors.drop_page_cache()
 
     def wanted(self, layer: int, ffn_input: NDArray[np.float32]) -> NDArray[np.uint8]:
@@ -47,6 +44,15 @@ class PredictorStack:
     def _probe(self) -> Feeds:
         x = np.sin(np.arange(self._input.size, dtype=np.float32)).reshape(1, -1)
         return {'ffn_input': x, 'threshold': np.zeros(1, np.float32)}
+
+
+def down_norms(store: FlashStore) -> list[NDArray[np.float32]]:
+    """Norms of the down columns, float32 [ffn] a layer; of a split store that is calibrated."""
+    with TensorFile(store.path / PREDICTORS) as tensors:
+        norms = [tensors.read(f'predictors.{layer}.down_norm')
+                 for layer in range(store.manifest.model.layers)]
+        tensors.drop_page_cache()
+    return norms
 
 
 def at_sparsity(table: dict[str, list[float]], sparsity: float) -> NDArray[np.float64]:

@@ -1,6 +1,7 @@
 """What the process really takes, and giving freed memory back to the system."""
 
 import ctypes
+import mmap
 import os
 
 _PAGE = os.sysconf('SC_PAGESIZE')
@@ -29,6 +30,24 @@ def return_large_blocks() -> None:
     if hasattr(libc, 'mallopt'):
         libc.mallopt(_M_MMAP_THRESHOLD, _THRESHOLD)
         libc.mallopt(_M_TRIM_THRESHOLD, _THRESHOLD)
+
+
+def release_code(libraries: tuple[str, ...]) -> None:
+    """Unmap the pages of code of libraries whose path contains one of these words.
+
+    Much of it runs once, while a model is loaded. What runs again is mapped again from the page
+    cache, or read again when the system needed that memory. Code is never written to, so nothing
+    is lost.
+    """
+    libc = ctypes.CDLL(None)
+    libc.madvise.argtypes = ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int
+    with open('/proc/self/maps', encoding='utf-8', errors='surrogateescape') as file:
+        for line in file:
+            addresses, permissions, _, _, inode, *path = line.split(maxsplit=5)
+            if permissions == 'r-xp' and inode != '0' and any(
+                    word in path[0] for word in libraries):
+                begin, end = (int(address, 16) for address in addresses.split('-'))
+                libc.madvise(begin, end - begin, mmap.MADV_DONTNEED)
 
 
 def trim_heap() -> None:

@@ -53,10 +53,14 @@ class Sampler:
         Raises FlashLlmError(INTERNAL) when they are no numbers: better no text than noise.
         """
         params = self._params
-        scores = logits.astype(np.float64)
-        if not math.isfinite(scores.max()):
+        if not math.isfinite(logits.max()):
             raise FlashLlmError(ErrorCode.INTERNAL, 'The model computed logits that are not '
                                 'finite numbers.')
+        if params.temperature == 0 and params.repetition_penalty == 1.0:
+            token = int(logits.argmax())
+            self._seen[token] = True
+            return token
+        scores = logits.astype(np.float64)
         if params.repetition_penalty != 1.0:    # CTRL, arXiv 1909.05858
             seen = scores[self._seen]
             scores[self._seen] = np.where(seen > 0, seen / params.repetition_penalty,

@@ -61,10 +61,6 @@ class Window:
             self._order = order
             self.core.set_stream_order(order)
 
-    def forget_read_ahead(self) -> None:
-        """Read anew what comes next: a fault while reading ahead may be long gone."""
-        self._order = []
-
     def embed(self, tokens: NDArray[np.int64], out: NDArray[np.float32]) -> None:
         """Rows of the embedding, float32 [tokens, d]."""
         self.core.read_rows(self.embedding, tokens, out)

@@ -14,6 +14,7 @@ RESIDENT = 'resident.safetensors'
 PREDICTORS = 'predictors.safetensors'
 FINAL_GRAPH = 'layers/final.onnx'
 TOKENIZER = 'tokenizer.json'
+TOKENIZER_TABLES = 'tokenizer.safetensors'      # only for byte-level ones
 CHAT_TEMPLATE = 'chat_template.jinja'
 _CHUNK = 1 << 20
 

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
 
-_DTYPES = {'F32': np.float32, 'F16': np.float16, 'U8': np.uint8, 'I8': np.int8}
+_DTYPES = {'F32': np.float32, 'F16': np.float16, 'U8': np.uint8, 'I8': np.int8,
+           'I32': np.int32, 'I64': np.int64}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _HEADER_LIMIT = 100_000_000
 _ALIGNMENT = 64

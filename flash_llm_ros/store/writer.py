@@ -26,6 +26,7 @@ from flash_llm_ros.store.manifest import Calibration, Manifest
 from flash_llm_ros.store.neuron_writer import NeuronWriter
 from flash_llm_ros.store.resident_layout import attention_layout, matrix_tensors
 from flash_llm_ros.store.tensor_file import TensorFileWriter
+from flash_llm_ros.store.tokenizer_tables import tokenizer_tables
 
 _ROWS_AT_ONCE = 4096
 Progress = Callable[[str, int, int], None]      # what, done, total
@@ -93,6 +94,7 @@ class StoreWriter:
         self._write_layers()
         (self.path / names.TOKENIZER).write_text(self._weights.tokenizer_json,
                                                  encoding='utf-8')
+        self._write_tokenizer_tables()
         (self.path / names.CHAT_TEMPLATE).write_text(self._weights.chat_template,
                                                      encoding='utf-8')
         return self.seal(None)
@@ -172,6 +174,16 @@ class StoreWriter:
         if not self._weights.spec.attention_bias:
             return None
         return np.concatenate([self._rows(f'{prefix}.{part}_bias') for part in 'qkv'])
+
+    def _write_tokenizer_tables(self) -> None:
+        tables = tokenizer_tables(self._weights.tokenizer_json)
+        if tables is not None:
+            writer = TensorFileWriter(self.path / names.TOKENIZER_TABLES,
+                                      {name: (array.dtype, array.shape)
+                                       for name, array in tables.items()})
+            for name, array in tables.items():
+                writer.write(name, array)
+            writer.close()
 
     def _write_layers(self) -> None:
         spec, form, rows = self._weights.spec, self._form, self._rows
