@@ -2,10 +2,10 @@
 
     python bench/kernels.py [--dims 576 1536 4096] [--kernels NAME ...] [--json PATH]
 
-Calls the core as the engine does, on one thread, with everything pinned in DRAM: more than fits into
-the processor's own caches. One token: gigabytes of encoded rows per second, of the dot products and
-of adding rows; several tokens: thousand millions of multiplications and additions per second (GMAC/s).
-NumPy does the same mathematics on float32, which is 2 to 7 times the bytes.
+Calls the core as the engine does, on one thread, with everything pinned in DRAM: more than fits
+into the processor's own caches. One token: gigabytes of encoded rows per second, of the dot
+products and of adding rows; several tokens: thousand millions of multiplications and additions per
+second (GMAC/s). NumPy does the same mathematics on float32, which is 2 to 7 times the bytes.
 """
 
 from argparse import ArgumentParser

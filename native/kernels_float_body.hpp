@@ -18,9 +18,8 @@ struct Int8Row {
   Int8Row(const std::uint8_t* row, const RowFormat& format)
       : quants(row), scales(row + format.padded_dim()) {}
   F scale(std::int64_t block) const { return Vec::all_half(scales + 2 * block); }
-  F quant(std::int64_t block, std::int64_t i) const {
-    return Vec::from_int8(quants + block * kBlock + i);
-  }
+  const std::uint8_t* block(std::int64_t number) const { return quants + number * kBlock; }
+  F quant(std::int64_t number, std::int64_t i) const { return Vec::from_int8(block(number) + i); }
 };
 
 struct Int4Row {
@@ -30,12 +29,23 @@ struct Int4Row {
   Int4Row(const std::uint8_t* row, const RowFormat& format)
       : quants(row), scales(row + format.padded_dim() / 2) {}
   F scale(std::int64_t block) const { return Vec::all_half(scales + 2 * block); }
-  F quant(std::int64_t block, std::int64_t i) const {
-    const std::uint8_t* bytes = quants + block * (kBlock / 2);
+  const std::uint8_t* block(std::int64_t number) const {
+    return quants + number * (kBlock / 2);
+  }
+  F quant(std::int64_t number, std::int64_t i) const {
+    const std::uint8_t* bytes = block(number);
     return i < kBlock / 2 ? Vec::from_low_int4(bytes + i)
                           : Vec::from_high_int4(bytes + i - kBlock / 2);
   }
 };
+
+// Several rows at a time are too many streams for the processor to foresee; so those so many places
+// further on are fetched meanwhile.
+inline std::int64_t rows_ahead(const RowFormat& format, std::int64_t at_once) {
+  constexpr std::int64_t kBytesAhead = 8192;
+  const std::int64_t rows = kBytesAhead / static_cast<std::int64_t>(format.row_bytes());
+  return rows < at_once ? at_once : rows;
+}
 
 inline void copy_floats(float* to, const float* from, std::int64_t count) {
   __builtin_memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
@@ -66,7 +76,8 @@ struct HalfTail {
 // out [32] += factors[r] * block of row r, where a factor is h times the row's scale.
 template <typename Row, int kRows>
 inline void add_scaled_block(const RowFormat& format, const std::uint8_t* const* rows,
-                             const float* factors, std::int64_t block, float* out) {
+                             const std::uint8_t* const* next, const float* factors,
+                             std::int64_t block, float* out) {
   F sums[kBlock / kN];
   for (std::int64_t i = 0; i < kBlock / kN; ++i) {
     sums[i] = Vec::load(out + i * kN);
@@ -74,6 +85,7 @@ inline void add_scaled_block(const RowFormat& format, const std::uint8_t* const*
   for (int r = 0; r < kRows; ++r) {
     const Row row(rows[r], format);
     const F factor = Vec::all(factors[r * kN]);
+    __builtin_prefetch(Row(next[r], format).block(block));
     for (std::int64_t i = 0; i < kBlock / kN; ++i) {
       sums[i] = Vec::fma(factor, row.quant(block, i * kN), sums[i]);
     }
@@ -83,9 +95,11 @@ inline void add_scaled_block(const RowFormat& format, const std::uint8_t* const*
   }
 }
 
+// `next`: rows to fetch meanwhile.
 template <typename Row, int kRows>
 inline void add_scaled_rows(const RowFormat& format, const std::uint8_t* const* rows,
-                            const float* h, Columns columns, float* out) {
+                            const std::uint8_t* const* next, const float* h, Columns columns,
+                            float* out) {
   for (std::int64_t first = columns.first; first < columns.end; first += kN) {
     const std::int64_t end = least(first + kN, columns.end);
     float factors[kRows][kN];
@@ -93,16 +107,17 @@ inline void add_scaled_rows(const RowFormat& format, const std::uint8_t* const* 
       const std::uint8_t* const scales = Row(rows[r], format).scales + 2 * first;
       Vec::store(factors[r],
                  Vec::mul(Vec::from_some_halves(scales, end - first), Vec::all(h[r])));
+      __builtin_prefetch(Row(next[r], format).scales + 2 * first);
     }
     for (std::int64_t block = first; block < end; ++block) {
       float* const columns_out = out + block * kBlock;
       const std::int64_t held = format.dim - block * kBlock;
       if (held >= kBlock) {
-        add_scaled_block<Row, kRows>(format, rows, factors[0] + (block - first), block,
+        add_scaled_block<Row, kRows>(format, rows, next, factors[0] + (block - first), block,
                                      columns_out);
       } else {
         Tail tail(columns_out, held);
-        add_scaled_block<Row, kRows>(format, rows, factors[0] + (block - first), block,
+        add_scaled_block<Row, kRows>(format, rows, next, factors[0] + (block - first), block,
                                      tail.values);
         copy_floats(columns_out, tail.values, held);
       }
@@ -150,22 +165,26 @@ inline void add_half_rows(const RowFormat& format, const std::uint8_t* const* ro
 
 template <int kRows>
 inline void add_some_rows(const RowFormat& format, const std::uint8_t* const* rows,
-                          const float* h, Columns columns, float* out) {
+                          const std::uint8_t* const* next, const float* h, Columns columns,
+                          float* out) {
   switch (format.codec) {
-    case Codec::kInt8: return add_scaled_rows<Int8Row, kRows>(format, rows, h, columns, out);
-    case Codec::kInt4: return add_scaled_rows<Int4Row, kRows>(format, rows, h, columns, out);
+    case Codec::kInt8: return add_scaled_rows<Int8Row, kRows>(format, rows, next, h, columns, out);
+    case Codec::kInt4: return add_scaled_rows<Int4Row, kRows>(format, rows, next, h, columns, out);
     case Codec::kFp16: return add_half_rows<kRows>(format, rows, h, columns, out);
   }
 }
 
 void add_rows(const RowFormat& format, const std::uint8_t* const* rows, const float* h,
               std::int64_t count, Columns columns, float* out) {
+  const std::int64_t ahead = rows_ahead(format, Vec::kAddRows);
   std::int64_t i = 0;
   for (; i + Vec::kAddRows <= count; i += Vec::kAddRows) {
-    add_some_rows<Vec::kAddRows>(format, rows + i, h + i, columns, out);
+    const std::uint8_t* const* const next =
+        rows + (i + ahead + Vec::kAddRows <= count ? i + ahead : i);
+    add_some_rows<Vec::kAddRows>(format, rows + i, next, h + i, columns, out);
   }
   for (; i < count; ++i) {
-    add_some_rows<1>(format, rows + i, h + i, columns, out);
+    add_some_rows<1>(format, rows + i, rows + i, h + i, columns, out);
   }
 }
 
