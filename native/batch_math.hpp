@@ -11,10 +11,10 @@
 
 namespace flash_llm {
 
-// Threads share a batch's bundles. A sum over bundles is made of partial sums over fixed segments of
-// the section, each summed in order by whichever thread, and then added up in order; for several
-// tokens threads share the columns instead. So results are the same bytes for any number of threads,
-// and however a section is divided into batches.
+// Threads share a batch's bundles. A sum over bundles is made of partial sums over fixed segments
+// of the section, each summed in order by whichever thread, and then added up in order; for several
+// tokens threads share the columns instead. So results are the same bytes for any number of
+// threads, and however a section is divided into batches.
 class BatchMath {
  public:
   BatchMath(const RowFormat& format, const Kernels& kernels, int threads);

@@ -2,6 +2,8 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
+#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
@@ -130,6 +132,21 @@ void prefetch(NeuronCore& core, int section, const py::object& wanted) {
   without_interpreter([&] { core.prefetch(section, data); });
 }
 
+std::int64_t fetch(NeuronCore& core, int section, const py::object& active,
+                   const py::object& importance, double deadline) {
+  const Section found = section_of(core, section, 1, 3);
+  std::uint8_t* flags = checked<std::uint8_t>("active", active, {found.bundles}, true);
+  const float* weights = checked<float>("importance", importance, {found.bundles});
+  require(std::all_of(weights, weights + found.bundles, [](float w) { return w == w; }),
+          "importance", 0, "free of NaN");
+  if (!(deadline >= 0 && deadline < 1e9)) {
+    throw ArgumentError("deadline", std::to_string(deadline),
+                        "seconds of the monotonic clock, below 1e9");
+  }
+  const Deadline moment{std::chrono::nanoseconds(static_cast<std::int64_t>(deadline * 1e9))};
+  return without_interpreter([&] { return core.fetch(section, flags, weights, moment); });
+}
+
 void read_rows(NeuronCore& core, int section, const py::object& ids, const py::object& out) {
   const Section found = section_of(core, section, 1);
   if (!py::isinstance<py::array>(ids) || py::reinterpret_borrow<py::array>(ids).ndim() != 1) {
@@ -155,6 +172,7 @@ py::dict stats(const NeuronCore& core) {
   result["crc_checked"] = counters.crc_checked.load();
   result["hits"] = counters.hits.load();
   result["misses"] = counters.misses.load();
+  result["left_out"] = counters.left_out.load();
   result["prefetched"] = counters.prefetched.load();
   result["prefetch_used"] = counters.prefetch_used.load();
   result["read_ns"] = counters.reading.nanoseconds();
@@ -281,6 +299,8 @@ PYBIND11_MODULE(_native, module) {
            py::arg("out"), py::arg("activation"), py::arg("h_out") = py::none(),
            py::arg("bias") = py::none())
       .def("prefetch", &prefetch, py::arg("section"), py::arg("wanted"))
+      .def("fetch", &fetch, py::arg("section"), py::arg("active"), py::arg("importance"),
+           py::arg("deadline"))
       .def("read_rows", &read_rows, py::arg("section"), py::arg("ids"), py::arg("out"))
       .def("stats", &stats)
       .def("close", &NeuronCore::close, unlocked);

@@ -28,7 +28,8 @@ class BundleMath {
   // out [dim] += h [places] * the last rows at these places, in order, for one token.
   void add_last_rows(const Batch& batch, std::int64_t first, std::int64_t end, int bundle_rows,
                      const float* h, float* out);
-  // out [tokens, dim] += h [tokens, places] * the last rows of all bundles, in order, at these columns.
+  // out [tokens, dim] += h [tokens, places] * the last rows of all bundles, in order, at these
+  // columns.
   void add_last_rows(const Batch& batch, int bundle_rows, Columns columns, Inputs h, Outputs out);
   // out [dim] = a row.
   void decode_row(const std::uint8_t* row, float* out);

@@ -213,7 +213,7 @@ void NeuronCore::dots(int section, Inputs x, const Neurons& neurons, Outputs out
   const std::lock_guard turn(calls_);
   const PreparedInputs prepared = math_.prepare(x);
   std::int64_t done = 0;
-  for_each_batch(section, BatchMath::most_bundles(1), [&](const Batch& batch) {
+  walk(section).for_each_batch(section, BatchMath::most_bundles(1), [&](const Batch& batch) {
     math_.activate(batch, neurons, prepared, out.columns_from(done));
     done += batch.size();
   });
@@ -223,7 +223,7 @@ void NeuronCore::add_rows(int section, Inputs h, Outputs out) {
   const std::lock_guard turn(calls_);
   begin_sum(section, out);
   std::int64_t done = 0;
-  for_each_batch(section, BatchMath::most_bundles(1), [&](const Batch& batch) {
+  walk(section).for_each_batch(section, BatchMath::most_bundles(1), [&](const Batch& batch) {
     math_.add_last_rows(batch, 1, h.columns_from(done));
     done += batch.size();
   });
@@ -234,7 +234,7 @@ void NeuronCore::bundled(int section, Inputs x, const Neurons& neurons, Outputs 
   const std::lock_guard turn(calls_);
   const PreparedInputs prepared = math_.prepare(x);
   begin_sum(section, out);
-  for_each_batch(section, BatchMath::most_bundles(x.tokens), [&](const Batch& batch) {
+  walk(section).for_each_batch(section, BatchMath::most_bundles(x.tokens), [&](const Batch& batch) {
     const Outputs h = math_.room(x.tokens, batch.size());
     math_.activate(batch, neurons, prepared, h);
     math_.add_last_rows(batch, neurons.bundle_rows, h.read_only());
@@ -255,9 +255,9 @@ void NeuronCore::add_rows_sparse(int section, const float* h, const std::uint8_t
     math_.add_last_rows(batch, 1, some.read_only());
   };
   if (stream) {
-    for_each_batch(section, BatchMath::most_bundles(1), use, active);
+    walk(section).for_each_batch(section, BatchMath::most_bundles(1), use, active);
   } else {
-    for_active_batches(section, active, use);
+    walk(section).for_active_batches(section, active, use);
   }
   math_.end_sum();
 }
@@ -270,7 +270,7 @@ void NeuronCore::bundled_sparse(int section, const float* x, const std::uint8_t*
     std::fill_n(h_out, find(section).bundles, 0.0f);
   }
   begin_sum(section, {out, 1, format_.dim});
-  for_active_batches(section, active, [&](const Batch& batch) {
+  walk(section).for_active_batches(section, active, [&](const Batch& batch) {
     const Outputs h = math_.room(1, batch.size());
     math_.activate(batch, neurons, prepared, h);
     math_.add_last_rows(batch, neurons.bundle_rows, h.read_only());
@@ -297,6 +297,55 @@ void NeuronCore::prefetch(int section, const std::uint8_t* wanted) {
   }
 }
 
+std::int64_t NeuronCore::fetch(int section, std::uint8_t* active, const float* importance,
+                               Deadline deadline) {
+  const std::lock_guard turn(calls_);
+  check_open();
+  const Section& found = find(section);
+  struct Wanted {
+    float importance;
+    std::int64_t local;
+  };
+  std::vector<Wanted> wanted;
+  for (std::int64_t local = found.pinned; local < found.groups(); ++local) {
+    const std::int64_t first = local * found.bundles_per_group;
+    Wanted group{0, local};
+    bool any = false;
+    for (std::int64_t i = first; i < first + found.bundles_in(local); ++i) {
+      any = any || active[i];
+      group.importance += active[i] ? importance[i] : 0;
+    }
+    if (any) {
+      wanted.push_back(group);
+    }
+  }
+  if (wanted.empty()) {
+    return 0;
+  }
+  if (!window_) {
+    throw ArgumentError("set_cache", "no call", "called before unpinned groups are used");
+  }
+  std::stable_sort(wanted.begin(), wanted.end(), [](const Wanted& a, const Wanted& b) {
+    return a.importance > b.importance;
+  });
+  std::vector<std::int64_t> groups;
+  for (const Wanted& group : wanted) {
+    groups.push_back(found.first_group + group.local);
+  }
+  const std::vector<bool> here = window_->fetch(section, groups, deadline);
+  std::int64_t left_out = 0;
+  for (std::size_t i = 0; i < wanted.size(); ++i) {
+    if (!here[i]) {
+      std::uint8_t* const first = active + wanted[i].local * found.bundles_per_group;
+      std::uint8_t* const end = first + found.bundles_in(wanted[i].local);
+      left_out += std::count_if(first, end, [](std::uint8_t flag) { return flag != 0; });
+      std::fill(first, end, std::uint8_t{0});
+    }
+  }
+  add(counters_.left_out, static_cast<std::uint64_t>(left_out));
+  return left_out;
+}
+
 void NeuronCore::read_rows(int section, const std::int64_t* ids, std::int64_t count, float* out) {
   const std::lock_guard turn(calls_);
   check_open();
@@ -320,12 +369,18 @@ void NeuronCore::read_rows(int section, const std::int64_t* ids, std::int64_t co
       math_.decode_row(group + within * format_.row_bytes(), out + *next * format_.dim);
     }
   };
-  for_some_groups(section, locals, decode, [] {});
+  walk(section).for_some_groups(section, locals, decode, [] {});
 }
 
 void NeuronCore::begin_sum(int section, Outputs out) {
   check_open();
   math_.begin_sum(find(section).bundles, out);
+}
+
+GroupWalk NeuronCore::walk(int section) {
+  check_open();
+  find(section);
+  return {sections_, *slab_, counters_, batch_, ring_.get(), window_.get()};
 }
 
 Section& NeuronCore::find(int section) {
@@ -337,111 +392,6 @@ Section& NeuronCore::find(int section) {
 void NeuronCore::check_open() const {
   if (!slab_) {
     throw std::runtime_error("the neuron core is closed");
-  }
-}
-
-template <typename Use>
-void NeuronCore::for_each_batch(int section, std::int64_t most, Use use,
-                                const std::uint8_t* active) {
-  check_open();
-  const Section& found = find(section);
-  const std::int64_t groups = found.groups();
-  if (found.pinned < groups && !ring_) {
-    throw ArgumentError("set_ring", "no call", "called before unpinned groups are used");
-  }
-  add(counters_.hits, static_cast<std::uint64_t>(found.pinned));
-  add(counters_.misses, static_cast<std::uint64_t>(groups - found.pinned));
-  const auto use_groups = [&](std::int64_t local, std::int64_t count, std::int64_t slot) {
-    for (const std::int64_t end = local + count; local < end;) {
-      batch_.clear();
-      for (; local < end; ++local, ++slot) {
-        const std::int64_t bundles = found.bundles_in(local);
-        if (batch_.size() > 0 && batch_.size() + bundles > most) {
-          break;
-        }
-        const std::uint8_t* const group = slab_->slot(static_cast<std::int32_t>(slot));
-        const std::int64_t first = local * found.bundles_per_group;
-        if (active == nullptr) {
-          batch_.add(group, first, bundles);
-        } else {
-          batch_.add_flagged(group, first, bundles, active + first);
-        }
-      }
-      if (batch_.size() > 0) {
-        use(batch_);
-      }
-    }
-  };
-  use_groups(0, found.pinned, found.pin_slot);
-  for (std::int64_t local = found.pinned; local < groups;) {
-    const StreamRing::Chunk chunk = ring_->acquire(section, local);
-    use_groups(local, chunk.groups, chunk.slot);
-    ring_->release();
-    local += chunk.groups;
-  }
-}
-
-template <typename Use>
-void NeuronCore::for_active_batches(int section, const std::uint8_t* active, Use use) {
-  check_open();
-  const Section& found = find(section);
-  const std::vector<std::int64_t> locals = found.flagged_groups(active, 0);
-  const auto use_batch = [&] {
-    if (batch_.size() > 0) {
-      use(batch_);
-      batch_.clear();
-    }
-  };
-  batch_.clear();
-  for_some_groups(
-      section, locals,
-      [&](std::size_t index, const std::uint8_t* group) {
-        const std::int64_t local = locals[index];
-        const std::int64_t bundles = found.bundles_in(local);
-        if (batch_.size() + bundles > BatchMath::most_bundles(1)) {
-          use_batch();
-        }
-        const std::int64_t first = local * found.bundles_per_group;
-        batch_.add_flagged(group, first, bundles, active + first);
-      },
-      use_batch);
-}
-
-template <typename Use, typename BeforeGap>
-void NeuronCore::for_some_groups(int section, const std::vector<std::int64_t>& locals, Use use,
-                                 BeforeGap before_gap) {
-  const Section& found = find(section);
-  const std::size_t cached_at_once = window_ ? window_->size() : 0;
-  std::vector<std::int64_t> cached;
-  for (std::size_t begin = 0; begin < locals.size();) {
-    cached.clear();
-    std::size_t end = begin;
-    for (; end < locals.size(); ++end) {
-      if (locals[end] >= found.pinned) {
-        if (cached.size() == cached_at_once) {
-          break;
-        }
-        cached.push_back(found.first_group + locals[end]);
-      }
-    }
-    if (begin == end) {
-      throw ArgumentError("set_cache", "no call", "called before unpinned groups are used");
-    }
-    add(counters_.hits, end - begin - cached.size());
-    const Claim claim(window_.get(), section, cached);
-    std::size_t claimed = 0;
-    for (; begin < end; ++begin) {
-      const std::int64_t local = locals[begin];
-      std::int32_t slot = found.pin_slot + static_cast<std::int32_t>(local);
-      if (local >= found.pinned) {
-        if (!claim.ready(claimed)) {
-          before_gap();
-        }
-        slot = claim.wait(claimed++);
-      }
-      use(begin, slab_->slot(slot));
-    }
-    before_gap();
   }
 }
 

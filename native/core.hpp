@@ -11,6 +11,7 @@
 #include "batch_math.hpp"
 #include "counters.hpp"
 #include "group_file.hpp"
+#include "group_walk.hpp"
 #include "read_plan.hpp"
 #include "reader.hpp"
 #include "sections.hpp"
@@ -74,28 +75,21 @@ class NeuronCore {
   void bundled_sparse(int section, const float* x, const std::uint8_t* active, float* out,
                       const Neurons& neurons, float* h_out);
   void prefetch(int section, const std::uint8_t* wanted);
+  // Reads groups of active bundles, those of most importance first, until the deadline, and makes
+  // bundles that are not in DRAM then inactive; returns how many.
+  std::int64_t fetch(int section, std::uint8_t* active, const float* importance,
+                     Deadline deadline);
   void read_rows(int section, const std::int64_t* ids, std::int64_t count, float* out);
 
  private:
   std::size_t group_bytes() const { return static_cast<std::size_t>(group_bytes_); }
   Section& find(int section);
+  // Over a section that exists.
+  GroupWalk walk(int section);
   void begin_sum(int section, Outputs out);
   void dots(int section, Inputs x, const Neurons& neurons, Outputs out);
   void check_open() const;
   void read_pinned(int section, std::int64_t groups, std::int32_t first_slot);
-
-  // use(batch), for batches of at most so many bundles that make up the section, in order.
-  template <typename Use>
-  void for_each_batch(int section, std::int64_t most, Use use,
-                      const std::uint8_t* active = nullptr);
-  // The same for active bundles.
-  template <typename Use>
-  void for_active_batches(int section, const std::uint8_t* active, Use use);
-  // use(index within `locals`, group in DRAM), for these ascending groups of the section. before_gap()
-  // comes before groups used so far may go and before waiting for the next one.
-  template <typename Use, typename BeforeGap>
-  void for_some_groups(int section, const std::vector<std::int64_t>& locals, Use use,
-                       BeforeGap before_gap);
 
   const RowFormat format_;
   const std::int64_t group_bytes_;

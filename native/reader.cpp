@@ -16,12 +16,16 @@ void Reader::submit(Urgency urgency, Run run, Done done) {
   wake();
 }
 
-std::size_t Reader::cancel_stream() {
+std::vector<Run> Reader::cancel(Urgency urgency) {
   const std::lock_guard lock(mutex_);
-  std::deque<Request>& stream = waiting_[static_cast<std::size_t>(Urgency::kStream)];
-  const std::size_t count = stream.size();
-  stream.clear();
-  return count;
+  std::deque<Request>& queue = waiting_[static_cast<std::size_t>(urgency)];
+  std::vector<Run> cancelled;
+  cancelled.reserve(queue.size());
+  for (Request& request : queue) {
+    cancelled.push_back(std::move(request.run));
+  }
+  queue.clear();
+  return cancelled;
 }
 
 std::optional<Reader::Request> Reader::take(const std::unique_lock<std::mutex>&) {

@@ -33,8 +33,8 @@ class Reader {
 
   virtual const char* name() const = 0;
   void submit(Urgency urgency, Run run, Done done);
-  // Forgets the stream requests that have not begun; returns how many.
-  std::size_t cancel_stream();
+  // Forgets the requests of this urgency that have not begun; returns what they would have read.
+  std::vector<Run> cancel(Urgency urgency);
   std::int64_t group_bytes() const {
     return static_cast<std::int64_t>(file_.slab().slot_bytes());
   }

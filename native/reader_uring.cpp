@@ -3,6 +3,7 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <string>
 #include <system_error>
@@ -14,6 +15,8 @@ namespace flash_llm {
 namespace {
 
 constexpr std::uint64_t kBell = UINT64_MAX;
+// While checksums of so many bytes are computed the device may run out of reads.
+constexpr ssize_t kMostIdleBytes = 16 << 10;
 
 // A kernel or a file system may have io_uring and still not read this file.
 void try_a_read(const GroupFile& file) {
@@ -82,22 +85,33 @@ void UringReader::serve() {
   bell_.await(uring_, kBell);
   bool listening = true;
   while (listening || free_.size() < operations_.size()) {
+    // Said before looking: who submits after the look rings the bell.
+    idle_ = true;
     begin_waiting();
+    if (free_.empty()) {
+      idle_ = false;
+    }
     uring_.submit_and_wait();
+    idle_ = false;
+    ssize_t checked = 0;
     Uring::Answer answer{};
     while (uring_.take(answer)) {
       if (answer.name != kBell) {
         take_answer(static_cast<std::size_t>(answer.name), answer.result);
+        checked += std::max<ssize_t>(answer.result, 0);
       } else if ((listening = !stopping())) {
         bell_.await(uring_, kBell);
+      }
+      if (checked >= kMostIdleBytes) {
+        begin_waiting();
+        uring_.submit();
+        checked = 0;
       }
     }
   }
 }
 
 void UringReader::begin_waiting() {
-  // Said before looking: who submits after the look rings the bell.
-  idle_ = true;
   while (!free_.empty()) {
     std::optional<Request> request = next();
     if (!request) {
@@ -110,7 +124,6 @@ void UringReader::begin_waiting() {
     operation.done = std::move(request->done);
     ask(index);
   }
-  idle_ = false;
 }
 
 std::optional<Reader::Request> UringReader::next() {

@@ -64,7 +64,7 @@ void StreamRing::release() {
 }
 
 void StreamRing::drain() {
-  const std::size_t cancelled = reader_.cancel_stream();
+  const std::size_t cancelled = reader_.cancel(Urgency::kStream).size();
   std::unique_lock lock(mutex_);
   reading_ -= cancelled;
   counters_.reading.end(cancelled);

@@ -1,8 +1,14 @@
 #include "window.hpp"
 
+#include <algorithm>
 #include <utility>
 
 namespace flash_llm {
+namespace {
+
+constexpr std::size_t kFetchedTogether = 32;
+
+}  // namespace
 
 Window::Window(Reader& reader, Counters& counters, const ReadCosts& costs, std::int64_t groups,
                std::int32_t first_slot, std::int32_t slots, std::unique_ptr<WindowPolicy> policy)
@@ -22,6 +28,7 @@ std::vector<std::int32_t> Window::claim(int section, const std::vector<std::int6
   std::vector<std::int32_t> claimed;
   std::vector<std::int64_t> missing;
   std::vector<std::int32_t> missing_entries;
+  std::size_t late = 0;
   const Stopwatch claiming(counters_.claim_ns);
   std::unique_lock lock(mutex_);
   table_.turn(section);
@@ -33,6 +40,8 @@ std::vector<std::int32_t> Window::claim(int section, const std::vector<std::int6
       at(index).claimed = true;
       add(counters_.prefetch_used, at(index).fresh);
       at(index).fresh = false;
+      late += at(index).fetched;
+      at(index).fetched = false;
     }
   }
   settle(section);
@@ -49,8 +58,8 @@ std::vector<std::int32_t> Window::claim(int section, const std::vector<std::int6
     }
     claimed.push_back(first_slot_ + index);
   }
-  add(counters_.hits, groups.size() - missing.size());
-  add(counters_.misses, missing.size());
+  add(counters_.hits, groups.size() - missing.size() - late);
+  add(counters_.misses, missing.size() + late);
   submit(Urgency::kDemand, section, missing, missing_entries);
   return claimed;
 }
@@ -115,6 +124,88 @@ void Window::prefetch(int section, const std::vector<std::int64_t>& groups) {
   }
   add(counters_.prefetched, missing.size());
   submit(Urgency::kPrefetch, section, missing, missing_entries);
+}
+
+std::vector<bool> Window::fetch(int section, const std::vector<std::int64_t>& groups,
+                                Deadline deadline) {
+  std::unique_lock lock(mutex_);
+  settle(section);
+  // Those that are here first, so that they do not yield to the others.
+  for (const std::int64_t group : groups) {
+    const std::int32_t index = table_.find(group);
+    if (index >= 0) {
+      table_.claim(index);
+      table_.expect(index, section);
+    }
+  }
+  std::vector<std::int32_t> fetched;
+  std::vector<std::int64_t> some;
+  const bool in_time = std::chrono::steady_clock::now() < deadline;
+  for (std::size_t i = 0; i < groups.size(); ++i) {
+    const std::int32_t index = in_time && table_.find(groups[i]) < 0 ? table_.admit(groups[i]) : -1;
+    if (index >= 0) {
+      begin_reading(index, false);
+      at(index).claimed = at(index).fetched = true;
+      table_.expect(index, section);
+      fetched.push_back(index);
+      some.push_back(groups[i]);
+    }
+    // Neighbours among a few are read together; a few come before those that matter less.
+    if (some.size() == kFetchedTogether || (i + 1 == groups.size() && !some.empty())) {
+      std::sort(some.begin(), some.end());
+      std::vector<std::int32_t> entries;
+      for (const std::int64_t group : some) {
+        entries.push_back(table_.find(group));
+      }
+      submit(Urgency::kDemand, section, some, entries);
+      some.clear();
+    }
+  }
+  {
+    const Stopwatch waiting(counters_.wait_ns);
+    arrived_.wait_until(lock, deadline, [&] {
+      return std::all_of(groups.begin(), groups.end(), [&](std::int64_t group) {
+        const std::int32_t index = table_.find(group);
+        return index < 0 || at(index).status != Status::kReading;
+      });
+    });
+  }
+  if (const std::optional<ReadFault> fault = end_fetch(fetched)) {
+    throw *fault;
+  }
+  std::vector<bool> here;
+  for (const std::int64_t group : groups) {
+    const std::int32_t index = table_.find(group);
+    here.push_back(index >= 0 && at(index).status == Status::kReady);
+  }
+  return here;
+}
+
+// Cancels what has not begun, lets go what has, and returns the fault of a read that failed.
+std::optional<ReadFault> Window::end_fetch(const std::vector<std::int32_t>& fetched) {
+  for (const Run& run : reader_.cancel(Urgency::kDemand)) {
+    --reading_;
+    counters_.reading.end(1);
+    for (const std::int32_t slot : run.slots) {
+      if (slot != Slab::kDiscard) {
+        vacate(slot - first_slot_);
+      }
+    }
+  }
+  std::optional<ReadFault> fault;
+  for (const std::int32_t index : fetched) {
+    Entry& entry = at(index);
+    if (!entry.claimed) {
+      continue;  // cancelled
+    }
+    entry.claimed = false;
+    entry.fetched = entry.status == Status::kReady;
+    if (entry.status == Status::kFailed) {
+      fault = entry.fault;
+      vacate(index);
+    }
+  }
+  return fault;
 }
 
 // All slots that are not claimed are expected: the one that has been longest has to yield.

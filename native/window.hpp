@@ -1,6 +1,7 @@
 // The cache slots: single groups, read when they are needed or expected.
 #pragma once
 
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <memory>
@@ -14,6 +15,8 @@
 #include "slot_table.hpp"
 
 namespace flash_llm {
+
+using Deadline = std::chrono::steady_clock::time_point;
 
 // All public calls come from the compute thread.
 class Window {
@@ -37,6 +40,10 @@ class Window {
   void wait(std::int32_t slot);
   // Ends the latest claim.
   void release(const std::vector<std::int32_t>& slots);
+  // Reads the absent ones among these groups, earlier ones of the list first, as far as idle slots
+  // are left and the time allows; what has not begun by then is not read. Returns which of them are
+  // here now: they stay, uncounted, until the section is claimed. ReadFault if a read failed.
+  std::vector<bool> fetch(int section, const std::vector<std::int64_t>& groups, Deadline deadline);
   // Starts reads of the absent ones among these ascending groups, as far as idle slots are left.
   // None of them yields before the section is claimed or prefetched for again.
   void prefetch(int section, const std::vector<std::int64_t>& groups);
@@ -47,6 +54,7 @@ class Window {
     Status status = Status::kReady;
     bool claimed = false;
     bool fresh = false;  // prefetched, not used yet
+    bool fetched = false;  // for the section's next claim, to which it is a miss
     std::optional<ReadFault> fault;
   };
 
@@ -54,6 +62,7 @@ class Window {
   void make_room(std::unique_lock<std::mutex>& lock);
   void begin_reading(std::int32_t index, bool fresh);
   void settle(int section);
+  std::optional<ReadFault> end_fetch(const std::vector<std::int32_t>& fetched);
   void vacate(std::int32_t index);
   void finish(const Run& run, const std::optional<ReadFault>& fault);
   void submit(Urgency urgency, int section, const std::vector<std::int64_t>& groups,

@@ -37,7 +37,8 @@ def test_what_is_counted_was_read(file, reader, pattern, size, in_flight):
     if found['direct']:
         # And those that try whether direct I/O and io_uring work.
         tried = 2 if reader == 'io_uring' else 1
-        assert from_device == found['bytes'] + tried * size
+        # Besides, the kernel may bring in pages of programs meanwhile.
+        assert 0 <= from_device - (found['bytes'] + tried * size) < 1 << 18
 
 
 def test_a_sequential_pass_goes_round(file):

@@ -10,6 +10,8 @@ from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 MODES = ('exact', 'sparse')
 READERS = ('auto', 'io_uring', 'threads')
 MOST_READS_IN_FLIGHT = 256      # of the native core
+MOST_THREADS = 256
+MOST_DEADLINE_MS = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -23,6 +25,7 @@ class EngineConfig:
     prefill_chunk: int = 64         # prompt tokens computed at once
     sparsity: float | None = None   # share of down columns left out; None: as calibrated
     lookup_tokens: int = 4          # exact mode: guessed tokens computed with one; 0: none
+    token_deadline_ms: float = 0.0  # sparse mode leaves out what is not read in time; 0: nothing
     threads: int = 1                # that compute: of ONNX Runtime, and in turn of the core
     reader: str = 'auto'            # io_uring, threads; auto: the former where it is to be had
     reads_in_flight: int = 32
@@ -48,6 +51,18 @@ class EngineConfig:
             make_policy(self.window_policy, 1)
         except (AttributeError, ValueError):
             _refuse('window_policy', self.window_policy, POLICY_FORM)
+        if not (isinstance(self.token_deadline_ms, (int, float))
+                and 0 <= self.token_deadline_ms <= MOST_DEADLINE_MS):
+            _refuse('token_deadline_ms', self.token_deadline_ms,
+                    f'a number from 0 to {MOST_DEADLINE_MS}')
+        if self.token_deadline_ms and self.mode == 'exact':
+            _refuse('token_deadline_ms', self.token_deadline_ms,
+                    '0 in mode exact, which leaves nothing out; mode sparse may')
+        if self.token_deadline_ms and self.down_reads == 'stream':
+            _refuse('down_reads', self.down_reads,
+                    'auto or scattered where token_deadline_ms is not 0')
+        if self.threads > MOST_THREADS:
+            _refuse('threads', self.threads, f'at most {MOST_THREADS}')
         if self.reads_in_flight > MOST_READS_IN_FLIGHT:
             _refuse('reads_in_flight', self.reads_in_flight, f'at most {MOST_READS_IN_FLIGHT}')
         if self.reader not in READERS:

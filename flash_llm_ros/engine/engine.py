@@ -26,6 +26,7 @@ from flash_llm_ros.engine.process_memory import (
     trim_heap,
 )
 from flash_llm_ros.engine.prompt import ChatTemplate, check_text
+from flash_llm_ros.engine.token_clock import TokenClock
 from flash_llm_ros.engine.tokens import TextTokenizer, load_tokenizer
 from flash_llm_ros.engine.window import Window
 from flash_llm_ros.engine.window_plan import least_slots, most_slots, plan_window
@@ -86,7 +87,9 @@ class Engine:
         trim_heap()
         template = _chat_template(store, tokenizer)
         attention = AttentionStack(store, config.threads)
-        predictors = PredictorStack(store, config.threads, sparsity) if scattered else None
+        predictors = (PredictorStack(store, config.threads, sparsity,
+                                     scores=config.token_deadline_ms > 0)
+                      if scattered else None)
         norms = (down_norms(store) if config.mode == 'sparse' and manifest.layout == 'split'
                  else [])
         trim_heap()
@@ -111,8 +114,10 @@ class Engine:
         log(f'reading with {window.reader}')
         for line in _warnings(window, config):
             log(line)
-        feed_forward = _feed_forward(config, manifest, window, predictors, sparsity, norms)
-        model = Model(manifest.model, attention, feed_forward, window, config.prefill_chunk)
+        clock = (TokenClock(config.token_deadline_ms / 1000, manifest.model.layers)
+                 if config.token_deadline_ms else None)
+        feed_forward = _feed_forward(config, manifest, window, predictors, sparsity, norms, clock)
+        model = Model(manifest.model, attention, feed_forward, window, config.prefill_chunk, clock)
         return cls(config, store, plan, model, tokenizer, template)
 
     @property
@@ -180,7 +185,8 @@ class Engine:
         """Counters since opening."""
         return {**self.model.window.core.stats(),
                 'active_neurons': self.model.feed_forward.active_neurons,
-                'total_neurons': self.model.feed_forward.total_neurons}
+                'total_neurons': self.model.feed_forward.total_neurons,
+                'deadlines_missed': self.model.deadlines_missed}
 
     def close(self) -> None:
         """Free everything; idempotent."""
@@ -229,7 +235,8 @@ def _reads_scattered(config: EngineConfig, manifest: Manifest, sparsity: float,
     """Whether tokens read parts of sections, which predictors then say beforehand."""
     if config.mode == 'exact':
         return False
-    if manifest.layout == 'bundled' or config.down_reads == 'scattered':
+    if (manifest.layout == 'bundled' or config.down_reads == 'scattered'
+            or config.token_deadline_ms):       # a stream cannot be left early
         return True
     return config.down_reads == 'auto' and not streams_down(manifest.geometry, sparsity, costs)
 
@@ -275,16 +282,15 @@ def _chat_template(store: FlashStore, tokenizer: TextTokenizer) -> ChatTemplate:
 
 def _feed_forward(config: EngineConfig, manifest: Manifest, window: Window,
                   predictors: PredictorStack | None, sparsity: float,
-                  norms: list[NDArray[np.float32]]) -> FeedForward:
+                  norms: list[NDArray[np.float32]], clock: TokenClock | None) -> FeedForward:
     spec = manifest.model
     dense = DenseFeedForward(window, spec, manifest.layout, config.prefill_chunk)
     if config.mode == 'exact':
         return dense
     if manifest.layout == 'bundled':
-        return BundledFeedForward(dense, window, predictors, spec.activation)
+        return BundledFeedForward(dense, window, predictors, spec.activation, clock)
     thresholds = at_sparsity(manifest.calibration.thresholds, sparsity)
-    return SplitFeedForward(dense, window, predictors, spec.activation, thresholds,
-                            norms)
+    return SplitFeedForward(dense, window, predictors, spec.activation, thresholds, norms, clock)
 
 
 def _warnings(window: Window, config: EngineConfig) -> list[str]:

@@ -1,12 +1,14 @@
 """The feed-forward block: dense, or only the active set, in either layout."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.engine.predictors import PredictorStack
+from flash_llm_ros.engine.token_clock import TokenClock
 from flash_llm_ros.engine.window import Window
 from flash_llm_ros.model_spec import ModelSpec
 
@@ -58,8 +60,10 @@ class SparseFeedForward(ABC):
 
     streamed: tuple[str, ...]       # sections that every token needs as a whole
 
-    def __init__(self, dense: DenseFeedForward, window: Window, activation: str) -> None:
+    def __init__(self, dense: DenseFeedForward, window: Window, activation: str,
+                 clock: TokenClock | None) -> None:
         self._dense, self._window, self._activation = dense, window, activation
+        self._clock = clock
 
     @property
     def active_neurons(self) -> int:
@@ -81,6 +85,14 @@ class SparseFeedForward(ABC):
         else:
             self._dense.count(int(np.count_nonzero(self._run_active(layer, x, out))))
 
+    def _leave_out_late(self, layer: int, section: int, active: NDArray[np.uint8],
+                        importance: Callable[[], Array]) -> None:
+        """Where tokens have a deadline, 0 in `active` for what cannot be read in time."""
+        if self._clock is not None:
+            weights = importance()
+            self._clock.layer(layer, lambda deadline: self._window.core.fetch(
+                section, active, weights, deadline))
+
     @abstractmethod
     def _run_active(self, layer: int, x: Array, out: Array) -> NDArray[np.uint8]:
         """Add what the active set gives for one token; returns 1 for each neuron in it."""
@@ -95,9 +107,10 @@ class SplitFeedForward(SparseFeedForward):
 
     def __init__(self, dense: DenseFeedForward, window: Window,
                  predictors: PredictorStack | None, activation: str,
-                 thresholds: NDArray[np.float64], down_norms: list[Array]) -> None:
-        super().__init__(dense, window, activation)
-        self._predictors = predictors
+                 thresholds: NDArray[np.float64], down_norms: list[Array],
+                 clock: TokenClock | None) -> None:
+        super().__init__(dense, window, activation, clock)
+        self._predictors, self._down_norms = predictors, down_norms
         self.streamed = ('gate_up', 'down') if predictors is None else ('gate_up',)
         # abs(h) * norm > threshold is abs(h) > threshold / norm
         with np.errstate(divide='ignore', invalid='ignore'):
@@ -111,6 +124,8 @@ class SplitFeedForward(SparseFeedForward):
         h = self._dense.activations[:1]
         core.gate_up(self._window.section('gate_up', layer), x, h, self._activation)
         active = (np.abs(h[0]) > self._limits[layer]).view(np.uint8)
+        self._leave_out_late(layer, down, active,
+                             lambda: np.abs(h[0]) * self._down_norms[layer])
         core.add_rows_sparse(down, h[0], active, out[0], self._predictors is None)
         return active
 
@@ -121,12 +136,13 @@ class BundledFeedForward(SparseFeedForward):
     streamed = ()
 
     def __init__(self, dense: DenseFeedForward, window: Window, predictors: PredictorStack,
-                 activation: str) -> None:
-        super().__init__(dense, window, activation)
+                 activation: str, clock: TokenClock | None) -> None:
+        super().__init__(dense, window, activation, clock)
         self._predictors = predictors
 
     def _run_active(self, layer: int, x: Array, out: Array) -> NDArray[np.uint8]:
         active = self._predictors.wanted(layer, x[0])
-        self._window.core.bundled_sparse(self._window.section('bundle', layer), x[0], active,
-                                         out[0], self._activation, None)
+        bundle, scores = self._window.section('bundle', layer), self._predictors.scores
+        self._leave_out_late(layer, bundle, active, lambda: scores - scores.min())
+        self._window.core.bundled_sparse(bundle, x[0], active, out[0], self._activation, None)
         return active

@@ -51,6 +51,8 @@ class GenerationCost:
     window_hits: int = 0
     window_misses: int = 0
     active_fraction: float = 1.0
+    neurons_left_out: int = 0       # active ones that were not read by the token's deadline
+    deadlines_missed: int = 0       # tokens that took longer all the same
     guessed_tokens: int = 0         # by prompt lookup
     right_guesses: int = 0
 
@@ -174,7 +176,8 @@ class Generation:
     def _counts(self) -> dict[str, int]:
         feed_forward = self._model.feed_forward
         return {**self._model.window.core.stats(), 'active': feed_forward.active_neurons,
-                'total': feed_forward.total_neurons}
+                'total': feed_forward.total_neurons,
+                'deadlines_missed': self._model.deadlines_missed}
 
     def _update_cost(self) -> None:
         counts, stats = self._counts(), self.stats
@@ -182,4 +185,6 @@ class Generation:
         stats.generated_tokens = len(self.tokens)
         stats.flash_bytes, stats.flash_reads = used['flash_bytes'], used['flash_reads']
         stats.window_hits, stats.window_misses = used['hits'], used['misses']
+        stats.neurons_left_out = used['left_out']
+        stats.deadlines_missed = used['deadlines_missed']
         stats.active_fraction = used['active'] / used['total'] if used['total'] else 1.0

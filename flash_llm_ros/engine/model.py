@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.engine.attention import AttentionStack
 from flash_llm_ros.engine.feed_forward import FeedForward
+from flash_llm_ros.engine.token_clock import TokenClock
 from flash_llm_ros.engine.window import Window
 from flash_llm_ros.model_spec import ModelSpec
 
@@ -13,9 +14,14 @@ class Model:
     """Attention, feed-forward block and window of one flash store."""
 
     def __init__(self, spec: ModelSpec, attention: AttentionStack, feed_forward: FeedForward,
-                 window: Window, chunk: int) -> None:
+                 window: Window, chunk: int, clock: TokenClock | None = None) -> None:
         self.spec, self.attention, self.window = spec, attention, window
-        self.feed_forward, self.chunk = feed_forward, chunk
+        self.feed_forward, self.chunk, self.clock = feed_forward, chunk, clock
+
+    @property
+    def deadlines_missed(self) -> int:
+        """Tokens that took longer than they may."""
+        return 0 if self.clock is None else self.clock.missed
 
     def forward(self, tokens: NDArray[np.int64], position: int, dense: bool,
                 logits: NDArray[np.float32] | None = None) -> None:
@@ -25,6 +31,9 @@ class Model:
         tokens; None leaves the output head out.
         """
         count = len(tokens)
+        clock = None if dense else self.clock
+        if clock is not None:
+            clock.begin()
         self.feed_forward.begin(dense, logits is not None)
         self.window.embed(tokens, self.attention.hidden(0, count))
         for layer in range(self.spec.layers):
@@ -33,3 +42,5 @@ class Model:
         if logits is not None:
             hidden = self.attention.hidden(self.spec.layers, count)
             self.window.logits(self.attention.final_norm(hidden[count - len(logits):]), logits)
+        if clock is not None:
+            clock.end()

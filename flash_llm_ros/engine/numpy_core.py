@@ -3,27 +3,15 @@
 from collections.abc import Iterator, Sequence
 import math
 import os
-import time
 
 import numpy as np
 
+from flash_llm_ros.engine import numpy_ffn as ffn
 from flash_llm_ros.engine.config import READERS
 from flash_llm_ros.engine.core_arguments import check, check_array, check_pair
-from flash_llm_ros.engine.numpy_ffn import (
-    Activation,
-    activation_of,
-    bundle_activations,
-    gated,
-)
-from flash_llm_ros.engine.numpy_flash import (
-    DISCARD,
-    MAX_CHUNK_BYTES,
-    GroupFile,
-    Slab,
-    request_groups,
-)
+from flash_llm_ros.engine.numpy_cached_reads import CachedReads
+from flash_llm_ros.engine.numpy_flash import MAX_CHUNK_BYTES, GroupFile, Slab, request_groups
 from flash_llm_ros.engine.numpy_policies import DEFAULT_POLICY, make_policy
-from flash_llm_ros.engine.numpy_read_plan import plan_reads
 from flash_llm_ros.engine.numpy_rounding import rounded
 from flash_llm_ros.engine.numpy_section import Section
 from flash_llm_ros.engine.numpy_window import GroupCache
@@ -58,19 +46,17 @@ class NeuronCore:
         self._groups = groups
         self._sections: list[Section] = []
         self._ring: tuple[int, int, int] | None = None  # first slot, chunk groups, chunks
-        self._cache = GroupCache()
-        self._counters = dict.fromkeys(('hits', 'misses', 'prefetched', 'prefetch_used',
-                                        'claim_ns', 'gap_groups'), 0)
         self._slab = Slab(slots, group_bytes, lock_memory)
         self._locked = self._slab.locked
         self._closed = False
-        self._read_costs = (0.5, request_groups(group_bytes))  # of a request, of its groups
         try:
             self._file = GroupFile(os.fspath(path), groups, self._slab, direct_io,
                                    self._section_of)
         except BaseException:
             self._slab.close()
             raise
+        self._cached = CachedReads(self._file, group_bytes)
+        self._counters = self._cached.counters
 
     @property
     def direct(self) -> bool:
@@ -142,10 +128,10 @@ class NeuronCore:
         """Reserve ``slots`` slots for groups read one by one; ``policy`` says which yield; once."""
         self._check_open()
         check(slots >= 1, 'slots', slots, 'at least 1')
-        check(self._cache.size == 0, 'set_cache', 'a second call', 'called once')
+        check(self._cached.cache.size == 0, 'set_cache', 'a second call', 'called once')
         chosen = make_policy(policy, slots)
         first = self._slab.take(slots, 'the cache')
-        self._cache = GroupCache(list(range(first, first + slots)), chosen)
+        self._cached.cache = GroupCache(list(range(first, first + slots)), chosen)
 
     def set_stream_order(self, sections: Sequence[int]) -> None:
         """Accepted for the native core's sake, which reads ahead in this order."""
@@ -168,7 +154,7 @@ class NeuronCore:
         check(largest_bytes >= 1, 'largest_bytes', largest_bytes, 'at least 1')
         largest = min(max(1, largest_bytes // self._group_bytes),
                       request_groups(self._group_bytes))
-        self._read_costs = (request_seconds / (byte_seconds * self._group_bytes), largest)
+        self._cached.costs = (request_seconds / (byte_seconds * self._group_bytes), largest)
 
     def rows_dot(self, section: int, x: np.ndarray, out: np.ndarray) -> None:
         """out [S, bundles] = x [S, dim] @ W.T for a section of single rows."""
@@ -176,16 +162,16 @@ class NeuronCore:
         check_pair('x', x, self._dim, 'out', out, found.bundles)
         x = rounded(x, self._codec.name)
         for start, weights in self._dense(found):
-            _scatter(out, start, np.matmul(x, weights[:, :, 0].transpose(0, 2, 1)))
+            ffn.scatter(out, start, np.matmul(x, weights[:, :, 0].transpose(0, 2, 1)))
 
     def gate_up(self, section: int, x: np.ndarray, h: np.ndarray, activation: str) -> None:
         """h [S, bundles] = act(x @ gate.T) * (x @ up.T); ``activation``: 'silu' or 'relu'."""
         found = self._compute_section(section, 2)
-        act = activation_of(activation)
+        act = ffn.activation_of(activation)
         check_pair('x', x, self._dim, 'h', h, found.bundles)
         x = rounded(x, self._codec.name)
         for start, weights in self._dense(found):
-            _scatter(h, start, gated(x, weights, act))
+            ffn.scatter(h, start, ffn.gated(x, weights, act))
 
     def add_rows(self, section: int, h: np.ndarray, out: np.ndarray) -> None:
         """out [S, dim] += h [S, bundles] @ W, summed in bundle order."""
@@ -207,7 +193,7 @@ class NeuronCore:
         check_pair('x', x, self._dim, 'out', out, self._dim)
         x = rounded(x, self._codec.name)
         for start, weights in self._dense(found):
-            h = bundle_activations(x, weights, act, _part(bias, start, weights))
+            h = ffn.bundle_activations(x, weights, act, ffn.bias_part(bias, start, weights))
             for values, group in zip(h, weights, strict=True):
                 for index, bundle in enumerate(group):
                     out += values[:, index, None] * bundle[-1]
@@ -245,8 +231,8 @@ class NeuronCore:
             h_out[:] = 0
         x = rounded(x[None], self._codec.name)
         for start, group in self._sparse(found, np.flatnonzero(active)):
-            part = _part(bias, start, group[None])
-            values = bundle_activations(x, group[None], act, part)[0, 0]
+            part = ffn.bias_part(bias, start, group[None])
+            values = ffn.bundle_activations(x, group[None], act, part)[0, 0]
             for index in np.flatnonzero(active[start:start + len(group)]):
                 out += values[index] * group[index, -1]
                 if h_out is not None:
@@ -258,10 +244,36 @@ class NeuronCore:
         check_array('wanted', wanted, np.uint8, (found.bundles,))
         groups = np.unique(np.flatnonzero(wanted) // found.bundles_per_group)
         absent = [found.first_group + int(g) for g in groups[groups >= found.pinned]]
-        missing = self._cache.expect(found.first_group, absent)
-        failed = [group for run in self._planned(missing) if self._load(run) for group in run]
-        self._counters['prefetched'] += len(missing)
-        self._cache.fresh.update(set(missing) - set(failed))
+        self._cached.prefetch(found.first_group, absent)
+
+    def fetch(self, section: int, active: np.ndarray, importance: np.ndarray, deadline: float
+              ) -> int:
+        """Have active bundles in DRAM by ``deadline``, seconds of the monotonic clock.
+
+        Groups whose active bundles have the largest sum of ``importance``, float32 [bundles], are
+        read first, and none is begun after the deadline. Then ``active``, uint8 [bundles], becomes
+        0 for bundles that are not in DRAM; returns how many of them were not 0.
+        """
+        found = self._compute_section(section, 1, 3)
+        check_array('active', active, np.uint8, (found.bundles,), writable=True)
+        check_array('importance', importance, np.float32, (found.bundles,))
+        check(not np.isnan(importance).any(), 'importance', 0, 'free of NaN')
+        check(0 <= deadline < 1e9, 'deadline', deadline, 'seconds of the monotonic clock, below 1e9')
+        owners = np.arange(found.bundles) // found.bundles_per_group
+        sums = np.bincount(owners, np.where(active, importance, 0))
+        wanted = np.unique(owners[active > 0])
+        wanted = wanted[wanted >= found.pinned]
+        if not len(wanted):
+            return 0
+        check(self._cached.cache.size, 'set_cache', None, 'called before unpinned groups are used')
+        wanted = wanted[np.argsort(-sums[wanted], kind='stable')]
+        groups = (found.first_group + wanted).tolist()
+        here = self._cached.fetch(found.first_group, groups, deadline)
+        absent = np.isin(owners, wanted[~np.array(here)])
+        left_out = int(np.count_nonzero(active[absent]))
+        active[absent] = 0
+        self._counters['left_out'] += left_out
+        return left_out
 
     def read_rows(self, section: int, ids: np.ndarray, out: np.ndarray) -> None:
         """out [k, dim] = the rows ``ids`` int64 [k] of a section of single rows."""
@@ -320,52 +332,19 @@ class NeuronCore:
             batch, absent = [], []
             while pending is not None:
                 if pending >= section.pinned:
-                    if len(absent) == self._cache.size:
+                    if len(absent) == self._cached.cache.size:
                         break
                     absent.append(section.first_group + pending)
                 batch.append(pending)
                 pending = next(groups, None)
             check(batch, 'set_cache', None, 'called before unpinned groups are used')
-            self._ensure(section.first_group, absent)
+            self._cached.ensure(section.first_group, absent)
             self._counters['hits'] += len(batch) - len(absent)
             for local in batch:
                 slot = (section.pin_slot + local if local < section.pinned
-                        else self._cache.slots[section.first_group + local])
+                        else self._cached.cache.slots[section.first_group + local])
                 for start, weights in self._decoded(section, local, [slot]):
                     yield start, weights[0]
-
-    def _ensure(self, section: int, groups: list[int]) -> None:
-        """Have all these groups in the cache, no more than its slots; `section` by its place."""
-        begin = time.monotonic_ns()
-        used = self._cache.fresh.intersection(groups)
-        self._cache.fresh -= used
-        missing = self._cache.use(section, groups)
-        self._counters['claim_ns'] += time.monotonic_ns() - begin
-        self._counters['misses'] += len(missing)
-        self._counters['hits'] += len(groups) - len(missing)
-        self._counters['prefetch_used'] += len(used)
-        errors = [error for run in self._planned(missing) if (error := self._load(run))]
-        self._cache.rest(groups)
-        if errors:
-            raise errors[0]
-
-    def _load(self, run: list[int]) -> FlashLlmError | None:
-        """Read from the first to the last of these groups; what else lies there is discarded."""
-        slots = [DISCARD] * (run[-1] + 1 - run[0])
-        for group in run:
-            slots[group - run[0]] = self._cache.slots[group]
-        self._counters['gap_groups'] += len(slots) - len(run)
-        try:
-            self._file.read(run[0], slots)
-        except FlashLlmError as error:
-            for group in run:
-                self._cache.drop(group)
-            return error
-        return None
-
-    def _planned(self, groups: list[int]) -> Iterator[list[int]]:
-        for begin, end in plan_reads(groups, *self._read_costs):
-            yield groups[begin:end]
 
     def _read_run(self, first_group: int, slots: list[int]) -> None:
         most = request_groups(self._group_bytes)
@@ -401,9 +380,9 @@ class NeuronCore:
         return found
 
     def _bundle_section(self, section: int, activation: str, bias: np.ndarray | None
-                        ) -> tuple[Section, Activation]:
+                        ) -> tuple[Section, ffn.Activation]:
         found = self._compute_section(section, 2, 3)
-        act = activation_of(activation)
+        act = ffn.activation_of(activation)
         if bias is not None:
             check(found.rows == 2, 'bias', type(bias).__name__,
                   'None for gated bundles (of 3 rows)')
@@ -419,15 +398,3 @@ class NeuronCore:
     def _check_open(self) -> None:
         if self._closed:
             raise RuntimeError('the neuron core is closed')
-
-
-def _part(bias: np.ndarray | None, start: int, weights: np.ndarray) -> np.ndarray | None:
-    """The biases of decoded bundles, weights [groups, bundles, rows, dim], from ``start`` on."""
-    return None if bias is None else bias[start:start + weights.shape[0] * weights.shape[1]]
-
-
-def _scatter(out: np.ndarray, start: int, values: np.ndarray) -> None:
-    """Put [groups, S, bundles] into out [S, all bundles] from bundle ``start`` on."""
-    groups, tokens, bundles = values.shape
-    flat = values.transpose(1, 0, 2).reshape(tokens, groups * bundles)
-    out[:, start:start + groups * bundles] = flat

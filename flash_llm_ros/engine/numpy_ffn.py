@@ -31,6 +31,18 @@ def bundle_activations(x: np.ndarray, weights: np.ndarray, act: Activation,
     return gated(x, weights, act) if weights.shape[2] == 3 else ungated(x, weights, act, bias)
 
 
+def bias_part(bias: np.ndarray | None, start: int, weights: np.ndarray) -> np.ndarray | None:
+    """The biases of decoded bundles, weights [groups, bundles, rows, dim], from ``start`` on."""
+    return None if bias is None else bias[start:start + weights.shape[0] * weights.shape[1]]
+
+
+def scatter(out: np.ndarray, start: int, values: np.ndarray) -> None:
+    """Put [groups, S, bundles] into out [S, all bundles] from bundle ``start`` on."""
+    groups, tokens, bundles = values.shape
+    flat = values.transpose(1, 0, 2).reshape(tokens, groups * bundles)
+    out[:, start:start + groups * bundles] = flat
+
+
 def _silu(z: np.ndarray) -> np.ndarray:
     with np.errstate(over='ignore'):
         return z / (1 + np.exp(-z))

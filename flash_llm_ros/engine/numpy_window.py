@@ -10,7 +10,7 @@ class GroupCache:
     """A group is claimed (in use), expected (prefetched for a section to come), or idle.
 
     Only idle groups yield, as the policy says, and if there are none the one expected longest.
-    `fresh` groups were prefetched and not used yet.
+    `fresh` groups were prefetched and not used yet, `fetched` ones are misses of the next use.
     """
 
     free: list[int] = field(default_factory=list)
@@ -18,6 +18,7 @@ class GroupCache:
     slots: dict[int, int] = field(default_factory=dict)
     expected: dict[int, int] = field(default_factory=dict)      # group -> section
     fresh: set[int] = field(default_factory=set)
+    fetched: set[int] = field(default_factory=set)
     _claimed: set[int] = field(default_factory=set)
     _last_section: int = -1
 
@@ -72,6 +73,7 @@ class GroupCache:
         self._claim(group)
         self._claimed.remove(group)
         self.fresh.discard(group)
+        self.fetched.discard(group)
         self.free.append(self.slots.pop(group))
 
     def _claim(self, group: int) -> None:

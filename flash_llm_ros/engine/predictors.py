@@ -12,10 +12,13 @@ from flash_llm_ros.store.tensor_file import TensorFile
 class PredictorStack:
     """Scores a layer's neurons from the FFN's input (paper section 3.2)."""
 
-    def __init__(self, store: FlashStore, threads: int, sparsity: float) -> None:
+    def __init__(self, store: FlashStore, threads: int, sparsity: float,
+                 scores: bool = False) -> None:
         spec, calibration = store.manifest.model, store.manifest.calibration
         self._input = np.zeros((1, spec.hidden_size), np.float32)
         self._wanted = np.zeros((1, spec.ffn_size), np.uint8)
+        self._scores = np.ones((1, spec.ffn_size), np.float32)
+        self._scored = scores
         thresholds = at_sparsity(calibration.predictor_thresholds, sparsity)
         self._thresholds = thresholds.astype(np.float32).reshape(-1, 1)
         self._loader = GraphLoader(str(store.path), threads, prepack=True)
@@ -34,11 +37,21 @@ class PredictorStack:
         session.run_with_iobinding(binding)
         return self._wanted[0]
 
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """What the latest `wanted` was decided by, float32 [ffn], if they were asked for.
+
+        Ones, where they were not, or where the store is older than its graphs' scores.
+        """
+        return self._scores[0]
+
     def _bind(self, session: ort.InferenceSession, layer: int) -> ort.IOBinding:
         binding = session.io_binding()
         for name, array in (('ffn_input', self._input), ('threshold', self._thresholds[layer])):
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
         binding.bind_ortvalue_output('wanted', ort.OrtValue.ortvalue_from_numpy(self._wanted))
+        if self._scored and 'score' in (output.name for output in session.get_outputs()):
+            binding.bind_ortvalue_output('score', ort.OrtValue.ortvalue_from_numpy(self._scores))
         return binding
 
     def _probe(self) -> Feeds:

@@ -66,6 +66,8 @@ class Diagnostics:
             'window hits': status.window_hits,
             'window misses': status.window_misses,
             'window hit rate': f'{status.hit_rate:.4f}',
+            'neurons left out in time': status.neurons_left_out,
+            'token deadlines missed': status.deadlines_missed,
             'resident set (B)': status.rss,
         }
         return self._status('engine', level, text, values)

@@ -13,6 +13,8 @@ class Traffic:
     misses: int = 0
     active_neurons: int = 0
     total_neurons: int = 0
+    left_out: int = 0
+    deadlines_missed: int = 0
 
     @classmethod
     def since(cls, start: dict[str, int], now: dict[str, int]) -> 'Traffic':

@@ -103,6 +103,9 @@ TABLE = (
     Entry('lookup_tokens', 4, UNCONFIGURED,
           'Tokens guessed from the text so far and computed in the same pass over the flash, '
           'in exact mode; 0: none', 'tokens', 0, 64),
+    Entry('token_deadline_ms', 0.0, UNCONFIGURED,
+          'Time of one token in sparse mode, where neurons that cannot be read in it are left out; '
+          '0: as long as it takes', 'ms', 0.0, 1e6),
     Entry('threads', 1, UNCONFIGURED, 'Threads that compute', 'threads', 1, 256),
     Entry('reader', 'auto', UNCONFIGURED,
           'How flash is read; auto: with io_uring where kernel and container allow it',
@@ -159,7 +162,8 @@ class Parameters:
             raise FlashLlmError(
                 ErrorCode.STORE_NOT_FOUND,
                 'The parameter `store` is empty; it has to name the folder of a flash store.')
-        names = ('mode', 'context_length', 'prefill_chunk', 'lookup_tokens', 'threads', 'reader',
+        names = ('mode', 'context_length', 'prefill_chunk', 'lookup_tokens', 'token_deadline_ms',
+                 'threads', 'reader',
                  'reads_in_flight', 'direct_io', 'lock_memory', 'verify', 'window_policy', 'core')
         return EngineConfig(
             store=Path(self['store']).expanduser(),

@@ -72,6 +72,8 @@ class StatusReport:
         status.window_misses = traffic.misses
         status.hit_rate = traffic.hit_rate
         status.active_fraction = traffic.active_fraction
+        status.neurons_left_out = traffic.left_out
+        status.deadlines_missed = traffic.deadlines_missed
 
 
 class StatusTopic:

@@ -28,10 +28,11 @@ def outer_rows(spec: ModelSpec, layout: str) -> int:
 
 def predictor_graph(spec: ModelSpec, layout: str, layer: int, rank: int,
                     data: ExternalData) -> bytes:
-    """ffn_input [1, d] and threshold [1] float32 -> wanted uint8 [1, ffn].
+    """ffn_input [1, d] and threshold [1] float32 -> wanted uint8 [1, ffn], score float32 [1, ffn].
 
-    Split layout: the size of silu(gate) * up, where the rows of up are scaled by the norms of
-    the down columns. Bundled layout: the gate's pre-activation.
+    What scores higher than the threshold is wanted. Split layout: the size of silu(gate) * up,
+    where the rows of up are scaled by the norms of the down columns. Bundled layout: the gate's
+    pre-activation.
     """
     g = GraphBuilder(RESIDENT, data)
     prefix, f = f'predictors.{layer}', spec.ffn_size
@@ -51,4 +52,5 @@ def predictor_graph(spec: ModelSpec, layout: str, layer: int, rank: int,
     return g.model(f'predictor_{layer}',
                    [value('ffn_input', TensorProto.FLOAT, [1, spec.hidden_size]),
                     value('threshold', TensorProto.FLOAT, [1])],
-                   [value('wanted', TensorProto.UINT8, [1, f])])
+                   [value('wanted', TensorProto.UINT8, [1, f]),
+                    value('score', TensorProto.FLOAT, [1, f])])
