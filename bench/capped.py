@@ -42,7 +42,6 @@ from flash_llm_ros.store.flash_store import (
 # An answer that repeats its question would flatter the guessing of tokens.
 PROMPT = ('Write a short story about a lighthouse keeper on a stormy coast. Begin with the '
           'weather, then let a stranger knock at the door.')
-_CONTEXT, _BATCH = 512, 64
 _MOST_CACHED = 0.01         # share of the weights that does not falsify a cold start
 _HERE = Path(__file__).parent
 
@@ -60,7 +59,7 @@ def prompt_of(store: FlashStore) -> dict[str, Any]:
 
 def sides_of(options: Namespace, store: FlashStore) -> list[Side]:
     """The peer, exact mode without and with guessed tokens, sparse mode at each sparsity."""
-    common = {**prompt_of(store), 'context': _CONTEXT, 'batch': _BATCH,
+    common = {**prompt_of(store), 'context': options.context, 'batch': options.chunk,
               'new_tokens': options.tokens}
     worker = _HERE / 'capped_ours.py'
     bare = bare_bytes(sys.executable, worker)['bare']
@@ -140,6 +139,8 @@ def parse() -> Namespace:
     parser.add_argument('--threads', type=int, nargs='+', default=[1, 2])
     parser.add_argument('--tokens', type=int, default=32, help='new tokens of each run')
     parser.add_argument('--rounds', type=int, default=2, help='runs of each engine')
+    parser.add_argument('--context', type=int, default=512, help='tokens of prompt and answer')
+    parser.add_argument('--chunk', type=int, default=64, help='prompt tokens computed at once')
     parser.add_argument('--sparsity', type=float, nargs='+',
                         help='for sparse mode, beside the calibrated one (default: 0.7)')
     parser.add_argument('--quality', action='store_true',

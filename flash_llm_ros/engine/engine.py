@@ -43,8 +43,8 @@ from flash_llm_ros.store.flash_store import (
 from flash_llm_ros.store.geometry import Geometry
 from flash_llm_ros.store.manifest import Manifest
 
-# What the allocator and Python take while tokens are made, beyond the buffers planned below.
-_SLACK = 3_000_000
+# Allocator, Python and code pages that tokens touch first, beyond the buffers planned below.
+_SLACK = 5_000_000
 
 
 class Engine:
