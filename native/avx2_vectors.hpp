@@ -5,6 +5,7 @@ struct Vec {
   static constexpr int kLanes = 8;
   static constexpr int kDotRows = 2;
   static constexpr int kAddTokens = 4;
+  static constexpr int kAddRows = 4;
 
   static F zero() { return _mm256_setzero_ps(); }
   static F all(float value) { return _mm256_set1_ps(value); }
@@ -46,7 +47,9 @@ struct Vec {
       return from_half(from);
     }
     std::uint8_t halves[2 * kLanes] = {};
-    __builtin_memcpy(halves, from, static_cast<std::size_t>(2 * count));
+    for (std::int64_t i = 0; i < 2 * count; ++i) {
+      halves[i] = from[i];
+    }
     return from_half(halves);
   }
 };

@@ -5,6 +5,7 @@ struct Vec {
   static constexpr int kLanes = 16;
   static constexpr int kDotRows = 4;
   static constexpr int kAddTokens = 8;
+  static constexpr int kAddRows = 8;
 
   static F zero() { return _mm512_setzero_ps(); }
   static F all(float value) { return _mm512_set1_ps(value); }

@@ -141,7 +141,7 @@ std::int64_t fetch(NeuronCore& core, int section, const py::object& active,
           "importance", 0, "free of NaN");
   if (!(deadline >= 0 && deadline < 1e9)) {
     throw ArgumentError("deadline", std::to_string(deadline),
-                        "seconds of the monotonic clock, below 1e9");
+                        "monotonic seconds, below 1e9");
   }
   const Deadline moment{std::chrono::nanoseconds(static_cast<std::int64_t>(deadline * 1e9))};
   return without_interpreter([&] { return core.fetch(section, flags, weights, moment); });

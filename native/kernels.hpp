@@ -70,7 +70,8 @@ struct Kernels {
   // out [dim] += h[i] * row i, in order of i, at these columns; no others are touched.
   void (*add_rows)(const RowFormat& format, const std::uint8_t* const* rows, const float* h,
                    std::int64_t count, Columns columns, float* out);
-  // tile [count, columns.padded()] = the rows at these columns, zeros behind dim.
+  // tile [blocks of columns, count, 32] = the rows at these columns, zeros behind dim; a single row
+  // is in its usual order.
   void (*decode_rows)(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
                       Columns columns, float* tile);
   // out [tokens, dim] += h[token * h_stride + i] * row i, in order of i, at the columns that `tile`

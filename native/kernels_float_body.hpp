@@ -18,9 +18,8 @@ struct Int8Row {
   Int8Row(const std::uint8_t* row, const RowFormat& format)
       : quants(row), scales(row + format.padded_dim()) {}
   F scale(std::int64_t block) const { return Vec::all_half(scales + 2 * block); }
-  F quant(std::int64_t block, std::int64_t i) const {
-    return Vec::from_int8(quants + block * kBlock + i);
-  }
+  const std::uint8_t* block(std::int64_t number) const { return quants + number * kBlock; }
+  F quant(std::int64_t number, std::int64_t i) const { return Vec::from_int8(block(number) + i); }
 };
 
 struct Int4Row {
@@ -30,12 +29,23 @@ struct Int4Row {
   Int4Row(const std::uint8_t* row, const RowFormat& format)
       : quants(row), scales(row + format.padded_dim() / 2) {}
   F scale(std::int64_t block) const { return Vec::all_half(scales + 2 * block); }
-  F quant(std::int64_t block, std::int64_t i) const {
-    const std::uint8_t* bytes = quants + block * (kBlock / 2);
+  const std::uint8_t* block(std::int64_t number) const {
+    return quants + number * (kBlock / 2);
+  }
+  F quant(std::int64_t number, std::int64_t i) const {
+    const std::uint8_t* bytes = block(number);
     return i < kBlock / 2 ? Vec::from_low_int4(bytes + i)
                           : Vec::from_high_int4(bytes + i - kBlock / 2);
   }
 };
+
+// Several rows at a time are too many streams for the processor to foresee; so those so many places
+// further on are fetched meanwhile.
+inline std::int64_t rows_ahead(const RowFormat& format, std::int64_t at_once) {
+  constexpr std::int64_t kBytesAhead = 8192;
+  const std::int64_t rows = kBytesAhead / static_cast<std::int64_t>(format.row_bytes());
+  return rows < at_once ? at_once : rows;
+}
 
 inline void copy_floats(float* to, const float* from, std::int64_t count) {
   __builtin_memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
@@ -63,37 +73,55 @@ struct HalfTail {
   }
 };
 
-// out [32] += h[r] * block of row r. Products of a quant and its scale are exact, so every variant
-// of adding rounds in the same place: once per row.
+// out [32] += factors[r] * block of row r, where a factor is h times the row's scale.
 template <typename Row, int kRows>
-inline void add_scaled_block(const RowFormat& format, const std::uint8_t* const* rows, const F* h,
+inline void add_scaled_block(const RowFormat& format, const std::uint8_t* const* rows,
+                             const std::uint8_t* const* next, const float* factors,
                              std::int64_t block, float* out) {
-  F scales[kRows];
-  for (int r = 0; r < kRows; ++r) {
-    scales[r] = Row(rows[r], format).scale(block);
+  F sums[kBlock / kN];
+  for (std::int64_t i = 0; i < kBlock / kN; ++i) {
+    sums[i] = Vec::load(out + i * kN);
   }
-  for (std::int64_t i = 0; i < kBlock; i += kN) {
-    F sum = Vec::load(out + i);
-    for (int r = 0; r < kRows; ++r) {
-      const F quant = Row(rows[r], format).quant(block, i);
-      sum = Vec::fma(h[r], Vec::mul(quant, scales[r]), sum);
+  for (int r = 0; r < kRows; ++r) {
+    const Row row(rows[r], format);
+    const F factor = Vec::all(factors[r * kN]);
+    __builtin_prefetch(Row(next[r], format).block(block));
+    for (std::int64_t i = 0; i < kBlock / kN; ++i) {
+      sums[i] = Vec::fma(factor, row.quant(block, i * kN), sums[i]);
     }
-    Vec::store(out + i, sum);
+  }
+  for (std::int64_t i = 0; i < kBlock / kN; ++i) {
+    Vec::store(out + i * kN, sums[i]);
   }
 }
 
+// `next`: rows to fetch meanwhile.
 template <typename Row, int kRows>
-inline void add_scaled_rows(const RowFormat& format, const std::uint8_t* const* rows, const F* h,
-                            Columns columns, float* out) {
-  const std::int64_t whole = format.dim / kBlock;
-  for (std::int64_t block = columns.first; block < least(columns.end, whole); ++block) {
-    add_scaled_block<Row, kRows>(format, rows, h, block, out + block * kBlock);
-  }
-  const std::int64_t rest = format.dim - whole * kBlock;
-  if (columns.end > whole && rest > 0) {
-    Tail tail(out + whole * kBlock, rest);
-    add_scaled_block<Row, kRows>(format, rows, h, whole, tail.values);
-    copy_floats(out + whole * kBlock, tail.values, rest);
+inline void add_scaled_rows(const RowFormat& format, const std::uint8_t* const* rows,
+                            const std::uint8_t* const* next, const float* h, Columns columns,
+                            float* out) {
+  for (std::int64_t first = columns.first; first < columns.end; first += kN) {
+    const std::int64_t end = least(first + kN, columns.end);
+    float factors[kRows][kN];
+    for (int r = 0; r < kRows; ++r) {
+      const std::uint8_t* const scales = Row(rows[r], format).scales + 2 * first;
+      Vec::store(factors[r],
+                 Vec::mul(Vec::from_some_halves(scales, end - first), Vec::all(h[r])));
+      __builtin_prefetch(Row(next[r], format).scales + 2 * first);
+    }
+    for (std::int64_t block = first; block < end; ++block) {
+      float* const columns_out = out + block * kBlock;
+      const std::int64_t held = format.dim - block * kBlock;
+      if (held >= kBlock) {
+        add_scaled_block<Row, kRows>(format, rows, next, factors[0] + (block - first), block,
+                                     columns_out);
+      } else {
+        Tail tail(columns_out, held);
+        add_scaled_block<Row, kRows>(format, rows, next, factors[0] + (block - first), block,
+                                     tail.values);
+        copy_floats(columns_out, tail.values, held);
+      }
+    }
   }
 }
 
@@ -109,8 +137,12 @@ inline void add_half_block(const std::uint8_t* const* blocks, const F* h, float*
 }
 
 template <int kRows>
-inline void add_half_rows(const RowFormat& format, const std::uint8_t* const* rows, const F* h,
-                          Columns columns, float* out) {
+inline void add_half_rows(const RowFormat& format, const std::uint8_t* const* rows,
+                          const float* factors, Columns columns, float* out) {
+  F h[kRows];
+  for (int r = 0; r < kRows; ++r) {
+    h[r] = Vec::all(factors[r]);
+  }
   const std::int64_t whole = format.dim / kBlock;
   const std::uint8_t* blocks[kRows];
   for (std::int64_t block = columns.first; block < least(columns.end, whole); ++block) {
@@ -133,32 +165,32 @@ inline void add_half_rows(const RowFormat& format, const std::uint8_t* const* ro
 
 template <int kRows>
 inline void add_some_rows(const RowFormat& format, const std::uint8_t* const* rows,
-                          const float* h, Columns columns, float* out) {
-  F factors[kRows];
-  for (int r = 0; r < kRows; ++r) {
-    factors[r] = Vec::all(h[r]);
-  }
+                          const std::uint8_t* const* next, const float* h, Columns columns,
+                          float* out) {
   switch (format.codec) {
-    case Codec::kInt8: return add_scaled_rows<Int8Row, kRows>(format, rows, factors, columns, out);
-    case Codec::kInt4: return add_scaled_rows<Int4Row, kRows>(format, rows, factors, columns, out);
-    case Codec::kFp16: return add_half_rows<kRows>(format, rows, factors, columns, out);
+    case Codec::kInt8: return add_scaled_rows<Int8Row, kRows>(format, rows, next, h, columns, out);
+    case Codec::kInt4: return add_scaled_rows<Int4Row, kRows>(format, rows, next, h, columns, out);
+    case Codec::kFp16: return add_half_rows<kRows>(format, rows, h, columns, out);
   }
 }
 
 void add_rows(const RowFormat& format, const std::uint8_t* const* rows, const float* h,
               std::int64_t count, Columns columns, float* out) {
+  const std::int64_t ahead = rows_ahead(format, Vec::kAddRows);
   std::int64_t i = 0;
-  for (; i + 4 <= count; i += 4) {
-    add_some_rows<4>(format, rows + i, h + i, columns, out);
+  for (; i + Vec::kAddRows <= count; i += Vec::kAddRows) {
+    const std::uint8_t* const* const next =
+        rows + (i + ahead + Vec::kAddRows <= count ? i + ahead : i);
+    add_some_rows<Vec::kAddRows>(format, rows + i, next, h + i, columns, out);
   }
   for (; i < count; ++i) {
-    add_some_rows<1>(format, rows + i, h + i, columns, out);
+    add_some_rows<1>(format, rows + i, rows + i, h + i, columns, out);
   }
 }
 
 template <typename Row>
-inline void decode_scaled_row(const Row& row, Columns columns, float* out) {
-  for (std::int64_t block = columns.first; block < columns.end; ++block, out += kBlock) {
+inline void decode_scaled_row(const Row& row, Columns columns, float* out, std::int64_t stride) {
+  for (std::int64_t block = columns.first; block < columns.end; ++block, out += stride) {
     for (std::int64_t i = 0; i < kBlock; i += kN) {
       Vec::store(out + i, Vec::mul(row.quant(block, i), row.scale(block)));
     }
@@ -171,10 +203,10 @@ inline void decode_half_block(const std::uint8_t* halves, float* out) {
   }
 }
 
-inline void decode_half_row(const std::uint8_t* row, std::int64_t dim, Columns columns,
-                            float* out) {
+inline void decode_half_row(const std::uint8_t* row, std::int64_t dim, Columns columns, float* out,
+                            std::int64_t stride) {
   const std::int64_t whole = dim / kBlock;
-  for (std::int64_t block = columns.first; block < columns.end; ++block, out += kBlock) {
+  for (std::int64_t block = columns.first; block < columns.end; ++block, out += stride) {
     if (block < whole) {
       decode_half_block(row + 2 * block * kBlock, out);
     } else {
@@ -186,72 +218,68 @@ inline void decode_half_row(const std::uint8_t* row, std::int64_t dim, Columns c
 
 void decode_rows(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
                  Columns columns, float* tile) {
-  for (std::int64_t r = 0; r < count; ++r, tile += columns.padded()) {
+  const std::int64_t stride = count * kBlock;
+  for (std::int64_t r = 0; r < count; ++r, tile += kBlock) {
     switch (format.codec) {
-      case Codec::kInt8: decode_scaled_row(Int8Row(rows[r], format), columns, tile); break;
-      case Codec::kInt4: decode_scaled_row(Int4Row(rows[r], format), columns, tile); break;
-      case Codec::kFp16: decode_half_row(rows[r], format.dim, columns, tile); break;
+      case Codec::kInt8:
+        decode_scaled_row(Int8Row(rows[r], format), columns, tile, stride);
+        break;
+      case Codec::kInt4:
+        decode_scaled_row(Int4Row(rows[r], format), columns, tile, stride);
+        break;
+      case Codec::kFp16:
+        decode_half_row(rows[r], format.dim, columns, tile, stride);
+        break;
     }
   }
 }
 
-// Two vectors of columns of kTokens rows of out, all in registers.
+// out [kTokens, 32] += h * a block of all rows, two vectors of columns in registers at a time.
 template <int kTokens>
-inline void tile_add_block(const float* tile, std::int64_t padded, std::int64_t count,
-                           const float* h, std::int64_t h_stride, float* out,
-                           std::int64_t out_stride) {
-  F low[kTokens];
-  F high[kTokens];
-  for (int t = 0; t < kTokens; ++t) {
-    low[t] = Vec::load(out + t * out_stride);
-    high[t] = Vec::load(out + t * out_stride + kN);
-  }
-  for (std::int64_t r = 0; r < count; ++r) {
-    const F weights_low = Vec::load(tile + r * padded);
-    const F weights_high = Vec::load(tile + r * padded + kN);
+inline void tile_add_block(const float* tile, std::int64_t count, const float* h,
+                           std::int64_t h_stride, float* out, std::int64_t out_stride) {
+  for (std::int64_t i = 0; i < kBlock; i += 2 * kN) {
+    F low[kTokens];
+    F high[kTokens];
     for (int t = 0; t < kTokens; ++t) {
-      const F factor = Vec::all(h[t * h_stride + r]);
-      low[t] = Vec::fma(factor, weights_low, low[t]);
-      high[t] = Vec::fma(factor, weights_high, high[t]);
+      low[t] = Vec::load(out + t * out_stride + i);
+      high[t] = Vec::load(out + t * out_stride + i + kN);
     }
-  }
-  for (int t = 0; t < kTokens; ++t) {
-    Vec::store(out + t * out_stride, low[t]);
-    Vec::store(out + t * out_stride + kN, high[t]);
-  }
-}
-
-template <int kTokens>
-inline void tile_add_tokens(const RowFormat& format, const float* tile, std::int64_t count,
-                            Columns columns, const float* h, std::int64_t h_stride, float* out) {
-  const std::int64_t padded = columns.padded();
-  const std::int64_t first = columns.first * kBlock;
-  const std::int64_t width = least(format.dim - first, padded);
-  std::int64_t column = 0;
-  for (; column + 2 * kN <= width; column += 2 * kN) {
-    tile_add_block<kTokens>(tile + column, padded, count, h, h_stride, out + first + column,
-                            format.dim);
-  }
-  const std::int64_t rest = width - column;
-  if (rest > 0) {
+    for (std::int64_t r = 0; r < count; ++r) {
+      const F weights_low = Vec::load(tile + r * kBlock + i);
+      const F weights_high = Vec::load(tile + r * kBlock + i + kN);
+      for (int t = 0; t < kTokens; ++t) {
+        const F factor = Vec::all(h[t * h_stride + r]);
+        low[t] = Vec::fma(factor, weights_low, low[t]);
+        high[t] = Vec::fma(factor, weights_high, high[t]);
+      }
+    }
     for (int t = 0; t < kTokens; ++t) {
-      float* end = out + t * format.dim + first + column;
-      Tail tail(end, rest);
-      tile_add_block<1>(tile + column, padded, count, h + t * h_stride, h_stride, tail.values, 0);
-      copy_floats(end, tail.values, rest);
+      Vec::store(out + t * out_stride + i, low[t]);
+      Vec::store(out + t * out_stride + i + kN, high[t]);
     }
   }
 }
 
 void tile_add(const RowFormat& format, const float* tile, std::int64_t count, Columns columns,
               const float* h, std::int64_t h_stride, std::int64_t tokens, float* out) {
-  std::int64_t t = 0;
-  for (; t + Vec::kAddTokens <= tokens; t += Vec::kAddTokens) {
-    tile_add_tokens<Vec::kAddTokens>(format, tile, count, columns, h + t * h_stride, h_stride,
-                                     out + t * format.dim);
-  }
-  for (; t < tokens; ++t) {
-    tile_add_tokens<1>(format, tile, count, columns, h + t * h_stride, h_stride,
-                       out + t * format.dim);
+  const std::int64_t whole = format.dim / kBlock;
+  for (std::int64_t block = columns.first; block < columns.end; ++block, tile += count * kBlock) {
+    float* const columns_out = out + block * kBlock;
+    std::int64_t t = 0;
+    for (; block < whole && t + Vec::kAddTokens <= tokens; t += Vec::kAddTokens) {
+      tile_add_block<Vec::kAddTokens>(tile, count, h + t * h_stride, h_stride,
+                                      columns_out + t * format.dim, format.dim);
+    }
+    for (; t < tokens; ++t) {
+      float* const token_out = columns_out + t * format.dim;
+      if (block < whole) {
+        tile_add_block<1>(tile, count, h + t * h_stride, h_stride, token_out, format.dim);
+      } else {
+        Tail tail(token_out, format.dim - block * kBlock);
+        tile_add_block<1>(tile, count, h + t * h_stride, h_stride, tail.values, kBlock);
+        copy_floats(token_out, tail.values, format.dim - block * kBlock);
+      }
+    }
   }
 }

@@ -52,7 +52,10 @@ inline std::size_t packed_half_bytes(const RowFormat& format, std::int64_t count
 
 inline void pack_half_rows(const RowFormat& format, const std::uint8_t* const* rows,
                            std::int64_t count, std::uint8_t* packed) {
-  decode_rows(format, rows, count, {0, format.blocks()}, reinterpret_cast<float*>(packed));
+  float* row = reinterpret_cast<float*>(packed);
+  for (std::int64_t i = 0; i < count; ++i, row += format.padded_dim()) {
+    decode_half_row(rows[i], format.dim, {0, format.blocks()}, row, kBlock);
+  }
 }
 
 // Dots of kRows rows with kTokens tokens, all in registers.

@@ -9,6 +9,7 @@ struct Vec {
   static constexpr int kLanes = 4;
   static constexpr int kDotRows = 2;
   static constexpr int kAddTokens = 4;
+  static constexpr int kAddRows = 4;
 
   static F zero() { return F{}; }
   static F all(float value) { return F{value, value, value, value}; }
@@ -33,6 +34,17 @@ struct Vec {
   }
   static F from_half(const std::uint8_t* from) {
     return F{half_at(from), half_at(from + 2), half_at(from + 4), half_at(from + 6)};
+  }
+  // The first `count` of them, zeros behind.
+  static F from_some_halves(const std::uint8_t* from, std::int64_t count) {
+    if (count >= kLanes) {
+      return from_half(from);
+    }
+    std::uint8_t halves[2 * kLanes] = {};
+    for (std::int64_t i = 0; i < 2 * count; ++i) {
+      halves[i] = from[i];
+    }
+    return from_half(halves);
   }
   static F all_half(const std::uint8_t* from) { return all(half_at(from)); }
 

@@ -123,9 +123,11 @@ inline void prepare_ints(const RowFormat& format, const float* x, std::uint8_t* 
   }
 }
 
+// `next`: rows to fetch meanwhile.
 template <typename Dot, int kRows>
 inline void dot_some_rows(const RowFormat& format, const std::uint8_t* const* rows,
-                          const std::uint8_t* prepared, float* out) {
+                          const std::uint8_t* const* next, const std::uint8_t* prepared,
+                          float* out) {
   const PreparedX<Dot> layout(format);
   const float* const x_scales = reinterpret_cast<const float*>(prepared + layout.scales_at());
   const std::int64_t blocks = format.blocks();
@@ -140,11 +142,13 @@ inline void dot_some_rows(const RowFormat& format, const std::uint8_t* const* ro
       const std::uint8_t* const from = Dot::scales(rows[r], format) + 2 * first;
       Vec::store(scales[r], Vec::mul(Vec::from_some_halves(from, end - first),
                                      Vec::load(x_scales + first)));
+      __builtin_prefetch(Dot::scales(next[r], format) + 2 * first);
     }
     std::int64_t block = first;
     for (; block + Dot::kStep <= end; block += Dot::kStep) {
       const std::uint8_t* const x = prepared + block / Dot::kStep * Dot::kXBytes;
       for (int r = 0; r < kRows; ++r) {
+        __builtin_prefetch(next[r] + block * Dot::kBlockBytes);
         const I dots = Dot::dot(Ints::load(rows[r] + block * Dot::kBlockBytes), x);
         sums[r] = Vec::fma(Ints::to_float(dots), Dot::spread(scales[r] + (block - first)), sums[r]);
       }
@@ -167,12 +171,14 @@ inline void dot_some_rows(const RowFormat& format, const std::uint8_t* const* ro
 template <typename Dot>
 inline void dot_int_rows(const RowFormat& format, const std::uint8_t* const* rows,
                          std::int64_t count, const std::uint8_t* prepared, float* out) {
+  const std::int64_t ahead = rows_ahead(format, 4);
   std::int64_t i = 0;
   for (; i + 4 <= count; i += 4) {
-    dot_some_rows<Dot, 4>(format, rows + i, prepared, out + i);
+    const std::uint8_t* const* const next = rows + (i + ahead + 4 <= count ? i + ahead : i);
+    dot_some_rows<Dot, 4>(format, rows + i, next, prepared, out + i);
   }
   for (; i < count; ++i) {
-    dot_some_rows<Dot, 1>(format, rows + i, prepared, out + i);
+    dot_some_rows<Dot, 1>(format, rows + i, rows + i, prepared, out + i);
   }
 }
 

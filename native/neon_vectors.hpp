@@ -5,6 +5,7 @@ struct Vec {
   static constexpr int kLanes = 4;
   static constexpr int kDotRows = 2;
   static constexpr int kAddTokens = 4;
+  static constexpr int kAddRows = 4;
 
   static F zero() { return vdupq_n_f32(0); }
   static F all(float value) { return vdupq_n_f32(value); }
@@ -37,6 +38,17 @@ struct Vec {
     float16x4_t halves;
     __builtin_memcpy(&halves, from, sizeof halves);
     return vcvt_f32_f16(halves);
+  }
+  // The first `count` of them, zeros behind.
+  static F from_some_halves(const std::uint8_t* from, std::int64_t count) {
+    if (count >= kLanes) {
+      return from_half(from);
+    }
+    std::uint8_t halves[2 * kLanes] = {};
+    for (std::int64_t i = 0; i < 2 * count; ++i) {
+      halves[i] = from[i];
+    }
+    return from_half(halves);
   }
   static F all_half(const std::uint8_t* from) {
     __fp16 half;

@@ -258,7 +258,7 @@ class NeuronCore:
         check_array('active', active, np.uint8, (found.bundles,), writable=True)
         check_array('importance', importance, np.float32, (found.bundles,))
         check(not np.isnan(importance).any(), 'importance', 0, 'free of NaN')
-        check(0 <= deadline < 1e9, 'deadline', deadline, 'seconds of the monotonic clock, below 1e9')
+        check(0 <= deadline < 1e9, 'deadline', deadline, 'monotonic seconds, below 1e9')
         owners = np.arange(found.bundles) // found.bundles_per_group
         sums = np.bincount(owners, np.where(active, importance, 0))
         wanted = np.unique(owners[active > 0])

@@ -1,0 +1,187 @@
+"""How fast each kernel is, beside a memcpy of the same bytes and NumPy float32.
+
+    python bench/kernels.py [--dims 576 1536 4096] [--kernels NAME ...] [--json PATH]
+
+Calls the core as the engine does, on one thread, with everything pinned in DRAM: more than fits
+into the processor's own caches. One token: gigabytes of encoded rows per second, of the dot
+products and of adding rows; several tokens: thousand millions of multiplications and additions per
+second (GMAC/s). NumPy does the same mathematics on float32, which is 2 to 7 times the bytes.
+"""
+
+from argparse import ArgumentParser
+from dataclasses import dataclass
+import json
+import os
+from pathlib import Path
+import sys
+from tempfile import TemporaryDirectory
+import time
+
+os.environ['OPENBLAS_NUM_THREADS'] = '1'    # before NumPy is imported
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from flash_llm_ros import _native
+from flash_llm_ros.store.codec import row_codec
+from flash_llm_ros.store.errors import FlashLlmError
+
+CODECS = ('int8', 'int4', 'fp16')
+_KERNELS = ('avx512vnni', 'avx512', 'avxvnni', 'avx2', 'neondot', 'neon', 'plain')
+_GROUP_BYTES = 65536
+_NUMPY_BYTES = 128e6        # of float32
+_RANDOM_ROWS = 512          # repeated to fill the file
+
+
+@dataclass
+class Rows:
+    """A neuron file of random rows, and how many."""
+
+    path: Path
+    codec: str
+    dim: int
+    groups: int
+    per_group: int
+    row_bytes: int
+
+    @property
+    def count(self) -> int:
+        return self.groups * self.per_group
+
+    @property
+    def bytes(self) -> int:
+        return self.count * self.row_bytes
+
+    @classmethod
+    def write(cls, folder: Path, codec_name: str, dim: int, size: int) -> 'Rows':
+        codec = row_codec(codec_name, dim)
+        rng = np.random.default_rng(dim)
+        encoded = codec.encode(rng.standard_normal((_RANDOM_ROWS, dim)).astype(np.float32) / 50)
+        per_group = (_GROUP_BYTES - 4) // codec.row_bytes
+        groups = max(1, size // (per_group * codec.row_bytes))
+        path = folder / f'{codec_name}-{dim}.bin'
+        with open(path, 'wb') as file:
+            for group in range(groups):
+                rows = encoded[(np.arange(per_group) + group * per_group) % _RANDOM_ROWS]
+                body = rows.tobytes().ljust(_GROUP_BYTES - 4, b'\0')
+                file.write(body + _native.crc32c(body).to_bytes(4, 'little'))
+        return cls(path, codec_name, dim, groups, per_group, codec.row_bytes)
+
+    def open(self, kernels: str) -> _native.NeuronCore:
+        """Everything pinned, computed by these kernels; ValueError if they cannot run here."""
+        os.environ['FLASH_LLM_ROS_KERNELS'] = kernels
+        core = _native.NeuronCore(self.path, _GROUP_BYTES, self.groups, self.dim, self.codec,
+                                  self.groups, threads=1, lock_memory=False)
+        core.add_section(0, self.count, self.per_group, 1)
+        core.pin(0, self.groups)
+        return core
+
+
+def seconds(call, *arguments) -> float:
+    begin = time.perf_counter()
+    call(*arguments)
+    return time.perf_counter() - begin
+
+
+def runnable_kernels(rows: Rows, wanted: list[str]) -> list[str]:
+    found = []
+    for name in wanted:
+        try:
+            rows.open(name).close()
+            found.append(name)
+        except (ValueError, FlashLlmError) as error:
+            if 'FLASH_LLM_ROS_KERNELS' not in str(error):
+                raise
+    return found
+
+
+def measure(rows: Rows, kernels: list[str], tokens: int, rounds: int) -> dict[str, dict]:
+    """Median seconds for all rows: what -> {who -> seconds}."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((tokens, rows.dim)).astype(np.float32)
+    h = rng.standard_normal((tokens, rows.count)).astype(np.float32)
+    dots, out = np.zeros_like(h), np.zeros_like(x)
+    source = np.ones(rows.bytes, np.uint8)
+    target = np.zeros_like(source)
+    few = int(min(rows.count, _NUMPY_BYTES // (4 * rows.dim)))
+    share = rows.count / few
+    weights = rng.standard_normal((few, rows.dim)).astype(np.float32)
+    cores = {name: rows.open(name) for name in kernels}
+    times: dict[str, dict[str, list[float]]] = {}
+
+    def note(what: str, who: str, found: float) -> None:
+        times.setdefault(what, {}).setdefault(who, []).append(found)
+
+    for _ in range(rounds):
+        for name, core in cores.items():
+            note('dot', name, seconds(core.rows_dot, 0, x[:1], dots[:1]))
+            note('add', name, seconds(core.add_rows, 0, h[:1], out[:1]))
+            note(f'dot, {tokens} tokens', name, seconds(core.rows_dot, 0, x, dots))
+            note(f'add, {tokens} tokens', name, seconds(core.add_rows, 0, h, out))
+        copied = seconds(np.copyto, target, source)
+        for what in ('dot', 'add'):
+            note(what, 'memcpy', copied)
+        for what, count in (('dot', 1), (f'dot, {tokens} tokens', tokens)):
+            note(what, 'numpy', share * seconds(np.matmul, x[:count], weights.T))
+        for what, count in (('add', 1), (f'add, {tokens} tokens', tokens)):
+            some = np.ascontiguousarray(h[:count, :few])
+            note(what, 'numpy', share * seconds(np.matmul, some, weights))
+    for core in cores.values():
+        core.close()
+    return {what: {who: float(np.median(found)) for who, found in by_who.items()}
+            for what, by_who in times.items()}
+
+
+def show(console: Console, rows: Rows, found: dict[str, dict], tokens: int) -> None:
+    names = list(found['dot'])
+    table = Table('', *names, title=f'{rows.codec}, dim {rows.dim}, {rows.bytes / 1e6:.0f} MB',
+                  title_justify='left')
+    for what, by_who in found.items():
+        several = 'tokens' in what
+        work = rows.count * rows.dim * tokens if several else rows.bytes
+        cells = [f'{work / by_who[name] / 1e9:.1f}' if name in by_who else '' for name in names]
+        table.add_row(f'{what}, {"GMAC/s" if several else "GB/s"}', *cells)
+    console.print(table)
+
+
+def main() -> int:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('--dims', type=int, nargs='+', default=[576, 1536, 4096])
+    parser.add_argument('--codecs', nargs='+', choices=CODECS, default=CODECS)
+    parser.add_argument('--kernels', nargs='+', choices=_KERNELS, default=_KERNELS)
+    parser.add_argument('--tokens', type=int, default=16)
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--megabytes', type=int, default=64, help='of rows in each measurement')
+    parser.add_argument('--json', type=Path, help='write the figures there')
+    options = parser.parse_args()
+    if options.tokens < 2:
+        parser.error(f'--tokens: {options.tokens} must be at least 2')
+    console = Console(width=110)
+    console.print(f'one thread, medians of {options.rounds}, load average '
+                  f'{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores')
+    figures, ratios = [], {}
+    shapes = [(dim, codec) for dim in options.dims for codec in options.codecs]
+    with TemporaryDirectory() as folder:
+        for dim, codec in track(shapes, 'measuring', console=Console(stderr=True)):
+            rows = Rows.write(Path(folder), codec, dim, options.megabytes * 1_000_000)
+            kernels = runnable_kernels(rows, list(options.kernels))
+            found = measure(rows, kernels, options.tokens, options.rounds)
+            show(console, rows, found, options.tokens)
+            rows.path.unlink()
+            figures.append({'codec': codec, 'dim': dim, 'bytes': rows.bytes, 'rows': rows.count,
+                            'tokens': options.tokens, 'seconds': found})
+            for what in ('dot', 'add'):
+                ratios.setdefault(f'{codec} {what}', []).append(
+                    found[what]['memcpy'] / found[what][kernels[0]])
+    if options.json:
+        options.json.write_text(json.dumps({'load': os.getloadavg(), 'figures': figures},
+                                           indent=2) + '\n')
+    print(f'{kernels[0]}, times memcpy: '
+          + ', '.join(f'{name} {np.median(values):.2f}' for name, values in ratios.items()))
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
