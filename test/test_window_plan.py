@@ -95,7 +95,7 @@ def test_a_streamed_read_is_large_but_within_a_section_and_no_smaller_than_a_gro
 
 
 def test_the_ring_of_a_large_model_bridges_half_a_layer() -> None:
-    wide = plan_geometry(1536, 'int4', model_sections('split', 8, 8960, 5000, True))
+    wide = plan_geometry(1536, 'int4', model_sections('split', 28, 8960, 5000, True))
     layer = sum(section.groups for section in wide.sections if section.layer == 0)
     total = sum(section.groups for section in wide.sections)
     plan = plan_window(wide, 'exact', total // 4)
