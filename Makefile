@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 # ROS 2 exists as Python wheels for Python 3.11 only.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-PROMPT ?= What is the capital of France?
+PROMPT ?= Name the capital of France.
 BUDGET ?=
 MODE ?=
 PYTEST_ARGS ?=

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--store', type=Path, required=True, help='folder of the flash store')
     parser.add_argument('--budget', default='96MB', help='DRAM budget (default: %(default)s)')
     parser.add_argument('--mode', choices=('exact', 'sparse'), default='exact')
-    parser.add_argument('--prompt', default='What is the capital of France?')
+    parser.add_argument('--prompt', default='Name the capital of France.')
     parser.add_argument('--max-tokens', type=int, default=64)
     parser.add_argument('--json', type=Path, help='write the figures to this file, too')
 
