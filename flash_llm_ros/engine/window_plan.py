@@ -6,7 +6,7 @@ from flash_llm_ros.store.geometry import Geometry, Section
 
 # A stream of these reaches the device's sequential rate while earlier chunks are computed on.
 _CHUNK_BYTES = 512 * 1024
-_CHUNKS = 6
+_LEAST_CHUNKS = 6
 _EMBEDDING_SLOTS = 32      # rows of the embedding are read group by group, in every mode
 
 
@@ -29,36 +29,46 @@ def chunk_groups(geometry: Geometry) -> int:
 
 def least_slots(geometry: Geometry, mode: str) -> int:
     """The smallest window that works at a useful speed."""
-    return _CHUNKS * chunk_groups(geometry) + _least_cache(geometry, mode)
+    return _LEAST_CHUNKS * chunk_groups(geometry) + _least_cache(geometry, mode)
 
 
 def most_slots(geometry: Geometry) -> int:
     """The largest window of use: every layer and the head stay in it."""
     layers = sum(section.groups for section in geometry.sections if section.layer >= 0)
-    return (_CHUNKS * chunk_groups(geometry) + _EMBEDDING_SLOTS + layers
+    return (_LEAST_CHUNKS * chunk_groups(geometry) + _EMBEDDING_SLOTS + layers
             + geometry.sections[head_index(geometry)].groups)
 
 
 def plan_window(geometry: Geometry, mode: str, slots: int) -> WindowPlan:
     """Pin what is used for every token first; what is used for some goes to the cache.
 
-    `slots` lies between `least_slots` and `most_slots`, and each of them gets its use. The head
-    is read once a token and pinned first. Exact mode pins an even share of every layer, so that
-    each layer's computation hides a part of the next one's reads. Sparse mode pins gate and up
-    rows (all of them are used) and leaves the rest to the cache.
+    `slots` lies between `least_slots` and `most_slots`, and each of them gets its use. An even
+    share of every section that is needed for every token is pinned, so that computing on it hides
+    a part of the next one's reads. Exact mode needs all of them, sparse mode gate and up rows and
+    the head; it leaves the rest to the cache.
     """
-    ring = _CHUNKS * chunk_groups(geometry)
     cache = _least_cache(geometry, mode)
-    left = slots - ring - cache
-    pins: dict[int, int] = {}
-    head = head_index(geometry)
-    pins[head] = min(left, geometry.sections[head].groups)
-    left -= pins[head]
     always = [i for i, section in enumerate(geometry.sections)
-              if section.layer >= 0 and _always_used(section, mode)]
+              if i == head_index(geometry) or _always_used(section, mode)]
+    chunks = _chunks(geometry, slots - cache, sum(geometry.sections[i].groups for i in always))
+    left = slots - chunks * chunk_groups(geometry) - cache
+    pins: dict[int, int] = {}
     left -= _pin_evenly(geometry, always, left, pins)
-    return WindowPlan(slots, chunk_groups(geometry), _CHUNKS, cache + left,
+    return WindowPlan(slots, chunk_groups(geometry), chunks, cache + left,
                       {index: count for index, count in pins.items() if count})
+
+
+def _chunks(geometry: Geometry, slots: int, always: int) -> int:
+    """Chunks of the ring: reading goes on while nothing of it is used.
+
+    That is while attention and the pinned share of a layer are computed, in which about half of a
+    layer could be read. What the ring takes is streamed more, so it stays a small part of that.
+    """
+    layer = max(sum(other.groups for other in geometry.sections if other.layer == section.layer)
+                for section in geometry.sections if section.layer >= 0)
+    streamed = always - (slots - _LEAST_CHUNKS * chunk_groups(geometry))
+    wanted = min(layer // 2, streamed // 16, slots // 4)
+    return max(_LEAST_CHUNKS, wanted // chunk_groups(geometry))
 
 
 def head_index(geometry: Geometry) -> int:
@@ -68,7 +78,7 @@ def head_index(geometry: Geometry) -> int:
 
 
 def _always_used(section: Section, mode: str) -> bool:
-    return mode == 'exact' or section.name == 'gate_up'
+    return section.layer >= 0 and (mode == 'exact' or section.name == 'gate_up')
 
 
 def _least_cache(geometry: Geometry, mode: str) -> int:
