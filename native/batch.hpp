@@ -12,6 +12,10 @@ namespace flash_llm {
 // 0 on, and a number in its section. Keeps its memory when it is cleared.
 class Batch {
  public:
+  // It came from the flash just now, which is slower than computing: waking other threads for it
+  // would only take the processor from those that read.
+  bool waited_for = false;
+
   std::int64_t size() const { return size_; }
   std::size_t bytes() const {
     return parts_.capacity() * sizeof(Part) + picks_.capacity() * sizeof(std::int64_t);
@@ -21,6 +25,7 @@ class Batch {
     parts_.clear();
     picks_.clear();
     size_ = 0;
+    waited_for = false;
   }
   // The first `count` bundles of a group, whose first one has this number.
   void add(const std::uint8_t* group, std::int64_t first_number, std::int64_t count) {

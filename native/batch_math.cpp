@@ -62,7 +62,7 @@ void BatchMath::activate(const Batch& batch, const Neurons& neurons, const Prepa
   pool_.share((batch.size() + each - 1) / each, [&](std::int64_t unit, int thread) {
     math_[static_cast<std::size_t>(thread)].activate(
         batch, unit * each, std::min(batch.size(), (unit + 1) * each), neurons, x, h);
-  });
+  }, x.tokens == 1 && batch.waited_for);
 }
 
 void BatchMath::begin_sum(std::int64_t bundles, Outputs out) {
@@ -89,7 +89,7 @@ void BatchMath::add_last_rows(const Batch& batch, int bundle_rows, Inputs h) {
     math_[static_cast<std::size_t>(thread)].add_last_rows(
         batch, batch.place_of(number), batch.place_of(number + segment_bundles_), bundle_rows,
         h.data, segment(first + unit));
-  });
+  }, batch.waited_for);
 }
 
 void BatchMath::end_sum() {

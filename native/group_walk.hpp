@@ -41,9 +41,11 @@ class GroupWalk {
     }
     add(counters_.hits, static_cast<std::uint64_t>(found.pinned));
     add(counters_.misses, static_cast<std::uint64_t>(groups - found.pinned));
-    const auto use_groups = [&](std::int64_t local, std::int64_t count, std::int64_t slot) {
+    const auto use_groups = [&](std::int64_t local, std::int64_t count, std::int64_t slot,
+                                bool waited_for) {
       for (const std::int64_t end = local + count; local < end;) {
         batch_.clear();
+        batch_.waited_for = waited_for;
         for (; local < end; ++local, ++slot) {
           const std::int64_t bundles = found.bundles_in(local);
           if (batch_.size() > 0 && batch_.size() + bundles > most) {
@@ -62,10 +64,11 @@ class GroupWalk {
         }
       }
     };
-    use_groups(0, found.pinned, found.pin_slot);
+    use_groups(0, found.pinned, found.pin_slot, false);
     for (std::int64_t local = found.pinned; local < groups;) {
+      const bool waited_for = !ring_->ready(section, local);
       const StreamRing::Chunk chunk = ring_->acquire(section, local);
-      use_groups(local, chunk.groups, chunk.slot);
+      use_groups(local, chunk.groups, chunk.slot, waited_for);
       ring_->release();
       local += chunk.groups;
     }

@@ -30,6 +30,13 @@ void StreamRing::set_order(std::vector<int> order) {
   fill();
 }
 
+bool StreamRing::ready(int section, std::int64_t first_local) {
+  const Entry& entry = entries_[head_];
+  const std::lock_guard lock(mutex_);
+  return count_ > 0 && entry.section == section && entry.chunk.first_local == first_local &&
+         entry.reading == 0;
+}
+
 StreamRing::Chunk StreamRing::acquire(int section, std::int64_t first_local) {
   const Entry& expected = entries_[head_];
   if (count_ == 0 || expected.section != section || expected.chunk.first_local != first_local) {

@@ -31,6 +31,8 @@ class StreamRing {
   // The cyclic order in which sections will be wanted; reading ahead begins at once, and goes on
   // behind whatever is wanted out of order.
   void set_order(std::vector<int> order);
+  // Whether acquire() would return at once.
+  bool ready(int section, std::int64_t first_local);
   // The chunk that begins with this group, waited for. What failed while it was read ahead, which
   // may be long ago, is read anew; ReadFault if that failed, too.
   Chunk acquire(int section, std::int64_t first_local);

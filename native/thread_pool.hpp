@@ -24,9 +24,10 @@ class ThreadPool {
 
   // work(unit, thread) once for each unit from 0 on, handed out in ascending order; returns when all
   // are done. `work` must not throw. Nobody waits for a thread that has not begun with a unit.
+  // `alone`: the caller does all.
   template <typename Work>
-  void share(std::int64_t units, const Work& work) {
-    if (units <= 1 || workers_.empty()) {
+  void share(std::int64_t units, const Work& work, bool alone = false) {
+    if (units <= 1 || alone || workers_.empty()) {
       for (std::int64_t unit = 0; unit < units; ++unit) {
         work(unit, 0);
       }
