@@ -7,8 +7,8 @@ class PromptLookup:
     """An answer often repeats its prompt or itself: it may go on as it did there.
 
     The guesses are run through the model in one pass with the token before them, and kept as far
-    as the sampler chooses the same ones, so that a wrong guess costs computing, never text
-    (prompt lookup decoding; "inference with reference", arXiv 2304.04487).
+    as the sampler chooses the same ones; a wrong guess costs computing only (prompt lookup
+    decoding; "inference with reference", arXiv 2304.04487).
     """
 
     def __init__(self, tokens: list[int], most: int) -> None:
