@@ -77,9 +77,7 @@ def test_fewer_passes_give_the_same_answer(fp16_store: Path, sampling: dict[str,
     assert guessed.tokens == plain.tokens
     assert plain.stats.guessed_tokens == 0
     assert 0 < guessed.stats.right_guesses <= guessed.stats.guessed_tokens
-    # Every right guess is a pass less; what was read ahead at the end may be a pass more or less.
-    passes = 1 + len(plain.tokens) - guessed.stats.right_guesses
-    assert guessed.stats.window_misses < plain.stats.window_misses * passes / len(plain.tokens)
+    assert guessed.stats.window_misses < 0.9 * plain.stats.window_misses
 
 
 def test_the_end_of_the_context_is_kept(fp16_store: Path) -> None:
