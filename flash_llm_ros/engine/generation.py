@@ -43,7 +43,9 @@ class GenerationCost:
 
     prompt_tokens: int
     seed: int
+    cached_tokens: int = 0          # of the prompt, in the KV cache before it began
     generated_tokens: int = 0
+    forced_tokens: int = 0          # given by the constraint, run through the model together
     time_to_first_token: float = 0.0
     tokens_per_second: float = 0.0
     flash_bytes: int = 0
@@ -55,6 +57,12 @@ class GenerationCost:
     deadlines_missed: int = 0       # tokens that took longer all the same
     guessed_tokens: int = 0         # by prompt lookup
     right_guesses: int = 0
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the groups that were in the window, [0, 1]."""
+        groups = self.window_hits + self.window_misses
+        return self.window_hits / groups if groups else 0.0
 
 
 class Generation:

@@ -61,10 +61,11 @@ def error_message(error: FlashLlmError | None) -> EngineError:
 
 def stats_message(outcome: Outcome) -> GenerationStats:
     """Return what a request cost; zeros where the engine never saw it."""
-    stats = GenerationStats(queue_time=outcome.queue_time)
+    own = ('queue_time', 'total_time', 'preemptions')
+    stats = GenerationStats(**{name: getattr(outcome, name) for name in own})
     if outcome.cost is not None:
         for name in GenerationStats.get_fields_and_field_types():
-            if name != 'queue_time':
+            if name not in own:
                 setattr(stats, name, getattr(outcome.cost, name))
     return stats
 

@@ -24,7 +24,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a request ended; ``queue_time`` in seconds."""
+    """How a request ended; times in seconds from its arrival, ``queue_time`` to its start."""
 
     request_id: str
     text: str
@@ -32,6 +32,8 @@ class Outcome:
     error: FlashLlmError | None
     cost: GenerationCost | None
     queue_time: float
+    total_time: float = 0.0
+    preemptions: int = 0
 
 
 class Outlet(Protocol):
@@ -158,7 +160,8 @@ class Request:
                     self._running.stop(reason)
             self._send(reason)
             self._tell('done', Outcome(
-                self.id, ''.join(self._texts), reason, error, cost, self._queue_time))
+                self.id, ''.join(self._texts), reason, error, cost, self._queue_time,
+                time.monotonic() - self._arrival))
 
     def _expire(self) -> None:
         with self._lock:
