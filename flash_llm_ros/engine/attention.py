@@ -67,11 +67,6 @@ class AttentionStack:
         self._sessions[layer].run_with_iobinding(binding)
         return self._ffn_input[:tokens], self.hidden(layer + 1, tokens)
 
-    def kv_rows(self, count: int) -> list[NDArray[Any]]:
-        """Keys and values of the first `count` positions: a view [count, head_dim] for each."""
-        shape = (-1, self.context, self._spec.head_dim)
-        return [block[:count] for block in self._cache.reshape(shape)]
-
     def final_norm(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """The norm before the head, float32 [n, d]."""
         return self._final.run(None, {'hidden': rows[None]})[0][0]

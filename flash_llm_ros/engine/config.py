@@ -35,7 +35,6 @@ class EngineConfig:
     window_policy: str = DEFAULT_POLICY     # which cached groups yield, see doc/window.md
     down_reads: str = 'auto'        # of sparse mode; auto: stream or scattered, what is faster
     core: str = 'native'            # or numpy, the slow reference
-    scratch_folder: Path = Path('/var/tmp')     # on flash: KV caches of requests set aside
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:

@@ -178,24 +178,6 @@ class Engine:
                                    _lookup_tokens(self.config))
         return self._running
 
-    def set_aside(self, generation: Generation) -> None:
-        """Make room for another generation; to be called between two pieces of this one.
-
-        Raises FlashLlmError(INVALID_PARAMETER) where `scratch_folder` takes no file; the
-        generation can go on then.
-        """
-        generation.set_aside(self.config.scratch_folder)
-        self._running = None
-
-    def bring_back(self, generation: Generation) -> None:
-        """Let a generation that was set aside go on; nothing else may be under way.
-
-        It gives the bytes that it would have given. Raises FlashLlmError(READ_FAILED,
-        CHECKSUM_MISMATCH); the generation is lost then.
-        """
-        generation.bring_back()
-        self._running = generation
-
     def tokenize(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
 

@@ -3,12 +3,10 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
-from pathlib import Path
 import time
 
 import numpy as np
 
-from flash_llm_ros.engine.kv_snapshot import KvSnapshot
 from flash_llm_ros.engine.model import Model
 from flash_llm_ros.engine.prompt_lookup import PromptLookup
 from flash_llm_ros.engine.sampling import Sampler, SamplingParams
@@ -71,9 +69,7 @@ class Generation:
     """Iterate over it for the pieces of the answer.
 
     A piece comes after every chunk of the prompt ('') and after every token; it may be empty.
-    Raises FlashLlmError when the flash fails. `stop` may be called from any thread. Between two
-    pieces it can be set aside, so that another one may run, and goes on later as if nothing had
-    been.
+    Raises FlashLlmError when the flash fails. `stop` may be called from any thread.
     """
 
     def __init__(self, model: Model, stream: TextStream, tokens: list[int],
@@ -87,11 +83,6 @@ class Generation:
         self._stops = StopStrings(request.stop)
         self._asked_to_stop: FinishReason | None = None
         self._begin_counts: dict[str, int] = {}
-        self._used: dict[str, int] = {}
-        self._logits = np.empty((0, model.spec.vocab_size), np.float32)
-        self._computed = 0              # positions in the KV cache
-        self._aside: KvSnapshot | None = None
-        self._aside_since = self._absence = 0.0     # s, the latter in all
         self.finish_reason = FinishReason.RUNNING
         self.phase = 'prefill'
         self.prompt_tokens = tokens
@@ -103,58 +94,23 @@ class Generation:
         """End at the next piece, with the text so far."""
         self._asked_to_stop = reason
 
-    def set_aside(self, folder: Path) -> None:
-        """Keep on flash what it has in DRAM; raises FlashLlmError(INVALID_PARAMETER)."""
-        self._update_cost()
-        self._aside = KvSnapshot(self._memory(), folder)
-        self._aside_rows, self._logits = len(self._logits), self._logits[:0].copy()
-        self._aside_since = time.monotonic()
-
-    def bring_back(self) -> None:
-        """Have the engine again; raises FlashLlmError(READ_FAILED, CHECKSUM_MISMATCH)."""
-        self._absence += time.monotonic() - self._aside_since
-        self._begin_counts = {name: now - self._used[name] for name, now in self._counts().items()}
-        self._logits = np.empty((self._aside_rows, self._model.spec.vocab_size), np.float32)
-        try:
-            self._aside.restore(self._memory())
-        finally:
-            self.forget()
-
-    def forget(self) -> None:
-        """Free what it was set aside on; idempotent."""
-        if self._aside is not None:
-            self._aside.close()
-            self._aside = None
-
-    def _memory(self) -> list[np.ndarray]:
-        return [*self._model.attention.kv_rows(self._computed), self._logits]
-
-    def _now(self) -> float:
-        """Seconds of a clock that stands still while it is set aside."""
-        return time.monotonic() - self._absence
-
-    def _forward(self, tokens: np.ndarray, position: int, *, dense: bool, logits: int) -> None:
-        """Run tokens through the model; the first rows of `_logits` get those of the last ones."""
-        self._model.forward(tokens, position, dense=dense,
-                            logits=self._logits[:logits] if logits else None)
-        self._computed = position + len(tokens)
-
     def __iter__(self) -> Iterator[str]:
         self._begin_counts = self._counts()
-        begin = self._now()
+        begin = time.monotonic()
         rows = 1 + self._lookup_tokens
-        self._logits = np.empty((rows, self._model.spec.vocab_size), np.float32)
+        logits = np.empty((rows, self._model.spec.vocab_size), np.float32)
         try:
             for start in range(0, len(self._prompt), self._model.chunk):
                 if self._stopped():
                     return
                 chunk = self._prompt[start:start + self._model.chunk]
                 last = start + len(chunk) == len(self._prompt)
-                self._forward(chunk, start, dense=True, logits=1 if last else 0)
+                self._model.forward(chunk, start, dense=True,
+                                    logits=logits[:1] if last else None)
                 if not last:
                     yield ''
             self.phase = 'decode'
-            yield from self._decode(begin)
+            yield from self._decode(logits, begin)
         except BaseException as error:      # GeneratorExit: nobody reads on
             if self.finish_reason == FinishReason.RUNNING:
                 given_up = isinstance(error, GeneratorExit)
@@ -163,13 +119,13 @@ class Generation:
         finally:
             self._update_cost()
 
-    def _decode(self, begin: float) -> Iterator[str]:
+    def _decode(self, logits: np.ndarray, begin: float) -> Iterator[str]:
         first = 0.0
         guess: list[int] = []
         row = 0                     # of the logits behind the last token
         while not self._stopped():
-            token = self._sampler.pick(self._logits[row])
-            now = self._now()
+            token = self._sampler.pick(logits[row])
+            now = time.monotonic()
             if not self.tokens:
                 first = now
                 self.stats.time_to_first_token = now - begin
@@ -192,8 +148,8 @@ class Generation:
             guess, row = self._lookup.guess(self._room()), 0
             self.stats.guessed_tokens += len(guess)
             position = len(self._prompt) + len(self.tokens) - 1
-            self._forward(np.array([token, *guess]), position, dense=bool(guess),
-                          logits=1 + len(guess))
+            self._model.forward(np.array([token, *guess]), position, dense=bool(guess),
+                                logits=logits[:1 + len(guess)])
         rest = self._stops.flush()
         self.text += rest
         yield rest
@@ -232,11 +188,8 @@ class Generation:
                 'deadlines_missed': self._model.deadlines_missed}
 
     def _update_cost(self) -> None:
-        if self._aside is not None:     # what the core does now belongs to somebody else
-            return
         counts, stats = self._counts(), self.stats
         used = {name: counts[name] - before for name, before in self._begin_counts.items()}
-        self._used = used
         stats.generated_tokens = len(self.tokens)
         stats.flash_bytes, stats.flash_reads = used['flash_bytes'], used['flash_reads']
         stats.window_hits, stats.window_misses = used['hits'], used['misses']
