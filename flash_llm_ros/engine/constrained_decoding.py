@@ -89,6 +89,12 @@ class ConstrainedDecoding:
         wrapper.tokens = []         # the trie has them
         self._limits = self._library.LLParserLimits(**_LIMITS)
 
+    def warm(self) -> None:
+        """Have in memory what a first answer would bring there."""
+        answer = self.start(Constraint(ConstraintKind.JSON_SCHEMA, '{"type": "string"}'))
+        answer.allowed()
+        answer.forced()
+
     def start(self, constraint: Constraint) -> 'ConstrainedAnswer':
         """Raises FlashLlmError(INVALID_CONSTRAINT) with llguidance's explanation."""
         try:

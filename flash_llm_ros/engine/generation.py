@@ -86,7 +86,6 @@ class Generation:
                  rules: AnswerRules | None = None, force_batches: bool = True) -> None:
         """`rules` are the request's constraint; `stream` has to give the text they are about."""
         self._model, self._stream, self._context = model, stream, context
-        self._lookup_tokens = lookup_tokens
         self._lookup = PromptLookup(tokens, lookup_tokens)
         self._prompt = np.asarray(tokens, np.int64)
         self._max_tokens = request.max_tokens
@@ -99,7 +98,8 @@ class Generation:
         self._opening = self._rules.forced()[:room]
         self._asked_to_stop: FinishReason | None = None
         self._begin_counts: dict[str, int] = {}
-        self._first, self._first_tokens = 0.0, 0    # when, and how many came with it
+        self._begin = self._first = 0.0     # s on the monotonic clock: of the prompt, of a token
+        self._first_tokens = 0              # that came with it
         self.finish_reason = FinishReason.RUNNING
         self.phase = 'prefill'
         self.prompt_tokens = tokens
@@ -111,40 +111,58 @@ class Generation:
         """End at the next piece, with the text so far."""
         self._asked_to_stop = reason
 
+    def pause(self) -> None:
+        """Others use model and time until `go_on`: none of it is this request's cost."""
+        self._paused = time.monotonic(), self._counts()
+
+    def go_on(self) -> None:
+        """The end of a pause."""
+        since, counts = self._paused
+        paused = time.monotonic() - since
+        self._begin, self._first = self._begin + paused, self._first + paused
+        now = self._counts()
+        for name in self._begin_counts:
+            self._begin_counts[name] += now[name] - counts[name]
+
     def __iter__(self) -> Iterator[str]:
         self._begin_counts = self._counts()
-        begin = time.monotonic()
-        rows = 1 + self._lookup_tokens
-        logits = np.empty((rows, self._model.spec.vocab_size), np.float32)
+        self._begin = time.monotonic()
+        logits = self._model.logits
         tokens = self._prompt
         if self._force_batches:
             tokens = np.concatenate([tokens, np.array(self._opening, np.int64)])
         try:
             for start in range(0, len(tokens), self._model.chunk):
                 if self._stopped():
-                    return
+                    break
                 chunk = tokens[start:start + self._model.chunk]
                 last = start + len(chunk) == len(tokens)
                 self._model.forward(chunk, start, dense=True,
                                     logits=logits[:1] if last else None)
                 if not last:
                     yield ''
-            self.phase = 'decode'
-            yield from self._decode(logits, begin)
-        except BaseException as error:      # GeneratorExit: nobody reads on
-            if self.finish_reason == FinishReason.RUNNING:
-                given_up = isinstance(error, GeneratorExit)
-                self.finish_reason = FinishReason.CANCELLED if given_up else FinishReason.ERROR
-            raise
-        finally:
+            else:
+                self.phase = 'decode'
+                yield from self._decode(logits)
+            if self.finish_reason in _TOO_EARLY:
+                self._rules.check_end(_TOO_EARLY[self.finish_reason])
             self._update_cost()
+        except GeneratorExit:               # nobody reads on, and the model may be closed
+            if self.finish_reason == FinishReason.RUNNING:
+                self.finish_reason = FinishReason.CANCELLED
+            raise
+        except BaseException:
+            if self.finish_reason == FinishReason.RUNNING:
+                self.finish_reason = FinishReason.ERROR
+            self._update_cost()
+            raise
 
-    def _decode(self, logits: np.ndarray, begin: float) -> Iterator[str]:
+    def _decode(self, logits: np.ndarray) -> Iterator[str]:
         guess: list[int] = []
         row = 0                     # of the logits behind the last token
         if self._opening:
             tokens, piece = self._take_forced(self._opening)
-            self._count_time(begin)
+            self._count_time()
             yield piece
             if not self._force_batches and self._goes_on():
                 yield from self._run(tokens, [], logits)
@@ -155,7 +173,7 @@ class Generation:
             if self.finish_reason == FinishReason.RUNNING:
                 forced, text = self._take_forced(self._rules.forced())
                 piece += text
-            self._count_time(begin)
+            self._count_time()
             yield piece
             if not self._goes_on():
                 break
@@ -173,8 +191,6 @@ class Generation:
             rest = self._stops.flush()
             self.text += rest
             yield rest
-        if self.finish_reason in _TOO_EARLY:
-            self._rules.check_end(_TOO_EARLY[self.finish_reason])
 
     def _goes_on(self) -> bool:
         return self.finish_reason == FinishReason.RUNNING and not self._stopped()
@@ -212,11 +228,11 @@ class Generation:
         self.stats.forced_tokens += len(taken)
         return taken, piece
 
-    def _count_time(self, begin: float) -> None:
+    def _count_time(self) -> None:
         now = time.monotonic()
         if not self._first_tokens:
             self._first, self._first_tokens = now, len(self.tokens)
-            self.stats.time_to_first_token = now - begin
+            self.stats.time_to_first_token = now - self._begin
         elif now > self._first:
             later = len(self.tokens) - self._first_tokens
             self.stats.tokens_per_second = later / (now - self._first)
