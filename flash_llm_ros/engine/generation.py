@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from enum import IntEnum
 import time
 
 import numpy as np
@@ -14,17 +13,7 @@ from flash_llm_ros.engine.prompt_lookup import PromptLookup
 from flash_llm_ros.engine.sampling import Sampler, SamplingParams
 from flash_llm_ros.engine.stop_strings import StopStrings
 from flash_llm_ros.engine.tokens import TextStream
-
-
-class FinishReason(IntEnum):
-    """The same numbers as the constants of ``flash_llm_msgs/msg/TokenChunk``."""
-
-    RUNNING = 0
-    STOP = 1
-    LENGTH = 2
-    CANCELLED = 3
-    DEADLINE = 4
-    ERROR = 5
+from flash_llm_ros.finish_reason import FinishReason
 
 
 _TOO_EARLY = {FinishReason.LENGTH: 'max_tokens or the context was used up',
