@@ -8,6 +8,7 @@ from flash_llm_ros.store.geometry import Geometry, Section
 _CHUNK_BYTES = 512 * 1024
 _LEAST_CHUNKS = 6
 _EMBEDDING_SLOTS = 32      # rows of the embedding are read group by group, in every mode
+_HEAD_SLOTS = 512           # for rows of a shortlisted head: as many reads at once are plenty
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,12 @@ def plan_window(geometry: Geometry, mode: str, slots: int) -> WindowPlan:
     `slots` lies between `least_slots` and `most_slots`, and each of them gets its use. An even
     share of every section that is needed for every token is pinned, so that computing on it hides
     a part of the next one's reads. Exact mode needs all of them, sparse mode gate and up rows and
-    the head; it leaves the rest to the cache.
+    the head; it leaves the rest to the cache. Mode aggressive needs all but the head, rows of which
+    are read group by group.
     """
     cache = _least_cache(geometry, mode)
     always = [i for i, section in enumerate(geometry.sections)
-              if i == head_index(geometry) or _always_used(section, mode)]
+              if _always_used(section, mode) or (i == head_index(geometry) and mode != 'aggressive')]
     chunks = _chunks(geometry, slots - cache, sum(geometry.sections[i].groups for i in always))
     left = slots - chunks * chunk_groups(geometry) - cache
     pins: dict[int, int] = {}
@@ -78,13 +80,16 @@ def head_index(geometry: Geometry) -> int:
 
 
 def _always_used(section: Section, mode: str) -> bool:
-    return section.layer >= 0 and (mode == 'exact' or section.name == 'gate_up')
+    return section.layer >= 0 and (mode != 'sparse' or section.name == 'gate_up')
 
 
 def _least_cache(geometry: Geometry, mode: str) -> int:
     """In sparse mode one layer's scattered groups, so that a layer is computed in one batch."""
     if mode == 'exact':
         return _EMBEDDING_SLOTS
+    if mode == 'aggressive':
+        head = geometry.sections[head_index(geometry)].groups
+        return _EMBEDDING_SLOTS + min(_HEAD_SLOTS, head)
     return _EMBEDDING_SLOTS + max(section.groups for section in geometry.sections
                                   if section.layer >= 0 and section.name != 'gate_up')
 

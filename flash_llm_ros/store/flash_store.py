@@ -5,6 +5,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from flash_llm_ros.store.aggressive import CORRECTIONS, HEAD_GRAPH, HEAD_SKETCH
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
 from flash_llm_ros.store.manifest import Manifest
 
@@ -117,6 +118,8 @@ class FlashStore:
                   *map(layer_graph, layers)]
         if self.manifest.calibration is not None:
             needed += [PREDICTORS, *map(predictor_graph, layers)]
+        if self.manifest.aggressive is not None:
+            needed += [CORRECTIONS, HEAD_SKETCH, HEAD_GRAPH]
         return needed
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.store.aggressive import Aggressive
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
 from flash_llm_ros.store.geometry import Geometry, model_sections
 
@@ -47,6 +48,7 @@ class Manifest:
     files: dict[str, dict[str, Any]]            # name -> {bytes, sha256}
     source: dict[str, str] = field(default_factory=dict)    # file name -> sha256
     calibration: Calibration | None = None
+    aggressive: Aggressive | None = None        # where neurons lie in the order of importance
 
     def save(self, path: Path) -> None:
         body = yaml.safe_dump({
@@ -57,6 +59,7 @@ class Manifest:
                              'kv_cache': self.kv_cache},
             'geometry': self.geometry.to_dict(),
             'calibration': None if self.calibration is None else vars(self.calibration),
+            **({} if self.aggressive is None else {'aggressive': self.aggressive.to_dict()}),
             'files': self.files,
             'source': self.source,
         }, sort_keys=False, width=100)
@@ -110,7 +113,8 @@ class Manifest:
                 raise ValueError(f'its entry of the file {name!r} is wrong')
         return cls(model, data['layout'], quantisation['resident'], quantisation['kv_cache'],
                    geometry, data['files'], dict(data['source']),
-                   None if calibration is None else Calibration(**calibration))
+                   None if calibration is None else Calibration(**calibration),
+                   Aggressive.from_dict(data['aggressive']) if 'aggressive' in data else None)
 
 
 def _digest(body: str) -> str:
