@@ -1,6 +1,7 @@
 """Opens a flash store under a DRAM budget and answers requests, one at a time."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from flash_llm_ros.engine.feed_forward import (
     SplitFeedForward,
 )
 from flash_llm_ros.engine.generation import FinishReason, Generation, GenerationRequest
+from flash_llm_ros.engine.kv_snapshot import KvSnapshot
 from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow, plan_memory
 from flash_llm_ros.engine.model import Model
 from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity, down_norms
@@ -45,6 +47,15 @@ from flash_llm_ros.store.manifest import Manifest
 
 # Allocator, Python and code pages that tokens touch first, beyond the buffers planned below.
 _SLACK = 5_000_000
+
+
+@dataclass(frozen=True)
+class Suspended:
+    """A generation that waits while another runs; its state lies on flash."""
+
+    generation: Generation
+    length: int             # tokens in the KV cache
+    snapshot: KvSnapshot
 
 
 class Engine:
@@ -117,7 +128,8 @@ class Engine:
         clock = (TokenClock(config.token_deadline_ms / 1000, manifest.model.layers)
                  if config.token_deadline_ms else None)
         feed_forward = _feed_forward(config, manifest, window, predictors, sparsity, norms, clock)
-        model = Model(manifest.model, attention, feed_forward, window, config.prefill_chunk, clock)
+        model = Model(manifest.model, attention, feed_forward, window, config.prefill_chunk, clock,
+                      1 + _lookup_tokens(config))
         return cls(config, store, plan, model, tokenizer, template)
 
     @property
@@ -174,9 +186,45 @@ class Engine:
                                 f'context_length is {context} and an answer needs at least one.')
         if self._running is not None:
             self._running.stop(FinishReason.CANCELLED)
+        self.model.length = 0
         self._running = Generation(self.model, self._tokenizer.stream(), tokens, request, context,
                                    _lookup_tokens(self.config))
         return self._running
+
+    def suspend(self) -> Suspended:
+        """Put what runs aside, between two of its pieces, so that another request can be started.
+
+        Keep its iterator: after `resume` it goes on to the same bytes. Raises
+        FlashLlmError(READ_FAILED) where the state cannot be written to flash; it goes on running.
+        """
+        if self._running is None:
+            raise RuntimeError('nothing runs that could be suspended')
+        generation = self._running
+        snapshot = KvSnapshot(self.config.kv_folder, self.model.state())
+        generation.pause()
+        self._running = None
+        return Suspended(generation, self.model.length, snapshot)
+
+    def resume(self, suspended: Suspended) -> None:
+        """Let it run again; its iterator goes on. What runs meanwhile is given up.
+
+        Raises FlashLlmError(READ_FAILED or CHECKSUM_MISMATCH) where its state is lost.
+        """
+        if self._running is not None:
+            self._running.stop(FinishReason.CANCELLED)
+            self._running = None
+        self.model.length = suspended.length
+        try:
+            suspended.snapshot.restore(self.model.state())
+        finally:
+            suspended.snapshot.close()
+        suspended.generation.go_on()
+        self._running = suspended.generation
+
+    def discard(self, suspended: Suspended) -> None:
+        """Forget what will not be resumed."""
+        suspended.snapshot.close()
+        suspended.generation.stop(FinishReason.CANCELLED)
 
     def tokenize(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)

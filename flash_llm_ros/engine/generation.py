@@ -75,7 +75,6 @@ class Generation:
     def __init__(self, model: Model, stream: TextStream, tokens: list[int],
                  request: GenerationRequest, context: int, lookup_tokens: int = 0) -> None:
         self._model, self._stream, self._context = model, stream, context
-        self._lookup_tokens = lookup_tokens
         self._lookup = PromptLookup(tokens, lookup_tokens)
         self._prompt = np.asarray(tokens, np.int64)
         self._max_tokens = request.max_tokens
@@ -83,6 +82,7 @@ class Generation:
         self._stops = StopStrings(request.stop)
         self._asked_to_stop: FinishReason | None = None
         self._begin_counts: dict[str, int] = {}
+        self._begin = self._first = 0.0     # s on the monotonic clock: of the prompt, of a token
         self.finish_reason = FinishReason.RUNNING
         self.phase = 'prefill'
         self.prompt_tokens = tokens
@@ -94,43 +94,58 @@ class Generation:
         """End at the next piece, with the text so far."""
         self._asked_to_stop = reason
 
+    def pause(self) -> None:
+        """Others use model and time until `go_on`: none of it is this request's cost."""
+        self._paused = time.monotonic(), self._counts()
+
+    def go_on(self) -> None:
+        """The end of a pause."""
+        since, counts = self._paused
+        paused = time.monotonic() - since
+        self._begin, self._first = self._begin + paused, self._first + paused
+        now = self._counts()
+        for name in self._begin_counts:
+            self._begin_counts[name] += now[name] - counts[name]
+
     def __iter__(self) -> Iterator[str]:
         self._begin_counts = self._counts()
-        begin = time.monotonic()
-        rows = 1 + self._lookup_tokens
-        logits = np.empty((rows, self._model.spec.vocab_size), np.float32)
+        self._begin = time.monotonic()
+        logits = self._model.logits
         try:
             for start in range(0, len(self._prompt), self._model.chunk):
                 if self._stopped():
-                    return
+                    break
                 chunk = self._prompt[start:start + self._model.chunk]
                 last = start + len(chunk) == len(self._prompt)
                 self._model.forward(chunk, start, dense=True,
                                     logits=logits[:1] if last else None)
                 if not last:
                     yield ''
-            self.phase = 'decode'
-            yield from self._decode(logits, begin)
-        except BaseException as error:      # GeneratorExit: nobody reads on
-            if self.finish_reason == FinishReason.RUNNING:
-                given_up = isinstance(error, GeneratorExit)
-                self.finish_reason = FinishReason.CANCELLED if given_up else FinishReason.ERROR
-            raise
-        finally:
+            else:
+                self.phase = 'decode'
+                yield from self._decode(logits)
             self._update_cost()
+        except GeneratorExit:               # nobody reads on, and the model may be closed
+            if self.finish_reason == FinishReason.RUNNING:
+                self.finish_reason = FinishReason.CANCELLED
+            raise
+        except BaseException:
+            if self.finish_reason == FinishReason.RUNNING:
+                self.finish_reason = FinishReason.ERROR
+            self._update_cost()
+            raise
 
-    def _decode(self, logits: np.ndarray, begin: float) -> Iterator[str]:
-        first = 0.0
+    def _decode(self, logits: np.ndarray) -> Iterator[str]:
         guess: list[int] = []
         row = 0                     # of the logits behind the last token
         while not self._stopped():
             token = self._sampler.pick(logits[row])
             now = time.monotonic()
             if not self.tokens:
-                first = now
-                self.stats.time_to_first_token = now - begin
-            elif now > first:
-                self.stats.tokens_per_second = len(self.tokens) / (now - first)
+                self._first = now
+                self.stats.time_to_first_token = now - self._begin
+            elif now > self._first:
+                self.stats.tokens_per_second = len(self.tokens) / (now - self._first)
             self.tokens.append(token)
             self._lookup.add(token)
             piece = self._accept(token)
