@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.engine.attention import AttentionStack, kv_cache_bytes
-from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.config import MOST_THREADS, EngineConfig
 from flash_llm_ros.engine.core import core_scratch_bytes
 from flash_llm_ros.engine.down_reads import streams_down
 from flash_llm_ros.engine.feed_forward import (
@@ -67,6 +67,7 @@ class Engine:
         self._store, self._tokenizer, self._template = store, tokenizer, template
         self._running: Generation | None = None
         self._closed = False
+        self._most_threads = MOST_THREADS
 
     @classmethod
     def open(cls, config: EngineConfig, log: Callable[[str], None] = lambda line: None) -> 'Engine':
@@ -225,6 +226,20 @@ class Engine:
         """Forget what will not be resumed."""
         suspended.snapshot.close()
         suspended.generation.stop(FinishReason.CANCELLED)
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute in the core."""
+        return min(self._most_threads, self.config.threads)
+
+    def limit_threads(self, most: int) -> None:
+        """Compute with at most so many of the core's threads; results stay the same bytes.
+
+        ONNX Runtime, which computes attention, keeps the number it was opened with.
+        """
+        if most != self._most_threads:
+            self.model.window.core.limit_threads(most)
+            self._most_threads = most
 
     def tokenize(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)

@@ -11,7 +11,6 @@ from typing import Protocol
 from flash_llm_ros.engine import FinishReason, GenerationCost, GenerationRequest
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
-
 DEFAULT_PRIORITY = 100  # of the messages, too
 
 

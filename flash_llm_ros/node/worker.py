@@ -4,7 +4,7 @@ from collections.abc import Callable
 import threading
 from typing import Any, Protocol
 
-from flash_llm_ros.engine import Engine, GenerationCost
+from flash_llm_ros.engine import Engine, FinishReason, GenerationCost
 from flash_llm_ros.node.pace import Pace
 from flash_llm_ros.node.request import Request
 from flash_llm_ros.node.turns import Turn, Turns
@@ -151,23 +151,17 @@ class Worker:
                 ErrorCode.INTERNAL, f'Unexpected {type(error).__name__}: {error}'))
 
     def _begin(self, turn: Turn) -> bool:
-        """Give the engine to a request; False where it has ended while it waited."""
+        """Give the engine to a request; False where it has ended, or has to wait on."""
         request = turn.request
-        if turn.suspended is not None:
+        if turn.suspended is not None or not self._turns.set_aside:
             self._unpaid_work = turn.unpaid_work
-            if request.ended:
-                self._clear_up(turn)
-                return False
-            suspended, turn.suspended = turn.suspended, None
-            self.engine.resume(suspended)
-            return True
-        if not self._turns.set_aside:
-            self._unpaid_work = 0.0
         self._rest(turn)
         with self._changed:
             if self._turns.must_stand_back(turn):
-                self._turns.put_back(turn)
+                self._put_back(turn)
                 return False
+        if turn.suspended is not None:
+            return self._bring_back(turn)
         if not request.begin():
             return False
         turn.generation = self.engine.start(request.generation)
@@ -175,10 +169,20 @@ class Worker:
         turn.pieces = iter(turn.generation)
         return True
 
+    def _bring_back(self, turn: Turn) -> bool:
+        if turn.request.ended:
+            self._clear_up(turn)
+            return False
+        suspended, turn.suspended = turn.suspended, None
+        self.engine.resume(suspended)
+        return True
+
     def _go_on(self, turn: Turn) -> None:
         """Answer until the end, or until the request has to stand back."""
         while (piece := self._work(turn)) is not None:
             turn.request.add(piece)
+            if turn.generation.finish_reason != FinishReason.RUNNING:
+                continue        # that was the last one: nobody is to wait for its end
             self._rest(turn)
             with self._changed:
                 ended = self._turns.take_ended()
@@ -219,11 +223,15 @@ class Worker:
             self._warn(f'Request {turn.request.id} goes on although one of a higher priority '
                        f'waits: {error}')
             return False
-        turn.unpaid_work, self._unpaid_work = self._unpaid_work, self._pace.unpaid
         turn.request.preemptions += 1
         with self._changed:
-            self._turns.put_back(turn)
+            self._put_back(turn)
         return True
+
+    def _put_back(self, turn: Turn) -> None:
+        """Let it wait for who pushes in, and who need not rest for what was done before."""
+        turn.unpaid_work, self._unpaid_work = self._unpaid_work, self._pace.unpaid
+        self._turns.put_back(turn)
 
     def _clear_up(self, turn: Turn) -> None:
         """Forget what a request has that ended while it was set aside."""
