@@ -1,12 +1,20 @@
 """Opens a flash store under a DRAM budget and answers requests, one at a time."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.engine.attention import AttentionStack, kv_cache_bytes
 from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.constrained_decoding import (
+    WORK_BYTES,
+    AnswerRules,
+    ConstrainedDecoding,
+    planned_bytes,
+)
+from flash_llm_ros.engine.constraint import refuse
 from flash_llm_ros.engine.core import core_scratch_bytes
 from flash_llm_ros.engine.down_reads import streams_down
 from flash_llm_ros.engine.feed_forward import (
@@ -16,6 +24,7 @@ from flash_llm_ros.engine.feed_forward import (
     SplitFeedForward,
 )
 from flash_llm_ros.engine.generation import FinishReason, Generation, GenerationRequest
+from flash_llm_ros.engine.kv_snapshot import KvSnapshot
 from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow, plan_memory
 from flash_llm_ros.engine.model import Model
 from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity, down_norms
@@ -27,7 +36,7 @@ from flash_llm_ros.engine.process_memory import (
 )
 from flash_llm_ros.engine.prompt import ChatTemplate, check_text
 from flash_llm_ros.engine.token_clock import TokenClock
-from flash_llm_ros.engine.tokens import TextTokenizer, load_tokenizer
+from flash_llm_ros.engine.tokens import TextStream, TextTokenizer, load_tokenizer
 from flash_llm_ros.engine.window import Window
 from flash_llm_ros.engine.window_plan import least_slots, most_slots, plan_window
 from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
@@ -46,13 +55,24 @@ from flash_llm_ros.store.manifest import Manifest
 _SLACK = 5_000_000
 
 
+@dataclass(frozen=True)
+class Suspended:
+    """A generation that waits while another runs; its state lies on flash."""
+
+    generation: Generation
+    length: int             # tokens in the KV cache
+    snapshot: KvSnapshot
+
+
 class Engine:
     """`Engine.open`, `start` requests, `close`. Calls come from one thread at a time."""
 
     def __init__(self, config: EngineConfig, store: FlashStore, plan: MemoryPlan, model: Model,
-                 tokenizer: TextTokenizer, template: ChatTemplate) -> None:
+                 tokenizer: TextTokenizer, template: ChatTemplate,
+                 constrained: ConstrainedDecoding | None = None) -> None:
         self.config, self.plan, self.model = config, plan, model
         self._store, self._tokenizer, self._template = store, tokenizer, template
+        self._constrained = constrained
         self._running: Generation | None = None
         self._closed = False
 
@@ -77,7 +97,8 @@ class Engine:
         sizes = (geometry.group_bytes, least_slots(geometry, shared_out_for),
                  most_slots(geometry))
         estimate = _resident_estimate(store, scattered)
-        plan_memory(config.dram_budget, [*estimate, *_buffers(config, store)], *sizes)
+        rows = [_structured_row(planned_bytes(manifest.model.vocab_size))] * config.structured
+        plan_memory(config.dram_budget, [*estimate, *rows, *_buffers(config, store)], *sizes)
 
         return_large_blocks()
         bare = resident_bytes()
@@ -98,7 +119,8 @@ class Engine:
         loaded = max(resident_bytes() - bare, sum(row.bytes for row in estimate))
         resident = PlanRow('resident weights', loaded, 'attention, predictors, tokenizer and '
                            'ONNX Runtime, as measured')
-        plan = plan_memory(config.dram_budget, [resident, *_buffers(config, store)], *sizes)
+        constrained, rows = _constrained_decoding(config, manifest, tokenizer)
+        plan = plan_memory(config.dram_budget, [resident, *rows, *_buffers(config, store)], *sizes)
 
         log(f'filling the window of {plan.window_bytes / 1e6:.1f} MB')
         slots = plan_window(geometry, shared_out_for,
@@ -116,8 +138,9 @@ class Engine:
         clock = (TokenClock(config.token_deadline_ms / 1000, manifest.model.layers)
                  if config.token_deadline_ms else None)
         feed_forward = _feed_forward(config, manifest, window, predictors, sparsity, norms, clock)
-        model = Model(manifest.model, attention, feed_forward, window, config.prefill_chunk, clock)
-        return cls(config, store, plan, model, tokenizer, template)
+        model = Model(manifest.model, attention, feed_forward, window, config.prefill_chunk, clock,
+                      1 + _lookup_tokens(config))
+        return cls(config, store, plan, model, tokenizer, template, constrained)
 
     @property
     def model_name(self) -> str:
@@ -142,7 +165,8 @@ class Engine:
         """Check and tokenise a request; iterate over what is returned to run it.
 
         A generation that is still running is given up. Raises FlashLlmError: EMPTY_PROMPT,
-        INVALID_TEXT, PROMPT_TOO_LONG, INVALID_REQUEST; RuntimeError once the engine is closed.
+        INVALID_TEXT, PROMPT_TOO_LONG, INVALID_REQUEST, INVALID_CONSTRAINT; RuntimeError once the
+        engine is closed.
         """
         if self._closed:
             raise RuntimeError('the engine is closed')
@@ -171,11 +195,59 @@ class Engine:
             raise FlashLlmError(ErrorCode.PROMPT_TOO_LONG,
                                 f'prompt has {len(tokens)} tokens with its template; '
                                 f'context_length is {context} and an answer needs at least one.')
+        stream, rules = self._answer_rules(request)
         if self._running is not None:
             self._running.stop(FinishReason.CANCELLED)
-        self._running = Generation(self.model, self._tokenizer.stream(), tokens, request, context,
-                                   _lookup_tokens(self.config))
+        self.model.length = 0
+        self._running = Generation(self.model, stream, tokens, request, context,
+                                   _lookup_tokens(self.config), rules, self.config.force_batches)
         return self._running
+
+    def _answer_rules(self, request: GenerationRequest) -> tuple[TextStream, AnswerRules | None]:
+        if request.constraint is None:
+            return self._tokenizer.stream(), None
+        if self._constrained is None:
+            refuse('structured is false here; it must be true for constraints')
+        if request.stop:
+            raise FlashLlmError(ErrorCode.INVALID_REQUEST, 'stop must be empty where there is a '
+                                'constraint, which says by itself when an answer is complete.')
+        answer = self._constrained.start(request.constraint)
+        return answer, answer
+
+    def suspend(self) -> Suspended:
+        """Put what runs aside, between two of its pieces, so that another request can be started.
+
+        Keep its iterator: after `resume` it goes on to the same bytes. Raises
+        FlashLlmError(READ_FAILED) where the state cannot be written to flash; it goes on running.
+        """
+        if self._running is None:
+            raise RuntimeError('nothing runs that could be suspended')
+        generation = self._running
+        snapshot = KvSnapshot(self.config.kv_folder, self.model.state())
+        generation.pause()
+        self._running = None
+        return Suspended(generation, self.model.length, snapshot)
+
+    def resume(self, suspended: Suspended) -> None:
+        """Let it run again; its iterator goes on. What runs meanwhile is given up.
+
+        Raises FlashLlmError(READ_FAILED or CHECKSUM_MISMATCH) where its state is lost.
+        """
+        if self._running is not None:
+            self._running.stop(FinishReason.CANCELLED)
+            self._running = None
+        self.model.length = suspended.length
+        try:
+            suspended.snapshot.restore(self.model.state())
+        finally:
+            suspended.snapshot.close()
+        suspended.generation.go_on()
+        self._running = suspended.generation
+
+    def discard(self, suspended: Suspended) -> None:
+        """Forget what will not be resumed."""
+        suspended.snapshot.close()
+        suspended.generation.stop(FinishReason.CANCELLED)
 
     def tokenize(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
@@ -265,6 +337,25 @@ def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     return [PlanRow('KV cache', kv_cache_bytes(store, context),
                     f'{context} tokens in {store.manifest.kv_cache}'),
             PlanRow('scratch', 4 * floats + core + _SLACK, f'{chunk} prompt tokens at once')]
+
+
+def _constrained_decoding(
+    config: EngineConfig, manifest: Manifest, tokenizer: TextTokenizer,
+) -> tuple[ConstrainedDecoding | None, list[PlanRow]]:
+    """What constraints need where there may be any, and its row of the plan."""
+    if not config.structured:
+        return None, []
+    spec, before = manifest.model, resident_bytes()
+    constrained = ConstrainedDecoding(tokenizer.vocabulary, spec.vocab_size, spec.end_tokens)
+    constrained.warm()
+    trim_heap()
+    taken = max(resident_bytes() - before, planned_bytes(spec.vocab_size))
+    return constrained, [_structured_row(taken)]
+
+
+def _structured_row(library: int) -> PlanRow:
+    return PlanRow('structured answers', library + WORK_BYTES,
+                   f'llguidance and its tokens, and {WORK_BYTES / 1e6:g} MB for one constraint')
 
 
 def _lookup_tokens(config: EngineConfig) -> int:
