@@ -330,9 +330,9 @@ def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     floats = chunk * (3 * spec.hidden_size + spec.ffn_size)
     floats += spec.vocab_size * (1 + _lookup_tokens(config))
     # A layer's normed, attended, projected, qkv twice for the cast, scores; or, when it is done,
-    # what sampling takes: scores, order, weights in float64
+    # what sampling takes: scores, order, weights in 8 bytes each, and a mask
     floats += max(chunk * (3 * spec.hidden_size + 2 * qkv + spec.heads * context),
-                  spec.vocab_size * 11)
+                  spec.vocab_size * 7)
     core = core_scratch_bytes(store.manifest.geometry, config.threads, chunk)
     return [PlanRow('KV cache', kv_cache_bytes(store, context),
                     f'{context} tokens in {store.manifest.kv_cache}'),
