@@ -43,7 +43,6 @@ from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import (
     CHAT_TEMPLATE,
-    PREDICTORS,
     RESIDENT,
     TOKENIZER,
     TOKENIZER_TABLES,
@@ -335,7 +334,7 @@ def _resident_estimate(store: FlashStore, predictors: bool) -> list[PlanRow]:
             PlanRow('tokenizer', files[TOKENIZER_TABLES]['bytes'] if TOKENIZER_TABLES in files
                     else 4 * files[TOKENIZER]['bytes'], '')]
     if predictors:
-        rows.append(PlanRow('predictors', files[PREDICTORS]['bytes'], ''))
+        rows.append(PlanRow('predictors', files[store.predictor_weights]['bytes'], ''))
     return rows
 
 
