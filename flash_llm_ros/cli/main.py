@@ -9,6 +9,7 @@ COMMANDS = {
     'calibrate': 'learn from text which neurons a flash store needs',
     'verify': "compare a flash store's files with its manifest",
     'inspect': 'print what a flash store holds',
+    'order': 'write a store in the order of importance, for mode aggressive',
     'probe': 'measure the flash device under a store, and plan its reads by that',
     'prompt': 'answer one prompt without ROS',
     'trace': 'record which neurons the tokens of a text need',
