@@ -7,7 +7,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.engine.attention import AttentionStack, kv_cache_bytes
-from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.config import MOST_THREADS, EngineConfig
+from flash_llm_ros.engine.constrained_decoding import (
+    WORK_BYTES,
+    AnswerRules,
+    ConstrainedDecoding,
+    planned_bytes,
+)
+from flash_llm_ros.engine.constraint import refuse
 from flash_llm_ros.engine.core import core_scratch_bytes
 from flash_llm_ros.engine.down_reads import streams_down
 from flash_llm_ros.engine.feed_forward import (
@@ -29,14 +36,13 @@ from flash_llm_ros.engine.process_memory import (
 )
 from flash_llm_ros.engine.prompt import ChatTemplate, check_text
 from flash_llm_ros.engine.token_clock import TokenClock
-from flash_llm_ros.engine.tokens import TextTokenizer, load_tokenizer
+from flash_llm_ros.engine.tokens import TextStream, TextTokenizer, load_tokenizer
 from flash_llm_ros.engine.window import Window
 from flash_llm_ros.engine.window_plan import least_slots, most_slots, plan_window
 from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import (
     CHAT_TEMPLATE,
-    PREDICTORS,
     RESIDENT,
     TOKENIZER,
     TOKENIZER_TABLES,
@@ -62,11 +68,14 @@ class Engine:
     """`Engine.open`, `start` requests, `close`. Calls come from one thread at a time."""
 
     def __init__(self, config: EngineConfig, store: FlashStore, plan: MemoryPlan, model: Model,
-                 tokenizer: TextTokenizer, template: ChatTemplate) -> None:
+                 tokenizer: TextTokenizer, template: ChatTemplate,
+                 constrained: ConstrainedDecoding | None = None) -> None:
         self.config, self.plan, self.model = config, plan, model
         self._store, self._tokenizer, self._template = store, tokenizer, template
+        self._constrained = constrained
         self._running: Generation | None = None
         self._closed = False
+        self._most_threads = MOST_THREADS
 
     @classmethod
     def open(cls, config: EngineConfig, log: Callable[[str], None] = lambda line: None) -> 'Engine':
@@ -89,7 +98,8 @@ class Engine:
         sizes = (geometry.group_bytes, least_slots(geometry, shared_out_for),
                  most_slots(geometry))
         estimate = _resident_estimate(store, scattered)
-        plan_memory(config.dram_budget, [*estimate, *_buffers(config, store)], *sizes)
+        rows = [_structured_row(planned_bytes(manifest.model.vocab_size))] * config.structured
+        plan_memory(config.dram_budget, [*estimate, *rows, *_buffers(config, store)], *sizes)
 
         return_large_blocks()
         bare = resident_bytes()
@@ -110,7 +120,8 @@ class Engine:
         loaded = max(resident_bytes() - bare, sum(row.bytes for row in estimate))
         resident = PlanRow('resident weights', loaded, 'attention, predictors, tokenizer and '
                            'ONNX Runtime, as measured')
-        plan = plan_memory(config.dram_budget, [resident, *_buffers(config, store)], *sizes)
+        constrained, rows = _constrained_decoding(config, manifest, tokenizer)
+        plan = plan_memory(config.dram_budget, [resident, *rows, *_buffers(config, store)], *sizes)
 
         log(f'filling the window of {plan.window_bytes / 1e6:.1f} MB')
         slots = plan_window(geometry, shared_out_for,
@@ -130,7 +141,7 @@ class Engine:
         feed_forward = _feed_forward(config, manifest, window, predictors, sparsity, norms, clock)
         model = Model(manifest.model, attention, feed_forward, window, config.prefill_chunk, clock,
                       1 + _lookup_tokens(config))
-        return cls(config, store, plan, model, tokenizer, template)
+        return cls(config, store, plan, model, tokenizer, template, constrained)
 
     @property
     def model_name(self) -> str:
@@ -155,7 +166,8 @@ class Engine:
         """Check and tokenise a request; iterate over what is returned to run it.
 
         A generation that is still running is given up. Raises FlashLlmError: EMPTY_PROMPT,
-        INVALID_TEXT, PROMPT_TOO_LONG, INVALID_REQUEST; RuntimeError once the engine is closed.
+        INVALID_TEXT, PROMPT_TOO_LONG, INVALID_REQUEST, INVALID_CONSTRAINT; RuntimeError once the
+        engine is closed.
         """
         if self._closed:
             raise RuntimeError('the engine is closed')
@@ -184,12 +196,24 @@ class Engine:
             raise FlashLlmError(ErrorCode.PROMPT_TOO_LONG,
                                 f'prompt has {len(tokens)} tokens with its template; '
                                 f'context_length is {context} and an answer needs at least one.')
+        stream, rules = self._answer_rules(request)
         if self._running is not None:
             self._running.stop(FinishReason.CANCELLED)
         self.model.length = 0
-        self._running = Generation(self.model, self._tokenizer.stream(), tokens, request, context,
-                                   _lookup_tokens(self.config))
+        self._running = Generation(self.model, stream, tokens, request, context,
+                                   _lookup_tokens(self.config), rules, self.config.force_batches)
         return self._running
+
+    def _answer_rules(self, request: GenerationRequest) -> tuple[TextStream, AnswerRules | None]:
+        if request.constraint is None:
+            return self._tokenizer.stream(), None
+        if self._constrained is None:
+            refuse('structured is false here; it must be true for constraints')
+        if request.stop:
+            raise FlashLlmError(ErrorCode.INVALID_REQUEST, 'stop must be empty where there is a '
+                                'constraint, which says by itself when an answer is complete.')
+        answer = self._constrained.start(request.constraint)
+        return answer, answer
 
     def suspend(self) -> Suspended:
         """Put what runs aside, between two of its pieces, so that another request can be started.
@@ -225,6 +249,20 @@ class Engine:
         """Forget what will not be resumed."""
         suspended.snapshot.close()
         suspended.generation.stop(FinishReason.CANCELLED)
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute in the core."""
+        return min(self._most_threads, self.config.threads)
+
+    def limit_threads(self, most: int) -> None:
+        """Compute with at most so many of the core's threads; results stay the same bytes.
+
+        ONNX Runtime, which computes attention, keeps the number it was opened with.
+        """
+        if most != self._most_threads:
+            self.model.window.core.limit_threads(most)
+            self._most_threads = most
 
     def tokenize(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
@@ -300,7 +338,7 @@ def _resident_estimate(store: FlashStore, predictors: bool) -> list[PlanRow]:
             PlanRow('tokenizer', files[TOKENIZER_TABLES]['bytes'] if TOKENIZER_TABLES in files
                     else 4 * files[TOKENIZER]['bytes'], '')]
     if predictors:
-        rows.append(PlanRow('predictors', files[PREDICTORS]['bytes'], ''))
+        rows.append(PlanRow('predictors', files[store.predictor_weights]['bytes'], ''))
     return rows
 
 
@@ -311,13 +349,32 @@ def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     floats = chunk * (3 * spec.hidden_size + spec.ffn_size)
     floats += spec.vocab_size * (1 + _lookup_tokens(config))
     # A layer's normed, attended, projected, qkv twice for the cast, scores; or, when it is done,
-    # what sampling takes: scores, order, weights in float64
+    # what sampling takes: scores, order, weights in 8 bytes each, and a mask
     floats += max(chunk * (3 * spec.hidden_size + 2 * qkv + spec.heads * context),
-                  spec.vocab_size * 11)
+                  spec.vocab_size * 7)
     core = core_scratch_bytes(store.manifest.geometry, config.threads, chunk)
     return [PlanRow('KV cache', kv_cache_bytes(store, context),
                     f'{context} tokens in {store.manifest.kv_cache}'),
             PlanRow('scratch', 4 * floats + core + _SLACK, f'{chunk} prompt tokens at once')]
+
+
+def _constrained_decoding(
+    config: EngineConfig, manifest: Manifest, tokenizer: TextTokenizer,
+) -> tuple[ConstrainedDecoding | None, list[PlanRow]]:
+    """What constraints need where there may be any, and its row of the plan."""
+    if not config.structured:
+        return None, []
+    spec, before = manifest.model, resident_bytes()
+    constrained = ConstrainedDecoding(tokenizer.vocabulary, spec.vocab_size, spec.end_tokens)
+    constrained.warm()
+    trim_heap()
+    taken = max(resident_bytes() - before, planned_bytes(spec.vocab_size))
+    return constrained, [_structured_row(taken)]
+
+
+def _structured_row(library: int) -> PlanRow:
+    return PlanRow('structured answers', library + WORK_BYTES,
+                   f'llguidance and its tokens, and {WORK_BYTES / 1e6:g} MB for one constraint')
 
 
 def _lookup_tokens(config: EngineConfig) -> int:
