@@ -91,7 +91,6 @@ class StatusReport:
         status.dram_budget = plan.budget
         status.dram_planned = plan.planned
         status.window_bytes = plan.window_bytes
-        status.threads = engine.config.threads
         status.flash_bytes = traffic.flash_bytes
         status.flash_reads = traffic.flash_reads
         status.window_hits = traffic.hits
