@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import IntEnum
+from itertools import pairwise
 import time
 
 import numpy as np
 
 from flash_llm_ros.engine.model import Model
+from flash_llm_ros.engine.prompt import Message
 from flash_llm_ros.engine.prompt_lookup import PromptLookup
 from flash_llm_ros.engine.sampling import Sampler, SamplingParams
 from flash_llm_ros.engine.stop_strings import StopStrings
@@ -29,12 +31,15 @@ class FinishReason(IntEnum):
 class GenerationRequest:
     """What is asked for; checked by Engine.start."""
 
-    prompt: str
+    prompt: str = ''                # or messages
     system_prompt: str = ''
     raw: bool = False               # True: no chat template
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int = 128
     stop: tuple[str, ...] = ()
+    messages: tuple[Message, ...] = ()  # a conversation so far, instead of a prompt
+    session_id: str = ''            # goes on with this session's conversation; '': none
+    keep_system_prompt: bool = False    # its KV cache on flash, for the next that has it, too
 
 
 @dataclass
@@ -73,10 +78,14 @@ class Generation:
     """
 
     def __init__(self, model: Model, stream: TextStream, tokens: list[int],
-                 request: GenerationRequest, context: int, lookup_tokens: int = 0) -> None:
+                 request: GenerationRequest, context: int, lookup_tokens: int = 0, *,
+                 cached: int = 0, border: int = 0) -> None:
+        """The first `cached` tokens are in the KV cache; a chunk ends at `border` tokens."""
         self._model, self._stream, self._context = model, stream, context
         self._lookup = PromptLookup(tokens, lookup_tokens)
         self._prompt = np.asarray(tokens, np.int64)
+        self._starts = [*range(cached, border, model.chunk),
+                        *range(max(cached, border), len(tokens), model.chunk)]
         self._max_tokens = request.max_tokens
         self._sampler = Sampler(request.sampling, self._prompt, model.spec.vocab_size)
         self._stops = StopStrings(request.stop)
@@ -88,7 +97,7 @@ class Generation:
         self.prompt_tokens = tokens
         self.tokens: list[int] = []
         self.text = ''
-        self.stats = GenerationCost(len(tokens), request.sampling.seed)
+        self.stats = GenerationCost(len(tokens), request.sampling.seed, cached)
 
     def stop(self, reason: FinishReason) -> None:
         """End at the next piece, with the text so far."""
@@ -112,12 +121,11 @@ class Generation:
         self._begin = time.monotonic()
         logits = self._model.logits
         try:
-            for start in range(0, len(self._prompt), self._model.chunk):
+            for start, end in pairwise([*self._starts, len(self._prompt)]):
                 if self._stopped():
                     break
-                chunk = self._prompt[start:start + self._model.chunk]
-                last = start + len(chunk) == len(self._prompt)
-                self._model.forward(chunk, start, dense=True,
+                last = end == len(self._prompt)
+                self._model.forward(self._prompt[start:end], start, dense=True,
                                     logits=logits[:1] if last else None)
                 if not last:
                     yield ''
