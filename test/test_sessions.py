@@ -5,10 +5,13 @@ import resource
 import threading
 
 from generation_cases import CORES, MODES, ReferenceModel, answer, flash_uses, opened, request
+import numpy as np
 import pytest
 from tiny_checkpoint import byte_tokenizer
 
 from flash_llm_ros.engine import (
+    Constraint,
+    ConstraintKind,
     Engine,
     EngineConfig,
     FinishReason,
@@ -382,3 +385,29 @@ def test_a_session_keeps_its_system_prompt(engine: Engine) -> None:
     say(engine, 'a', TURNS[1], system_prompt='The new one of the node', keep_system_prompt=True)
     error = refusal(engine, session_id='a', raw=False, system_prompt='Be rude')
     assert error.code is ErrorCode.INVALID_REQUEST and "session 'a'" in str(error)
+
+
+@pytest.mark.parametrize('every', [1, 2])
+def test_guessed_and_forced_tokens_are_remembered_rightly(int8_store: Path, tmp_path: Path,
+                                                          every: int) -> None:
+    """Rows of wrong guesses and of forced tokens not yet computed must not pass for the answer's.
+
+    The reference computes each conversation as a whole.
+    """
+    engine = opened(int8_store, session_folder=tmp_path, structured=True)
+    for choices in (('stop', 'go'), ('abcabcabcabc', 'abcabcabcabd', 'abd')):
+        limit = Constraint(ConstraintKind.CHOICES, choices=choices)
+        prompt = 'abcabcabcabcabc' * every
+        first = say(engine, 'a', prompt, constraint=limit, max_tokens=40)
+        assert first.text in choices
+        found = say(engine, 'a', prompt, constraint=limit, max_tokens=40)
+        assert found.stats.cached_tokens < len(found.prompt_tokens)
+        cached = engine.model.attention._cache[..., :len(found.prompt_tokens), :].copy()
+        tokens = np.array(found.prompt_tokens)
+        for start in range(0, len(tokens), engine.model.chunk):
+            engine.model.forward(tokens[start:start + engine.model.chunk], start, dense=True)
+        expected = engine.model.attention._cache[..., :len(tokens), :]
+        error = np.abs(cached.astype(np.float32) - expected).max()
+        assert error < 0.1 * expected.astype(np.float32).std()
+        engine.reset_session('')
+    engine.close()

@@ -7,6 +7,11 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.engine.attention import AttentionStack, kv_cache_bytes
 from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.constrained_decoding import (
+    WORK_BYTES,
+    ConstrainedDecoding,
+    planned_bytes,
+)
 from flash_llm_ros.engine.core import core_scratch_bytes
 from flash_llm_ros.engine.down_reads import streams_down
 from flash_llm_ros.engine.feed_forward import (
@@ -54,10 +59,11 @@ class Engine:
 
     def __init__(self, config: EngineConfig, store: FlashStore, plan: MemoryPlan, model: Model,
                  tokenizer: TextTokenizer, template: ChatTemplate,
-                 log: Callable[[str], None]) -> None:
+                 log: Callable[[str], None],
+                 constrained: ConstrainedDecoding | None = None) -> None:
         self.config, self.plan, self.model = config, plan, model
         self._store, self._tokenizer = store, tokenizer
-        self._runs = Runs(config, store, model, tokenizer, template, log)
+        self._runs = Runs(config, store, model, tokenizer, template, log, constrained)
         self._closed = False
 
     @classmethod
@@ -81,7 +87,8 @@ class Engine:
         sizes = (geometry.group_bytes, least_slots(geometry, shared_out_for),
                  most_slots(geometry))
         estimate = _resident_estimate(store, scattered)
-        plan_memory(config.dram_budget, [*estimate, *_buffers(config, store)], *sizes)
+        rows = [_structured_row(planned_bytes(manifest.model.vocab_size))] * config.structured
+        plan_memory(config.dram_budget, [*estimate, *rows, *_buffers(config, store)], *sizes)
 
         return_large_blocks()
         bare = resident_bytes()
@@ -102,7 +109,8 @@ class Engine:
         loaded = max(resident_bytes() - bare, sum(row.bytes for row in estimate))
         resident = PlanRow('resident weights', loaded, 'attention, predictors, tokenizer and '
                            'ONNX Runtime, as measured')
-        plan = plan_memory(config.dram_budget, [resident, *_buffers(config, store)], *sizes)
+        constrained, rows = _constrained_decoding(config, manifest, tokenizer)
+        plan = plan_memory(config.dram_budget, [resident, *rows, *_buffers(config, store)], *sizes)
 
         log(f'filling the window of {plan.window_bytes / 1e6:.1f} MB')
         slots = plan_window(geometry, shared_out_for,
@@ -122,7 +130,7 @@ class Engine:
         feed_forward = _feed_forward(config, manifest, window, predictors, sparsity, norms, clock)
         model = Model(manifest.model, attention, feed_forward, window, config.prefill_chunk, clock,
                       1 + _lookup_tokens(config))
-        return cls(config, store, plan, model, tokenizer, template, log)
+        return cls(config, store, plan, model, tokenizer, template, log, constrained)
 
     @property
     def model_name(self) -> str:
@@ -154,8 +162,8 @@ class Engine:
         A generation that is still running is given up. With a `session_id`, what the session has
         in the KV cache is not computed again; the session goes on with the answer once that has
         come to its end, and is as before where it has not. Raises FlashLlmError: EMPTY_PROMPT,
-        INVALID_TEXT, PROMPT_TOO_LONG, INVALID_REQUEST, TOO_MANY_SESSIONS; RuntimeError once the
-        engine is closed.
+        INVALID_TEXT, PROMPT_TOO_LONG, INVALID_REQUEST, INVALID_CONSTRAINT, TOO_MANY_SESSIONS;
+        RuntimeError once the engine is closed.
         """
         if self._closed:
             raise RuntimeError('the engine is closed')
@@ -289,6 +297,25 @@ def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
                     f'{context} tokens in {store.manifest.kv_cache}'),
             PlanRow('scratch', 4 * floats + core + _SLACK, f'{chunk} prompt tokens at once'),
             *sessions]
+
+
+def _constrained_decoding(
+    config: EngineConfig, manifest: Manifest, tokenizer: TextTokenizer,
+) -> tuple[ConstrainedDecoding | None, list[PlanRow]]:
+    """What constraints need where there may be any, and its row of the plan."""
+    if not config.structured:
+        return None, []
+    spec, before = manifest.model, resident_bytes()
+    constrained = ConstrainedDecoding(tokenizer.vocabulary, spec.vocab_size, spec.end_tokens)
+    constrained.warm()
+    trim_heap()
+    taken = max(resident_bytes() - before, planned_bytes(spec.vocab_size))
+    return constrained, [_structured_row(taken)]
+
+
+def _structured_row(library: int) -> PlanRow:
+    return PlanRow('structured answers', library + WORK_BYTES,
+                   f'llguidance and its tokens, and {WORK_BYTES / 1e6:g} MB for one constraint')
 
 
 def _lookup_tokens(config: EngineConfig) -> int:

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.constrained_decoding import AnswerRules, ConstrainedDecoding
+from flash_llm_ros.engine.constraint import refuse
 from flash_llm_ros.engine.generation import FinishReason, Generation, GenerationRequest
 from flash_llm_ros.engine.kept_prompt import KeptPrompt, settings_of
 from flash_llm_ros.engine.kv_snapshot import KvSnapshot
@@ -13,7 +15,7 @@ from flash_llm_ros.engine.model import Model
 from flash_llm_ros.engine.prompt import ChatTemplate, check_text
 from flash_llm_ros.engine.prompt_tokens import PromptTokens
 from flash_llm_ros.engine.sessions import Session, Sessions
-from flash_llm_ros.engine.tokens import TextTokenizer
+from flash_llm_ros.engine.tokens import TextStream, TextTokenizer
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 
@@ -40,7 +42,8 @@ class Runs:
 
     def __init__(self, config: EngineConfig, store: FlashStore, model: Model,
                  tokenizer: TextTokenizer, template: ChatTemplate,
-                 log: Callable[[str], None]) -> None:
+                 log: Callable[[str], None], constrained: ConstrainedDecoding | None) -> None:
+        self._constrained = constrained
         self._config, self._model, self._tokenizer, self._log = config, model, tokenizer, log
         self._prompts = PromptTokens(model.spec, tokenizer, template, config.context_length)
         self.sessions = Sessions(config.max_sessions, config.kv_folder, model, log)
@@ -84,14 +87,15 @@ class Runs:
             _check_system_prompt(request, session)
             tokens = self._prompts.following(request, session.tokens.tolist(),
                                              session.system_prompt)
+        stream, rules = self._answer_rules(request)
         if request.session_id:
             session = self.sessions.begin(request.session_id, session, request.system_prompt)
         try:
             cached, kept = self._load(request, session, tokens)
             self._model.length = cached
             generation = Generation(
-                self._model, self._tokenizer.stream(), tokens, request,
-                self._config.context_length, len(self._model.logits) - 1, cached=cached,
+                self._model, stream, tokens, request, self._config.context_length,
+                len(self._model.logits) - 1, rules, self._config.force_batches, cached=cached,
                 border=0 if kept is None else len(kept.tokens))
         except BaseException:
             if session is not None:
@@ -155,8 +159,8 @@ class Runs:
         if run.session is not None:
             if generation.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
                 tokens = [*generation.prompt_tokens, *generation.tokens]
-                # The last token was chosen, but has not been through the model.
-                self.sessions.keep(run.session, tokens, min(self._model.length, len(tokens) - 1))
+                # The last one is computed with what follows, which needs a first token.
+                self.sessions.keep(run.session, tokens, min(generation.rows, len(tokens) - 1))
             else:
                 self.sessions.abandon(run.session)
         self._keep_prompt(run)
@@ -168,6 +172,17 @@ class Runs:
                 and self._model.length >= len(kept.tokens)):
             kept.keep(self._model, self._log)
             self._kept_in_place = kept
+
+    def _answer_rules(self, request: GenerationRequest) -> tuple[TextStream, AnswerRules | None]:
+        if request.constraint is None:
+            return self._tokenizer.stream(), None
+        if self._constrained is None:
+            refuse('structured is false here; it must be true for constraints')
+        if request.stop:
+            raise FlashLlmError(ErrorCode.INVALID_REQUEST, 'stop must be empty where there is a '
+                                'constraint, which says by itself when an answer is complete.')
+        answer = self._constrained.start(request.constraint)
+        return answer, answer
 
     def _load(self, request: GenerationRequest, session: Session | None,
               tokens: list[int]) -> tuple[int, KeptPrompt | None]:

@@ -47,8 +47,14 @@ class Sampler:
         self._seen = np.zeros(vocabulary, bool)
         self._seen[seen] = True
 
-    def pick(self, logits: NDArray[np.float32]) -> int:
+    def see(self, token: int) -> None:
+        """A token that was not picked has joined the answer."""
+        self._seen[token] = True
+
+    def pick(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> int:
         """The next token; `logits` is float32 [vocabulary] and is left as it is.
+
+        `allowed` says which tokens it may be, [vocabulary] with at least one; None: any.
 
         Raises FlashLlmError(INTERNAL) when they are no numbers: better no text than noise.
         """
@@ -57,7 +63,8 @@ class Sampler:
             raise FlashLlmError(ErrorCode.INTERNAL, 'The model computed logits that are not '
                                 'finite numbers.')
         if params.temperature == 0 and params.repetition_penalty == 1.0:
-            token = int(logits.argmax())
+            scores = logits if allowed is None else np.where(allowed, logits, -math.inf)
+            token = int(scores.argmax())
             self._seen[token] = True
             return token
         scores = logits.astype(np.float64)
@@ -65,6 +72,8 @@ class Sampler:
             seen = scores[self._seen]
             scores[self._seen] = np.where(seen > 0, seen / params.repetition_penalty,
                                           seen * params.repetition_penalty)
+        if allowed is not None:
+            scores[~allowed] = -math.inf
         token = int(scores.argmax()) if params.temperature == 0 else self._draw(scores)
         self._seen[token] = True
         return token
@@ -72,7 +81,7 @@ class Sampler:
     def _draw(self, scores: NDArray[np.float64]) -> int:
         """Temperature, then top-k, top-p and min-p, each on what the one before has left."""
         params = self._params
-        order = np.argsort(-scores, kind='stable')
+        order = np.argsort(-scores, kind='stable')[:np.count_nonzero(scores > -math.inf)]
         if params.top_k:
             order = order[:params.top_k]
         # Subtract before dividing: a tiny temperature then underflows to greedy, not to NaN.

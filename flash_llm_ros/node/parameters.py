@@ -18,7 +18,7 @@ from rclpy.parameter import Parameter
 from flash_llm_ros.engine import EngineConfig, SamplingParams
 from flash_llm_ros.engine.byte_size import RIGHT as BYTE_SIZE_FORM
 from flash_llm_ros.engine.byte_size import parse_byte_size
-from flash_llm_ros.engine.numpy_policies import POLICY_FORM
+from flash_llm_ros.engine.numpy_policies import POLICY_FORM, make_policy
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 Value = str | bool | int | float
@@ -45,6 +45,8 @@ class Entry:
     high: float | None = None
     choices: tuple[str, ...] = ()
     byte_size: bool = False
+    form: str = ''      # of a text that `is_right` tells from others
+    is_right: Callable[[str], bool] = lambda text: True
 
     def descriptor(self) -> ParameterDescriptor:
         """Return what ``ros2 param describe`` shows."""
@@ -54,7 +56,7 @@ class Entry:
                         f'{self.change.value}',
             read_only=self.change is Change.NEVER,
             dynamic_typing=self.byte_size,
-            additional_constraints=self._constraint())
+            additional_constraints=self.constraint)
         if self.low is not None and isinstance(self.default, float):
             descriptor.floating_point_range = [
                 FloatingPointRange(from_value=float(self.low), to_value=float(self.high))]
@@ -63,10 +65,12 @@ class Entry:
                 IntegerRange(from_value=int(self.low), to_value=int(self.high))]
         return descriptor
 
-    def _constraint(self) -> str:
+    @property
+    def constraint(self) -> str:
+        """What a value has to be beyond its type and range; '' for nothing."""
         if self.byte_size:
             return BYTE_SIZE_FORM
-        return f'one of {", ".join(self.choices)}' if self.choices else ''
+        return f'one of {", ".join(self.choices)}' if self.choices else self.form
 
     def complaint(self, value: Value | None) -> str:
         """Return what is wrong with a value that has the right type and range, or ''."""
@@ -77,9 +81,17 @@ class Entry:
                 return str(error)
         if isinstance(value, float) and not math.isfinite(value):
             return f'{self.name} is {value}; it has to be a finite number.'
-        if self.choices and value not in self.choices:
-            return f'{self.name} is {value!r}; it has to be {self._constraint()}.'
+        if (self.choices and value not in self.choices) or not self.is_right(value):
+            return f'{self.name} is {value!r}; it has to be {self.constraint}.'
         return ''
+
+
+def _is_policy(text: str) -> bool:
+    try:
+        make_policy(text, 1)
+    except ValueError:
+        return False
+    return True
 
 
 NEVER, UNCONFIGURED, ALWAYS = Change.NEVER, Change.UNCONFIGURED, Change.ALWAYS
@@ -115,7 +127,7 @@ TABLE = (
     Entry('lock_memory', True, UNCONFIGURED, 'Lock the window in memory where this is allowed'),
     Entry('verify', True, UNCONFIGURED, 'Check the hashes of the store when it is opened'),
     Entry('window_policy', EngineConfig.window_policy, UNCONFIGURED,
-          f'Which cached groups yield to others: {POLICY_FORM}'),
+          'Which cached groups yield to others', form=POLICY_FORM, is_right=_is_policy),
     Entry('core', 'native', UNCONFIGURED,
           'Compiled core, or its slow reference', choices=('native', 'numpy')),
     Entry('queue_size', 4, UNCONFIGURED,
@@ -177,14 +189,14 @@ class Parameters:
         return SamplingParams(**{name: self[name] for name in names})
 
     def _check(self, parameters: list[Parameter]) -> SetParametersResult:
-        for parameter in parameters:
-            entry = BY_NAME.get(parameter.name)
-            if entry is None:
-                continue
-            reason = entry.complaint(parameter.value)
-            if entry.change is Change.UNCONFIGURED and self._is_configured():
-                reason = (f'{parameter.name} is read when the node is configured; '
-                          'clean the node up first.')
-            if reason:
-                return SetParametersResult(successful=False, reason=reason)
-        return SetParametersResult(successful=True)
+        """All that are set together are taken, or none is and every reason is told."""
+        entries = [(BY_NAME[parameter.name], parameter.value) for parameter in parameters
+                   if parameter.name in BY_NAME]
+        reasons = [self._complaint(entry, value) for entry, value in entries]
+        reason = ' '.join(text for text in reasons if text)
+        return SetParametersResult(successful=not reason, reason=reason)
+
+    def _complaint(self, entry: Entry, value: Value | None) -> str:
+        if entry.change is Change.UNCONFIGURED and self._is_configured():
+            return f'{entry.name} is read when the node is configured; clean the node up first.'
+        return entry.complaint(value)
