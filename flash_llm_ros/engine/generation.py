@@ -15,7 +15,6 @@ from flash_llm_ros.engine.stop_strings import StopStrings
 from flash_llm_ros.engine.tokens import TextStream
 from flash_llm_ros.finish_reason import FinishReason
 
-
 _TOO_EARLY = {FinishReason.LENGTH: 'max_tokens or the context was used up',
               FinishReason.DEADLINE: 'the deadline passed'}
 
