@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.engine.attention import AttentionStack, kv_cache_bytes
-from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.config import MOST_THREADS, EngineConfig
 from flash_llm_ros.engine.constrained_decoding import (
     WORK_BYTES,
     AnswerRules,
@@ -43,7 +43,6 @@ from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import (
     CHAT_TEMPLATE,
-    PREDICTORS,
     RESIDENT,
     TOKENIZER,
     TOKENIZER_TABLES,
@@ -76,6 +75,7 @@ class Engine:
         self._constrained = constrained
         self._running: Generation | None = None
         self._closed = False
+        self._most_threads = MOST_THREADS
 
     @classmethod
     def open(cls, config: EngineConfig, log: Callable[[str], None] = lambda line: None) -> 'Engine':
@@ -250,6 +250,20 @@ class Engine:
         suspended.snapshot.close()
         suspended.generation.stop(FinishReason.CANCELLED)
 
+    @property
+    def threads(self) -> int:
+        """How many threads compute in the core."""
+        return min(self._most_threads, self.config.threads)
+
+    def limit_threads(self, most: int) -> None:
+        """Compute with at most so many of the core's threads; results stay the same bytes.
+
+        ONNX Runtime, which computes attention, keeps the number it was opened with.
+        """
+        if most != self._most_threads:
+            self.model.window.core.limit_threads(most)
+            self._most_threads = most
+
     def tokenize(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
 
@@ -320,7 +334,7 @@ def _resident_estimate(store: FlashStore, predictors: bool) -> list[PlanRow]:
             PlanRow('tokenizer', files[TOKENIZER_TABLES]['bytes'] if TOKENIZER_TABLES in files
                     else 4 * files[TOKENIZER]['bytes'], '')]
     if predictors:
-        rows.append(PlanRow('predictors', files[PREDICTORS]['bytes'], ''))
+        rows.append(PlanRow('predictors', files[store.predictor_weights]['bytes'], ''))
     return rows
 
 
@@ -331,9 +345,9 @@ def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     floats = chunk * (3 * spec.hidden_size + spec.ffn_size)
     floats += spec.vocab_size * (1 + _lookup_tokens(config))
     # A layer's normed, attended, projected, qkv twice for the cast, scores; or, when it is done,
-    # what sampling takes: scores, order, weights in float64
+    # what sampling takes: scores, order, weights in 8 bytes each, and a mask
     floats += max(chunk * (3 * spec.hidden_size + 2 * qkv + spec.heads * context),
-                  spec.vocab_size * 11)
+                  spec.vocab_size * 7)
     core = core_scratch_bytes(store.manifest.geometry, config.threads, chunk)
     return [PlanRow('KV cache', kv_cache_bytes(store, context),
                     f'{context} tokens in {store.manifest.kv_cache}'),

@@ -71,7 +71,7 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
             config = self._settings.engine_config()
             engine = Engine.open(config, log=log.info)
             log.info(f'Memory plan of {engine.model_name}:\n{engine.plan.table()}')
-            self._worker = Worker(engine, self._settings['queue_size'], self.report_bug)
+            self._worker = Worker(engine, self._settings, self.report_bug, log.warning)
         except Exception as error:
             self._is_configured = False
             return self._failed(error)

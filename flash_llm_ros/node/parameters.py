@@ -19,6 +19,7 @@ from flash_llm_ros.engine import EngineConfig, SamplingParams
 from flash_llm_ros.engine.byte_size import RIGHT as BYTE_SIZE_FORM
 from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.engine.numpy_policies import POLICY_FORM, make_policy
+from flash_llm_ros.node.turns import WHEN_BUSY
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 Value = str | bool | int | float
@@ -30,6 +31,7 @@ class Change(Enum):
     NEVER = 'read-only: it is given when the node starts'
     UNCONFIGURED = 'it is read when the node is configured'
     ALWAYS = 'it holds from the next request on'
+    AT_ONCE = 'it holds from the next token on'
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def _is_policy(text: str) -> bool:
     return True
 
 
-NEVER, UNCONFIGURED, ALWAYS = Change.NEVER, Change.UNCONFIGURED, Change.ALWAYS
+NEVER, UNCONFIGURED, ALWAYS, AT_ONCE = Change
 LONGEST = 1e6  # s; longer waits are mistakes
 
 TABLE = (
@@ -137,6 +139,15 @@ TABLE = (
           'Compiled core, or its slow reference', choices=('native', 'numpy')),
     Entry('queue_size', 4, UNCONFIGURED,
           'Requests that may wait while one runs; more are refused', 'requests', 0, 1000),
+    Entry('when_busy', 'queue', ALWAYS,
+          'What becomes of a request that finds the engine busy: queue: it waits; keep_last: only '
+          'the newest waits; reject: it is refused; interrupt: it ends what runs',
+          choices=WHEN_BUSY),
+    Entry('duty_cycle', 1.0, AT_ONCE,
+          'Share of the time in which the engine works; less saves heat and energy', '',
+          0.05, 1.0),
+    Entry('max_threads', 256, AT_ONCE,
+          'Of the `threads`, how many compute in the core', 'threads', 1, 256),
     Entry('stream_period', 0.05, ALWAYS,
           'Shortest time between two chunks of an answer', 's', 0.001, 60.0),
     Entry('default_deadline', 600.0, ALWAYS,

@@ -42,6 +42,8 @@ class StatusReport:
             state=EngineStatus.UNCONFIGURED,
             requests_done=totals.requests_done,
             requests_failed=totals.requests_failed,
+            requests_cancelled=totals.requests_cancelled,
+            preemptions=totals.preemptions,
             tokens_generated=totals.tokens_generated,
             rss=resident_bytes(),
             error=error_message(totals.last_error))
@@ -62,6 +64,8 @@ class StatusReport:
         status.model = engine.model_name
         status.mode = engine.config.mode
         status.queue_length = worker.queue_length
+        status.duty_cycle = worker.duty_cycle
+        status.threads = engine.threads
         status.model_bytes = engine.model_bytes
         status.dram_budget = plan.budget
         status.dram_planned = plan.planned
