@@ -228,6 +228,10 @@ class Engine:
                 'total_neurons': self.model.feed_forward.total_neurons,
                 'deadlines_missed': self.model.deadlines_missed}
 
+    def flash_counters(self) -> dict[str, int]:
+        """Counters of the core as of now; from any thread, also while a request is computed."""
+        return self.model.window.core.stats()
+
     def close(self) -> None:
         """Free everything; idempotent."""
         if not self._closed:

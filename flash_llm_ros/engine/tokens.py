@@ -24,7 +24,7 @@ class Vocabulary(Protocol):
         """The tokens of a text, none added."""
 
     def encode_inside(self, text: str) -> list[int]:
-        """The tokens of a text that stands behind another: without a blank put before it."""
+        """The tokens of a text behind another: no blank before it, no special tokens in it."""
 
     def decode(self, tokens: list[int]) -> str:
         """The text of tokens, special ones left out."""
@@ -49,9 +49,11 @@ class LibraryTokenizer:
 
     def encode_inside(self, text: str) -> list[int]:
         line_break = self._tokenizer.token_to_id(_LINE_BREAK)
-        if line_break is None:
-            return self.encode(text)
-        tokens = self.encode(f'\n{text}')
+        self._tokenizer.encode_special_tokens = True    # as the text that they are
+        try:
+            tokens = self.encode(text if line_break is None else f'\n{text}')
+        finally:
+            self._tokenizer.encode_special_tokens = False
         return tokens[tokens.index(line_break) + 1:] if line_break in tokens else tokens
 
     def decode(self, tokens: list[int]) -> str:
