@@ -117,6 +117,11 @@ TABLE = (
     Entry('lookup_tokens', 4, UNCONFIGURED,
           'Tokens guessed from the text so far and computed in the same pass over the flash, '
           'in exact mode; 0: none', 'tokens', 0, 64),
+    Entry('structured', False, UNCONFIGURED,
+          'Requests may have constraints, for which llguidance and memory for it are needed: the '
+          'memory plan shows how much'),
+    Entry('force_batches', True, UNCONFIGURED,
+          'Tokens that a constraint forces share one pass over the flash; false only to compare'),
     Entry('token_deadline_ms', 0.0, UNCONFIGURED,
           'Time of one token in sparse mode, where neurons that cannot be read in it are left out; '
           '0: as long as it takes', 'ms', 0.0, 1e6),
@@ -198,7 +203,8 @@ class Parameters:
             raise FlashLlmError(
                 ErrorCode.STORE_NOT_FOUND,
                 'The parameter `store` is empty; it has to name the folder of a flash store.')
-        names = ('mode', 'context_length', 'prefill_chunk', 'lookup_tokens', 'token_deadline_ms',
+        names = ('mode', 'context_length', 'prefill_chunk', 'lookup_tokens', 'structured',
+                 'force_batches', 'token_deadline_ms',
                  'threads', 'reader',
                  'reads_in_flight', 'direct_io', 'lock_memory', 'verify', 'window_policy', 'core')
         return EngineConfig(
