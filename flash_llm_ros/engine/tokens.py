@@ -90,9 +90,10 @@ class TextTokenizer:
                                 f'tokenizer.json cannot be used: {error}.') from None
         self._begin = begin_token
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, begin: bool = True) -> list[int]:
+        """The tokens of a text; `begin` is False for one that goes on with others."""
         ids = self._vocabulary.encode(text)
-        if self._begin is not None and ids[:1] != [self._begin]:
+        if begin and self._begin is not None and ids[:1] != [self._begin]:
             ids.insert(0, self._begin)
         return ids
 
