@@ -11,6 +11,7 @@ from flash_llm_ros.node.client_watch import ClientWatch
 from flash_llm_ros.node.diagnostics import Diagnostics
 from flash_llm_ros.node.generate_action import GenerateAction
 from flash_llm_ros.node.generate_service import GenerateService
+from flash_llm_ros.node.heat import Heat
 from flash_llm_ros.node.intake import Intake, StreamTopic
 from flash_llm_ros.node.ledger import Ledger
 from flash_llm_ros.node.lifecycle_guard import LifecycleGuard
@@ -41,11 +42,12 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
         self._guard = LifecycleGuard(self)
 
         monitor = MutuallyExclusiveCallbackGroup()
-        self._report = StatusReport(self, self._ledger, self._current_worker)
+        heat = Heat()
+        self._report = StatusReport(self, self._ledger, heat, self._current_worker)
         self._status = StatusTopic(
             self, self._report, self._settings['status_rate'], monitor)
         self._diagnostics = Diagnostics(
-            self, self._report, self._ledger, self._current_worker, monitor)
+            self, self._settings, self._report, heat, self._ledger, self._current_worker, monitor)
 
         intake = Intake(
             self._settings, StreamTopic(self, monitor), self._ledger, self._current_worker,

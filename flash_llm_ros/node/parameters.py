@@ -117,6 +117,11 @@ TABLE = (
     Entry('lookup_tokens', 4, UNCONFIGURED,
           'Tokens guessed from the text so far and computed in the same pass over the flash, '
           'in exact mode; 0: none', 'tokens', 0, 64),
+    Entry('structured', False, UNCONFIGURED,
+          'Requests may have constraints, for which llguidance and memory for it are needed: the '
+          'memory plan shows how much'),
+    Entry('force_batches', True, UNCONFIGURED,
+          'Tokens that a constraint forces share one pass over the flash; false only to compare'),
     Entry('token_deadline_ms', 0.0, UNCONFIGURED,
           'Time of one token in sparse mode, where neurons that cannot be read in it are left out; '
           '0: as long as it takes', 'ms', 0.0, 1e6),
@@ -151,6 +156,19 @@ TABLE = (
     Entry('service_deadline', 30.0, ALWAYS,
           'Deadline of service calls that bring none', 's', 0.001, LONGEST),
     Entry('status_rate', 2.0, NEVER, 'Messages on ~/status', '1/s', 0.01, 100.0),
+    Entry('flash_slowdown_warning', 4.0, ALWAYS,
+          '/diagnostics warns when reads that are waited for take so many times as long as the '
+          'device profile allows', 'times', 1.0, 1e6),
+    Entry('hit_rate_warning', 0.0, ALWAYS,
+          '/diagnostics warns when a smaller share of the groups is found in the window; 0: never',
+          '', 0.0, 1.0),
+    Entry('memory_tolerance', '16MB', ALWAYS,
+          'What ROS and Python may take beside dram_budget before /diagnostics warns; twice as '
+          'much is an error', byte_size=True),
+    Entry('temperature_warning', 80.0, ALWAYS,
+          '/diagnostics warns from this temperature of the hottest zone on', '°C', -40.0, 200.0),
+    Entry('temperature_error', 95.0, ALWAYS,
+          'From this temperature on it is an error', '°C', -40.0, 200.0),
     Entry('max_tokens', 128, ALWAYS,
           'Longest answer to requests that ask for no other', 'tokens', 1, 2**20),
     Entry('system_prompt', '', ALWAYS,
@@ -185,7 +203,8 @@ class Parameters:
             raise FlashLlmError(
                 ErrorCode.STORE_NOT_FOUND,
                 'The parameter `store` is empty; it has to name the folder of a flash store.')
-        names = ('mode', 'context_length', 'prefill_chunk', 'lookup_tokens', 'token_deadline_ms',
+        names = ('mode', 'context_length', 'prefill_chunk', 'lookup_tokens', 'structured',
+                 'force_batches', 'token_deadline_ms',
                  'threads', 'reader',
                  'reads_in_flight', 'direct_io', 'lock_memory', 'verify', 'window_policy', 'core')
         return EngineConfig(
