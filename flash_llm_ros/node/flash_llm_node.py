@@ -18,7 +18,9 @@ from flash_llm_ros.node.lifecycle_guard import LifecycleGuard
 from flash_llm_ros.node.parameters import Parameters
 from flash_llm_ros.node.prompt_topic import PromptTopic
 from flash_llm_ros.node.request_numbers import RequestNumbers
+from flash_llm_ros.node.reset_session import ResetSession
 from flash_llm_ros.node.status import StatusReport, StatusTopic
+from flash_llm_ros.node.tokenize import Tokenize
 from flash_llm_ros.node.worker import Worker
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
@@ -57,6 +59,8 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
         self._action = GenerateAction(self, self._settings, intake, watch)
         self._service = GenerateService(self, self._settings, intake, numbers, watch)
         self._prompt = PromptTopic(self, self._settings, intake, numbers)
+        self._reset = ResetSession(self, self._current_worker)
+        self._tokenize = Tokenize(self, self._current_worker)
         self._status.publish()
 
     def _current_worker(self) -> Worker | None:
@@ -75,11 +79,20 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
             config = self._settings.engine_config()
             engine = Engine.open(config, log=log.info)
             log.info(f'Memory plan of {engine.model_name}:\n{engine.plan.table()}')
+            self._keep_system_prompt(engine)
             self._worker = Worker(engine, self._settings, self.report_bug, log.warning)
         except Exception as error:
             self._is_configured = False
             return self._failed(error)
         return self._changed()
+
+    def _keep_system_prompt(self, engine: Engine) -> None:
+        try:
+            if self._settings['system_prompt']:
+                engine.keep_system_prompt(self._settings['system_prompt'])
+        except Exception:
+            engine.close()
+            raise
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Accept requests."""
