@@ -64,3 +64,11 @@ def real_store(real_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     path = tmp_path_factory.mktemp('real') / 'smollm2.store'
     convert(real_gguf, path, ConversionOptions(), lambda what, done, total: None)
     return path
+
+
+@pytest.fixture(scope='session')
+def plain_store(real_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M without the minutes of calibration, for exact mode; read only."""
+    path = tmp_path_factory.mktemp('plain') / 'smollm2.store'
+    convert(real_gguf, path, ConversionOptions(calibrate=False), lambda what, done, total: None)
+    return path
