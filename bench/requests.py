@@ -1,4 +1,4 @@
-"""A crowd of clients at one node: every request ends in a typed state, none is lost, RSS stays flat.
+"""A crowd of clients at one node: every request ends in a typed state, and RSS stays flat.
 
     python bench/requests.py [--store FOLDER] [--budget 96MB] [--requests 1000] [--clients 20]
                              [--json PATH]
