@@ -75,7 +75,7 @@ def test_an_allocation_loses_the_least_where_losses_are_convex():
                 for choice in product(range(5), repeat=4)
                 if np.mean([left_out[step] for step in choice]) >= total - 1e-9)
     assert found == pytest.approx(least)
-    with pytest.raises(ValueError, match='total is 0.5'):
+    with pytest.raises(ValueError, match=r'total is 0\.5'):
         allocate(losses, left_out, 0.5)
 
 

@@ -1,4 +1,4 @@
-"""A layer's neurons in the order of their contribution, and corrections for leaving out the last."""
+"""A layer's neurons by contribution, and corrections for leaving out the last of them."""
 
 from typing import NamedTuple
 

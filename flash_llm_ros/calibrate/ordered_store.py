@@ -182,8 +182,8 @@ def _write_corrections(work: Path, layers: list[LeadingLayer], squares: NDArray[
         for index, (layer, step) in enumerate(zip(layers, steps, strict=True)):
             correction: LowRankMap = layer.corrections[step]
             tensors |= dict(zip(correction_names(name, index), correction, strict=True))
-    writer = TensorFileWriter(work / CORRECTIONS,
-                              {name: (np.float32, tensor.shape) for name, tensor in tensors.items()})
+    layout = {name: (np.float32, tensor.shape) for name, tensor in tensors.items()}
+    writer = TensorFileWriter(work / CORRECTIONS, layout)
     for name, tensor in tensors.items():
         writer.write(name, tensor)
     writer.close()

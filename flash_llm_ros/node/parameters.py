@@ -18,6 +18,7 @@ from rclpy.parameter import Parameter
 from flash_llm_ros.engine import EngineConfig, SamplingParams
 from flash_llm_ros.engine.byte_size import RIGHT as BYTE_SIZE_FORM
 from flash_llm_ros.engine.byte_size import parse_byte_size
+from flash_llm_ros.engine.config import MOST_SESSIONS
 from flash_llm_ros.engine.numpy_policies import POLICY_FORM, make_policy
 from flash_llm_ros.node.turns import WHEN_BUSY
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
@@ -106,10 +107,14 @@ TABLE = (
     Entry('dram_budget', '256MB', UNCONFIGURED,
           'Memory the engine may use in all, on top of the bare process', byte_size=True),
     Entry('mode', 'exact', UNCONFIGURED,
-          'Use every neuron, or only the active set', choices=('exact', 'sparse')),
+          'Use every neuron, only the active set, or only what `flash_llm order` found important',
+          choices=('exact', 'sparse', 'aggressive')),
     Entry('sparsity', -1.0, UNCONFIGURED,
           'Share of the down columns left out in sparse mode; below 0: as calibrated', '',
           -1.0, 0.99),
+    Entry('neuron_share', -1.0, UNCONFIGURED,
+          'Share of the neurons that mode aggressive uses, one of those the store is prepared for; '
+          'below 0: the least that was measured to be good', '', -1.0, 1.0),
     Entry('context_length', 512, UNCONFIGURED,
           'Longest prompt and answer together', 'tokens', 2, 2**20),
     Entry('prefill_chunk', 64, UNCONFIGURED,
@@ -117,6 +122,11 @@ TABLE = (
     Entry('lookup_tokens', 4, UNCONFIGURED,
           'Tokens guessed from the text so far and computed in the same pass over the flash, '
           'in exact mode; 0: none', 'tokens', 0, 64),
+    Entry('structured', False, UNCONFIGURED,
+          'Requests may have constraints, for which llguidance and memory for it are needed: the '
+          'memory plan shows how much'),
+    Entry('force_batches', True, UNCONFIGURED,
+          'Tokens that a constraint forces share one pass over the flash; false only to compare'),
     Entry('token_deadline_ms', 0.0, UNCONFIGURED,
           'Time of one token in sparse mode, where neurons that cannot be read in it are left out; '
           '0: as long as it takes', 'ms', 0.0, 1e6),
@@ -132,6 +142,12 @@ TABLE = (
           'Which cached groups yield to others', form=POLICY_FORM, is_right=_is_policy),
     Entry('core', 'native', UNCONFIGURED,
           'Compiled core, or its slow reference', choices=('native', 'numpy')),
+    Entry('max_sessions', 4, UNCONFIGURED,
+          'Conversations that are kept between requests; the one used longest ago gives way',
+          'conversations', 0, MOST_SESSIONS),
+    Entry('session_folder', '', UNCONFIGURED,
+          'Folder on flash for keys and values of conversations, of requests that stand back and '
+          'of the system prompt; empty: the cache folder of the user'),
     Entry('queue_size', 4, UNCONFIGURED,
           'Requests that may wait while one runs; more are refused', 'requests', 0, 1000),
     Entry('when_busy', 'queue', ALWAYS,
@@ -151,10 +167,24 @@ TABLE = (
     Entry('service_deadline', 30.0, ALWAYS,
           'Deadline of service calls that bring none', 's', 0.001, LONGEST),
     Entry('status_rate', 2.0, NEVER, 'Messages on ~/status', '1/s', 0.01, 100.0),
+    Entry('flash_slowdown_warning', 4.0, ALWAYS,
+          '/diagnostics warns when reads that are waited for take so many times as long as the '
+          'device profile allows', 'times', 1.0, 1e6),
+    Entry('hit_rate_warning', 0.0, ALWAYS,
+          '/diagnostics warns when a smaller share of the groups is found in the window; 0: never',
+          '', 0.0, 1.0),
+    Entry('memory_tolerance', '16MB', ALWAYS,
+          'What ROS and Python may take beside dram_budget before /diagnostics warns; twice as '
+          'much is an error', byte_size=True),
+    Entry('temperature_warning', 80.0, ALWAYS,
+          '/diagnostics warns from this temperature of the hottest zone on', '°C', -40.0, 200.0),
+    Entry('temperature_error', 95.0, ALWAYS,
+          'From this temperature on it is an error', '°C', -40.0, 200.0),
     Entry('max_tokens', 128, ALWAYS,
           'Longest answer to requests that ask for no other', 'tokens', 1, 2**20),
     Entry('system_prompt', '', ALWAYS,
-          'System prompt of requests that bring none; empty: what the chat template puts there'),
+          'System prompt of requests that bring none, whose keys and values are kept on flash; '
+          'empty: what the chat template puts there'),
     Entry('temperature', 0.0, ALWAYS, 'For prompts on ~/prompt; 0: greedy', '', 0.0, 100.0),
     Entry('top_k', 0, ALWAYS, 'For prompts on ~/prompt; 0: all', 'tokens', 0, 2**20),
     Entry('top_p', 1.0, ALWAYS, 'For prompts on ~/prompt', '', 1e-6, 1.0),
@@ -185,13 +215,18 @@ class Parameters:
             raise FlashLlmError(
                 ErrorCode.STORE_NOT_FOUND,
                 'The parameter `store` is empty; it has to name the folder of a flash store.')
-        names = ('mode', 'context_length', 'prefill_chunk', 'lookup_tokens', 'token_deadline_ms',
+        names = ('mode', 'context_length', 'prefill_chunk', 'lookup_tokens', 'structured',
+                 'force_batches', 'token_deadline_ms',
                  'threads', 'reader',
-                 'reads_in_flight', 'direct_io', 'lock_memory', 'verify', 'window_policy', 'core')
+                 'reads_in_flight', 'direct_io', 'lock_memory', 'verify', 'window_policy', 'core',
+                 'max_sessions')
+        folder = self['session_folder']
         return EngineConfig(
             store=Path(self['store']).expanduser(),
             dram_budget=parse_byte_size('dram_budget', self['dram_budget']),
+            session_folder=Path(folder).expanduser() if folder else None,
             sparsity=self['sparsity'] if self['sparsity'] >= 0 else None,
+            neuron_share=self['neuron_share'] if self['neuron_share'] >= 0 else None,
             **{name: self[name] for name in names})
 
     def sampling(self) -> SamplingParams:

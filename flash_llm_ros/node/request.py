@@ -186,9 +186,16 @@ class Request:
 
     def _expire(self) -> None:
         with self._lock:
-            error = None if self._texts else FlashLlmError(
-                ErrorCode.DEADLINE,
-                f'The deadline of {self._deadline:g} s passed before the first token.')
+            error = None
+            if not self._texts:
+                error = FlashLlmError(
+                    ErrorCode.DEADLINE,
+                    f'The deadline of {self._deadline:g} s passed before the first token.')
+            elif self.generation.constraint is not None:
+                error = FlashLlmError(
+                    ErrorCode.CONSTRAINT_UNMET,
+                    f'The deadline of {self._deadline:g} s passed before the answer was complete, '
+                    'so that it need not be what its constraint asks for.')
             self.end(FinishReason.DEADLINE, error)
 
     def _send(self, reason: FinishReason) -> None:

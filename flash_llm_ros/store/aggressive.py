@@ -1,4 +1,4 @@
-"""What mode aggressive needs of a store: leading neurons, corrections for the rest, a head sketch."""
+"""What mode aggressive needs of a store: leading neurons, corrections, a head sketch."""
 
 from dataclasses import asdict, dataclass
 from typing import Any
