@@ -78,6 +78,9 @@ def order_store(source: Path, target: Path, texts: list[str], options: OrderOpti
     Nothing is left behind when it fails. Raises FlashLlmError, FileExistsError and ValueError.
     """
     store = FlashStore.open(source)
+    if store.manifest.layout != 'split':
+        raise ValueError(f'{source} has the {store.manifest.layout} layout, where sparse mode '
+                         'reads what is active; only split ones are ordered.')
     if target.exists() and not (options.replace and (target / names.MANIFEST).is_file()):
         raise FileExistsError(f'{target} exists; give another name, or --replace where it is a '
                               'flash store.')

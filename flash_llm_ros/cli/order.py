@@ -13,6 +13,12 @@ from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 
+EPILOG = """\
+examples:
+  flash_llm order /data/qwen.store /data/qwen-ordered.store --text missions.txt chat.jsonl
+  flash_llm order /data/qwen.store /data/qwen-ordered.store --shares 1 0.85 0.75
+"""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('store', type=Path, help='a flash store; it stays as it is')

@@ -44,9 +44,8 @@ class AggressiveMode:
         self.head_shortlist = HeadShortlist(self._store, threads, self._head_rows)
 
     def feed_forward(self, window: Window, chunk: int) -> LeadingFeedForward:
-        manifest = self._store.manifest
-        return LeadingFeedForward(window, manifest.model, manifest.layout, chunk,
-                                  self.setting.widths, self._corrections)
+        return LeadingFeedForward(window, self._store.manifest.model, chunk, self.setting.widths,
+                                  self._corrections)
 
     def describe(self) -> str:
         """For the log: what is used, and its price."""

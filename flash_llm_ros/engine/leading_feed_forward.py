@@ -48,27 +48,23 @@ def correction_bytes(store: FlashStore, share: str) -> int:
 
 
 class LeadingFeedForward:
-    """A narrower model: prompts and answers use the same neurons of every layer."""
+    """A narrower model, of the split layout: prompts and answers use the same neurons."""
 
-    def __init__(self, window: Window, spec: ModelSpec, layout: str, chunk: int,
-                 widths: Sequence[int], corrections: list[TailCorrection]) -> None:
-        self._window, self._spec, self._layout = window, spec, layout
-        self._names = ('gate_up', 'down') if layout == 'split' else ('bundle',)
+    def __init__(self, window: Window, spec: ModelSpec, chunk: int, widths: Sequence[int],
+                 corrections: list[TailCorrection]) -> None:
+        self._window, self._spec = window, spec
         self._widths, self._corrections = widths, corrections
-        self._activations = np.zeros(chunk * max(widths) if layout == 'split' else 0, np.float32)
+        self._activations = np.zeros(chunk * max(widths), np.float32)
         self.active_neurons = self.total_neurons = 0
 
     def begin(self, dense: bool, last: bool) -> None:
-        self._window.stream(self._names, head=False)     # rows of it are read one by one
+        self._window.stream(('gate_up', 'down'), head=False)     # rows of it are read one by one
 
     def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
         core, activation, width = self._window.core, self._spec.activation, self._widths[layer]
-        if self._layout == 'split':
-            h = self._activations[:len(x) * width].reshape(len(x), width)
-            core.gate_up(self._window.section('gate_up', layer), x, h, activation)
-            core.add_rows(self._window.section('down', layer), h, out)
-        else:
-            core.bundled(self._window.section('bundle', layer), x, out, activation)
+        h = self._activations[:len(x) * width].reshape(len(x), width)
+        core.gate_up(self._window.section('gate_up', layer), x, h, activation)
+        core.add_rows(self._window.section('down', layer), h, out)
         self._corrections[layer].add(x, out)
         self.active_neurons += len(x) * width
         self.total_neurons += len(x) * self._spec.ffn_size
