@@ -12,7 +12,7 @@ import numpy as np
 
 from flash_llm_ros.engine.window_plan import head_index
 from flash_llm_ros.store.device_profile import usable_profile
-from flash_llm_ros.store.flash_store import PREDICTORS, RESIDENT, FlashStore
+from flash_llm_ros.store.flash_store import RESIDENT, FlashStore
 
 _READ = 1 << 20
 _READERS = 8
@@ -73,7 +73,7 @@ def weights_per_token(store: FlashStore, mode: str, active_fraction: float) -> f
     geometry, files = manifest.geometry, manifest.files
     total = float(files[RESIDENT]['bytes'])
     if mode == 'sparse':
-        total += files[PREDICTORS]['bytes']
+        total += files[store.predictor_weights]['bytes']
     for index, section in enumerate(geometry.sections):
         if section.layer >= 0:
             picked = mode == 'sparse' and section.name != 'gate_up'

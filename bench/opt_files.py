@@ -21,7 +21,7 @@ from flash_llm_ros.store.checksum import crc32c
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.geometry import CHECKSUM_BYTES
 from flash_llm_ros.store.layer_graphs import ExternalData
-from flash_llm_ros.store.predictor_graph import RESIDENT, predictor_graph
+from flash_llm_ros.store.predictor_graph import PredictorForm, predictor_graph
 from flash_llm_ros.store.resident_layout import Layout, matrix_layout
 from flash_llm_ros.store.tensor_file import TensorFileWriter
 
@@ -54,8 +54,9 @@ class OptShape:
         attention, ffn = 4 * self.dim ** 2, 2 * self.dim * self.ffn
         return self.layers * (attention + ffn) + self.vocabulary * self.dim
 
-    def predictor_rank(self, layer: int) -> int:
-        return self.last_rank if layer >= self.layers - 4 else self.rank
+    def predictor_form(self, layer: int) -> PredictorForm:
+        return PredictorForm('low_rank',
+                             self.last_rank if layer >= self.layers - 4 else self.rank)
 
 
 OPT_6_7B = OptShape(4096, 16384, 32, 32, 50272, 128, 1024)
@@ -219,9 +220,8 @@ def _write_predictors(files: OptFiles) -> None:
     shape = files.shape
     layout: Layout = {}
     for layer in range(shape.layers):
-        rank = shape.predictor_rank(layer)
-        layout |= matrix_layout(f'predictors.{layer}.inner', rank, shape.dim, RESIDENT)
-        layout |= matrix_layout(f'predictors.{layer}.outer', shape.ffn, rank, RESIDENT)
+        for name, size in shape.predictor_form(layer).matrices(shape.ffn, shape.dim).items():
+            layout |= matrix_layout(f'predictors.{layer}.{name}', *size, 'q8')
     writer = TensorFileWriter(files.predictors, layout)
     for name, (dtype, size) in layout.items():
         if dtype is np.uint8:
@@ -232,7 +232,7 @@ def _write_predictors(files: OptFiles) -> None:
     data = ExternalData(files.predictors.name, layout, writer.offsets)
     for layer in range(shape.layers):
         files.predictor_graph(layer).write_bytes(predictor_graph(
-            _spec(shape), 'bundled', layer, shape.predictor_rank(layer), data))
+            _spec(shape), 'bundled', layer, shape.predictor_form(layer), data))
 
 
 def _spec(shape: OptShape) -> ModelSpec:

@@ -8,7 +8,7 @@ import torch
 from transformers import LlamaForCausalLM
 
 from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
-from flash_llm_ros.calibrate.traces import TraceRecorder
+from flash_llm_ros.calibrate.traces import TraceRecorder, Traces
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.store.flash_store import FlashStore
 
@@ -45,7 +45,7 @@ def answers(engine):
 def test_the_store_is_bundled_and_the_predictor_finds_the_planted_share(store):
     manifest = FlashStore.open(store).manifest
     assert manifest.layout == 'bundled'
-    assert min(manifest.calibration.predictor_recall) > 0.985
+    assert min(facts.recall for facts in manifest.calibration.predictors) > 0.985
     assert 1 - 2 * ACTIVE_SHARE < manifest.calibration.default_sparsity < 1 - ACTIVE_SHARE / 2
 
 
@@ -69,7 +69,8 @@ def test_the_predictor_agrees_with_the_sign_computed_in_float64(checkpoint, stor
     weights = load_file(checkpoint / 'model.safetensors')
     engine = open_engine(store, 'sparse')
     predictors = engine.model.feed_forward._predictors
-    recorder = TraceRecorder(engine.model.feed_forward, tmp_path / 'traces', 3, 128)
+    traces = Traces(tmp_path, 3, 128)
+    recorder = TraceRecorder(engine.model.feed_forward, traces)
     engine.model.feed_forward = recorder
     try:
         for _ in engine.start(GenerationRequest(PROMPTS[0], max_tokens=60)):
@@ -80,7 +81,7 @@ def test_the_predictor_agrees_with_the_sign_computed_in_float64(checkpoint, stor
             gate, up, down = (weights[f'model.layers.{layer}.mlp.{part}_proj.weight']
                               .astype(np.float64) for part in ('gate', 'up', 'down'))
             norm = np.linalg.norm(down, axis=0)
-            for x in recorder.read(layer):
+            for x in traces.read(layer):
                 exact = np.maximum(gate @ x, 0) * np.abs(up @ x) * norm
                 wanted = predictors.wanted(layer, x).astype(bool)
                 kept, total = kept + exact[wanted].sum(), total + exact.sum()

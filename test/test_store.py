@@ -177,14 +177,15 @@ def test_progress_ends_at_its_total(tmp_path: Path, checkpoint_folder: Path) -> 
     seen: dict[str, tuple[int, int]] = {}
     convert(checkpoint_folder, tmp_path / 'store', ConversionOptions(most_tokens=256),
             lambda what, done, total: seen.update({what: (done, total)}))
-    assert set(seen) == {'neurons', 'attention', 'reading text', 'calibrating'}
+    assert set(seen) == {'neurons', 'attention', 'reading text', 'thresholds',
+                         'calibrating'}
     assert all(done == total > 0 for done, total in seen.values())
 
 
-@pytest.mark.parametrize('call', [0, 3, 8, 9, 11, 13, 15, 17])
+@pytest.mark.parametrize('call', [0, 3, 8, 9, 11, 13, 15, 17, 20])
 def test_nothing_is_left_of_a_failed_conversion(tmp_path: Path, checkpoint_folder: Path,
                                                 int8_store: Path, call: int) -> None:
-    """8 calls for the neurons' sections, 3 for attention, 4 for the text, 3 for calibration."""
+    """Calls: 8 for sections of neurons, 3 attention, 4 the text, 3 thresholds, 3 predictors."""
     folder = tmp_path / 'stores'
     shutil.copytree(int8_store, folder / 'tiny')
     before = hashes(folder)

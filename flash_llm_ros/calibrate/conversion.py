@@ -1,20 +1,13 @@
 """Checkpoint to flash store: weights, then a short calibration, then one rename."""
 
 from dataclasses import dataclass, replace
-from importlib.resources import files
 from pathlib import Path
-import shutil
 
-from flash_llm_ros.calibrate.layer_calibration import (
-    FfnWeights,
-    LayerCalibration,
-    calibrate_bundled,
-    calibrate_split,
-)
-from flash_llm_ros.calibrate.traces import TraceRecorder, record
+from flash_llm_ros.calibrate.calibration import CalibrationOptions, calibrate_new
+from flash_llm_ros.calibrate.calibration_text import default_text
+from flash_llm_ros.calibrate.threshold_search import DEFAULT_SPARSITY
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint, open_checkpoint
-from flash_llm_ros.engine import Engine, EngineConfig
-from flash_llm_ros.engine.attention import kv_cache_bytes
+from flash_llm_ros.engine import EngineConfig
 from flash_llm_ros.engine.device_probe import probe_folder
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store import flash_store as names
@@ -24,16 +17,10 @@ from flash_llm_ros.store.device_profile import DeviceProfile
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.geometry import model_sections
 from flash_llm_ros.store.group_size import best_min_group_bytes
-from flash_llm_ros.store.layer_graphs import ExternalData
-from flash_llm_ros.store.manifest import KV_FORMATS, RESIDENT_FORMATS, Calibration
-from flash_llm_ros.store.predictor_graph import RESIDENT, predictor_graph, predictor_layout
-from flash_llm_ros.store.resident_layout import matrix_tensors
-from flash_llm_ros.store.tensor_file import TensorFileWriter
+from flash_llm_ros.store.manifest import KV_FORMATS, RESIDENT_FORMATS
+from flash_llm_ros.store.predictor_graph import PredictorForm
 from flash_llm_ros.store.writer import Progress, StoreFormat, StoreWriter
 
-DEFAULT_SPARSITY = 0.5
-_CONTEXT = 512
-_SPARE_BYTES = 256_000_000
 # Squared error relative to the matrix: 4-bit sources stay below 1e-5, unrounded ones reach 3e-3.
 _Q4_ERROR = 1e-4
 _PROBE_SECONDS = 8.0
@@ -95,7 +82,8 @@ def convert(source: str | Path, target: str | Path, options: ConversionOptions,
     with StoreWriter(checkpoint, target, form, progress) as writer:
         store = writer.write()
         if options.calibrate:
-            writer.seal(_calibrate(checkpoint, store, options, progress))
+            text = default_text() if options.text is None else options.text
+            writer.seal(calibrate_new(store, text, _short(checkpoint.spec, options), progress))
         if profile is not None:
             writer.add_profile(profile)
         writer.publish()
@@ -120,65 +108,8 @@ def _for_device(form: StoreFormat, spec: ModelSpec, profile: DeviceProfile) -> S
         profile.costs(EngineConfig.reads_in_flight)))
 
 
-def _calibrate(checkpoint: Checkpoint, store: FlashStore, options: ConversionOptions,
-               progress: Progress) -> Calibration:
-    text = options.text
-    if text is None:
-        text = files(__package__).joinpath('default_text.txt').read_text('utf-8')
-    folder = store.path / 'traces'
-    engine = Engine.open(_engine_config(store))
-    try:
-        recorder = record(engine, text, folder, options.most_tokens,
-                          lambda done, total: progress('reading text', done, total))
-    finally:
-        engine.close()
-    try:
-        return _calibrate_layers(checkpoint, store, recorder, options, progress)
-    finally:
-        shutil.rmtree(folder)
-
-
-def _engine_config(store: FlashStore) -> EngineConfig:
-    """Room for a part of the weights, whatever the model's size."""
-    context = min(_CONTEXT, store.manifest.model.max_context)
-    sizes = store.manifest.files
-    budget = (3 * sizes[names.RESIDENT]['bytes'] + 16 * sizes[names.TOKENIZER]['bytes']
-              + kv_cache_bytes(store, context) + _SPARE_BYTES)
-    return EngineConfig(store.path, budget, context_length=context, verify=False,
-                        lock_memory=False)
-
-
-def _calibrate_layers(checkpoint: Checkpoint, store: FlashStore, recorder: TraceRecorder,
-                      options: ConversionOptions, progress: Progress) -> Calibration:
-    spec, layout = checkpoint.spec, store.manifest.layout
+def _short(spec: ModelSpec, options: ConversionOptions) -> CalibrationOptions:
+    """A minute's work: one kind of predictor, every layer alike, nothing measured."""
     rank = min(options.rank, -(-spec.hidden_size // _RANK_STEP) * _RANK_STEP)
-    tensors = predictor_layout(spec, layout, rank)
-    writer = TensorFileWriter(store.path / names.PREDICTORS, tensors)
-    data = ExternalData(names.PREDICTORS, tensors, writer.offsets)
-    layers: list[LayerCalibration] = []
-    for layer in range(spec.layers):
-        weights, x = FfnWeights(checkpoint, layer), recorder.read(layer)
-        found = (calibrate_bundled(weights, x, rank) if layout == 'bundled'
-                 else calibrate_split(weights, x, rank, DEFAULT_SPARSITY))
-        for part in ('inner', 'outer'):
-            name = f'predictors.{layer}.{part}'
-            for key, tensor in matrix_tensors(name, getattr(found, part), RESIDENT).items():
-                writer.write(key, tensor)
-        if layout == 'split':
-            writer.write(f'predictors.{layer}.down_norm', found.down_norm)
-        graph = predictor_graph(spec, layout, layer, rank, data)
-        (store.path / names.predictor_graph(layer)).write_bytes(graph)
-        layers.append(found)
-        progress('calibrating', layer + 1, spec.layers)
-    writer.close()
-    return Calibration(
-        text_tokens=len(x), predictor_rank=rank,
-        default_sparsity=sum(found.sparsity for found in layers) / len(layers),
-        thresholds=_by_sparsity([found.thresholds for found in layers]),
-        predictor_thresholds=_by_sparsity([found.predictor_thresholds for found in layers]),
-        predictor_recall=[round(found.recall, 4) for found in layers],
-        predictor_precision=[round(found.precision, 4) for found in layers])
-
-
-def _by_sparsity(layers: list[dict[str, float]]) -> dict[str, list[float]]:
-    return {key: [layer[key] for layer in layers] for key in layers[0]}
+    return CalibrationOptions(most_tokens=options.most_tokens, measured_tokens=0,
+                              forms=(PredictorForm('low_rank', rank),))

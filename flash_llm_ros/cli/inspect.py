@@ -1,6 +1,7 @@
 """`flash_llm inspect`: a flash store in one screen."""
 
 from argparse import ArgumentParser, Namespace
+from collections import Counter
 from dataclasses import asdict
 import json
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 from flash_llm_ros.cli.main import fail
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.manifest import Calibration
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -50,12 +52,17 @@ def _print(store: FlashStore) -> None:
                    f'KV cache {manifest.kv_cache}',
         'flash': f'{manifest.layout} layout, {geometry.groups} groups of {geometry.group_bytes} '
                  f'bytes, {geometry.waste:.1%} padding',
-        'calibration': 'none: exact mode only' if calibration is None else
-                       f'{calibration.text_tokens} tokens, leaves out '
-                       f'{calibration.default_sparsity:.0%} by default, predictors of rank '
-                       f'{calibration.predictor_rank} with a mean recall of '
-                       f'{sum(calibration.predictor_recall) / spec.layers:.1%}',
+        'calibration': _calibration(calibration),
         'files': f'{len(manifest.files)}, {store.bytes / 1e6:.1f} MB together',
     }
     for name, text in lines.items():
         print(f'{name:<12}{text}')
+
+
+def _calibration(calibration: Calibration | None) -> str:
+    if calibration is None:
+        return 'none: exact mode only'
+    kinds = Counter(f'{facts.kind} {facts.size}' for facts in calibration.predictors)
+    return (f'{calibration.text_tokens} tokens, leaves out {calibration.default_sparsity:.0%} by '
+            f'default, predictors with a mean recall of {calibration.mean_recall:.1%}: '
+            + ', '.join(f'{count} x {kind}' for kind, count in kinds.most_common()))

@@ -6,6 +6,7 @@ import sys
 
 COMMANDS = {
     'convert': 'write a flash store from a GGUF file or a Hugging Face folder',
+    'calibrate': 'learn from text which neurons a flash store needs',
     'verify': "compare a flash store's files with its manifest",
     'inspect': 'print what a flash store holds',
     'probe': 'measure the flash device under a store, and plan its reads by that',

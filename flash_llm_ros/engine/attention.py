@@ -67,6 +67,11 @@ class AttentionStack:
         self._sessions[layer].run_with_iobinding(binding)
         return self._ffn_input[:tokens], self.hidden(layer + 1, tokens)
 
+    def rows(self, count: int) -> list[memoryview]:
+        """The bytes of the first `count` tokens' keys and values, in their place."""
+        places = self._cache.reshape(-1, self.context, self._spec.head_dim)[:, :count]
+        return [memoryview(place).cast('B') for place in places] if count else []
+
     def final_norm(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """The norm before the head, float32 [n, d]."""
         return self._final.run(None, {'hidden': rows[None]})[0][0]

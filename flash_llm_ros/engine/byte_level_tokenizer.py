@@ -28,6 +28,13 @@ class ByteLevelTokenizer:
             tokens += self._merged([token for _, token in word])
         return tokens
 
+    def encode_inside(self, text: str) -> list[int]:
+        self._words.encode_special_tokens = True        # as the text that they are
+        try:
+            return self.encode(text)
+        finally:
+            self._words.encode_special_tokens = False
+
     def decode(self, tokens: list[int]) -> str:
         """Special tokens are left out; bytes that are no UTF-8 become U+FFFD."""
         return b''.join(self._bytes(token) for token in tokens if token < len(self._ends)
@@ -35,6 +42,11 @@ class ByteLevelTokenizer:
 
     def text_of(self, token: int) -> str:
         return self._bytes(token).decode(errors='replace')
+
+    def token_bytes(self) -> tuple[list[bytes], list[int]]:
+        count = len(self._ends)
+        return [self._bytes(token) for token in range(count)], [
+            token for token in range(count) if self._special[token]]
 
     def _bytes(self, token: int) -> bytes:
         return bytes(self._text[self._ends[token - 1] if token else 0:self._ends[token]])

@@ -1,7 +1,9 @@
 """What the engine is opened with."""
 
 from dataclasses import dataclass
+import os
 from pathlib import Path
+import tempfile
 
 from flash_llm_ros.engine.down_reads import DOWN_READS
 from flash_llm_ros.engine.numpy_policies import DEFAULT_POLICY, POLICY_FORM, make_policy
@@ -11,6 +13,7 @@ MODES = ('exact', 'sparse')
 READERS = ('auto', 'io_uring', 'threads')
 MOST_READS_IN_FLIGHT = 256      # of the native core
 MOST_THREADS = 256
+MOST_SESSIONS = 1000
 MOST_DEADLINE_MS = 1_000_000
 
 
@@ -25,6 +28,8 @@ class EngineConfig:
     prefill_chunk: int = 64         # prompt tokens computed at once
     sparsity: float | None = None   # share of down columns left out; None: as calibrated
     lookup_tokens: int = 4          # exact mode: guessed tokens computed with one; 0: none
+    structured: bool = False        # requests may have constraints: llguidance, and its memory
+    force_batches: bool = True      # tokens that a constraint forces share a pass over the flash
     token_deadline_ms: float = 0.0  # sparse mode leaves out what is not read in time; 0: nothing
     threads: int = 1                # that compute: of ONNX Runtime, and in turn of the core
     reader: str = 'auto'            # io_uring, threads; auto: the former where it is to be had
@@ -35,12 +40,15 @@ class EngineConfig:
     window_policy: str = DEFAULT_POLICY     # which cached groups yield, see doc/window.md
     down_reads: str = 'auto'        # of sparse mode; auto: stream or scattered, what is faster
     core: str = 'native'            # or numpy, the slow reference
+    max_sessions: int = 4           # conversations kept between requests
+    session_folder: Path | None = None      # for parts of the KV cache; None: the user's cache
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             _refuse('mode', self.mode, f'one of {", ".join(MODES)}')
         for name, least in (('dram_budget', 1), ('context_length', 2), ('prefill_chunk', 1),
-                            ('lookup_tokens', 0), ('threads', 1), ('reads_in_flight', 1)):
+                            ('lookup_tokens', 0), ('threads', 1), ('reads_in_flight', 1),
+                            ('max_sessions', 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 _refuse(name, value, f'an integer of at least {least}')
@@ -65,12 +73,25 @@ class EngineConfig:
             _refuse('threads', self.threads, f'at most {MOST_THREADS}')
         if self.reads_in_flight > MOST_READS_IN_FLIGHT:
             _refuse('reads_in_flight', self.reads_in_flight, f'at most {MOST_READS_IN_FLIGHT}')
+        if self.max_sessions > MOST_SESSIONS:
+            _refuse('max_sessions', self.max_sessions, f'at most {MOST_SESSIONS}')
         if self.reader not in READERS:
             _refuse('reader', self.reader, f'one of {", ".join(READERS)}')
         if self.down_reads not in DOWN_READS:
             _refuse('down_reads', self.down_reads, f'one of {", ".join(DOWN_READS)}')
         if self.core not in ('native', 'numpy'):
             _refuse('core', self.core, 'native or numpy')
+
+    @property
+    def kv_folder(self) -> Path:
+        """Where parts of the KV cache are kept on flash."""
+        if self.session_folder is not None:
+            return self.session_folder
+        try:
+            caches = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
+        except RuntimeError:        # a user without a home
+            caches = Path(tempfile.gettempdir())
+        return caches / 'flash_llm'
 
 
 def _refuse(name: str, value: object, right: str) -> None:

@@ -6,7 +6,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.engine.attention import AttentionStack, kv_cache_bytes
-from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.config import MOST_THREADS, EngineConfig
+from flash_llm_ros.engine.constrained_decoding import (
+    WORK_BYTES,
+    ConstrainedDecoding,
+    planned_bytes,
+)
 from flash_llm_ros.engine.core import core_scratch_bytes
 from flash_llm_ros.engine.down_reads import streams_down
 from flash_llm_ros.engine.feed_forward import (
@@ -15,7 +20,7 @@ from flash_llm_ros.engine.feed_forward import (
     FeedForward,
     SplitFeedForward,
 )
-from flash_llm_ros.engine.generation import FinishReason, Generation, GenerationRequest
+from flash_llm_ros.engine.generation import Generation, GenerationRequest
 from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow, plan_memory
 from flash_llm_ros.engine.model import Model
 from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity, down_norms
@@ -25,7 +30,8 @@ from flash_llm_ros.engine.process_memory import (
     return_large_blocks,
     trim_heap,
 )
-from flash_llm_ros.engine.prompt import ChatTemplate, check_text
+from flash_llm_ros.engine.prompt import ChatTemplate
+from flash_llm_ros.engine.runs import Runs, Suspended
 from flash_llm_ros.engine.token_clock import TokenClock
 from flash_llm_ros.engine.tokens import TextTokenizer, load_tokenizer
 from flash_llm_ros.engine.window import Window
@@ -34,7 +40,6 @@ from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import (
     CHAT_TEMPLATE,
-    PREDICTORS,
     RESIDENT,
     TOKENIZER,
     TOKENIZER_TABLES,
@@ -45,17 +50,21 @@ from flash_llm_ros.store.manifest import Manifest
 
 # Allocator, Python and code pages that tokens touch first, beyond the buffers planned below.
 _SLACK = 5_000_000
+_SESSION_BYTES = 4096       # of a conversation that is kept, beside its tokens
 
 
 class Engine:
     """`Engine.open`, `start` requests, `close`. Calls come from one thread at a time."""
 
     def __init__(self, config: EngineConfig, store: FlashStore, plan: MemoryPlan, model: Model,
-                 tokenizer: TextTokenizer, template: ChatTemplate) -> None:
+                 tokenizer: TextTokenizer, template: ChatTemplate,
+                 log: Callable[[str], None],
+                 constrained: ConstrainedDecoding | None = None) -> None:
         self.config, self.plan, self.model = config, plan, model
-        self._store, self._tokenizer, self._template = store, tokenizer, template
-        self._running: Generation | None = None
+        self._store, self._tokenizer = store, tokenizer
+        self._runs = Runs(config, store, model, tokenizer, template, log, constrained)
         self._closed = False
+        self._most_threads = MOST_THREADS
 
     @classmethod
     def open(cls, config: EngineConfig, log: Callable[[str], None] = lambda line: None) -> 'Engine':
@@ -78,7 +87,8 @@ class Engine:
         sizes = (geometry.group_bytes, least_slots(geometry, shared_out_for),
                  most_slots(geometry))
         estimate = _resident_estimate(store, scattered)
-        plan_memory(config.dram_budget, [*estimate, *_buffers(config, store)], *sizes)
+        rows = [_structured_row(planned_bytes(manifest.model.vocab_size))] * config.structured
+        plan_memory(config.dram_budget, [*estimate, *rows, *_buffers(config, store)], *sizes)
 
         return_large_blocks()
         bare = resident_bytes()
@@ -99,7 +109,8 @@ class Engine:
         loaded = max(resident_bytes() - bare, sum(row.bytes for row in estimate))
         resident = PlanRow('resident weights', loaded, 'attention, predictors, tokenizer and '
                            'ONNX Runtime, as measured')
-        plan = plan_memory(config.dram_budget, [resident, *_buffers(config, store)], *sizes)
+        constrained, rows = _constrained_decoding(config, manifest, tokenizer)
+        plan = plan_memory(config.dram_budget, [resident, *rows, *_buffers(config, store)], *sizes)
 
         log(f'filling the window of {plan.window_bytes / 1e6:.1f} MB')
         slots = plan_window(geometry, shared_out_for,
@@ -117,8 +128,9 @@ class Engine:
         clock = (TokenClock(config.token_deadline_ms / 1000, manifest.model.layers)
                  if config.token_deadline_ms else None)
         feed_forward = _feed_forward(config, manifest, window, predictors, sparsity, norms, clock)
-        model = Model(manifest.model, attention, feed_forward, window, config.prefill_chunk, clock)
-        return cls(config, store, plan, model, tokenizer, template)
+        model = Model(manifest.model, attention, feed_forward, window, config.prefill_chunk, clock,
+                      1 + _lookup_tokens(config))
+        return cls(config, store, plan, model, tokenizer, template, log, constrained)
 
     @property
     def model_name(self) -> str:
@@ -139,44 +151,72 @@ class Engine:
         """Bytes of the flash store, what would have to be in DRAM without it."""
         return self._store.bytes
 
+    @property
+    def sessions(self) -> int:
+        """Conversations that are kept; may be read from any thread."""
+        return len(self._runs.sessions)
+
     def start(self, request: GenerationRequest) -> Generation:
         """Check and tokenise a request; iterate over what is returned to run it.
 
-        A generation that is still running is given up. Raises FlashLlmError: EMPTY_PROMPT,
-        INVALID_TEXT, PROMPT_TOO_LONG, INVALID_REQUEST; RuntimeError once the engine is closed.
+        A generation that is still running is given up. With a `session_id`, what the session has
+        in the KV cache is not computed again; the session goes on with the answer once that has
+        come to its end, and is as before where it has not. Raises FlashLlmError: EMPTY_PROMPT,
+        INVALID_TEXT, PROMPT_TOO_LONG, INVALID_REQUEST, INVALID_CONSTRAINT, TOO_MANY_SESSIONS;
+        RuntimeError once the engine is closed.
         """
         if self._closed:
             raise RuntimeError('the engine is closed')
-        context = self.config.context_length
-        check_text('prompt', request.prompt, context)
-        check_text('system_prompt', request.system_prompt, context)
-        if not request.prompt.strip():
-            raise FlashLlmError(ErrorCode.EMPTY_PROMPT, 'prompt is empty; it must hold some text.')
-        if not isinstance(request.max_tokens, int) or request.max_tokens < 1:
-            raise FlashLlmError(ErrorCode.INVALID_REQUEST, f'max_tokens is {request.max_tokens}; '
-                                'it must be at least 1.')
-        for stop in request.stop:
-            if not stop:
-                raise FlashLlmError(ErrorCode.INVALID_REQUEST,
-                                    'stop holds an empty string; every answer would be empty.')
-        text = (request.prompt if request.raw
-                else self._template.render(request.prompt, request.system_prompt))
-        tokens = self._tokenizer.encode(text)
-        if not tokens:
-            raise FlashLlmError(ErrorCode.EMPTY_PROMPT, 'prompt has only characters for which '
-                                'the model has no tokens; it must hold some text.')
-        if max(tokens) >= self.model.spec.vocab_size:
-            raise FlashLlmError(ErrorCode.INVALID_TEXT, f'prompt holds the token {max(tokens)}, '
-                                f'but the model has only {self.model.spec.vocab_size}.')
-        if len(tokens) >= context:
-            raise FlashLlmError(ErrorCode.PROMPT_TOO_LONG,
-                                f'prompt has {len(tokens)} tokens with its template; '
-                                f'context_length is {context} and an answer needs at least one.')
-        if self._running is not None:
-            self._running.stop(FinishReason.CANCELLED)
-        self._running = Generation(self.model, self._tokenizer.stream(), tokens, request, context,
-                                   _lookup_tokens(self.config))
-        return self._running
+        return self._runs.start(request)
+
+    def keep_system_prompt(self, system_prompt: str) -> None:
+        """Bring a system prompt's keys and values from flash, or compute and keep them; seconds.
+
+        Requests with `keep_system_prompt` do so by themselves; this saves the first one the time.
+        Raises FlashLlmError: INVALID_TEXT, PROMPT_TOO_LONG, READ_FAILED, CHECKSUM_MISMATCH.
+        """
+        self._runs.keep_system_prompt(system_prompt)
+
+    def suspend(self) -> Suspended:
+        """Put what runs aside, between two of its pieces, so that another request can be started.
+
+        Keep its iterator: after `resume` it goes on to the same bytes. Until then its session
+        takes no other request. Raises FlashLlmError(READ_FAILED) where the state cannot be
+        written to flash; it goes on running.
+        """
+        return self._runs.suspend()
+
+    def resume(self, suspended: Suspended) -> None:
+        """Let it run again; its iterator goes on. What runs meanwhile is given up.
+
+        Raises FlashLlmError(READ_FAILED or CHECKSUM_MISMATCH) where its state is lost.
+        """
+        self._runs.resume(suspended)
+
+    def discard(self, suspended: Suspended) -> None:
+        """Forget what will not be resumed."""
+        self._runs.discard(suspended)
+
+    def reset_session(self, session_id: str) -> int:
+        """Forget a session, or all for ''; returns how many. May be called from any thread.
+
+        Raises FlashLlmError(NO_SUCH_SESSION).
+        """
+        return self._runs.sessions.reset(session_id)
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute in the core."""
+        return min(self._most_threads, self.config.threads)
+
+    def limit_threads(self, most: int) -> None:
+        """Compute with at most so many of the core's threads; results stay the same bytes.
+
+        ONNX Runtime, which computes attention, keeps the number it was opened with.
+        """
+        if most != self._most_threads:
+            self.model.window.core.limit_threads(most)
+            self._most_threads = most
 
     def tokenize(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
@@ -188,10 +228,15 @@ class Engine:
                 'total_neurons': self.model.feed_forward.total_neurons,
                 'deadlines_missed': self.model.deadlines_missed}
 
+    def flash_counters(self) -> dict[str, int]:
+        """Counters of the core as of now; from any thread, also while a request is computed."""
+        return self.model.window.core.stats()
+
     def close(self) -> None:
         """Free everything; idempotent."""
         if not self._closed:
-            self._closed, self._running = True, None
+            self._closed = True
+            self._runs.close()
             self.model.window.close()
             del self.model.attention, self.model.feed_forward
             trim_heap()
@@ -248,7 +293,7 @@ def _resident_estimate(store: FlashStore, predictors: bool) -> list[PlanRow]:
             PlanRow('tokenizer', files[TOKENIZER_TABLES]['bytes'] if TOKENIZER_TABLES in files
                     else 4 * files[TOKENIZER]['bytes'], '')]
     if predictors:
-        rows.append(PlanRow('predictors', files[PREDICTORS]['bytes'], ''))
+        rows.append(PlanRow('predictors', files[store.predictor_weights]['bytes'], ''))
     return rows
 
 
@@ -259,13 +304,36 @@ def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     floats = chunk * (3 * spec.hidden_size + spec.ffn_size)
     floats += spec.vocab_size * (1 + _lookup_tokens(config))
     # A layer's normed, attended, projected, qkv twice for the cast, scores; or, when it is done,
-    # what sampling takes: scores, order, weights in float64
+    # what sampling takes: scores, order, weights in 8 bytes each, and a mask
     floats += max(chunk * (3 * spec.hidden_size + 2 * qkv + spec.heads * context),
-                  spec.vocab_size * 11)
+                  spec.vocab_size * 7)
     core = core_scratch_bytes(store.manifest.geometry, config.threads, chunk)
+    sessions = ([PlanRow('sessions', config.max_sessions * (4 * context + _SESSION_BYTES),
+                         'their tokens; keys and values lie on flash')]
+                if config.max_sessions else [])
     return [PlanRow('KV cache', kv_cache_bytes(store, context),
                     f'{context} tokens in {store.manifest.kv_cache}'),
-            PlanRow('scratch', 4 * floats + core + _SLACK, f'{chunk} prompt tokens at once')]
+            PlanRow('scratch', 4 * floats + core + _SLACK, f'{chunk} prompt tokens at once'),
+            *sessions]
+
+
+def _constrained_decoding(
+    config: EngineConfig, manifest: Manifest, tokenizer: TextTokenizer,
+) -> tuple[ConstrainedDecoding | None, list[PlanRow]]:
+    """What constraints need where there may be any, and its row of the plan."""
+    if not config.structured:
+        return None, []
+    spec, before = manifest.model, resident_bytes()
+    constrained = ConstrainedDecoding(tokenizer.vocabulary, spec.vocab_size, spec.end_tokens)
+    constrained.warm()
+    trim_heap()
+    taken = max(resident_bytes() - before, planned_bytes(spec.vocab_size))
+    return constrained, [_structured_row(taken)]
+
+
+def _structured_row(library: int) -> PlanRow:
+    return PlanRow('structured answers', library + WORK_BYTES,
+                   f'llguidance and its tokens, and {WORK_BYTES / 1e6:g} MB for one constraint')
 
 
 def _lookup_tokens(config: EngineConfig) -> int:

@@ -49,6 +49,8 @@ class GraphLoader:
         options.inter_op_num_threads = 1
         options.enable_cpu_mem_arena = False        # an arena only grows
         options.enable_mem_pattern = False
+        # The graphs are written as they are to run; looking for better ones costs 40 kB a session.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
         options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         options.add_session_config_entry(_FOLDER_KEY, self._folder)

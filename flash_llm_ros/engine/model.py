@@ -14,9 +14,13 @@ class Model:
     """Attention, feed-forward block and window of one flash store."""
 
     def __init__(self, spec: ModelSpec, attention: AttentionStack, feed_forward: FeedForward,
-                 window: Window, chunk: int, clock: TokenClock | None = None) -> None:
+                 window: Window, chunk: int, clock: TokenClock | None = None,
+                 logits_rows: int = 1) -> None:
+        """`logits_rows` is for how many tokens at once logits are computed at most."""
         self.spec, self.attention, self.window = spec, attention, window
         self.feed_forward, self.chunk, self.clock = feed_forward, chunk, clock
+        self.logits = np.zeros((logits_rows, spec.vocab_size), np.float32)
+        self.length = 0     # tokens whose keys and values the last request has computed
 
     @property
     def deadlines_missed(self) -> int:
@@ -42,5 +46,6 @@ class Model:
         if logits is not None:
             hidden = self.attention.hidden(self.spec.layers, count)
             self.window.logits(self.attention.final_norm(hidden[count - len(logits):]), logits)
+        self.length = position + count
         if clock is not None:
             clock.end()

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 import onnxruntime as ort
 
 from flash_llm_ros.engine.graph_loader import Feeds, GraphLoader
-from flash_llm_ros.store.flash_store import PREDICTORS, FlashStore, predictor_graph
+from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.tensor_file import TensorFile
 
 
@@ -23,9 +23,9 @@ class PredictorStack:
         self._thresholds = thresholds.astype(np.float32).reshape(-1, 1)
         self._loader = GraphLoader(str(store.path), threads, prepack=True)
         self._bindings = []
-        with TensorFile(store.path / PREDICTORS) as tensors:
+        with TensorFile(store.path / store.predictor_weights) as tensors:
             for layer in range(spec.layers):
-                session = self._loader.load(store.content(predictor_graph(layer)), tensors,
+                session = self._loader.load(store.content(store.predictor_graph(layer)), tensors,
                                             f'predictors.{layer}.', self._probe)
                 self._bindings.append((session, self._bind(session, layer)))
             tensors.drop_page_cache()
@@ -61,7 +61,7 @@ class PredictorStack:
 
 def down_norms(store: FlashStore) -> list[NDArray[np.float32]]:
     """Norms of the down columns, float32 [ffn] a layer; of a split store that is calibrated."""
-    with TensorFile(store.path / PREDICTORS) as tensors:
+    with TensorFile(store.path / store.predictor_weights) as tensors:
         norms = [tensors.read(f'predictors.{layer}.down_norm')
                  for layer in range(store.manifest.model.layers)]
         tensors.drop_page_cache()

@@ -47,8 +47,14 @@ class Sampler:
         self._seen = np.zeros(vocabulary, bool)
         self._seen[seen] = True
 
-    def pick(self, logits: NDArray[np.float32]) -> int:
+    def see(self, token: int) -> None:
+        """A token that was not picked has joined the answer."""
+        self._seen[token] = True
+
+    def pick(self, logits: NDArray[np.float32], allowed: NDArray[np.bool_] | None = None) -> int:
         """The next token; `logits` is float32 [vocabulary] and is left as it is.
+
+        `allowed` says which tokens it may be, [vocabulary] with at least one; None: any.
 
         Raises FlashLlmError(INTERNAL) when they are no numbers: better no text than noise.
         """
@@ -57,7 +63,8 @@ class Sampler:
             raise FlashLlmError(ErrorCode.INTERNAL, 'The model computed logits that are not '
                                 'finite numbers.')
         if params.temperature == 0 and params.repetition_penalty == 1.0:
-            token = int(logits.argmax())
+            scores = logits if allowed is None else np.where(allowed, logits, -math.inf)
+            token = int(scores.argmax())
             self._seen[token] = True
             return token
         scores = logits.astype(np.float64)
@@ -65,6 +72,8 @@ class Sampler:
             seen = scores[self._seen]
             scores[self._seen] = np.where(seen > 0, seen / params.repetition_penalty,
                                           seen * params.repetition_penalty)
+        if allowed is not None:
+            scores[~allowed] = -math.inf
         token = int(scores.argmax()) if params.temperature == 0 else self._draw(scores)
         self._seen[token] = True
         return token
@@ -72,18 +81,26 @@ class Sampler:
     def _draw(self, scores: NDArray[np.float64]) -> int:
         """Temperature, then top-k, top-p and min-p, each on what the one before has left."""
         params = self._params
-        order = np.argsort(-scores, kind='stable')
+        # In place: a vocabulary of 150,000 tokens takes 1.2 MB an array, and three are planned.
+        np.negative(scores, out=scores)
+        order = np.argsort(scores, kind='stable')[:np.count_nonzero(scores < math.inf)]
         if params.top_k:
             order = order[:params.top_k]
+        weights = scores[order]
+        sums = scores[:len(weights)]
         # Subtract before dividing: a tiny temperature then underflows to greedy, not to NaN.
+        weights -= weights[0]
         with np.errstate(over='ignore'):
-            weights = np.exp((scores[order] - scores[order[0]]) / params.temperature)
+            weights /= -params.temperature
+        np.exp(weights, out=weights)
         weights /= weights.sum()
+        # The likeliest come first, so that each limit leaves a prefix.
         if params.top_p < 1:                    # arXiv 1904.09751
-            before = np.cumsum(weights) - weights
-            weights = weights[before < params.top_p]
+            before = np.cumsum(weights, out=sums)
+            before -= weights
+            weights = weights[:np.count_nonzero(before < params.top_p)]
         if params.min_p > 0:                    # arXiv 2407.01082
-            weights = weights[weights >= params.min_p * weights[0]]
-        bounds = np.cumsum(weights)
+            weights = weights[:np.count_nonzero(weights >= params.min_p * weights[0])]
+        bounds = np.cumsum(weights, out=sums[:len(weights)])
         chosen = np.searchsorted(bounds, self._random.random() * bounds[-1], side='right')
         return int(order[min(chosen, len(weights) - 1)])

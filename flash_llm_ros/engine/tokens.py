@@ -1,5 +1,7 @@
 """Text to tokens and back."""
 
+import json
+import re
 from typing import Protocol
 
 from tokenizers import Tokenizer
@@ -8,6 +10,11 @@ from flash_llm_ros.engine.byte_level_tokenizer import ByteLevelTokenizer
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
 from flash_llm_ros.store.flash_store import TOKENIZER, TOKENIZER_TABLES, FlashStore
 from flash_llm_ros.store.tensor_file import TensorFile
+from flash_llm_ros.store.tokenizer_tables import byte_alphabet
+
+_BYTE_OF = {character: byte for byte, character in enumerate(byte_alphabet())}
+_LINE_BREAK = '<0x0A>'
+_BYTE = re.compile(r'<0x([\dA-F]{2})>')     # a byte of its own in SentencePiece vocabularies
 
 
 class Vocabulary(Protocol):
@@ -16,11 +23,17 @@ class Vocabulary(Protocol):
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, none added."""
 
+    def encode_inside(self, text: str) -> list[int]:
+        """The tokens of a text behind another: no blank before it, no special tokens in it."""
+
     def decode(self, tokens: list[int]) -> str:
         """The text of tokens, special ones left out."""
 
     def text_of(self, token: int) -> str:
         """A special token's own text."""
+
+    def token_bytes(self) -> tuple[list[bytes], list[int]]:
+        """The bytes of every token inside of a text, and the special tokens."""
 
 
 class LibraryTokenizer:
@@ -34,11 +47,30 @@ class LibraryTokenizer:
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
+    def encode_inside(self, text: str) -> list[int]:
+        line_break = self._tokenizer.token_to_id(_LINE_BREAK)
+        self._tokenizer.encode_special_tokens = True    # as the text that they are
+        try:
+            tokens = self.encode(text if line_break is None else f'\n{text}')
+        finally:
+            self._tokenizer.encode_special_tokens = False
+        return tokens[tokens.index(line_break) + 1:] if line_break in tokens else tokens
+
     def decode(self, tokens: list[int]) -> str:
         return self._tokenizer.decode(tokens)
 
     def text_of(self, token: int) -> str:
         return self._tokenizer.id_to_token(token) or ''
+
+    def token_bytes(self) -> tuple[list[bytes], list[int]]:
+        count = max(self._tokenizer.get_vocab().values()) + 1
+        added = self._tokenizer.get_added_tokens_decoder()
+        decoder = json.dumps(json.loads(self._tokenizer.to_str())['decoder'])
+        read = _byte_level if '"ByteLevel"' in decoder else _sentence_piece
+        texts = [self._tokenizer.id_to_token(token) or '' for token in range(count)]
+        return ([text.encode() if token in added else read(text)
+                 for token, text in enumerate(texts)],
+                [token for token, what in added.items() if what.special])
 
 
 class TextTokenizer:
@@ -58,11 +90,16 @@ class TextTokenizer:
                                 f'tokenizer.json cannot be used: {error}.') from None
         self._begin = begin_token
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, begin: bool = True) -> list[int]:
+        """The tokens of a text; `begin` is False for one that goes on with others."""
         ids = self._vocabulary.encode(text)
-        if self._begin is not None and ids[:1] != [self._begin]:
+        if begin and self._begin is not None and ids[:1] != [self._begin]:
             ids.insert(0, self._begin)
         return ids
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        return self._vocabulary
 
     def text_of(self, token: int | None) -> str:
         """A special token's text, '' for None; chat templates ask for it."""
@@ -89,6 +126,18 @@ class TextStream:
             return ''
         self._shown, self._new = self._new, []
         return text[len(before):]
+
+
+def _byte_level(token: str) -> bytes:
+    try:
+        return bytes(_BYTE_OF[character] for character in token)
+    except KeyError:
+        return token.encode()
+
+
+def _sentence_piece(token: str) -> bytes:
+    byte = _BYTE.fullmatch(token)
+    return bytes([int(byte[1], 16)]) if byte else token.replace('▁', ' ').encode()
 
 
 def load_tokenizer(store: FlashStore) -> TextTokenizer:

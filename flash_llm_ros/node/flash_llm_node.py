@@ -10,13 +10,16 @@ from flash_llm_ros.engine import Engine
 from flash_llm_ros.node.diagnostics import Diagnostics
 from flash_llm_ros.node.generate_action import GenerateAction
 from flash_llm_ros.node.generate_service import GenerateService
+from flash_llm_ros.node.heat import Heat
 from flash_llm_ros.node.intake import Intake, StreamTopic
 from flash_llm_ros.node.ledger import Ledger
 from flash_llm_ros.node.lifecycle_guard import LifecycleGuard
 from flash_llm_ros.node.parameters import Parameters
 from flash_llm_ros.node.prompt_topic import PromptTopic
 from flash_llm_ros.node.request_numbers import RequestNumbers
+from flash_llm_ros.node.reset_session import ResetSession
 from flash_llm_ros.node.status import StatusReport, StatusTopic
+from flash_llm_ros.node.tokenize import Tokenize
 from flash_llm_ros.node.worker import Worker
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
@@ -40,11 +43,12 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
         self._guard = LifecycleGuard(self)
 
         monitor = MutuallyExclusiveCallbackGroup()
-        self._report = StatusReport(self, self._ledger, self._current_worker)
+        heat = Heat()
+        self._report = StatusReport(self, self._ledger, heat, self._current_worker)
         self._status = StatusTopic(
             self, self._report, self._settings['status_rate'], monitor)
         self._diagnostics = Diagnostics(
-            self, self._report, self._ledger, self._current_worker, monitor)
+            self, self._settings, self._report, heat, self._ledger, self._current_worker, monitor)
 
         intake = Intake(
             self._settings, StreamTopic(self, monitor), self._ledger, self._current_worker,
@@ -53,6 +57,8 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
         self._action = GenerateAction(self, self._settings, intake)
         self._service = GenerateService(self, self._settings, intake, numbers)
         self._prompt = PromptTopic(self, self._settings, intake, numbers)
+        self._reset = ResetSession(self, self._current_worker)
+        self._tokenize = Tokenize(self, self._current_worker)
         self._status.publish()
 
     def _current_worker(self) -> Worker | None:
@@ -71,11 +77,20 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
             config = self._settings.engine_config()
             engine = Engine.open(config, log=log.info)
             log.info(f'Memory plan of {engine.model_name}:\n{engine.plan.table()}')
-            self._worker = Worker(engine, self._settings['queue_size'], self.report_bug)
+            self._keep_system_prompt(engine)
+            self._worker = Worker(engine, self._settings, self.report_bug, log.warning)
         except Exception as error:
             self._is_configured = False
             return self._failed(error)
         return self._changed()
+
+    def _keep_system_prompt(self, engine: Engine) -> None:
+        try:
+            if self._settings['system_prompt']:
+                engine.keep_system_prompt(self._settings['system_prompt'])
+        except Exception:
+            engine.close()
+            raise
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Accept requests."""

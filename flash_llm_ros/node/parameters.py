@@ -18,7 +18,9 @@ from rclpy.parameter import Parameter
 from flash_llm_ros.engine import EngineConfig, SamplingParams
 from flash_llm_ros.engine.byte_size import RIGHT as BYTE_SIZE_FORM
 from flash_llm_ros.engine.byte_size import parse_byte_size
-from flash_llm_ros.engine.numpy_policies import POLICY_FORM
+from flash_llm_ros.engine.config import MOST_SESSIONS
+from flash_llm_ros.engine.numpy_policies import POLICY_FORM, make_policy
+from flash_llm_ros.node.turns import WHEN_BUSY
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 Value = str | bool | int | float
@@ -30,6 +32,7 @@ class Change(Enum):
     NEVER = 'read-only: it is given when the node starts'
     UNCONFIGURED = 'it is read when the node is configured'
     ALWAYS = 'it holds from the next request on'
+    AT_ONCE = 'it holds from the next token on'
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ class Entry:
     high: float | None = None
     choices: tuple[str, ...] = ()
     byte_size: bool = False
+    form: str = ''      # of a text that `is_right` tells from others
+    is_right: Callable[[str], bool] = lambda text: True
 
     def descriptor(self) -> ParameterDescriptor:
         """Return what ``ros2 param describe`` shows."""
@@ -54,7 +59,7 @@ class Entry:
                         f'{self.change.value}',
             read_only=self.change is Change.NEVER,
             dynamic_typing=self.byte_size,
-            additional_constraints=self._constraint())
+            additional_constraints=self.constraint)
         if self.low is not None and isinstance(self.default, float):
             descriptor.floating_point_range = [
                 FloatingPointRange(from_value=float(self.low), to_value=float(self.high))]
@@ -63,10 +68,12 @@ class Entry:
                 IntegerRange(from_value=int(self.low), to_value=int(self.high))]
         return descriptor
 
-    def _constraint(self) -> str:
+    @property
+    def constraint(self) -> str:
+        """What a value has to be beyond its type and range; '' for nothing."""
         if self.byte_size:
             return BYTE_SIZE_FORM
-        return f'one of {", ".join(self.choices)}' if self.choices else ''
+        return f'one of {", ".join(self.choices)}' if self.choices else self.form
 
     def complaint(self, value: Value | None) -> str:
         """Return what is wrong with a value that has the right type and range, or ''."""
@@ -77,12 +84,20 @@ class Entry:
                 return str(error)
         if isinstance(value, float) and not math.isfinite(value):
             return f'{self.name} is {value}; it has to be a finite number.'
-        if self.choices and value not in self.choices:
-            return f'{self.name} is {value!r}; it has to be {self._constraint()}.'
+        if (self.choices and value not in self.choices) or not self.is_right(value):
+            return f'{self.name} is {value!r}; it has to be {self.constraint}.'
         return ''
 
 
-NEVER, UNCONFIGURED, ALWAYS = Change.NEVER, Change.UNCONFIGURED, Change.ALWAYS
+def _is_policy(text: str) -> bool:
+    try:
+        make_policy(text, 1)
+    except ValueError:
+        return False
+    return True
+
+
+NEVER, UNCONFIGURED, ALWAYS, AT_ONCE = Change
 LONGEST = 1e6  # s; longer waits are mistakes
 
 TABLE = (
@@ -103,6 +118,11 @@ TABLE = (
     Entry('lookup_tokens', 4, UNCONFIGURED,
           'Tokens guessed from the text so far and computed in the same pass over the flash, '
           'in exact mode; 0: none', 'tokens', 0, 64),
+    Entry('structured', False, UNCONFIGURED,
+          'Requests may have constraints, for which llguidance and memory for it are needed: the '
+          'memory plan shows how much'),
+    Entry('force_batches', True, UNCONFIGURED,
+          'Tokens that a constraint forces share one pass over the flash; false only to compare'),
     Entry('token_deadline_ms', 0.0, UNCONFIGURED,
           'Time of one token in sparse mode, where neurons that cannot be read in it are left out; '
           '0: as long as it takes', 'ms', 0.0, 1e6),
@@ -115,11 +135,26 @@ TABLE = (
     Entry('lock_memory', True, UNCONFIGURED, 'Lock the window in memory where this is allowed'),
     Entry('verify', True, UNCONFIGURED, 'Check the hashes of the store when it is opened'),
     Entry('window_policy', EngineConfig.window_policy, UNCONFIGURED,
-          f'Which cached groups yield to others: {POLICY_FORM}'),
+          'Which cached groups yield to others', form=POLICY_FORM, is_right=_is_policy),
     Entry('core', 'native', UNCONFIGURED,
           'Compiled core, or its slow reference', choices=('native', 'numpy')),
+    Entry('max_sessions', 4, UNCONFIGURED,
+          'Conversations that are kept between requests; the one used longest ago gives way',
+          'conversations', 0, MOST_SESSIONS),
+    Entry('session_folder', '', UNCONFIGURED,
+          'Folder on flash for keys and values of conversations, of requests that stand back and '
+          'of the system prompt; empty: the cache folder of the user'),
     Entry('queue_size', 4, UNCONFIGURED,
           'Requests that may wait while one runs; more are refused', 'requests', 0, 1000),
+    Entry('when_busy', 'queue', ALWAYS,
+          'What becomes of a request that finds the engine busy: queue: it waits; keep_last: only '
+          'the newest waits; reject: it is refused; interrupt: it ends what runs',
+          choices=WHEN_BUSY),
+    Entry('duty_cycle', 1.0, AT_ONCE,
+          'Share of the time in which the engine works; less saves heat and energy', '',
+          0.05, 1.0),
+    Entry('max_threads', 256, AT_ONCE,
+          'Of the `threads`, how many compute in the core', 'threads', 1, 256),
     Entry('stream_period', 0.05, ALWAYS,
           'Shortest time between two chunks of an answer', 's', 0.001, 60.0),
     Entry('default_deadline', 600.0, ALWAYS,
@@ -128,10 +163,24 @@ TABLE = (
     Entry('service_deadline', 30.0, ALWAYS,
           'Deadline of service calls that bring none', 's', 0.001, LONGEST),
     Entry('status_rate', 2.0, NEVER, 'Messages on ~/status', '1/s', 0.01, 100.0),
+    Entry('flash_slowdown_warning', 4.0, ALWAYS,
+          '/diagnostics warns when reads that are waited for take so many times as long as the '
+          'device profile allows', 'times', 1.0, 1e6),
+    Entry('hit_rate_warning', 0.0, ALWAYS,
+          '/diagnostics warns when a smaller share of the groups is found in the window; 0: never',
+          '', 0.0, 1.0),
+    Entry('memory_tolerance', '16MB', ALWAYS,
+          'What ROS and Python may take beside dram_budget before /diagnostics warns; twice as '
+          'much is an error', byte_size=True),
+    Entry('temperature_warning', 80.0, ALWAYS,
+          '/diagnostics warns from this temperature of the hottest zone on', '°C', -40.0, 200.0),
+    Entry('temperature_error', 95.0, ALWAYS,
+          'From this temperature on it is an error', '°C', -40.0, 200.0),
     Entry('max_tokens', 128, ALWAYS,
           'Longest answer to requests that ask for no other', 'tokens', 1, 2**20),
     Entry('system_prompt', '', ALWAYS,
-          'System prompt of requests that bring none; empty: what the chat template puts there'),
+          'System prompt of requests that bring none, whose keys and values are kept on flash; '
+          'empty: what the chat template puts there'),
     Entry('temperature', 0.0, ALWAYS, 'For prompts on ~/prompt; 0: greedy', '', 0.0, 100.0),
     Entry('top_k', 0, ALWAYS, 'For prompts on ~/prompt; 0: all', 'tokens', 0, 2**20),
     Entry('top_p', 1.0, ALWAYS, 'For prompts on ~/prompt', '', 1e-6, 1.0),
@@ -162,12 +211,16 @@ class Parameters:
             raise FlashLlmError(
                 ErrorCode.STORE_NOT_FOUND,
                 'The parameter `store` is empty; it has to name the folder of a flash store.')
-        names = ('mode', 'context_length', 'prefill_chunk', 'lookup_tokens', 'token_deadline_ms',
+        names = ('mode', 'context_length', 'prefill_chunk', 'lookup_tokens', 'structured',
+                 'force_batches', 'token_deadline_ms',
                  'threads', 'reader',
-                 'reads_in_flight', 'direct_io', 'lock_memory', 'verify', 'window_policy', 'core')
+                 'reads_in_flight', 'direct_io', 'lock_memory', 'verify', 'window_policy', 'core',
+                 'max_sessions')
+        folder = self['session_folder']
         return EngineConfig(
             store=Path(self['store']).expanduser(),
             dram_budget=parse_byte_size('dram_budget', self['dram_budget']),
+            session_folder=Path(folder).expanduser() if folder else None,
             sparsity=self['sparsity'] if self['sparsity'] >= 0 else None,
             **{name: self[name] for name in names})
 
@@ -177,14 +230,14 @@ class Parameters:
         return SamplingParams(**{name: self[name] for name in names})
 
     def _check(self, parameters: list[Parameter]) -> SetParametersResult:
-        for parameter in parameters:
-            entry = BY_NAME.get(parameter.name)
-            if entry is None:
-                continue
-            reason = entry.complaint(parameter.value)
-            if entry.change is Change.UNCONFIGURED and self._is_configured():
-                reason = (f'{parameter.name} is read when the node is configured; '
-                          'clean the node up first.')
-            if reason:
-                return SetParametersResult(successful=False, reason=reason)
-        return SetParametersResult(successful=True)
+        """All that are set together are taken, or none is and every reason is told."""
+        entries = [(BY_NAME[parameter.name], parameter.value) for parameter in parameters
+                   if parameter.name in BY_NAME]
+        reasons = [self._complaint(entry, value) for entry, value in entries]
+        reason = ' '.join(text for text in reasons if text)
+        return SetParametersResult(successful=not reason, reason=reason)
+
+    def _complaint(self, entry: Entry, value: Value | None) -> str:
+        if entry.change is Change.UNCONFIGURED and self._is_configured():
+            return f'{entry.name} is read when the node is configured; clean the node up first.'
+        return entry.complaint(value)

@@ -11,11 +11,11 @@ from flash_llm_ros.store.manifest import Manifest
 MANIFEST = 'manifest.yaml'
 NEURONS = 'neurons.bin'
 RESIDENT = 'resident.safetensors'
-PREDICTORS = 'predictors.safetensors'
 FINAL_GRAPH = 'layers/final.onnx'
 TOKENIZER = 'tokenizer.json'
 TOKENIZER_TABLES = 'tokenizer.safetensors'      # only for byte-level ones
 CHAT_TEMPLATE = 'chat_template.jinja'
+FIRST_PREDICTORS = 'predictors'     # folder of a conversion's; later ones have numbers
 _CHUNK = 1 << 20
 
 
@@ -23,8 +23,12 @@ def layer_graph(layer: int) -> str:
     return f'layers/{layer:02d}.onnx'
 
 
-def predictor_graph(layer: int) -> str:
-    return f'predictors/{layer:02d}.onnx'
+def predictor_graph(layer: int, folder: str = FIRST_PREDICTORS) -> str:
+    return f'{folder}/{layer:02d}.onnx'
+
+
+def predictor_weights(folder: str = FIRST_PREDICTORS) -> str:
+    return f'{folder}.safetensors'
 
 
 class FlashStore:
@@ -76,6 +80,14 @@ class FlashStore:
         return sum(entry['bytes'] for entry in self.manifest.files.values())
 
     @property
+    def predictor_weights(self) -> str:
+        """Name of the predictors' tensor file, of a store that is calibrated."""
+        return predictor_weights(self.manifest.calibration.predictor_folder)
+
+    def predictor_graph(self, layer: int) -> str:
+        return predictor_graph(layer, self.manifest.calibration.predictor_folder)
+
+    @property
     def neurons(self) -> Path:
         return self.path / NEURONS
 
@@ -116,7 +128,7 @@ class FlashStore:
         needed = [NEURONS, RESIDENT, TOKENIZER, CHAT_TEMPLATE, FINAL_GRAPH,
                   *map(layer_graph, layers)]
         if self.manifest.calibration is not None:
-            needed += [PREDICTORS, *map(predictor_graph, layers)]
+            needed += [self.predictor_weights, *map(self.predictor_graph, layers)]
         return needed
 
 

@@ -72,8 +72,9 @@ class GraphBuilder:
             self.node('MatMul', [source, self.external(f'{name}.weight')], [product])
             if added:
                 self.node('Add', [product, *added], [output])
-        elif self.resident == 'q8':
-            self._quantised(source, name, output, rows, columns, 8, block_of('q8', columns), added)
+        elif self.resident in ('q2', 'q8'):
+            self._quantised(source, name, output, rows, columns, int(self.resident[1:]),
+                            block_of(self.resident, columns), added)
         else:
             self._with_offsets(source, name, output, rows, columns, added)
 

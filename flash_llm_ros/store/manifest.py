@@ -1,6 +1,6 @@
 """manifest.yaml: everything about a flash store but the weights themselves."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -21,20 +21,66 @@ _SEAL = 'sha256: '
 
 
 @dataclass(frozen=True)
-class Calibration:
-    """What calibration learned, per layer.
+class PredictorFacts:
+    """A layer's predictor, and what it is worth on tokens that its calibration never saw."""
 
-    `thresholds` maps a sparsity ('0.60') to one contribution threshold a layer (split layout);
-    the predictor's own threshold, recall and precision are one number a layer.
+    kind: str                   # low_rank, trained or sketch
+    size: int                   # rank of the factors, or bits of a sketch's weights
+    bytes: int
+    recall: float               # share of the active contribution that was predicted
+    precision: float            # share of the predicted neurons that were active
+    kept: float                 # share of all contribution that was predicted
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What calibration learned.
+
+    `thresholds` maps a sparsity of the whole model ('0.60') to one contribution threshold a layer
+    (split layout), `layer_sparsity` to the share of its neurons that it leaves out, and
+    `predictor_thresholds` to the predictors' own. `perplexity` is the one of held-out tokens of
+    the calibration text in exact mode ('0.00') and at sparsities, where it was measured.
     """
 
     text_tokens: int
     default_sparsity: float
     thresholds: dict[str, list[float]]
-    predictor_rank: int
     predictor_thresholds: dict[str, list[float]]
-    predictor_recall: list[float]
-    predictor_precision: list[float]
+    predictors: list[PredictorFacts]
+    layer_sparsity: dict[str, list[float]] = field(default_factory=dict)
+    perplexity: dict[str, float] = field(default_factory=dict)
+    predictor_folder: str = 'predictors'
+
+    @property
+    def mean_recall(self) -> float:
+        return sum(predictor.recall for predictor in self.predictors) / len(self.predictors)
+
+    @property
+    def predictor_bytes(self) -> int:
+        return sum(predictor.bytes for predictor in self.predictors)
+
+    @classmethod
+    def from_dict(cls, data: dict[str, Any]) -> 'Calibration':
+        """Of the manifest; what is missing or unknown is a TypeError."""
+        return cls(**{**_without_older_names(data),
+                      'predictors': [PredictorFacts(**facts) for facts in _predictors(data)]})
+
+
+_OLDER_NAMES = ('predictor_rank', 'predictor_recall', 'predictor_precision')
+
+
+def _without_older_names(data: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if name not in _OLDER_NAMES}
+
+
+def _predictors(data: dict[str, Any]) -> list[dict[str, Any]]:
+    """One entry a layer; stores of the first release list rank, recall and precision apart."""
+    if 'predictors' in data:
+        return data['predictors']
+    return [{'kind': 'low_rank', 'size': data['predictor_rank'], 'bytes': 0, 'recall': recall,
+             'precision': precision, 'kept': recall}
+            for recall, precision in zip(data['predictor_recall'], data['predictor_precision'],
+                                         strict=True)]
 
 
 @dataclass(frozen=True)
@@ -58,7 +104,7 @@ class Manifest:
             'quantisation': {'neurons': self.geometry.codec, 'resident': self.resident,
                              'kv_cache': self.kv_cache},
             'geometry': self.geometry.to_dict(),
-            'calibration': None if self.calibration is None else vars(self.calibration),
+            'calibration': self.calibration and asdict(self.calibration),
             'files': self.files,
             'source': self.source,
         }, sort_keys=False, width=100)
@@ -112,7 +158,7 @@ class Manifest:
                 raise ValueError(f'its entry of the file {name!r} is wrong')
         return cls(model, data['layout'], quantisation['resident'], quantisation['kv_cache'],
                    geometry, data['files'], dict(data['source']),
-                   None if calibration is None else Calibration(**calibration))
+                   None if calibration is None else Calibration.from_dict(calibration))
 
 
 def _digest(body: str) -> str:

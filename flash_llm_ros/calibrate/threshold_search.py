@@ -1,0 +1,161 @@
+"""Finds a split store's contribution thresholds, and the sparsity that costs little enough."""
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flash_llm_ros.calibrate.ffn_weights import Array, FfnWeights
+from flash_llm_ros.calibrate.measured_loss import LossMeter
+from flash_llm_ros.calibrate.resumable_folder import ResumableFolder
+from flash_llm_ros.calibrate.samples import Samples
+from flash_llm_ros.calibrate.thresholds import (
+    SHARES,
+    SPARSITIES,
+    contribution_quantiles,
+    output_errors,
+    share_out,
+    threshold,
+)
+from flash_llm_ros.engine import Engine
+from flash_llm_ros.engine.predictors import at_sparsity
+from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.neuron_reader import NeuronReader
+from flash_llm_ros.store.writer import Progress
+
+DEFAULT_SPARSITY = 0.5          # where no loss was measured
+_PROBED = 0.7                   # share at which a layer's sensitivity is measured
+_QUANTILE_VALUES = 4_000_000    # contributions that a layer's quantiles are taken of
+_ERROR_TOKENS = 256
+
+
+@dataclass(frozen=True)
+class FoundThresholds:
+    """By sparsity of the whole model: a threshold and a share left out for each layer.
+
+    `perplexity` and `uniform_perplexity` are of held-out text, '0.00' is exact; the latter with
+    the same share left out of every layer. Empty where nothing was measured.
+    """
+
+    thresholds: dict[str, list[float]]
+    shares: dict[str, list[float]]
+    down_norms: list[Array]
+    default_sparsity: float
+    perplexity: dict[str, float]
+    uniform_perplexity: dict[str, float]
+
+    def at_default(self, layer: int) -> tuple[float, float]:
+        """A layer's contribution threshold, and the share left out, at the default sparsity."""
+        return tuple(float(at_sparsity(table, self.default_sparsity)[layer])
+                     for table in (self.thresholds, self.shares))
+
+
+class EngineOpener(Protocol):
+    """Opens the store in exact mode; the engine is closed again on leaving."""
+
+    def __call__(self) -> AbstractContextManager[Engine]: ...
+
+
+class ThresholdSearch:
+    """`measured` tokens of text are read several times; 0: every layer leaves out the same."""
+
+    def __init__(self, store: FlashStore, samples: Samples, work: ResumableFolder,
+                 progress: Progress) -> None:
+        self._store, self._samples, self._work = store, samples, work
+        self._progress = progress
+        self._layers = store.manifest.model.layers
+
+    def find(self, open_engine: EngineOpener, measured: int, most_loss: float) -> FoundThresholds:
+        curves = list(self._curves())
+        quantiles = [curve['quantiles'] for curve in curves]
+        norms = [curve['down_norm'] for curve in curves]
+        uniform = {f'{s:.2f}': np.full(self._layers, s) for s in SPARSITIES}
+        shares, perplexity, uniform_perplexity = uniform, {}, {}
+        if measured:
+            with open_engine() as engine:
+                losses = self._losses(engine, curves, measured)
+                shares = {key: share_out(losses, float(key)) for key in uniform}
+                meter = LossMeter(engine, self._samples.held_out_pieces(measured), norms)
+                perplexity, uniform_perplexity = self._perplexities(
+                    meter, quantiles, shares, uniform)
+            # Where the estimate was wrong, which a measurement says, layers stay alike.
+            shares = {key: uniform[key] if uniform_perplexity[key] < perplexity[key] else found
+                      for key, found in shares.items()}
+            perplexity = {key: min(value, uniform_perplexity[key])
+                          for key, value in perplexity.items()}
+        return FoundThresholds(
+            {key: _limits(quantiles, found).tolist() for key, found in shares.items()},
+            {key: np.round(found, 4).tolist() for key, found in shares.items()}, norms,
+            affordable_sparsity(perplexity, most_loss) if measured else DEFAULT_SPARSITY,
+            perplexity, uniform_perplexity)
+
+    def _curves(self) -> Iterator[dict[str, NDArray]]:
+        """Of every layer: quantiles, norms of the down columns, errors of the output."""
+        with NeuronReader(self._store) as reader:
+            for layer in range(self._layers):
+                yield self._work.arrays(f'curve-{layer:03d}', lambda layer=layer: self._curve(
+                    FfnWeights(reader, self._store.manifest, layer), layer))
+                self._progress('thresholds', layer + 1, self._layers)
+
+    def _curve(self, weights: FfnWeights, layer: int) -> dict[str, NDArray]:
+        x = self._samples.train(layer, max(1, _QUANTILE_VALUES // len(weights.down_norm)))
+        quantiles = contribution_quantiles(weights.contributions(x))
+        some = self._samples.train(layer, _ERROR_TOKENS)
+        return {'quantiles': quantiles, 'down_norm': weights.down_norm,
+                'errors': output_errors(weights, some, quantiles)}
+
+    def _losses(self, engine: Engine, curves: list[dict[str, NDArray]],
+                measured: int) -> NDArray[np.float64]:
+        """Estimated divergence in nats by layer and share, [layers, shares].
+
+        The squared error of a layer's output, times what it was measured to cost at one share.
+        """
+        errors = np.array([curve['errors'] for curve in curves])
+        limits = _limits([curve['quantiles'] for curve in curves], np.full(self._layers, _PROBED))
+        meter = LossMeter(engine, self._samples.train_pieces(measured),
+                          [curve['down_norm'] for curve in curves])
+        found = self._work.arrays('sensitivities', lambda: {'nats': meter.sensitivities(
+            limits, lambda done, total: self._progress('sensitivities', done, total))})['nats']
+        probed = errors[:, np.flatnonzero(SHARES == _PROBED)[0]]
+        return errors * (found / np.maximum(probed, np.finfo(float).tiny))[:, None]
+
+    def _perplexities(self, meter: LossMeter, quantiles: list[NDArray],
+                      shares: dict[str, NDArray],
+                      uniform: dict[str, NDArray]) -> tuple[dict[str, float], dict[str, float]]:
+        settings = [('0.00', None), *((key, found) for table in (shares, uniform)
+                                      for key, found in table.items())]
+
+        def measure(found: NDArray | None) -> dict[str, NDArray]:
+            limits = None if found is None else _limits(quantiles, found)
+            return {'value': np.array(meter.perplexity(limits))}
+
+        values = []
+        for index, (_, found) in enumerate(settings):
+            kept = self._work.arrays(f'perplexity-{index:02d}',
+                                     lambda found=found: measure(found))
+            values.append(float(kept['value']))
+            self._progress('perplexity', index + 1, len(settings))
+        exact, count = values[0], len(shares)
+        return tuple({'0.00': exact, **dict(zip(shares, part, strict=True))}
+                     for part in (values[1:1 + count], values[1 + count:]))
+
+
+def affordable_sparsity(perplexity: dict[str, float], most_loss: float) -> float:
+    """The largest sparsity up to which perplexity grows by at most `most_loss`, in whole per cent.
+
+    Between measured sparsities its logarithm is interpolated.
+    """
+    points = sorted(perplexity, key=float)
+    grid = [float(point) for point in points]
+    logs = np.log([perplexity[point] / perplexity['0.00'] for point in points])
+    tried = np.arange(1 + round(100 * grid[-1])) / 100
+    within = np.interp(tried, grid, logs) <= np.log1p(most_loss)
+    return float(tried[-1] if within.all() else tried[within.argmin() - 1])
+
+
+def _limits(quantiles: list[NDArray], shares: NDArray) -> NDArray[np.float64]:
+    return np.array([threshold(found, share)
+                     for found, share in zip(quantiles, shares, strict=True)])

@@ -1,0 +1,106 @@
+"""`flash_llm calibrate`: thresholds and predictors of a finished flash store, from text."""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+import resource
+import shutil
+
+from rich.console import Console
+from rich.table import Table
+
+from flash_llm_ros.calibrate.calibration import (
+    CalibratedStore,
+    CalibrationOptions,
+    recalibrate,
+)
+from flash_llm_ros.calibrate.calibration_text import read_texts
+from flash_llm_ros.cli.main import fail
+from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.engine.byte_size import parse_byte_size
+from flash_llm_ros.store.errors import FlashLlmError
+from flash_llm_ros.store.manifest import Calibration
+from flash_llm_ros.store.predictor_graph import PredictorForm
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument('store', type=Path, help='a flash store; its manifest is replaced')
+    parser.add_argument('--text', type=Path, nargs='+', metavar='FILE',
+                        help='UTF-8 text or .jsonl files, best of what the robot will be asked '
+                             '(default: text that the model writes)')
+    parser.add_argument('--tokens', type=int, metavar='N',
+                        help='read at most so many (default: 16384, or 4096 that the model '
+                             'writes)')
+    parser.add_argument('--measured-tokens', type=int, default=1024, metavar='N',
+                        help='held-out tokens that perplexity is measured on (default: 1024; 0: '
+                             'measure nothing, leave out the same share of every layer)')
+    parser.add_argument('--most-loss', type=float, default=0.025, metavar='SHARE',
+                        help='by how much perplexity may grow at the default sparsity '
+                             '(default: 0.025)')
+    parser.add_argument('--predictor-bytes', metavar='SIZE',
+                        help='DRAM of all predictors (default: 6 %% of the feed-forward weights)')
+    parser.add_argument('--threads', type=int, default=1, help='that compute (default: 1)')
+    parser.add_argument('--work', type=Path, metavar='DIR',
+                        help='keeps what is done until all is, so that the same command goes on '
+                             'after an interruption (default: .STORE.calibration beside STORE)')
+    parser.add_argument('--keep-work', action='store_true', help='do not remove it then, either')
+
+
+def run(options: Namespace) -> int:
+    store = options.store.absolute()
+    work = options.work or store.with_name(f'.{store.name}.calibration')
+    try:
+        chosen = _options(options)
+        texts = read_texts(options.text) if options.text else None
+        with Steps() as steps:
+            found = recalibrate(store, texts, work, chosen, steps)
+    except (FlashLlmError, OSError, ValueError) as error:
+        return fail(error)
+    if not options.keep_work:
+        shutil.rmtree(work)
+    _print(found, Console(width=100))
+    return 0
+
+
+def _options(options: Namespace) -> CalibrationOptions:
+    budget = options.predictor_bytes
+    return CalibrationOptions(
+        most_tokens=options.tokens or (16384 if options.text else 4096),
+        forms=(PredictorForm('low_rank', 64), PredictorForm('low_rank', 128),
+               PredictorForm('low_rank', 256), PredictorForm('sketch', 2),
+               PredictorForm('sketch', 4)),
+        predictor_bytes=budget and parse_byte_size('predictor-bytes', budget),
+        measured_tokens=options.measured_tokens, most_loss=options.most_loss,
+        threads=options.threads)
+
+
+def _print(found: CalibratedStore, console: Console) -> None:
+    calibration = found.store.manifest.calibration
+    if calibration.perplexity:
+        console.print(_price(calibration, found.uniform_perplexity))
+    console.print(_layers(calibration))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f'{found.store.path}: {calibration.text_tokens} tokens; leaves out '
+          f'{calibration.default_sparsity:.0%} by default; predictors of '
+          f'{calibration.predictor_bytes / 1e6:.1f} MB find {calibration.mean_recall:.1%} of the '
+          f'active contribution; peak RSS {peak / 1e6:.0f} MB')
+
+
+def _price(calibration: Calibration, uniform: dict[str, float]) -> Table:
+    exact = calibration.perplexity['0.00']
+    table = Table('left out', 'perplexity, held out', 'growth', 'growth with the same share of '
+                  'every layer', 'shares of the layers')
+    table.add_row('0 %', f'{exact:.3f}', '', '', '')
+    for key, shares in calibration.layer_sparsity.items():
+        value = calibration.perplexity[key]
+        table.add_row(f'{float(key):.0%}', f'{value:.3f}', f'{value / exact - 1:+.1%}',
+                      f'{uniform[key] / exact - 1:+.1%}',
+                      f'{min(shares):.0%} to {max(shares):.0%}')
+    return table
+
+
+def _layers(calibration: Calibration) -> Table:
+    table = Table('layer', 'predictor', 'KB', 'recall', 'precision', 'kept contribution')
+    for layer, facts in enumerate(calibration.predictors):
+        table.add_row(str(layer), f'{facts.kind} {facts.size}', f'{facts.bytes / 1e3:.0f}',
+                      *(f'{value:.1%}' for value in (facts.recall, facts.precision, facts.kept)))
+    return table

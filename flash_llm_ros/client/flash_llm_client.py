@@ -1,0 +1,295 @@
+"""Asks a running node for text: whole, piece by piece, or in the background."""
+
+from collections import deque
+from collections.abc import Callable, Iterator
+import sys
+import threading
+import time
+from typing import Any
+
+from action_msgs.msg import GoalStatus
+from rclpy.action import ActionClient
+from rclpy.action.client import ClientGoalHandle
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType
+from rclpy.executors import MultiThreadedExecutor
+from rclpy.node import Node
+
+from flash_llm_msgs.action import GenerateText
+from flash_llm_ros.client.answer import Answer, PendingAnswer
+from flash_llm_ros.client.goal import make_goal
+from flash_llm_ros.client.own_node import OwnNode
+
+WATCH_PERIOD = 0.1  # s
+
+
+class _Request:
+    """One goal of the client: its answer and how far it has come."""
+
+    def __init__(self, goal: GenerateText.Goal, answer: PendingAnswer) -> None:
+        self.goal = goal
+        self.answer = answer
+        self.asked_at = time.monotonic()
+        self.servers: set[bytes] = set()    # who may have it, once it is sent
+        self.is_cancelling = False
+        self.handle: ClientGoalHandle | None = None
+
+
+class FlashLlmClient:
+    """A client of ~/generate of one node.
+
+    >>> with FlashLlmClient() as llm:
+    ...     print(llm.generate('Name the capital of France.'))
+    ...     for piece in llm.stream('Tell me a story.', max_tokens=60):
+    ...         print(piece, end='', flush=True)
+
+    Without ``node`` it makes a node and an rclpy context of its own and spins them in a thread of
+    its own until ``close()``. With ``node`` it spins nothing: answers come while the executor of
+    that node runs. There, ``start`` with callbacks suits every executor; ``generate``, ``stream``
+    and ``result`` wait, which only another thread than the executor's may do, or a callback under
+    a MultiThreadedExecutor. Waiting where it would last forever raises RuntimeError instead.
+    """
+
+    def __init__(
+        self,
+        name: str = 'flash_llm',
+        *,
+        node: Node | None = None,
+        domain_id: int | None = None,
+        find_timeout: float = 10.0,
+    ) -> None:
+        """``name`` of the serving node, with its namespace if it has one.
+
+        ``find_timeout`` is how many seconds a request waits for the node to be there;
+        ``domain_id`` holds for a client without a ``node``.
+        """
+        self.name = '/' + name.strip('/')
+        self._find_timeout = find_timeout
+        self._own = OwnNode('flash_llm_client', domain_id) if node is None else None
+        self._node = self._own.node if self._own else node
+        self._lock = threading.Lock()
+        self._outbox: deque[Callable[[], None]] = deque()
+        self._requests: dict[PendingAnswer, _Request] = {}
+        self._telling: int | None = None    # thread that is in a callback of ours
+        # Everything is sent and received in one group: rclpy's action client drops an answer that
+        # another thread takes before the request is entered.
+        group = MutuallyExclusiveCallbackGroup()
+        self._action = ActionClient(self._node, GenerateText, f'{self.name}/generate',
+                                    callback_group=group)
+        self._wake = self._node.create_guard_condition(self._send_all, callback_group=group)
+        self._watch = self._node.create_timer(
+            WATCH_PERIOD, self._look, callback_group=group,
+            clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def __enter__(self) -> 'FlashLlmClient':
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Cancel what is under way and leave the graph; a ``node`` that was given stays."""
+        self.cancel()
+        if self._own is not None:
+            self._wait_until_cancelled()
+            self._own.stop()
+        for request in list(self._requests.values()):
+            request.answer.lose('The client was closed.')
+        self._node.destroy_timer(self._watch)
+        self._node.destroy_guard_condition(self._wake)
+        self._action.destroy()
+        if self._own is not None:
+            self._own.destroy()
+
+    def generate(self, prompt: str = '', *, timeout: float | None = None, **options: Any) -> Answer:
+        """Wait for the whole answer. ``options`` are those of ``make_goal``.
+
+        After ``timeout`` seconds the request is cancelled and TimeoutError raised. Raises
+        AnswerError with the node's error code, NodeLostError, ValueError for a wrong option.
+        """
+        pending = self.start(prompt, **options)
+        try:
+            return pending.result(timeout)
+        finally:
+            pending.cancel()
+
+    def stream(self, prompt: str = '', **options: Any) -> Iterator[str]:
+        """Return an iterator over the text as it comes; leaving the loop early cancels.
+
+        ``options`` and errors as of ``generate``; errors come at the end of the text.
+        """
+        pending = self.start(prompt, **options)
+
+        def pieces() -> Iterator[str]:
+            try:
+                yield from pending
+            finally:
+                pending.cancel()
+
+        return pieces()
+
+    def start(
+        self,
+        prompt: str = '',
+        *,
+        on_text: Callable[[str], None] | None = None,
+        on_done: Callable[[PendingAnswer], None] | None = None,
+        **options: Any,
+    ) -> PendingAnswer:
+        """Ask and return at once. The callbacks run in the executor's thread and must be short.
+
+        ``on_done`` comes last, exactly once, whatever happens: ``result()`` then returns or raises
+        at once. ``options`` as of ``generate``.
+        """
+        answer = PendingAnswer(self._check_may_wait, self._cancel, on_text, on_done)
+        request = _Request(make_goal(prompt, **options), answer)
+        with self._lock:
+            self._requests[answer] = request
+        self._post(lambda: self._send(request))
+        return answer
+
+    def cancel(self) -> None:
+        """Cancel every request of this client; returns at once."""
+        with self._lock:
+            pending = list(self._requests)
+        for answer in pending:
+            answer.cancel()
+
+    def is_ready(self) -> bool:
+        """Whether the node has been found."""
+        return self._action.server_is_ready()
+
+    def wait_until_ready(self, timeout: float) -> bool:
+        """Wait until the node has been found; ``timeout`` in seconds. Returns whether it was."""
+        limit = time.monotonic() + timeout
+        while not self.is_ready() and time.monotonic() < limit:
+            time.sleep(WATCH_PERIOD / 2)
+        return self.is_ready()
+
+    def _check_may_wait(self) -> None:
+        executor = self._node.executor
+        if not self._node.context.ok():
+            raise RuntimeError('rclpy was shut down; no answer can come.')
+        if executor is None:
+            raise RuntimeError(
+                f'The node {self._node.get_name()} is in no executor, so that no answer can come; '
+                'spin it in another thread, or use FlashLlmClient without a node.')
+        inside = self._telling == threading.get_ident() or (
+            not isinstance(executor, MultiThreadedExecutor) and _runs_this_thread(executor))
+        if inside:
+            raise RuntimeError(
+                'Waiting for an answer in a callback of the executor that has to bring it; use '
+                'start() with on_done, or a MultiThreadedExecutor.')
+
+    def _wait_until_cancelled(self) -> None:
+        limit = time.monotonic() + 2.0
+        while self._requests and time.monotonic() < limit:
+            time.sleep(0.01)
+
+    # What follows runs in the callback group.
+
+    def _post(self, action: Callable[[], None]) -> None:
+        self._outbox.append(action)
+        self._wake.trigger()
+
+    def _send_all(self) -> None:
+        while self._outbox:
+            self._tell(self._outbox.popleft())
+
+    def _tell(self, action: Callable[..., None], *arguments: object) -> None:
+        before, self._telling = self._telling, threading.get_ident()
+        try:
+            action(*arguments)
+        finally:
+            self._telling = before
+
+    def _send(self, request: _Request) -> None:
+        self._watch.reset()
+        if request.answer.done or request.servers:
+            return
+        servers = self._servers()
+        if not servers or not self._action.server_is_ready():
+            return      # the watch sends it as soon as the node is there
+        request.servers = servers
+        sent = self._action.send_goal_async(
+            request.goal, lambda feedback: self._tell(request.answer.take, feedback.feedback.chunk))
+        # Done callbacks may run outside of the group.
+        sent.add_done_callback(lambda future: self._post(
+            lambda: self._accepted(request, future.result())))
+
+    def _accepted(self, request: _Request, handle: ClientGoalHandle) -> None:
+        if not handle.accepted:
+            self._lose(request, f'{self.name} rejected the goal; it is not a flash_llm node.')
+            return
+        request.handle = handle
+        handle.get_result_async().add_done_callback(lambda future: self._post(
+            lambda: self._finished(request, future.result())))
+        if request.answer.cancel_wanted:
+            self._cancel_sent(request)
+
+    def _finished(
+        self, request: _Request, response: GenerateText.Impl.GetResultService.Response,
+    ) -> None:
+        if response.status == GoalStatus.STATUS_UNKNOWN:
+            self._lose_with_node(request)
+        else:
+            self._forget(request)
+            request.answer.finish(response.result)
+
+    def _cancel(self, answer: PendingAnswer) -> None:
+        request = self._requests.get(answer)
+        if request is not None:
+            self._post(lambda: self._cancel_sent(request))
+
+    def _cancel_sent(self, request: _Request) -> None:
+        if not request.servers:
+            self._forget(request)
+            request.answer.cancel_unsent()
+        elif request.handle is not None and not request.is_cancelling and not request.answer.done:
+            request.is_cancelling = True
+            request.handle.cancel_goal_async()
+
+    def _look(self) -> None:
+        """Send what has waited for the node; give up what waits for a node that is not there."""
+        self._tell(self._look_at_all)
+
+    def _look_at_all(self) -> None:
+        if not self._requests:
+            self._watch.cancel()
+            return
+        servers = self._servers()
+        for request in list(self._requests.values()):
+            if not request.servers:
+                self._send(request)
+                if (not request.servers
+                        and time.monotonic() - request.asked_at > self._find_timeout):
+                    self._lose(request, (
+                        f'No node {self.name} was found within {self._find_timeout:g} s. Is it '
+                        'running, and in the same ROS_DOMAIN_ID?'))
+            elif not request.servers & servers:
+                self._lose_with_node(request)
+
+    def _servers(self) -> set[bytes]:
+        found = self._node.get_publishers_info_by_topic(f'{self.name}/generate/_action/status')
+        return {bytes(endpoint.endpoint_gid) for endpoint in found}
+
+    def _lose_with_node(self, request: _Request) -> None:
+        # A node that was started again in its place has another identity and knows of no goal.
+        self._lose(request, f'The node {self.name} has left before it answered.')
+
+    def _lose(self, request: _Request, message: str) -> None:
+        self._forget(request)
+        request.answer.lose(message)
+
+    def _forget(self, request: _Request) -> None:
+        with self._lock:
+            self._requests.pop(request.answer, None)
+
+
+def _runs_this_thread(executor: object) -> bool:
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_locals.get('self') is executor:
+            return True
+        frame = frame.f_back
+    return False

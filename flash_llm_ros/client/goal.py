@@ -1,0 +1,106 @@
+"""Makes the goal of ~/generate out of plain Python values."""
+
+from collections.abc import Iterable, Mapping
+import json
+from typing import Any
+
+from flash_llm_msgs.action import GenerateText
+from flash_llm_msgs.msg import ChatMessage, OutputConstraint, SamplingOptions
+
+Message = ChatMessage | tuple[str, str] | Mapping[str, str]
+
+
+def make_goal(
+    prompt: str = '',
+    *,
+    messages: Iterable[Message] = (),
+    system_prompt: str = '',
+    raw: bool = False,
+    session_id: str = '',
+    priority: int = 100,
+    deadline: float = 0.0,
+    max_tokens: int = 0,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+    repetition_penalty: float = 1.0,
+    seed: int = 0,
+    stop: Iterable[str] = (),
+    json_schema: Mapping[str, Any] | str | None = None,
+    regex: str | None = None,
+    choices: Iterable[str] | None = None,
+    grammar: str | None = None,
+) -> GenerateText.Goal:
+    """Return the goal; its message tells what every field means.
+
+    ``messages`` are ('user', 'text') pairs, {'role', 'content'} mappings or ChatMessages, instead
+    of a prompt. ``deadline`` is in seconds from arrival, 0: the node's own. At most one of
+    ``json_schema``, ``regex``, ``choices`` and ``grammar`` says what the answer has to look like.
+    ValueError names the argument that does not fit its field.
+    """
+    goal = GenerateText.Goal(check_fields=True)
+    for name, value in (('prompt', prompt), ('system_prompt', system_prompt), ('raw', raw),
+                        ('session_id', session_id), ('priority', priority),
+                        ('deadline', float(deadline))):
+        _fill(goal, name, value)
+    goal.sampling = SamplingOptions(check_fields=True)
+    for name, value in (('max_tokens', max_tokens), ('temperature', float(temperature)),
+                        ('top_k', top_k), ('top_p', float(top_p)), ('min_p', float(min_p)),
+                        ('repetition_penalty', float(repetition_penalty)), ('seed', seed),
+                        ('stop', _texts('stop', stop))):
+        _fill(goal.sampling, name, value)
+    _fill(goal, 'messages', [_chat_message(message) for message in messages])
+    _fill(goal, 'constraint', _constraint(json_schema, regex, choices, grammar))
+    return goal
+
+
+def _fill(message: object, name: str, value: object) -> None:
+    try:
+        setattr(message, name, value)
+    except AssertionError as error:     # how messages that check their fields refuse
+        reason = ' '.join(str(error).split())
+        raise ValueError(f'{name} is {value!r}. {reason}.') from None
+
+
+def _texts(name: str, texts: Iterable[str]) -> list[str]:
+    if isinstance(texts, str):
+        raise ValueError(f'{name} is {texts!r}; it has to be a list of texts.')
+    return list(texts)
+
+
+def _chat_message(message: Message) -> ChatMessage:
+    if isinstance(message, ChatMessage):
+        return message
+    try:
+        role, content = ((message['role'], message['content']) if isinstance(message, Mapping)
+                         else message)
+    except (KeyError, TypeError, ValueError):
+        raise ValueError(f"messages holds {message!r}; it has to be a pair such as "
+                         "('user', 'Hello') or a mapping with role and content.") from None
+    made = ChatMessage(check_fields=True)
+    _fill(made, 'role', role)
+    _fill(made, 'content', content)
+    return made
+
+
+def _constraint(
+    json_schema: Mapping[str, Any] | str | None,
+    regex: str | None,
+    choices: Iterable[str] | None,
+    grammar: str | None,
+) -> OutputConstraint:
+    given = {'json_schema': json_schema, 'regex': regex, 'choices': choices, 'grammar': grammar}
+    names = [name for name, value in given.items() if value is not None]
+    if len(names) > 1:
+        raise ValueError(f'{" and ".join(names)} are given; an answer can have one constraint.')
+    constraint = OutputConstraint(check_fields=True)
+    if not names:
+        return constraint
+    constraint.kind = getattr(OutputConstraint, names[0].upper())
+    if choices is not None:
+        _fill(constraint, 'choices', _texts('choices', choices))
+    else:
+        text = given[names[0]]
+        _fill(constraint, 'text', text if isinstance(text, str) else json.dumps(text))
+    return constraint

@@ -1,0 +1,75 @@
+"""Reads neurons.bin a section at a time, as float32: for offline work, without a window."""
+
+from collections.abc import Iterator
+import os
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flash_llm_ros.store.checksum import crc32c
+from flash_llm_ros.store.codec import row_codec
+from flash_llm_ros.store.errors import ChecksumError, ReadFailedError
+from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.geometry import CHECKSUM_BYTES, MODEL_WIDE, Section
+
+_BYTES_AT_ONCE = 4 << 20
+
+
+class NeuronReader:
+    """A context manager; takes the RAM of the section that is asked for and some megabytes."""
+
+    def __init__(self, store: FlashStore) -> None:
+        self._path, self._geometry = store.neurons, store.manifest.geometry
+        self._codec = row_codec(self._geometry.codec, self._geometry.dim)
+        try:
+            self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError as error:
+            raise ReadFailedError(f'{self._path} cannot be opened: {error.strerror}.') from None
+
+    def __enter__(self) -> 'NeuronReader':
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        os.close(self._fd)
+
+    def bundles(self, name: str, layer: int = MODEL_WIDE) -> NDArray[np.float32]:
+        """A whole section, float32 [bundles, rows, dim]; ReadFailedError, ChecksumError."""
+        section = self._geometry.section(name, layer)
+        found = np.empty((section.bundles, section.rows, self._geometry.dim), np.float32)
+        for start, part in self.parts(section):
+            found[start:start + len(part)] = part
+        return found
+
+    def parts(self, section: Section) -> Iterator[tuple[int, NDArray[np.float32]]]:
+        """The section in order, some megabytes at a time, each with its first bundle's number."""
+        step = max(1, _BYTES_AT_ONCE // self._geometry.group_bytes)
+        for group in range(0, section.groups, step):
+            count = min(step, section.groups - group)
+            groups = self._groups(section, group, count)
+            used = section.bundles_per_group * section.bundle_bytes
+            first = group * section.bundles_per_group
+            bundles = min(count * section.bundles_per_group, section.bundles - first)
+            rows = np.ascontiguousarray(groups[:, :used]).reshape(-1, section.row_bytes)
+            decoded = self._codec.decode(rows[:bundles * section.rows])
+            yield first, decoded.reshape(bundles, section.rows, self._geometry.dim)
+
+    def _groups(self, section: Section, group: int, count: int) -> NDArray[np.uint8]:
+        size = self._geometry.group_bytes
+        data, offset = bytearray(), (section.first_group + group) * size
+        try:
+            while len(data) < count * size:
+                part = os.pread(self._fd, count * size - len(data), offset + len(data))
+                if not part:
+                    raise ReadFailedError(f'{self._path} ends in {section.label}; it was '
+                                          'truncated.')
+                data += part
+            os.posix_fadvise(self._fd, offset, count * size, os.POSIX_FADV_DONTNEED)
+        except OSError as error:
+            raise ReadFailedError(f'{self._path}, {section.label}: {error.strerror}.') from None
+        groups = np.frombuffer(data, np.uint8).reshape(count, size)
+        stored = np.ascontiguousarray(groups[:, -CHECKSUM_BYTES:]).view('<u4')[:, 0]
+        wrong = np.flatnonzero(crc32c(groups[:, :-CHECKSUM_BYTES]) != stored)
+        if len(wrong):
+            raise ChecksumError(f'{self._path}: group {section.first_group + group + wrong[0]} '
+                                f'({section.label}) does not match its checksum.')
+        return groups

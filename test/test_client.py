@@ -1,0 +1,270 @@
+"""The client class: in a node and thread of its own, in a user's node, and when things go wrong."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import json
+import threading
+
+import pytest
+from ros_fixtures import RunningNode, new_domain
+
+from flash_llm_ros.finish_reason import FinishReason
+from flash_llm_ros.store.errors import ErrorCode
+
+pytestmark = pytest.mark.ros
+WAIT = 60.0
+STORY = 'Hello [piece=0.05]'
+
+
+@pytest.fixture
+def llm(active_node: RunningNode) -> Iterator:
+    from flash_llm_ros.client import FlashLlmClient
+
+    with FlashLlmClient(domain_id=active_node.domain) as client:
+        yield client
+
+
+@contextmanager
+def own_node(domain: int, executor_name: str, *, spin: bool = True) -> Iterator:
+    """A user's node under an executor that runs in another thread."""
+    import rclpy
+    from rclpy import executors
+    from rclpy.context import Context
+    from rclpy.node import Node
+
+    context = Context()
+    rclpy.init(context=context, domain_id=domain)
+    node = Node('commander', context=context)
+    executor = getattr(executors, executor_name)(context=context)
+    executor.add_node(node)
+    thread = threading.Thread(target=executor.spin)
+    if spin:
+        thread.start()
+    try:
+        yield node
+    finally:
+        executor.shutdown()
+        if spin:
+            thread.join(WAIT)
+        node.destroy_node()
+        rclpy.shutdown(context=context)
+
+
+def test_generate_and_stream_give_the_same_text(active_node: RunningNode, llm) -> None:
+    answer = llm.generate('Hello', max_tokens=12, raw=True, timeout=WAIT)
+    assert answer.finish_reason == FinishReason.LENGTH
+    assert answer.stats.generated_tokens == 12 and answer.stats.prompt_tokens == 5
+    pieces = list(llm.stream('Hello [piece=0.06]', max_tokens=12))
+    assert len(pieces) > 3
+    assert ''.join(pieces) == llm.generate('Hello [piece=0.06]', max_tokens=12, timeout=WAIT).text
+    assert str(answer) == answer.text
+
+
+def test_leaving_a_stream_cancels_it(active_node: RunningNode, llm) -> None:
+    from flash_llm_msgs.msg import EngineStatus
+
+    for piece in llm.stream(STORY, max_tokens=400):
+        assert piece
+        break
+    active_node.client.until(
+        lambda: active_node.client.status.state == EngineStatus.IDLE, 10, 'the end')
+    pending = llm.start(STORY, max_tokens=400)
+    next(iter(pending))
+    pending.cancel()
+    answer = pending.result(WAIT)
+    assert answer.finish_reason == FinishReason.CANCELLED and answer.text
+    assert answer.stats.generated_tokens < 400
+
+
+def test_timeout_ends_the_request(active_node: RunningNode, llm) -> None:
+    from flash_llm_msgs.msg import EngineStatus
+
+    with pytest.raises(TimeoutError, match=r'0\.5 s'):
+        llm.generate(STORY, max_tokens=400, timeout=0.5)
+    active_node.client.until(
+        lambda: active_node.client.status.state == EngineStatus.IDLE, 10, 'the end')
+
+
+def test_errors_are_typed_and_keep_the_text(llm) -> None:
+    from flash_llm_ros.client import AnswerError
+
+    with pytest.raises(AnswerError, match='empty') as refused:
+        llm.generate('', timeout=WAIT)
+    assert refused.value.code == ErrorCode.EMPTY_PROMPT
+    stream = llm.stream('Hello [fault]', max_tokens=9)
+    assert next(stream)
+    with pytest.raises(AnswerError, match='failed twice') as failed:
+        list(stream)
+    assert failed.value.code == ErrorCode.READ_FAILED
+    assert failed.value.answer.text and failed.value.answer.finish_reason == FinishReason.ERROR
+
+
+def test_a_deadline_gives_the_text_so_far(llm) -> None:
+    answer = llm.generate(STORY, max_tokens=400, deadline=1.0, timeout=WAIT)
+    assert answer.finish_reason == FinishReason.DEADLINE and answer.text
+
+
+def test_requests_side_by_side(llm) -> None:
+    done = []
+    pending = [llm.start(f'Number {index}', max_tokens=4, on_done=done.append)
+               for index in range(4)]
+    answers = [entry.result(WAIT) for entry in pending]
+    assert all(answer.finish_reason == FinishReason.LENGTH for answer in answers)
+    assert done == pending and all(entry.done for entry in pending)
+
+
+def test_in_a_callback_of_a_single_threaded_executor(active_node: RunningNode) -> None:
+    from flash_llm_ros.client import FlashLlmClient
+
+    ended, refusal, texts = threading.Event(), [], []
+    with own_node(active_node.domain, 'SingleThreadedExecutor') as node:
+        llm = FlashLlmClient(node=node)
+
+        def tick() -> None:
+            timer.cancel()
+            try:
+                llm.generate('Hello', timeout=WAIT)
+            except RuntimeError as error:
+                refusal.append(str(error))
+            llm.start('Hello', max_tokens=8, on_text=texts.append, on_done=finish)
+
+        def finish(answer) -> None:
+            texts.append(answer.result())
+            try:
+                llm.generate('Hello')
+            except RuntimeError as error:
+                refusal.append(str(error))
+            ended.set()
+
+        timer = node.create_timer(0.01, tick)
+        assert ended.wait(WAIT)
+        assert ''.join(texts[:-1]) == texts[-1].text != ''
+        # The first waits inside the executor, the second in a callback of the client.
+        assert len(refusal) == 2 and all('MultiThreadedExecutor' in text for text in refusal)
+        assert llm.generate('Hello', max_tokens=2, timeout=WAIT).text   # from this thread
+        llm.close()
+        assert node.context.ok() and node in node.executor.get_nodes()
+
+
+def test_in_a_callback_of_a_multi_threaded_executor(active_node: RunningNode) -> None:
+    from flash_llm_ros.client import FlashLlmClient
+
+    answers, ended = [], threading.Event()
+    with own_node(active_node.domain, 'MultiThreadedExecutor') as node:
+        llm = FlashLlmClient(node=node)
+
+        def tick() -> None:
+            timer.cancel()
+            answers.append(llm.generate('Hello', max_tokens=3, timeout=WAIT))
+            ended.set()
+
+        timer = node.create_timer(0.01, tick)
+        assert ended.wait(WAIT) and answers[0].text
+        llm.close()
+
+
+def test_future_of_a_spinning_program(active_node: RunningNode) -> None:
+    from flash_llm_ros.client import FlashLlmClient
+
+    with own_node(active_node.domain, 'SingleThreadedExecutor', spin=False) as node:
+        llm = FlashLlmClient(node=node)
+        pending = llm.start('Hello', max_tokens=3)
+        node.executor.spin_until_future_complete(pending.future, WAIT)
+        assert pending.future.result().text == pending.result().text != ''
+        llm.close()
+
+
+def test_a_node_that_nobody_spins() -> None:
+    import rclpy
+    from rclpy.context import Context
+    from rclpy.node import Node
+
+    from flash_llm_ros.client import FlashLlmClient
+
+    context = Context()
+    rclpy.init(context=context, domain_id=new_domain())
+    node = Node('commander', context=context)
+    llm = FlashLlmClient(node=node)
+    with pytest.raises(RuntimeError, match='in no executor'):
+        llm.generate('Hello')
+    llm.close()
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_no_node_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flash_llm_ros.client import FlashLlmClient, NodeLostError
+
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    with FlashLlmClient('robot/llm', domain_id=new_domain(), find_timeout=0.5) as llm:
+        with pytest.raises(NodeLostError, match=r'No node /robot/llm .* 0\.5 s'):
+            llm.generate('Hello')
+        pending = llm.start('Hello')
+        pending.cancel()
+        assert pending.result(WAIT).finish_reason == FinishReason.CANCELLED
+
+
+def test_a_node_that_leaves_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where another of the same name has come: it knows nothing of the goal."""
+    from rclpy.action import ActionServer
+
+    from flash_llm_msgs.action import GenerateText
+    from flash_llm_ros.client import FlashLlmClient, NodeLostError
+
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    domain = new_domain()
+    with own_node(domain, 'MultiThreadedExecutor') as server:
+        accepted = threading.Event()
+
+        def serve():
+            return ActionServer(
+                server, GenerateText, '/flash_llm/generate', lambda handle: None,
+                handle_accepted_callback=lambda handle: accepted.set())
+
+        first = serve()
+        with FlashLlmClient(domain_id=domain) as llm:
+            pending = llm.start('Hello')
+            assert accepted.wait(WAIT)
+            second = serve()
+            first.destroy()
+            with pytest.raises(NodeLostError, match='has left'):
+                pending.result(WAIT)
+        second.destroy()
+
+
+def test_goal_has_every_field() -> None:
+    from flash_llm_msgs.msg import OutputConstraint
+    from flash_llm_ros.client.goal import make_goal
+
+    goal = make_goal(
+        'p', messages=[('user', 'a'), {'role': 'assistant', 'content': 'b'}], system_prompt='s',
+        raw=True, session_id='i', priority=200, deadline=3, max_tokens=4, temperature=0.5, top_k=6,
+        top_p=0.25, min_p=0.125, repetition_penalty=1.5, seed=2**63, stop=['x'],
+        json_schema={'type': 'integer'})
+    assert [(m.role, m.content) for m in goal.messages] == [('user', 'a'), ('assistant', 'b')]
+    assert (goal.prompt, goal.system_prompt, goal.raw, goal.session_id, goal.priority,
+            goal.deadline) == ('p', 's', True, 'i', 200, 3.0)
+    sampling = goal.sampling
+    assert (sampling.max_tokens, sampling.temperature, sampling.top_k, sampling.top_p,
+            sampling.min_p, sampling.repetition_penalty, sampling.seed, sampling.stop) == (
+        4, 0.5, 6, 0.25, 0.125, 1.5, 2**63, ['x'])
+    assert goal.constraint.kind == OutputConstraint.JSON_SCHEMA
+    assert json.loads(goal.constraint.text) == {'type': 'integer'}
+    assert make_goal('p', choices=('a', 'b')).constraint == OutputConstraint(
+        kind=OutputConstraint.CHOICES, choices=['a', 'b'])
+    assert make_goal('p', regex='a+').constraint.kind == OutputConstraint.REGEX
+    assert make_goal('p', grammar='start: "a"').constraint.kind == OutputConstraint.GRAMMAR
+    assert make_goal('p') == type(goal)(prompt='p')     # the defaults are the message's own
+
+
+@pytest.mark.parametrize(('options', 'word'), [
+    ({'priority': 256}, 'priority is 256'), ({'prompt': 7}, 'prompt is 7'),
+    ({'seed': -1}, 'seed is -1'), ({'stop': 'abc'}, 'list'), ({'messages': ['Hello']}, 'pair'),
+    ({'messages': [{'role': 'user'}]}, 'mapping'), ({'choices': 'ab'}, 'list'),
+    ({'regex': 'a', 'choices': ['b']}, 'regex and choices'),
+])
+def test_wrong_options_are_named(options: dict, word: str) -> None:
+    from flash_llm_ros.client.goal import make_goal
+
+    with pytest.raises(ValueError, match=word):
+        make_goal(**options)

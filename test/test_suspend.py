@@ -1,0 +1,112 @@
+"""A generation that stands back for others goes on as if it had never been interrupted."""
+
+from pathlib import Path
+
+from generation_cases import MODES, PROMPTS, answer, opened, request
+import pytest
+
+from flash_llm_ros.engine import Engine, FinishReason, GenerationRequest, SamplingParams
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+
+REPEATING = 'abcabcabcabc' * 6      # guessed tokens are under way at most pieces
+
+
+def interrupted(engine: Engine, asked: GenerationRequest, every: int) -> tuple:
+    """An answer, and its cost, with another request run at every so many of its pieces."""
+    generation = engine.start(asked)
+    pieces, text = iter(generation), ''
+    count = 0
+    while (piece := next(pieces, None)) is not None:
+        text += piece
+        count += 1
+        if count % every == 0 and generation.finish_reason is FinishReason.RUNNING:
+            suspended = engine.suspend()
+            answer(engine, PROMPTS[count % 2], max_tokens=3,
+                   sampling=SamplingParams(temperature=1.0, seed=count))
+            engine.resume(suspended)
+    assert text == generation.text
+    return generation, count
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('prompt', [PROMPTS[1], REPEATING])
+@pytest.mark.parametrize('sampling', [
+    SamplingParams(), SamplingParams(temperature=0.8, seed=5, repetition_penalty=1.1)])
+def test_the_same_bytes(int8_store: Path, tmp_path: Path, mode: str, prompt: str,
+                        sampling: SamplingParams) -> None:
+    engine = opened(int8_store, mode=mode, prefill_chunk=16, session_folder=tmp_path)
+    asked = request(prompt, sampling=sampling)
+    whole = engine.start(asked)
+    assert ''.join(whole) == whole.text
+    for every in (1, 3):
+        found, pieces = interrupted(engine, asked, every)
+        assert pieces > 5
+        assert (found.tokens, found.text) == (whole.tokens, whole.text)
+        assert found.finish_reason is whole.finish_reason
+        # Groups used are the same whatever the window holds: others' are not counted.
+        assert (found.stats.window_hits + found.stats.window_misses
+                == whole.stats.window_hits + whole.stats.window_misses)
+        assert found.stats.right_guesses == whole.stats.right_guesses
+        assert found.stats.active_fraction == whole.stats.active_fraction
+    if mode == 'exact' and prompt == REPEATING and sampling.temperature == 0:
+        assert whole.stats.guessed_tokens > 0
+    engine.close()
+    assert not list(tmp_path.iterdir())
+
+
+def test_before_its_first_piece_and_several_deep(int8_store: Path, tmp_path: Path) -> None:
+    engine = opened(int8_store, session_folder=tmp_path)
+    prompts = [*PROMPTS[:3], REPEATING]
+    alone = [answer(engine, prompt).text for prompt in prompts]
+    waiting, texts = [], []
+    for prompt in prompts:
+        generation = engine.start(request(prompt))
+        pieces = iter(generation)
+        for _ in range(len(waiting)):       # the first one has not begun
+            next(pieces)
+        waiting.append((engine.suspend(), generation, pieces))
+    for suspended, generation, pieces in reversed(waiting):
+        engine.resume(suspended)
+        for _ in pieces:
+            pass
+        texts.insert(0, generation.text)
+    assert texts == alone
+    engine.close()
+
+
+def test_a_state_that_is_lost_is_an_error(int8_store: Path, tmp_path: Path) -> None:
+    engine = opened(int8_store, session_folder=tmp_path)
+    expected = answer(engine).text
+    generation = engine.start(request())
+    pieces = iter(generation)
+    next(pieces)
+    suspended = engine.suspend()
+    file = suspended.snapshot._file
+    file.seek(1000)
+    byte = file.read(1)
+    file.seek(1000)
+    file.write(bytes([byte[0] ^ 1]))
+    with pytest.raises(FlashLlmError) as error:
+        engine.resume(suspended)
+    assert error.value.code is ErrorCode.CHECKSUM_MISMATCH
+    assert answer(engine).text == expected
+    engine.close()
+
+
+def test_without_a_folder_it_goes_on(int8_store: Path, tmp_path: Path) -> None:
+    """What cannot be put aside is not given up."""
+    (tmp_path / 'file').write_text('')
+    engine = opened(int8_store, session_folder=tmp_path / 'file')
+    expected = answer(engine).text
+    generation = engine.start(request())
+    pieces = iter(generation)
+    next(pieces)
+    with pytest.raises(FlashLlmError) as error:
+        engine.suspend()
+    assert error.value.code is ErrorCode.READ_FAILED and 'file' in str(error.value)
+    for _ in pieces:
+        pass
+    assert generation.text == expected
+    with pytest.raises(RuntimeError, match='nothing runs'):
+        engine.close()
+        engine.suspend()
