@@ -6,7 +6,7 @@ from flash_llm_ros.store.geometry import Geometry, Section
 
 # A stream of these reaches the device's sequential rate while earlier chunks are computed on.
 _CHUNK_BYTES = 512 * 1024
-_SMALL_CHUNK_BYTES = 256 * 1024     # slower on most devices, but leaves a small window to its groups
+_SMALL_CHUNK_BYTES = 256 * 1024     # slower, but leaves a small window to its groups
 _LEAST_CHUNKS = 6
 _EMBEDDING_SLOTS = 32      # rows of the embedding are read group by group, in every mode
 

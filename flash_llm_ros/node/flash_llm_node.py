@@ -7,6 +7,7 @@ from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallba
 from rclpy.node import Node
 
 from flash_llm_ros.engine import Engine
+from flash_llm_ros.node.client_watch import ClientWatch
 from flash_llm_ros.node.diagnostics import Diagnostics
 from flash_llm_ros.node.generate_action import GenerateAction
 from flash_llm_ros.node.generate_service import GenerateService
@@ -54,8 +55,9 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
             self._settings, StreamTopic(self, monitor), self._ledger, self._current_worker,
             self.report_bug)
         numbers = RequestNumbers()
-        self._action = GenerateAction(self, self._settings, intake)
-        self._service = GenerateService(self, self._settings, intake, numbers)
+        watch = ClientWatch(self, monitor)
+        self._action = GenerateAction(self, self._settings, intake, watch)
+        self._service = GenerateService(self, self._settings, intake, numbers, watch)
         self._prompt = PromptTopic(self, self._settings, intake, numbers)
         self._reset = ResetSession(self, self._current_worker)
         self._tokenize = Tokenize(self, self._current_worker)
