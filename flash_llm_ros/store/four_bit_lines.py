@@ -1,4 +1,4 @@
-"""Rounding blocks of weights to 4 bits: each block gets a line, value = (q - 8) * scale + offset."""
+"""Rounding blocks of weights to 4 bits: a line per block, value = (q - 8) * scale + offset."""
 
 import numpy as np
 from numpy.typing import NDArray
