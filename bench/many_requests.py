@@ -1,7 +1,7 @@
 """A crowd of clients at one node: every request ends in a typed state, and RSS stays flat.
 
-    python bench/requests.py [--store FOLDER] [--budget 96MB] [--requests 1000] [--clients 20]
-                             [--json PATH]
+    python bench/many_requests.py [--store FOLDER] [--budget 96MB] [--requests 1000]
+                                  [--clients 20] [--json PATH]
 
 Each client sends one request after the other with priorities, deadlines, cancels and mistakes of
 its own (seeded), through the action, and now and then through the service. Without --store a tiny
@@ -25,6 +25,7 @@ import threading
 import time
 
 from rich.progress import Progress
+from timed_node import report
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'test'))
@@ -141,7 +142,7 @@ def measure(options: Namespace, store: Path) -> dict:
         sizes.append(process.memory('VmRSS'))
         log = process.log()
         process.stop()
-    found = json.loads(ticks.read_text())
+    found = report(json.loads(ticks.read_text()))
     ticks.unlink()
     return figures(options, ends, sizes, seconds, found, log)
 
