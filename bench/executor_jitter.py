@@ -56,7 +56,7 @@ def within(times: list[float], begin: float, end: float) -> list[float]:
     return [moment for moment in times if begin <= moment < end]
 
 
-def measure(store: Path, seconds: float, threads: int) -> dict:
+def measure(store: Path, seconds: float, threads: int, rounds: int = 2) -> dict:
     from flash_llm_ros.cli.node_process import NodeProcess
     from flash_llm_ros.node.client import NodeClient
 
@@ -76,7 +76,7 @@ def measure(store: Path, seconds: float, threads: int) -> dict:
                 client.wait_for_node(60.0)
                 client.until(lambda: client.status.state >= client.status.IDLE, 60.0, 'a store')
                 work(client, 'decode', 1.0)
-                for phase in 2 * ('idle', 'prefill', 'decode'):
+                for phase in rounds * ('idle', 'prefill', 'decode'):
                     begin = time.monotonic()
                     work(client, phase, seconds)
                     phases.append((phase, begin, time.monotonic()))

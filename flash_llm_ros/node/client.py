@@ -24,6 +24,7 @@ from flash_llm_msgs.action import GenerateText
 from flash_llm_msgs.msg import EngineStatus, TokenChunk
 from flash_llm_msgs.srv import GenerateText as GenerateTextService
 from flash_llm_ros.client.own_node import OwnNode
+from flash_llm_ros.node.intake import CALLS
 from flash_llm_ros.node.status import QOS as STATUS_QOS
 
 POLL = 0.02  # s
@@ -107,8 +108,10 @@ class NodeClient:
         self._change_state = self.node.create_client(ChangeState, f'{self.name}/change_state')
         self._get_state = self.node.create_client(GetState, f'{self.name}/get_state')
         self._generate_text = self.node.create_client(
-            GenerateTextService, f'{self.name}/generate_text')
-        self.generate = ActionClient(self.node, GenerateText, f'{self.name}/generate')
+            GenerateTextService, f'{self.name}/generate_text', qos_profile=CALLS)
+        self.generate = ActionClient(
+            self.node, GenerateText, f'{self.name}/generate', goal_service_qos_profile=CALLS,
+            result_service_qos_profile=CALLS, cancel_service_qos_profile=CALLS)
 
     def __enter__(self) -> 'NodeClient':
         return self
