@@ -11,7 +11,9 @@ from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
 from flash_llm_ros.store.geometry import Geometry, model_sections
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Version 2 brought the offsets of int4 rows; all else is as it was.
+_SAME_IN_VERSION_1 = ('int8', 'fp16')
 LAYOUTS = ('split', 'bundled')
 RESIDENT_FORMATS = ('q8', 'q4', 'fp32')
 KV_FORMATS = ('fp16', 'fp32')
@@ -124,16 +126,16 @@ class Manifest:
         except (yaml.YAMLError, ValueError, RecursionError):
             raise _corrupt(path, 'it is not valid YAML') from None
         version = data.get('format_version') if isinstance(data, dict) else None
-        if version != FORMAT_VERSION:
-            raise FlashLlmError(
-                ErrorCode.STORE_VERSION,
-                f'{path} has format version {version}; this release reads version '
-                f'{FORMAT_VERSION}. Convert the checkpoint again.')
+        if version not in (1, FORMAT_VERSION):
+            raise _other_version(path, version)
         try:
-            return cls._from_dict(data)
+            manifest = cls._from_dict(data)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             what = f'it lacks {error}' if isinstance(error, KeyError) else str(error)
             raise _corrupt(path, what) from None
+        if version == 1 and manifest.geometry.codec not in _SAME_IN_VERSION_1:
+            raise _other_version(path, version)
+        return manifest
 
     @classmethod
     def _from_dict(cls, data: dict[str, Any]) -> 'Manifest':
@@ -165,3 +167,10 @@ def _digest(body: str) -> str:
 
 def _corrupt(path: Path, what: str) -> FlashLlmError:
     return FlashLlmError(ErrorCode.STORE_CORRUPT, f'{path} cannot be trusted: {what}.')
+
+
+def _other_version(path: Path, version: object) -> FlashLlmError:
+    return FlashLlmError(
+        ErrorCode.STORE_VERSION,
+        f'{path} has format version {version}; this release reads version {FORMAT_VERSION}, and '
+        f'version 1 with int8 or fp16 rows. Convert the checkpoint again.')
