@@ -29,6 +29,7 @@ from flash_llm_ros.node.status import QOS as STATUS_QOS
 
 POLL = 0.02  # s
 CALL_TIMEOUT = 30.0  # s
+GOAL_ID = 32        # characters; the node's own numbers are shorter
 ANSWERED = (TokenChunk.STOP, TokenChunk.LENGTH)
 
 
@@ -218,7 +219,7 @@ class NodeClient:
     def ask(self, prompt: str | bytes, timeout: float) -> Reply:
         """Publish a prompt and wait for what becomes of it; ``last_chunks`` are its chunks.
 
-        The node must have nothing else to do meanwhile: prompts carry no name.
+        Action goals may run meanwhile, but no other prompts or calls: those carry no name.
         """
         self._drain()
         self.last_chunks = []
@@ -228,6 +229,8 @@ class NodeClient:
             reason = TokenChunk.RUNNING
             while reason == TokenChunk.RUNNING:
                 chunk = self.chunks.get(timeout=max(limit - time.monotonic(), 0.0))
+                if len(chunk.request_id) == GOAL_ID:
+                    continue
                 self.last_chunks.append(chunk)
                 reason = chunk.finish_reason
             if reason not in ANSWERED:
