@@ -5,7 +5,8 @@
 
 Each way is tried in turn, round after round; texts have to be the same. FOLDER is where keys and
 values are kept, by default beside the store; the page cache is told to forget the file of the
-system prompt before it is read (that of a conversation has no name). Times include reading them, or putting away those of another conversation.
+system prompt before it is read (that of a conversation has no name). Times include reading them,
+or putting away those of another conversation.
 """
 
 from argparse import ArgumentParser, Namespace
