@@ -114,6 +114,7 @@ setup(
         (f'share/{NAME}', ['package.xml']),
         (f'share/{NAME}/launch', files('launch')),
         (f'share/{NAME}/config', files('config')),
+        (f'share/{NAME}/examples', files('examples')),
     ],
     install_requires=requirements('runtime'),
     extras_require={

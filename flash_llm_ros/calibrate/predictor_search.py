@@ -116,7 +116,7 @@ class PredictorSearch:
         else:
             matrices = {'inner': np.ascontiguousarray(found[f'{form.kind}.inner'][:form.size]),
                         'outer': np.ascontiguousarray(found[f'{form.kind}.outer'][:, :form.size])}
-        return Predictor(form, matrices, self._layout, self._spec)
+        return Predictor(form, matrices, self._layout, self._spec, weights.bias)
 
     def _found(self, tried: dict[str, NDArray], index: int, keys: list[str]) -> FoundPredictor:
         form, quality = self._forms[index], Quality(*map(float, tried['quality'][index]))
