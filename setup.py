@@ -117,7 +117,9 @@ setup(
     extras_require={
         'convert': requirements('convert'),
         'replay': requirements('replay'),
-        'test': [name for kind in ('convert', 'replay', 'test') for name in requirements(kind)],
+        'structured': requirements('structured'),
+        'test': [name for kind in ('convert', 'replay', 'structured', 'test')
+                 for name in requirements(kind)],
     },
     entry_points={
         'console_scripts': [

@@ -24,6 +24,7 @@ class BatchMath {
 
   // Ends the other threads.
   void stop() { pool_.stop(); }
+  void limit_threads(int most) { pool_.limit(most); }
 
   // The form of x that activate() takes; valid until the next call.
   PreparedInputs prepare(Inputs x);

@@ -287,6 +287,7 @@ PYBIND11_MODULE(_native, module) {
       .def("set_stream_order", &NeuronCore::set_stream_order, py::arg("sections"), unlocked)
       .def("set_read_costs", &NeuronCore::set_read_costs, py::arg("request_seconds"),
            py::arg("byte_seconds"), py::arg("largest_bytes"), unlocked)
+      .def("limit_threads", &NeuronCore::limit_threads, py::arg("most"), unlocked)
       .def("rows_dot", &rows_dot, py::arg("section"), py::arg("x"), py::arg("out"))
       .def("gate_up", &gate_up, py::arg("section"), py::arg("x"), py::arg("h"),
            py::arg("activation"))

@@ -183,6 +183,12 @@ void NeuronCore::set_stream_order(const std::vector<int>& sections) {
   }
 }
 
+void NeuronCore::limit_threads(int most) {
+  const std::lock_guard turn(calls_);
+  check_open();
+  math_.limit_threads(checked_threads("most", most));
+}
+
 void NeuronCore::set_read_costs(double request_seconds, double byte_seconds,
                                 std::int64_t largest_bytes) {
   const std::lock_guard turn(calls_);

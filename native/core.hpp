@@ -63,6 +63,8 @@ class NeuronCore {
   void set_stream_order(const std::vector<int>& sections);
   // What scattered reads cost on this device; until then only neighbours are read together.
   void set_read_costs(double request_seconds, double byte_seconds, std::int64_t largest_bytes);
+  // Compute with at most so many of the threads from now on; results stay the same bytes.
+  void limit_threads(int most);
   void close();
 
   void rows_dot(int section, Inputs x, Outputs out);

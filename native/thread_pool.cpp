@@ -91,7 +91,7 @@ void ThreadPool::serve(int thread) {
       return;
     }
     seen = number_.load();
-    if (!open_) {
+    if (!open_ || thread >= threads()) {
       continue;
     }
     const Job job = job_;

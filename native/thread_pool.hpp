@@ -1,9 +1,11 @@
 // A few threads that share work out in units.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdint>
+#include <limits>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -20,14 +22,17 @@ class ThreadPool {
 
   // Ends the other threads; the caller is the only one from then on.
   void stop();
-  int threads() const { return static_cast<int>(workers_.size()) + 1; }
+  // How many threads take part, the caller included.
+  int threads() const { return std::min(most_.load(), static_cast<int>(workers_.size()) + 1); }
+  // At most so many take part from now on; not to be called during share().
+  void limit(int most) { most_ = most; }
 
   // work(unit, thread) once for each unit from 0 on, handed out in ascending order; returns when all
   // are done. `work` must not throw. Nobody waits for a thread that has not begun with a unit.
   // `alone`: the caller does all.
   template <typename Work>
   void share(std::int64_t units, const Work& work, bool alone = false) {
-    if (units <= 1 || alone || workers_.empty()) {
+    if (units <= 1 || alone || threads() == 1) {
       for (std::int64_t unit = 0; unit < units; ++unit) {
         work(unit, 0);
       }
@@ -55,6 +60,7 @@ class ThreadPool {
   Job job_;
   bool open_ = false;  // threads may still join the job
   bool stopping_ = false;
+  std::atomic<int> most_{std::numeric_limits<int>::max()};
   int sleeping_ = 0;
   std::atomic<std::uint64_t> number_{0};  // of the job
   std::atomic<std::int64_t> next_unit_{0};

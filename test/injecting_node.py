@@ -1,15 +1,17 @@
 """The real node with directives in prompts: '[piece=0.05]' slows every piece by that many seconds,
 
-'[prefill=3]' only the first, '[fault]' and '[bug]' raise after the first token. The environment
-variable TEST_OPEN_SECONDS slows the opening of a store.
+'[prefill=3]' only the first, '[fault]' and '[bug]' raise after the first token. Environment
+variables: TEST_OPEN_SECONDS slows the opening of a store, TEST_SYSFS stands in for /sys.
 """
 
 import os
+from pathlib import Path
 import re
 import sys
 import time
 
 from flash_llm_ros.engine import Engine
+from flash_llm_ros.node import heat
 from flash_llm_ros.node.main import main
 from flash_llm_ros.store.errors import ReadFailedError
 
@@ -47,6 +49,7 @@ def slow_open(config, log=print):
     return engine_open(config, log=log)
 
 
+heat.SYS = Path(os.environ.get('TEST_SYSFS', heat.SYS))
 Engine.open = slow_open
 Engine.start = lambda self, request: Injected(engine_start(self, request), request.prompt)
 

@@ -4,99 +4,12 @@ import threading
 import time
 
 import pytest
+from scripted_engine import SETTINGS, TIMEOUT, Listener, ScriptedEngine
 
-from flash_llm_ros.engine import FinishReason, GenerationCost, GenerationRequest
+from flash_llm_ros.engine import FinishReason, GenerationRequest
 from flash_llm_ros.node.request import Request
 from flash_llm_ros.node.worker import Worker
-from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
-
-TIMEOUT = 10
-
-
-class ScriptedGeneration:
-    """Yields the words of its prompt; '<gate>' waits for the engine's gate."""
-
-    def __init__(self, engine, prompt):
-        self._engine = engine
-        self._words = prompt.split()
-        self._asked = None
-        self.stats = GenerationCost(prompt_tokens=len(self._words), seed=0)
-        self.phase = 'prefill'
-        self.finish_reason = FinishReason.RUNNING
-
-    def stop(self, reason):
-        self._asked = reason
-
-    def __iter__(self):
-        for word in self._words:
-            if word == '<gate>':
-                self._engine.at_gate.set()
-                assert self._engine.gate.wait(TIMEOUT)
-            elif word == '<fault>':
-                raise ReadFailedError('no flash')
-            elif word == '<bug>':
-                raise ZeroDivisionError('planted')
-            if self._asked is not None:
-                self.finish_reason = self._asked
-                return
-            self.phase = 'decode'
-            self.stats.generated_tokens += 1
-            yield word
-        self.finish_reason = FinishReason.STOP
-
-
-class ScriptedEngine:
-    def __init__(self):
-        self.gate, self.at_gate = threading.Event(), threading.Event()
-        self.served, self.threads, self.closed = [], set(), False
-
-    def start(self, request):
-        self.threads.add(threading.get_ident())
-        self.served.append(request.prompt)
-        if request.prompt == '':
-            raise FlashLlmError(ErrorCode.EMPTY_PROMPT, 'empty')
-        return ScriptedGeneration(self, request.prompt)
-
-    def stats(self):
-        return {'flash_bytes': len(self.served)}
-
-    def close(self):
-        self.closed = True
-
-
-class Listener:
-    """Keeps what an outlet is told."""
-
-    def __init__(self):
-        self.events, self.chunks, self.outcomes = [], [], []
-        self.ended = threading.Event()
-
-    def started(self):
-        self.events.append('started')
-
-    def chunk(self, chunk):
-        self.events.append('chunk')
-        self.chunks.append(chunk)
-
-    def done(self, outcome):
-        self.events.append('done')
-        self.outcomes.append(outcome)
-        self.ended.set()
-
-    def outcome(self):
-        assert self.ended.wait(TIMEOUT)
-        return self.outcomes[0]
-
-    def check(self):
-        """Hold what is promised of every request, however it ends."""
-        assert self.events.count('done') == 1 and self.events[-1] == 'done'
-        assert self.events.count('started') <= 1
-        assert 'started' not in self.events[1:]
-        assert [chunk.sequence for chunk in self.chunks] == list(range(len(self.chunks)))
-        assert ''.join(chunk.text for chunk in self.chunks) == self.outcomes[0].text
-        reasons = [chunk.finish_reason for chunk in self.chunks]
-        assert reasons[:-1] == [FinishReason.RUNNING] * (len(reasons) - 1)
-        assert reasons[-1] == self.outcomes[0].finish_reason
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 
 @pytest.fixture
@@ -111,7 +24,7 @@ def engine():
 
 @pytest.fixture
 def worker(engine, bugs):
-    worker = Worker(engine, 2, bugs.append)
+    worker = Worker(engine, SETTINGS, bugs.append)
     worker.activate()
     yield worker
     engine.gate.set()
@@ -155,7 +68,7 @@ def test_queue_takes_its_size_beside_the_running_one(worker, engine):
 
 
 def test_queue_of_nothing_still_serves_an_idle_engine(engine, bugs):
-    worker = Worker(engine, 0, bugs.append)
+    worker = Worker(engine, {**SETTINGS, 'queue_size': 0}, bugs.append)
     worker.activate()
     _, running = send(worker, 'a <gate>')
     assert engine.at_gate.wait(TIMEOUT)
@@ -214,7 +127,7 @@ def test_deactivation_cancels_everything_and_waits_for_the_engine(worker, engine
     _, queued = send(worker, 'c')
     threading.Timer(0.3, engine.gate.set).start()
     worker.deactivate('stopped')
-    assert engine.gate.is_set() and worker.phase == ''
+    assert engine.gates_passed == 1 and worker.phase == ''
     for listener in (running, queued):
         assert listener.outcome().error.code == ErrorCode.CANCELLED
         assert str(listener.outcome().error) == 'stopped'
@@ -288,7 +201,7 @@ def test_cost_does_not_change_after_the_end(worker, engine):
 
 def test_no_thread_is_left_behind(engine, bugs):
     before = threading.active_count()
-    worker = Worker(engine, 2, bugs.append)
+    worker = Worker(engine, SETTINGS, bugs.append)
     worker.activate()
     listener = send(worker, 'a', deadline=3600.0)[1]
     listener.outcome()

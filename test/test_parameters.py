@@ -78,7 +78,7 @@ def test_a_machine_file_fits_the_table_and_says_why(path: Path) -> None:
         assert type(value) is type(entry.default) and entry.complaint(value) == '', name
         assert entry.low is None or entry.low <= value <= entry.high, name
     assert {'dram_budget', 'threads', 'context_length', 'prefill_chunk', 'reader',
-            'default_deadline', 'service_deadline'} <= values(path).keys()
+            'default_deadline', 'service_deadline', 'duty_cycle'} <= values(path).keys()
     assert path.read_text().count('# ') > 12
 
 

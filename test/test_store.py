@@ -183,7 +183,7 @@ def test_progress_ends_at_its_total(tmp_path: Path, checkpoint_folder: Path) -> 
 @pytest.mark.parametrize('call', [0, 3, 8, 9, 11, 13, 15, 17, 20])
 def test_nothing_is_left_of_a_failed_conversion(tmp_path: Path, checkpoint_folder: Path,
                                                 int8_store: Path, call: int) -> None:
-    """8 calls for the sections, 3 for attention, 4 for text, 3 for thresholds, 3 for predictors."""
+    """Calls: 8 for sections of neurons, 3 attention, 4 the text, 3 thresholds, 3 predictors."""
     folder = tmp_path / 'stores'
     shutil.copytree(int8_store, folder / 'tiny')
     before = hashes(folder)

@@ -2,7 +2,7 @@
 
 from flash_llm_ros.engine.config import EngineConfig
 from flash_llm_ros.engine.constraint import Constraint, ConstraintKind
-from flash_llm_ros.engine.engine import Engine, Suspended
+from flash_llm_ros.engine.engine import Engine
 from flash_llm_ros.engine.generation import (
            FinishReason,
            Generation,
@@ -10,8 +10,10 @@ from flash_llm_ros.engine.generation import (
            GenerationRequest,
 )
 from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow
+from flash_llm_ros.engine.prompt import Message
+from flash_llm_ros.engine.runs import Suspended
 from flash_llm_ros.engine.sampling import SamplingParams
 
 __all__ = ['Constraint', 'ConstraintKind', 'Engine', 'EngineConfig', 'FinishReason', 'Generation',
-           'GenerationCost', 'GenerationRequest', 'MemoryPlan', 'PlanRow', 'SamplingParams',
-           'Suspended']
+           'GenerationCost', 'GenerationRequest', 'MemoryPlan', 'Message', 'PlanRow',
+           'SamplingParams', 'Suspended']

@@ -29,7 +29,11 @@ class ByteLevelTokenizer:
         return tokens
 
     def encode_inside(self, text: str) -> list[int]:
-        return self.encode(text)
+        self._words.encode_special_tokens = True        # as the text that they are
+        try:
+            return self.encode(text)
+        finally:
+            self._words.encode_special_tokens = False
 
     def decode(self, tokens: list[int]) -> str:
         """Special tokens are left out; bytes that are no UTF-8 become U+FFFD."""

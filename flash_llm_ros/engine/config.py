@@ -13,6 +13,7 @@ MODES = ('exact', 'sparse')
 READERS = ('auto', 'io_uring', 'threads')
 MOST_READS_IN_FLIGHT = 256      # of the native core
 MOST_THREADS = 256
+MOST_SESSIONS = 1000
 MOST_DEADLINE_MS = 1_000_000
 
 
@@ -39,13 +40,15 @@ class EngineConfig:
     window_policy: str = DEFAULT_POLICY     # which cached groups yield, see doc/window.md
     down_reads: str = 'auto'        # of sparse mode; auto: stream or scattered, what is faster
     core: str = 'native'            # or numpy, the slow reference
+    max_sessions: int = 4           # conversations kept between requests
     session_folder: Path | None = None      # for parts of the KV cache; None: the user's cache
 
     def __post_init__(self) -> None:
         if self.mode not in MODES:
             _refuse('mode', self.mode, f'one of {", ".join(MODES)}')
         for name, least in (('dram_budget', 1), ('context_length', 2), ('prefill_chunk', 1),
-                            ('lookup_tokens', 0), ('threads', 1), ('reads_in_flight', 1)):
+                            ('lookup_tokens', 0), ('threads', 1), ('reads_in_flight', 1),
+                            ('max_sessions', 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < least:
                 _refuse(name, value, f'an integer of at least {least}')
@@ -70,6 +73,8 @@ class EngineConfig:
             _refuse('threads', self.threads, f'at most {MOST_THREADS}')
         if self.reads_in_flight > MOST_READS_IN_FLIGHT:
             _refuse('reads_in_flight', self.reads_in_flight, f'at most {MOST_READS_IN_FLIGHT}')
+        if self.max_sessions > MOST_SESSIONS:
+            _refuse('max_sessions', self.max_sessions, f'at most {MOST_SESSIONS}')
         if self.reader not in READERS:
             _refuse('reader', self.reader, f'one of {", ".join(READERS)}')
         if self.down_reads not in DOWN_READS:

@@ -144,7 +144,7 @@ class ConstrainedAnswer:
     def forced(self) -> list[int]:
         tokens = self._matcher.compute_ff_tokens()
         self._check()
-        return tokens
+        return self.fitting(tokens)
 
     def take(self, token: int) -> None:
         self._matcher.consume_token(token)
@@ -182,7 +182,7 @@ class _Tokens:
         self.special_token_ids = sorted({*special, *end_tokens} & set(range(vocab_size)))
 
     def __call__(self, text: str) -> list[int]:
-        return self._vocabulary.encode(text)
+        return self._vocabulary.encode_inside(text)
 
 
 def planned_bytes(vocab_size: int) -> int:

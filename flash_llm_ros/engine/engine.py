@@ -1,20 +1,17 @@
 """Opens a flash store under a DRAM budget and answers requests, one at a time."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.engine.attention import AttentionStack, kv_cache_bytes
-from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.config import MOST_THREADS, EngineConfig
 from flash_llm_ros.engine.constrained_decoding import (
     WORK_BYTES,
-    AnswerRules,
     ConstrainedDecoding,
     planned_bytes,
 )
-from flash_llm_ros.engine.constraint import refuse
 from flash_llm_ros.engine.core import core_scratch_bytes
 from flash_llm_ros.engine.down_reads import streams_down
 from flash_llm_ros.engine.feed_forward import (
@@ -23,8 +20,7 @@ from flash_llm_ros.engine.feed_forward import (
     FeedForward,
     SplitFeedForward,
 )
-from flash_llm_ros.engine.generation import FinishReason, Generation, GenerationRequest
-from flash_llm_ros.engine.kv_snapshot import KvSnapshot
+from flash_llm_ros.engine.generation import Generation, GenerationRequest
 from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow, plan_memory
 from flash_llm_ros.engine.model import Model
 from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity, down_norms
@@ -34,9 +30,10 @@ from flash_llm_ros.engine.process_memory import (
     return_large_blocks,
     trim_heap,
 )
-from flash_llm_ros.engine.prompt import ChatTemplate, check_text
+from flash_llm_ros.engine.prompt import ChatTemplate
+from flash_llm_ros.engine.runs import Runs, Suspended
 from flash_llm_ros.engine.token_clock import TokenClock
-from flash_llm_ros.engine.tokens import TextStream, TextTokenizer, load_tokenizer
+from flash_llm_ros.engine.tokens import TextTokenizer, load_tokenizer
 from flash_llm_ros.engine.window import Window
 from flash_llm_ros.engine.window_plan import least_slots, most_slots, plan_window
 from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
@@ -53,15 +50,7 @@ from flash_llm_ros.store.manifest import Manifest
 
 # Allocator, Python and code pages that tokens touch first, beyond the buffers planned below.
 _SLACK = 5_000_000
-
-
-@dataclass(frozen=True)
-class Suspended:
-    """A generation that waits while another runs; its state lies on flash."""
-
-    generation: Generation
-    length: int             # tokens in the KV cache
-    snapshot: KvSnapshot
+_SESSION_BYTES = 4096       # of a conversation that is kept, beside its tokens
 
 
 class Engine:
@@ -69,12 +58,13 @@ class Engine:
 
     def __init__(self, config: EngineConfig, store: FlashStore, plan: MemoryPlan, model: Model,
                  tokenizer: TextTokenizer, template: ChatTemplate,
+                 log: Callable[[str], None],
                  constrained: ConstrainedDecoding | None = None) -> None:
         self.config, self.plan, self.model = config, plan, model
-        self._store, self._tokenizer, self._template = store, tokenizer, template
-        self._constrained = constrained
-        self._running: Generation | None = None
+        self._store, self._tokenizer = store, tokenizer
+        self._runs = Runs(config, store, model, tokenizer, template, log, constrained)
         self._closed = False
+        self._most_threads = MOST_THREADS
 
     @classmethod
     def open(cls, config: EngineConfig, log: Callable[[str], None] = lambda line: None) -> 'Engine':
@@ -140,7 +130,7 @@ class Engine:
         feed_forward = _feed_forward(config, manifest, window, predictors, sparsity, norms, clock)
         model = Model(manifest.model, attention, feed_forward, window, config.prefill_chunk, clock,
                       1 + _lookup_tokens(config))
-        return cls(config, store, plan, model, tokenizer, template, constrained)
+        return cls(config, store, plan, model, tokenizer, template, log, constrained)
 
     @property
     def model_name(self) -> str:
@@ -161,93 +151,72 @@ class Engine:
         """Bytes of the flash store, what would have to be in DRAM without it."""
         return self._store.bytes
 
+    @property
+    def sessions(self) -> int:
+        """Conversations that are kept; may be read from any thread."""
+        return len(self._runs.sessions)
+
     def start(self, request: GenerationRequest) -> Generation:
         """Check and tokenise a request; iterate over what is returned to run it.
 
-        A generation that is still running is given up. Raises FlashLlmError: EMPTY_PROMPT,
-        INVALID_TEXT, PROMPT_TOO_LONG, INVALID_REQUEST, INVALID_CONSTRAINT; RuntimeError once the
-        engine is closed.
+        A generation that is still running is given up. With a `session_id`, what the session has
+        in the KV cache is not computed again; the session goes on with the answer once that has
+        come to its end, and is as before where it has not. Raises FlashLlmError: EMPTY_PROMPT,
+        INVALID_TEXT, PROMPT_TOO_LONG, INVALID_REQUEST, INVALID_CONSTRAINT, TOO_MANY_SESSIONS;
+        RuntimeError once the engine is closed.
         """
         if self._closed:
             raise RuntimeError('the engine is closed')
-        context = self.config.context_length
-        check_text('prompt', request.prompt, context)
-        check_text('system_prompt', request.system_prompt, context)
-        if not request.prompt.strip():
-            raise FlashLlmError(ErrorCode.EMPTY_PROMPT, 'prompt is empty; it must hold some text.')
-        if not isinstance(request.max_tokens, int) or request.max_tokens < 1:
-            raise FlashLlmError(ErrorCode.INVALID_REQUEST, f'max_tokens is {request.max_tokens}; '
-                                'it must be at least 1.')
-        for stop in request.stop:
-            if not stop:
-                raise FlashLlmError(ErrorCode.INVALID_REQUEST,
-                                    'stop holds an empty string; every answer would be empty.')
-        text = (request.prompt if request.raw
-                else self._template.render(request.prompt, request.system_prompt))
-        tokens = self._tokenizer.encode(text)
-        if not tokens:
-            raise FlashLlmError(ErrorCode.EMPTY_PROMPT, 'prompt has only characters for which '
-                                'the model has no tokens; it must hold some text.')
-        if max(tokens) >= self.model.spec.vocab_size:
-            raise FlashLlmError(ErrorCode.INVALID_TEXT, f'prompt holds the token {max(tokens)}, '
-                                f'but the model has only {self.model.spec.vocab_size}.')
-        if len(tokens) >= context:
-            raise FlashLlmError(ErrorCode.PROMPT_TOO_LONG,
-                                f'prompt has {len(tokens)} tokens with its template; '
-                                f'context_length is {context} and an answer needs at least one.')
-        stream, rules = self._answer_rules(request)
-        if self._running is not None:
-            self._running.stop(FinishReason.CANCELLED)
-        self.model.length = 0
-        self._running = Generation(self.model, stream, tokens, request, context,
-                                   _lookup_tokens(self.config), rules, self.config.force_batches)
-        return self._running
+        return self._runs.start(request)
 
-    def _answer_rules(self, request: GenerationRequest) -> tuple[TextStream, AnswerRules | None]:
-        if request.constraint is None:
-            return self._tokenizer.stream(), None
-        if self._constrained is None:
-            refuse('structured is false here; it must be true for constraints')
-        if request.stop:
-            raise FlashLlmError(ErrorCode.INVALID_REQUEST, 'stop must be empty where there is a '
-                                'constraint, which says by itself when an answer is complete.')
-        answer = self._constrained.start(request.constraint)
-        return answer, answer
+    def keep_system_prompt(self, system_prompt: str) -> None:
+        """Bring a system prompt's keys and values from flash, or compute and keep them; seconds.
+
+        Requests with `keep_system_prompt` do so by themselves; this saves the first one the time.
+        Raises FlashLlmError: INVALID_TEXT, PROMPT_TOO_LONG, READ_FAILED, CHECKSUM_MISMATCH.
+        """
+        self._runs.keep_system_prompt(system_prompt)
 
     def suspend(self) -> Suspended:
         """Put what runs aside, between two of its pieces, so that another request can be started.
 
-        Keep its iterator: after `resume` it goes on to the same bytes. Raises
-        FlashLlmError(READ_FAILED) where the state cannot be written to flash; it goes on running.
+        Keep its iterator: after `resume` it goes on to the same bytes. Until then its session
+        takes no other request. Raises FlashLlmError(READ_FAILED) where the state cannot be
+        written to flash; it goes on running.
         """
-        if self._running is None:
-            raise RuntimeError('nothing runs that could be suspended')
-        generation = self._running
-        snapshot = KvSnapshot(self.config.kv_folder, self.model.state())
-        generation.pause()
-        self._running = None
-        return Suspended(generation, self.model.length, snapshot)
+        return self._runs.suspend()
 
     def resume(self, suspended: Suspended) -> None:
         """Let it run again; its iterator goes on. What runs meanwhile is given up.
 
         Raises FlashLlmError(READ_FAILED or CHECKSUM_MISMATCH) where its state is lost.
         """
-        if self._running is not None:
-            self._running.stop(FinishReason.CANCELLED)
-            self._running = None
-        self.model.length = suspended.length
-        try:
-            suspended.snapshot.restore(self.model.state())
-        finally:
-            suspended.snapshot.close()
-        suspended.generation.go_on()
-        self._running = suspended.generation
+        self._runs.resume(suspended)
 
     def discard(self, suspended: Suspended) -> None:
         """Forget what will not be resumed."""
-        suspended.snapshot.close()
-        suspended.generation.stop(FinishReason.CANCELLED)
+        self._runs.discard(suspended)
+
+    def reset_session(self, session_id: str) -> int:
+        """Forget a session, or all for ''; returns how many. May be called from any thread.
+
+        Raises FlashLlmError(NO_SUCH_SESSION).
+        """
+        return self._runs.sessions.reset(session_id)
+
+    @property
+    def threads(self) -> int:
+        """How many threads compute in the core."""
+        return min(self._most_threads, self.config.threads)
+
+    def limit_threads(self, most: int) -> None:
+        """Compute with at most so many of the core's threads; results stay the same bytes.
+
+        ONNX Runtime, which computes attention, keeps the number it was opened with.
+        """
+        if most != self._most_threads:
+            self.model.window.core.limit_threads(most)
+            self._most_threads = most
 
     def tokenize(self, text: str) -> list[int]:
         return self._tokenizer.encode(text)
@@ -259,10 +228,15 @@ class Engine:
                 'total_neurons': self.model.feed_forward.total_neurons,
                 'deadlines_missed': self.model.deadlines_missed}
 
+    def flash_counters(self) -> dict[str, int]:
+        """Counters of the core as of now; from any thread, also while a request is computed."""
+        return self.model.window.core.stats()
+
     def close(self) -> None:
         """Free everything; idempotent."""
         if not self._closed:
-            self._closed, self._running = True, None
+            self._closed = True
+            self._runs.close()
             self.model.window.close()
             del self.model.attention, self.model.feed_forward
             trim_heap()
@@ -334,9 +308,13 @@ def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     floats += max(chunk * (3 * spec.hidden_size + 2 * qkv + spec.heads * context),
                   spec.vocab_size * 7)
     core = core_scratch_bytes(store.manifest.geometry, config.threads, chunk)
+    sessions = ([PlanRow('sessions', config.max_sessions * (4 * context + _SESSION_BYTES),
+                         'their tokens; keys and values lie on flash')]
+                if config.max_sessions else [])
     return [PlanRow('KV cache', kv_cache_bytes(store, context),
                     f'{context} tokens in {store.manifest.kv_cache}'),
-            PlanRow('scratch', 4 * floats + core + _SLACK, f'{chunk} prompt tokens at once')]
+            PlanRow('scratch', 4 * floats + core + _SLACK, f'{chunk} prompt tokens at once'),
+            *sessions]
 
 
 def _constrained_decoding(

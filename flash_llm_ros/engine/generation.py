@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 import time
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from flash_llm_ros.engine.constrained_decoding import AnswerRules, NoRules
 from flash_llm_ros.engine.constraint import Constraint
 from flash_llm_ros.engine.model import Model
+from flash_llm_ros.engine.prompt import Message
 from flash_llm_ros.engine.prompt_lookup import PromptLookup
 from flash_llm_ros.engine.sampling import Sampler, SamplingParams
 from flash_llm_ros.engine.stop_strings import StopStrings
@@ -23,13 +25,16 @@ _TOO_EARLY = {FinishReason.LENGTH: 'max_tokens or the context was used up',
 class GenerationRequest:
     """What is asked for; checked by Engine.start."""
 
-    prompt: str
+    prompt: str = ''                # or messages
     system_prompt: str = ''
     raw: bool = False               # True: no chat template
     sampling: SamplingParams = field(default_factory=SamplingParams)
     max_tokens: int = 128
     stop: tuple[str, ...] = ()
     constraint: Constraint | None = None    # what the answer has to look like
+    messages: tuple[Message, ...] = ()  # a conversation so far, instead of a prompt
+    session_id: str = ''            # goes on with this session's conversation; '': none
+    keep_system_prompt: bool = False    # its KV cache on flash, for the next that has it, too
 
 
 @dataclass
@@ -71,11 +76,16 @@ class Generation:
 
     def __init__(self, model: Model, stream: TextStream, tokens: list[int],
                  request: GenerationRequest, context: int, lookup_tokens: int = 0,
-                 rules: AnswerRules | None = None, force_batches: bool = True) -> None:
-        """`rules` are the request's constraint; `stream` has to give the text they are about."""
+                 rules: AnswerRules | None = None, force_batches: bool = True, *,
+                 cached: int = 0, border: int = 0) -> None:
+        """`rules` are the request's constraint; `stream` has to give the text they are about.
+
+        The first `cached` tokens are in the KV cache; a chunk of the prompt ends at `border`.
+        """
         self._model, self._stream, self._context = model, stream, context
         self._lookup = PromptLookup(tokens, lookup_tokens)
         self._prompt = np.asarray(tokens, np.int64)
+        self._border = border
         self._max_tokens = request.max_tokens
         self._sampler = Sampler(request.sampling, self._prompt, model.spec.vocab_size)
         self._stops = StopStrings(request.stop)
@@ -92,8 +102,9 @@ class Generation:
         self.phase = 'prefill'
         self.prompt_tokens = tokens
         self.tokens: list[int] = []
+        self.rows = cached              # of prompt and answer, that are in the KV cache
         self.text = ''
-        self.stats = GenerationCost(len(tokens), request.sampling.seed)
+        self.stats = GenerationCost(len(tokens), request.sampling.seed, cached)
 
     def stop(self, reason: FinishReason) -> None:
         """End at the next piece, with the text so far."""
@@ -120,13 +131,15 @@ class Generation:
         if self._force_batches:
             tokens = np.concatenate([tokens, np.array(self._opening, np.int64)])
         try:
-            for start in range(0, len(tokens), self._model.chunk):
+            starts = [*range(self.rows, self._border, self._model.chunk),
+                      *range(max(self.rows, self._border), len(tokens), self._model.chunk)]
+            for start, end in pairwise([*starts, len(tokens)]):
                 if self._stopped():
                     break
-                chunk = tokens[start:start + self._model.chunk]
-                last = start + len(chunk) == len(tokens)
-                self._model.forward(chunk, start, dense=True,
+                last = end == len(tokens)
+                self._model.forward(tokens[start:end], start, dense=True,
                                     logits=logits[:1] if last else None)
+                self.rows = end
                 if not last:
                     yield ''
             else:
@@ -168,6 +181,7 @@ class Generation:
             new = [token, *forced]
             while new and row < len(guess) and guess[row] == new[0]:
                 row += 1
+                self.rows += 1
                 del new[0]
                 self.stats.right_guesses += 1
             if new:
@@ -197,12 +211,14 @@ class Generation:
         for start in range(0, last, most):
             chunk = whole[start:min(start + most, last)]
             self._model.forward(chunk, position + start, dense=len(chunk) > 1)
+            self.rows = position + start + len(chunk)
             yield ''
             if self._stopped():
                 return
         chunk = whole[last:]
         self._model.forward(chunk, position + last, dense=len(chunk) > 1,
                             logits=logits[:1 + len(guess)])
+        self.rows = position + len(tokens)
 
     def _take_forced(self, forced: list[int]) -> tuple[list[int], str]:
         """Those that still fit into the answer, and their text."""

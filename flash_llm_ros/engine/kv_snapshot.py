@@ -7,6 +7,7 @@ from pathlib import Path
 import tempfile
 from typing import BinaryIO
 
+from flash_llm_ros.engine.model import Model
 from flash_llm_ros.store.errors import ChecksumError, ErrorCode, FlashLlmError, ReadFailedError
 
 # A file: magic, key, length of the parts (little endian), the parts, SHA-256 of all before.
@@ -15,21 +16,23 @@ KEY_BYTES = 32
 _LENGTH_BYTES = 8
 _HASH_BYTES = 32
 _NO_KEY = bytes(KEY_BYTES)
+_NAME = 'The snapshot of the KV cache'
 
 
 class KvSnapshot:
     """A snapshot in a file without a name: gone with this object, and with the process."""
 
-    def __init__(self, folder: Path, parts: Iterable[memoryview]) -> None:
-        """Write it; `parts` are bytes in memory, of which no copy is made.
+    def __init__(self, folder: Path, model: Model, length: int, logits: bool = False) -> None:
+        """Write the KV cache up to `length` tokens; no copy is made in memory.
 
         Raises FlashLlmError(READ_FAILED) where the folder takes no file, or no more bytes.
         """
+        self.length, self._logits = length, logits
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._file = tempfile.TemporaryFile(dir=folder)      # noqa: SIM115 - closed by close()
             try:
-                write_snapshot(self._file, _NO_KEY, parts)
+                write_snapshot(self._file, _NO_KEY, self._parts(model))
                 self._file.flush()
             except BaseException:
                 self.close()
@@ -37,18 +40,25 @@ class KvSnapshot:
         except OSError as error:
             raise not_written(folder, error) from None
 
-    def restore(self, parts: Iterable[memoryview]) -> None:
-        """Fill the parts, of the same sizes as those written.
+    def restore(self, model: Model) -> None:
+        """Give back what was written.
 
-        Raises FlashLlmError(READ_FAILED or CHECKSUM_MISMATCH); the parts hold anything then.
+        Raises FlashLlmError(READ_FAILED or CHECKSUM_MISMATCH); the model holds anything then.
         """
-        self._file.seek(0)
-        read_snapshot(self._file, 'The snapshot of the KV cache', _NO_KEY, parts)
+        try:
+            self._file.seek(0)
+        except OSError as error:
+            raise ReadFailedError(f'{_NAME} cannot be read: {error.strerror}.') from None
+        read_snapshot(self._file, _NAME, _NO_KEY, self._parts(model))
 
     def close(self) -> None:
         """Give the file up; idempotent."""
         with suppress(OSError):     # what is left in its buffer may not fit; nobody needs it
             self._file.close()
+
+    def _parts(self, model: Model) -> list[memoryview]:
+        logits = [memoryview(model.logits).cast('B')] if self._logits else []
+        return [*model.attention.rows(self.length), *logits]
 
 
 def write_snapshot(file: BinaryIO, key: bytes, parts: Iterable[memoryview]) -> None:

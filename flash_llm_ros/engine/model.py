@@ -27,10 +27,6 @@ class Model:
         """Tokens that took longer than they may."""
         return 0 if self.clock is None else self.clock.missed
 
-    def state(self) -> list[memoryview]:
-        """All that a request has in here, in its place: the KV cache up to `length`, logits."""
-        return [*self.attention.rows(self.length), memoryview(self.logits).cast('B')]
-
     def forward(self, tokens: NDArray[np.int64], position: int, dense: bool,
                 logits: NDArray[np.float32] | None = None) -> None:
         """Run up to `chunk` tokens that stand at `position` and after.

@@ -156,6 +156,11 @@ class NeuronCore:
                       request_groups(self._group_bytes))
         self._cached.costs = (request_seconds / (byte_seconds * self._group_bytes), largest)
 
+    def limit_threads(self, most: int) -> None:
+        """Accepted for the native core's sake, which computes with at most so many from now on."""
+        self._check_open()
+        check(1 <= most <= 256, 'most', most, 'between 1 and 256')
+
     def rows_dot(self, section: int, x: np.ndarray, out: np.ndarray) -> None:
         """out [S, bundles] = x [S, dim] @ W.T for a section of single rows."""
         found = self._compute_section(section, 1)

@@ -24,7 +24,7 @@ class Vocabulary(Protocol):
         """The tokens of a text, none added."""
 
     def encode_inside(self, text: str) -> list[int]:
-        """The tokens of a text that stands behind another: without a blank put before it."""
+        """The tokens of a text behind another: no blank before it, no special tokens in it."""
 
     def decode(self, tokens: list[int]) -> str:
         """The text of tokens, special ones left out."""
@@ -49,9 +49,11 @@ class LibraryTokenizer:
 
     def encode_inside(self, text: str) -> list[int]:
         line_break = self._tokenizer.token_to_id(_LINE_BREAK)
-        if line_break is None:
-            return self.encode(text)
-        tokens = self.encode(f'\n{text}')
+        self._tokenizer.encode_special_tokens = True    # as the text that they are
+        try:
+            tokens = self.encode(text if line_break is None else f'\n{text}')
+        finally:
+            self._tokenizer.encode_special_tokens = False
         return tokens[tokens.index(line_break) + 1:] if line_break in tokens else tokens
 
     def decode(self, tokens: list[int]) -> str:
@@ -88,9 +90,10 @@ class TextTokenizer:
                                 f'tokenizer.json cannot be used: {error}.') from None
         self._begin = begin_token
 
-    def encode(self, text: str) -> list[int]:
+    def encode(self, text: str, begin: bool = True) -> list[int]:
+        """The tokens of a text; `begin` is False for one that goes on with others."""
         ids = self._vocabulary.encode(text)
-        if self._begin is not None and ids[:1] != [self._begin]:
+        if begin and self._begin is not None and ids[:1] != [self._begin]:
             ids.insert(0, self._begin)
         return ids
 

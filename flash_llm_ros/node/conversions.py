@@ -3,9 +3,9 @@
 import math
 
 from flash_llm_msgs.action import GenerateText as GenerateTextAction
-from flash_llm_msgs.msg import EngineError, GenerationStats, TokenChunk
+from flash_llm_msgs.msg import EngineError, GenerationStats, OutputConstraint, TokenChunk
 from flash_llm_msgs.srv import GenerateText as GenerateTextService
-from flash_llm_ros.engine import GenerationRequest, SamplingParams
+from flash_llm_ros.engine import Constraint, GenerationRequest, SamplingParams
 from flash_llm_ros.node.request import Chunk, Outcome
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
@@ -17,7 +17,7 @@ LONGEST_DEADLINE = 1e6  # s
 def generation_request(ask: Ask, *, max_tokens: int, system_prompt: str) -> GenerationRequest:
     """Return what the engine is asked; the keywords stand in for what the message leaves open.
 
-    Raises FlashLlmError(INVALID_SAMPLING and others), naming the field.
+    Raises FlashLlmError(INVALID_SAMPLING, INVALID_CONSTRAINT and others), naming the field.
     """
     sampling = ask.sampling
     return GenerationRequest(
@@ -32,7 +32,19 @@ def generation_request(ask: Ask, *, max_tokens: int, system_prompt: str) -> Gene
             repetition_penalty=sampling.repetition_penalty,
             seed=sampling.seed),
         max_tokens=sampling.max_tokens or max_tokens,
-        stop=tuple(sampling.stop))
+        stop=tuple(sampling.stop),
+        constraint=_constraint(ask.constraint))
+
+
+def _constraint(message: OutputConstraint) -> Constraint | None:
+    choices = tuple(message.choices)
+    if message.kind != OutputConstraint.NONE:
+        return Constraint(message.kind, message.text, choices)
+    if message.text or choices:
+        raise FlashLlmError(
+            ErrorCode.INVALID_CONSTRAINT, 'constraint.kind is NONE (0), but text or choices are '
+            'given; it has to say what they are.')
+    return None
 
 
 def deadline_seconds(ask: Ask, *, default: float) -> float:

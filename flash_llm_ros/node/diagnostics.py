@@ -1,4 +1,4 @@
-"""/diagnostics at 1 Hz after REP 107: the engine's health and its memory plan."""
+"""/diagnostics at 1 Hz after REP 107: the health of the node's parts and its memory plan."""
 
 from collections.abc import Callable
 
@@ -8,9 +8,18 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
 from flash_llm_msgs.msg import EngineError, EngineStatus
+from flash_llm_ros.engine.byte_size import parse_byte_size
+from flash_llm_ros.engine.process_memory import resident_bytes
+from flash_llm_ros.node.flash_health import FlashHealth
+from flash_llm_ros.node.health import Health, Level
+from flash_llm_ros.node.heat import Heat
 from flash_llm_ros.node.ledger import FAULTS, Ledger
+from flash_llm_ros.node.memory_health import memory_health, swapped_bytes
+from flash_llm_ros.node.parameters import Parameters
+from flash_llm_ros.node.qos_mismatches import communication_health
 from flash_llm_ros.node.status import StatusReport
 from flash_llm_ros.node.worker import Worker
+from flash_llm_ros.store.device_profile import usable_profile
 
 PERIOD = 1.0  # s
 STATE_NAMES = {
@@ -26,30 +35,47 @@ class Diagnostics:
     def __init__(
         self,
         node: Node,
+        parameters: Parameters,
         report: StatusReport,
+        heat: Heat,
         ledger: Ledger,
         current_worker: Callable[[], Worker | None],
         callback_group: CallbackGroup,
     ) -> None:
         self._node = node
+        self._parameters = parameters
         self._report = report
+        self._heat = heat
         self._ledger = ledger
         self._current_worker = current_worker
+        self._bare = resident_bytes()
+        self._judged: tuple[Worker, FlashHealth] | None = None
         self._publisher = node.create_publisher(
             DiagnosticArray, '/diagnostics', QoSProfile(depth=10), callback_group=callback_group)
         node.create_timer(PERIOD, self.publish, callback_group=callback_group)
 
     def publish(self) -> None:
         """Publish the health of now."""
-        array = DiagnosticArray(status=[self._engine(), self._memory_plan()])
+        self._heat.look()
+        limits = self._parameters
+        parts = {
+            'engine': self._engine(),
+            'memory plan': self._memory_plan(),
+            'memory': self._memory(),
+            'flash': self._flash(),
+            'heat': self._heat.health(limits['temperature_warning'], limits['temperature_error']),
+            'communication': communication_health(self._node),
+        }
+        array = DiagnosticArray(status=[
+            self._status(part, health) for part, health in parts.items()])
         array.header.stamp = self._node.get_clock().now().to_msg()
         self._publisher.publish(array)
 
-    def _engine(self) -> DiagnosticStatus:
+    def _engine(self) -> Health:
         status = self._report.message()
         level, text = self._health(status)
         worker = self._current_worker()
-        values = {
+        return Health(level, text, {
             'state': STATE_NAMES[status.state],
             'model': status.model,
             'mode': status.mode,
@@ -69,34 +95,53 @@ class Diagnostics:
             'neurons left out in time': status.neurons_left_out,
             'token deadlines missed': status.deadlines_missed,
             'resident set (B)': status.rss,
-        }
-        return self._status('engine', level, text, values)
+        })
 
-    def _health(self, status: EngineStatus) -> tuple[bytes, str]:
+    def _health(self, status: EngineStatus) -> tuple[Level, str]:
         error = status.error
         state = STATE_NAMES[status.state]
         if error.code == EngineError.NONE:
-            return DiagnosticStatus.OK, state
+            return Level.OK, state
         sentence = f'{state}; {error.message}'
-        return DiagnosticStatus.ERROR if error.code in FAULTS else DiagnosticStatus.WARN, sentence
+        return Level.ERROR if error.code in FAULTS else Level.WARN, sentence
 
-    def _memory_plan(self) -> DiagnosticStatus:
+    def _memory_plan(self) -> Health:
         worker = self._current_worker()
         if worker is None:
-            return self._status('memory plan', DiagnosticStatus.OK, 'not configured', {})
+            return Health(Level.OK, 'not configured')
         plan = worker.engine.plan
         values = {row.name: f'{row.bytes} B; {row.note}' for row in plan.rows}
         values |= {'planned': f'{plan.planned} B', 'budget': f'{plan.budget} B',
                    'model on flash': f'{worker.engine.model_bytes} B'}
-        text = f'{plan.planned} of {plan.budget} B planned'
-        return self._status('memory plan', DiagnosticStatus.OK, text, values)
+        return Health(Level.OK, f'{plan.planned} of {plan.budget} B planned', values)
 
-    def _status(
-        self, part: str, level: bytes, text: str, values: dict[str, object],
-    ) -> DiagnosticStatus:
+    def _memory(self) -> Health:
+        worker = self._current_worker()
+        if worker is None:
+            return Health(Level.OK, 'not configured')
+        plan = worker.engine.plan
+        tolerance = parse_byte_size('memory_tolerance', self._parameters['memory_tolerance'])
+        return memory_health(resident_bytes(), self._bare, plan.planned, plan.budget, tolerance,
+                             swapped_bytes())
+
+    def _flash(self) -> Health:
+        worker = self._current_worker()
+        if worker is None:
+            return Health(Level.OK, 'not configured')
+        counters = worker.engine.flash_counters()
+        if self._judged is None or self._judged[0] is not worker:
+            profile, _ = usable_profile(worker.engine.config.store)
+            self._judged = worker, FlashHealth(profile, counters)
+        health = self._judged[1]
+        health.look(counters)
+        return health.health(
+            self._report.traffic(worker), self._parameters['flash_slowdown_warning'],
+            self._parameters['hit_rate_warning'])
+
+    def _status(self, part: str, health: Health) -> DiagnosticStatus:
         return DiagnosticStatus(
-            level=level,
+            level=bytes([health.level]),
             name=f'{self._node.get_name()}: {part}',
-            message=text,
+            message=health.text,
             hardware_id=self._node.get_fully_qualified_name(),
-            values=[KeyValue(key=key, value=str(value)) for key, value in values.items()])
+            values=[KeyValue(key=key, value=str(value)) for key, value in health.values.items()])

@@ -10,6 +10,7 @@ from flash_llm_ros.engine import Engine
 from flash_llm_ros.node.diagnostics import Diagnostics
 from flash_llm_ros.node.generate_action import GenerateAction
 from flash_llm_ros.node.generate_service import GenerateService
+from flash_llm_ros.node.heat import Heat
 from flash_llm_ros.node.intake import Intake, StreamTopic
 from flash_llm_ros.node.ledger import Ledger
 from flash_llm_ros.node.lifecycle_guard import LifecycleGuard
@@ -40,11 +41,12 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
         self._guard = LifecycleGuard(self)
 
         monitor = MutuallyExclusiveCallbackGroup()
-        self._report = StatusReport(self, self._ledger, self._current_worker)
+        heat = Heat()
+        self._report = StatusReport(self, self._ledger, heat, self._current_worker)
         self._status = StatusTopic(
             self, self._report, self._settings['status_rate'], monitor)
         self._diagnostics = Diagnostics(
-            self, self._report, self._ledger, self._current_worker, monitor)
+            self, self._settings, self._report, heat, self._ledger, self._current_worker, monitor)
 
         intake = Intake(
             self._settings, StreamTopic(self, monitor), self._ledger, self._current_worker,
@@ -71,7 +73,7 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
             config = self._settings.engine_config()
             engine = Engine.open(config, log=log.info)
             log.info(f'Memory plan of {engine.model_name}:\n{engine.plan.table()}')
-            self._worker = Worker(engine, self._settings['queue_size'], self.report_bug)
+            self._worker = Worker(engine, self._settings, self.report_bug, log.warning)
         except Exception as error:
             self._is_configured = False
             return self._failed(error)

@@ -10,14 +10,13 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
 from flash_llm_msgs.action import GenerateText
-from flash_llm_ros.engine import GenerationRequest
 from flash_llm_ros.node.conversions import (
     chunk_message,
     deadline_seconds,
     fill_answer,
     generation_request,
 )
-from flash_llm_ros.node.intake import STREAM_DEPTH, Intake
+from flash_llm_ros.node.intake import STREAM_DEPTH, Intake, Understood
 from flash_llm_ros.node.parameters import Parameters
 from flash_llm_ros.node.request import Chunk, Outcome, Request
 
@@ -52,11 +51,12 @@ class GenerateAction:
         goal.request = self._intake.submit(
             key.hex(), goal, lambda: self._understand(handle.request))
 
-    def _understand(self, ask: GenerateText.Goal) -> tuple[GenerationRequest, float]:
+    def _understand(self, ask: GenerateText.Goal) -> Understood:
         parameters = self._parameters
         generation = generation_request(
             ask, max_tokens=parameters['max_tokens'], system_prompt=parameters['system_prompt'])
-        return generation, deadline_seconds(ask, default=parameters['default_deadline'])
+        deadline = deadline_seconds(ask, default=parameters['default_deadline'])
+        return Understood(generation, deadline, ask.priority)
 
     def _cancel(self, handle: ServerGoalHandle) -> CancelResponse:
         goal = self._goals.get(bytes(handle.goal_id.uuid))

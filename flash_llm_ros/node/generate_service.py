@@ -6,9 +6,8 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 
 from flash_llm_msgs.srv import GenerateText
-from flash_llm_ros.engine import GenerationRequest
 from flash_llm_ros.node.conversions import deadline_seconds, fill_answer, generation_request
-from flash_llm_ros.node.intake import Intake
+from flash_llm_ros.node.intake import Intake, Understood
 from flash_llm_ros.node.parameters import Parameters
 from flash_llm_ros.node.request import Chunk, Outcome
 from flash_llm_ros.node.request_numbers import RequestNumbers
@@ -44,9 +43,7 @@ class GenerateService:
             if has_place:
                 self._places.release()
 
-    def _understand(
-        self, ask: GenerateText.Request, has_place: bool,
-    ) -> tuple[GenerationRequest, float]:
+    def _understand(self, ask: GenerateText.Request, has_place: bool) -> Understood:
         parameters = self._parameters
         generation = generation_request(
             ask, max_tokens=parameters['max_tokens'], system_prompt=parameters['system_prompt'])
@@ -55,7 +52,7 @@ class GenerateService:
             raise FlashLlmError(
                 ErrorCode.QUEUE_FULL,
                 f'{MOST_CALLS} calls of ~/generate_text wait already; use the action ~/generate.')
-        return generation, deadline
+        return Understood(generation, deadline, ask.priority)
 
 
 class _Call:

@@ -1,6 +1,7 @@
 """Where every request of every interface enters: checked, given its outlets, queued or refused."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
@@ -11,11 +12,20 @@ from flash_llm_ros.engine import GenerationRequest
 from flash_llm_ros.node.conversions import chunk_message
 from flash_llm_ros.node.ledger import Ledger
 from flash_llm_ros.node.parameters import Parameters
-from flash_llm_ros.node.request import Chunk, Outcome, Outlet, Request
+from flash_llm_ros.node.request import DEFAULT_PRIORITY, Chunk, Outcome, Outlet, Request
 from flash_llm_ros.node.worker import Worker
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 STREAM_DEPTH = 200  # chunks a slow subscriber may lag behind
+
+
+@dataclass(frozen=True)
+class Understood:
+    """What a message asks for."""
+
+    generation: GenerationRequest
+    deadline: float                     # s from now, 0 for none
+    priority: int = DEFAULT_PRIORITY
 
 
 class StreamTopic:
@@ -57,16 +67,15 @@ class Intake:
         self,
         request_id: str,
         outlet: Outlet,
-        understand: Callable[[], tuple[GenerationRequest, float]],
+        understand: Callable[[], Understood],
     ) -> Request:
         """Queue a request; a refusal is an outcome too, told to the outlet before this returns.
 
-        ``understand`` reads the message: the request and its deadline in seconds, 0 for none. It
-        raises FlashLlmError for what makes no sense.
+        ``understand`` reads the message; it raises FlashLlmError for what makes no sense.
         """
         outlets = (self._stream, self._ledger.watch(), outlet)
         try:
-            generation, deadline = understand()
+            understood = understand()
         except FlashLlmError as error:
             return self._refuse(request_id, outlets, error)
         except Exception as error:
@@ -74,8 +83,9 @@ class Intake:
             return self._refuse(request_id, outlets, FlashLlmError(
                 ErrorCode.INTERNAL, f'Unexpected {type(error).__name__}: {error}'))
         request = Request(
-            request_id, generation, outlets, deadline=deadline,
-            stream_period=self._parameters['stream_period'], on_outlet_failure=self._report_bug)
+            request_id, understood.generation, outlets, priority=understood.priority,
+            deadline=understood.deadline, stream_period=self._parameters['stream_period'],
+            on_outlet_failure=self._report_bug)
         worker = self._current_worker()
         try:
             if worker is None:

@@ -22,6 +22,8 @@ class Totals:
 
     requests_done: int = 0
     requests_failed: int = 0
+    requests_cancelled: int = 0
+    preemptions: int = 0
     tokens_generated: int = 0
     faults: int = 0
     last_cost: GenerationCost | None = None
@@ -53,13 +55,16 @@ class Ledger:
     def enter(self, outcome: Outcome) -> None:
         """Count an outcome and log it."""
         failed = outcome.finish_reason == FinishReason.ERROR
+        cancelled = outcome.finish_reason == FinishReason.CANCELLED
         fault = failed and outcome.error.code in FAULTS
         cost = outcome.cost
         with self._lock:
             totals = self._totals
             self._totals = Totals(
-                totals.requests_done + (not failed),
+                totals.requests_done + (not failed and not cancelled),
                 totals.requests_failed + failed,
+                totals.requests_cancelled + cancelled,
+                totals.preemptions + outcome.preemptions,
                 totals.tokens_generated + (cost.generated_tokens if cost else 0),
                 totals.faults + fault,
                 cost or totals.last_cost,

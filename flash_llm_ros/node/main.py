@@ -10,9 +10,9 @@ if TYPE_CHECKING:
 
     from flash_llm_ros.node.flash_llm_node import FlashLlmNode
 
-# One transition, one running goal, the waiting service calls, and spare ones: an executor without
-# a free thread would keep its core busy.
-EXECUTOR_THREADS = 8
+# One transition, one running goal and four set aside, the waiting service calls, and spare ones: an
+# executor without a free thread would keep its core busy.
+EXECUTOR_THREADS = 12
 
 
 def main(args: list[str] | None = None) -> int:

@@ -5,11 +5,13 @@ from flash_llm_ros.node.parameters import TABLE, Change, Entry
 TITLES = {
     Change.UNCONFIGURED: 'Read when the node is configured',
     Change.ALWAYS: 'May change at any time',
+    Change.AT_ONCE: 'May change even during a request',
     Change.NEVER: 'Given when the node starts',
 }
 ABOUT = {
     Change.UNCONFIGURED: 'While the node is configured, a change is refused: clean it up first.',
     Change.ALWAYS: 'A change holds from the next request on, where nothing else is said.',
+    Change.AT_ONCE: 'A change holds from the next token, or chunk of the prompt, on.',
     Change.NEVER: 'Read-only: on the command line, in a parameter file or in a launch file.',
 }
 HEAD = """\

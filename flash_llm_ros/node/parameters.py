@@ -19,6 +19,7 @@ from flash_llm_ros.engine import EngineConfig, SamplingParams
 from flash_llm_ros.engine.byte_size import RIGHT as BYTE_SIZE_FORM
 from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.engine.numpy_policies import POLICY_FORM, make_policy
+from flash_llm_ros.node.turns import WHEN_BUSY
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 Value = str | bool | int | float
@@ -30,6 +31,7 @@ class Change(Enum):
     NEVER = 'read-only: it is given when the node starts'
     UNCONFIGURED = 'it is read when the node is configured'
     ALWAYS = 'it holds from the next request on'
+    AT_ONCE = 'it holds from the next token on'
 
 
 @dataclass(frozen=True)
@@ -94,7 +96,7 @@ def _is_policy(text: str) -> bool:
     return True
 
 
-NEVER, UNCONFIGURED, ALWAYS = Change.NEVER, Change.UNCONFIGURED, Change.ALWAYS
+NEVER, UNCONFIGURED, ALWAYS, AT_ONCE = Change
 LONGEST = 1e6  # s; longer waits are mistakes
 
 TABLE = (
@@ -115,6 +117,11 @@ TABLE = (
     Entry('lookup_tokens', 4, UNCONFIGURED,
           'Tokens guessed from the text so far and computed in the same pass over the flash, '
           'in exact mode; 0: none', 'tokens', 0, 64),
+    Entry('structured', False, UNCONFIGURED,
+          'Requests may have constraints, for which llguidance and memory for it are needed: the '
+          'memory plan shows how much'),
+    Entry('force_batches', True, UNCONFIGURED,
+          'Tokens that a constraint forces share one pass over the flash; false only to compare'),
     Entry('token_deadline_ms', 0.0, UNCONFIGURED,
           'Time of one token in sparse mode, where neurons that cannot be read in it are left out; '
           '0: as long as it takes', 'ms', 0.0, 1e6),
@@ -132,6 +139,15 @@ TABLE = (
           'Compiled core, or its slow reference', choices=('native', 'numpy')),
     Entry('queue_size', 4, UNCONFIGURED,
           'Requests that may wait while one runs; more are refused', 'requests', 0, 1000),
+    Entry('when_busy', 'queue', ALWAYS,
+          'What becomes of a request that finds the engine busy: queue: it waits; keep_last: only '
+          'the newest waits; reject: it is refused; interrupt: it ends what runs',
+          choices=WHEN_BUSY),
+    Entry('duty_cycle', 1.0, AT_ONCE,
+          'Share of the time in which the engine works; less saves heat and energy', '',
+          0.05, 1.0),
+    Entry('max_threads', 256, AT_ONCE,
+          'Of the `threads`, how many compute in the core', 'threads', 1, 256),
     Entry('stream_period', 0.05, ALWAYS,
           'Shortest time between two chunks of an answer', 's', 0.001, 60.0),
     Entry('default_deadline', 600.0, ALWAYS,
@@ -140,6 +156,19 @@ TABLE = (
     Entry('service_deadline', 30.0, ALWAYS,
           'Deadline of service calls that bring none', 's', 0.001, LONGEST),
     Entry('status_rate', 2.0, NEVER, 'Messages on ~/status', '1/s', 0.01, 100.0),
+    Entry('flash_slowdown_warning', 4.0, ALWAYS,
+          '/diagnostics warns when reads that are waited for take so many times as long as the '
+          'device profile allows', 'times', 1.0, 1e6),
+    Entry('hit_rate_warning', 0.0, ALWAYS,
+          '/diagnostics warns when a smaller share of the groups is found in the window; 0: never',
+          '', 0.0, 1.0),
+    Entry('memory_tolerance', '16MB', ALWAYS,
+          'What ROS and Python may take beside dram_budget before /diagnostics warns; twice as '
+          'much is an error', byte_size=True),
+    Entry('temperature_warning', 80.0, ALWAYS,
+          '/diagnostics warns from this temperature of the hottest zone on', '°C', -40.0, 200.0),
+    Entry('temperature_error', 95.0, ALWAYS,
+          'From this temperature on it is an error', '°C', -40.0, 200.0),
     Entry('max_tokens', 128, ALWAYS,
           'Longest answer to requests that ask for no other', 'tokens', 1, 2**20),
     Entry('system_prompt', '', ALWAYS,
@@ -174,7 +203,8 @@ class Parameters:
             raise FlashLlmError(
                 ErrorCode.STORE_NOT_FOUND,
                 'The parameter `store` is empty; it has to name the folder of a flash store.')
-        names = ('mode', 'context_length', 'prefill_chunk', 'lookup_tokens', 'token_deadline_ms',
+        names = ('mode', 'context_length', 'prefill_chunk', 'lookup_tokens', 'structured',
+                 'force_batches', 'token_deadline_ms',
                  'threads', 'reader',
                  'reads_in_flight', 'direct_io', 'lock_memory', 'verify', 'window_policy', 'core')
         return EngineConfig(

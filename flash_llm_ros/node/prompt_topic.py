@@ -8,7 +8,7 @@ from std_msgs.msg import String
 
 from flash_llm_ros.engine import FinishReason, GenerationRequest
 from flash_llm_ros.node.cdr_string import read_cdr_string
-from flash_llm_ros.node.intake import Intake
+from flash_llm_ros.node.intake import Intake, Understood
 from flash_llm_ros.node.parameters import Parameters
 from flash_llm_ros.node.request import Chunk, Outcome
 from flash_llm_ros.node.request_numbers import RequestNumbers
@@ -35,7 +35,7 @@ class PromptTopic:
         self._intake.submit(
             self._numbers.next(), _Prompt(self._response), lambda: self._understand(message))
 
-    def _understand(self, message: bytes) -> tuple[GenerationRequest, float]:
+    def _understand(self, message: bytes) -> Understood:
         parameters = self._parameters
         generation = GenerationRequest(
             prompt=read_cdr_string(message),
@@ -44,7 +44,7 @@ class PromptTopic:
             sampling=parameters.sampling(),
             max_tokens=parameters['max_tokens'],
             stop=())
-        return generation, parameters['default_deadline']
+        return Understood(generation, parameters['default_deadline'])
 
 
 class _Prompt:

@@ -11,6 +11,8 @@ from typing import Protocol
 from flash_llm_ros.engine import FinishReason, GenerationCost, GenerationRequest
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
+DEFAULT_PRIORITY = 100  # of the messages, too
+
 
 @dataclass(frozen=True)
 class Chunk:
@@ -77,6 +79,7 @@ class Request:
         generation: GenerationRequest | None,
         outlets: Sequence[Outlet],
         *,
+        priority: int = DEFAULT_PRIORITY,
         deadline: float = 0.0,
         stream_period: float = 0.05,
         on_outlet_failure: Callable[[Exception], None] = lambda error: None,
@@ -84,6 +87,8 @@ class Request:
         """``deadline`` in seconds from now, 0 for none; ``stream_period`` in seconds."""
         self.id = request_id
         self.generation = generation
+        self.priority = priority
+        self.preemptions = 0
         self._outlets = tuple(outlets)
         self._deadline = deadline
         self._stream_period = stream_period
@@ -98,6 +103,7 @@ class Request:
         self._last_chunk = float('-inf')
         self._arrival = time.monotonic()
         self._queue_time = 0.0
+        self._wake: Callable[[], None] = lambda: None
         self._timer = threading.Timer(deadline, self._expire) if deadline > 0 else None
         if self._timer is not None:
             self._timer.daemon = True
@@ -107,6 +113,10 @@ class Request:
     def ended(self) -> bool:
         """Whether the outcome is out."""
         return self._state is _State.ENDED
+
+    def watch(self, wake: Callable[[], None]) -> None:
+        """Have ``wake`` called once it has ended, in whatever thread ends it."""
+        self._wake = wake
 
     def begin(self) -> bool:
         """Say that the engine takes it; False where it has ended in the queue."""
@@ -139,6 +149,16 @@ class Request:
         """End it because nobody wants it any more."""
         self.end(FinishReason.CANCELLED, FlashLlmError(ErrorCode.CANCELLED, message))
 
+    def replace(self) -> None:
+        """End it because a newer request takes its place."""
+        self.end(FinishReason.CANCELLED, FlashLlmError(
+            ErrorCode.REPLACED, 'A newer request took its place, as `when_busy` says.'))
+
+    def abandon(self) -> None:
+        """End it because whoever asked has left."""
+        self.end(FinishReason.CANCELLED, FlashLlmError(
+            ErrorCode.CLIENT_GONE, 'Whoever asked has left the ROS graph.'))
+
     def fail(self, error: FlashLlmError) -> None:
         """End it with an error."""
         self.end(FinishReason.ERROR, error)
@@ -161,13 +181,21 @@ class Request:
             self._send(reason)
             self._tell('done', Outcome(
                 self.id, ''.join(self._texts), reason, error, cost, self._queue_time,
-                time.monotonic() - self._arrival))
+                time.monotonic() - self._arrival, self.preemptions))
+            self._wake()
 
     def _expire(self) -> None:
         with self._lock:
-            error = None if self._texts else FlashLlmError(
-                ErrorCode.DEADLINE,
-                f'The deadline of {self._deadline:g} s passed before the first token.')
+            error = None
+            if not self._texts:
+                error = FlashLlmError(
+                    ErrorCode.DEADLINE,
+                    f'The deadline of {self._deadline:g} s passed before the first token.')
+            elif self.generation.constraint is not None:
+                error = FlashLlmError(
+                    ErrorCode.CONSTRAINT_UNMET,
+                    f'The deadline of {self._deadline:g} s passed before the answer was complete, '
+                    'so that it need not be what its constraint asks for.')
             self.end(FinishReason.DEADLINE, error)
 
     def _send(self, reason: FinishReason) -> None:

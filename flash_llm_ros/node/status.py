@@ -1,6 +1,7 @@
 """~/status: flat numbers of the engine, latched for late joiners."""
 
 from collections.abc import Callable
+import time
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
@@ -10,6 +11,8 @@ from flash_llm_msgs.msg import EngineStatus
 from flash_llm_ros.engine.process_memory import resident_bytes
 from flash_llm_ros.node.conversions import error_message
 from flash_llm_ros.node.engine_traffic import Traffic
+from flash_llm_ros.node.flash_health import Throughput
+from flash_llm_ros.node.heat import Heat
 from flash_llm_ros.node.ledger import Ledger
 from flash_llm_ros.node.worker import Worker
 
@@ -22,17 +25,33 @@ class StatusReport:
     """Fills EngineStatus from the worker that is there, if any."""
 
     def __init__(
-        self, node: Node, ledger: Ledger, current_worker: Callable[[], Worker | None],
+        self,
+        node: Node,
+        ledger: Ledger,
+        heat: Heat,
+        current_worker: Callable[[], Worker | None],
     ) -> None:
         self._node = node
         self._ledger = ledger
+        self._heat = heat
         self._current_worker = current_worker
+        self._throughput = Throughput()
         self._start: dict[str, int] = {}
 
     def restart_counting(self) -> None:
         """Count flash traffic from here on."""
         worker = self._current_worker()
         self._start = worker.counts if worker is not None else {}
+
+    def next_period(self) -> None:
+        """Measure the throughput of the flash since the call before, also within a long prompt."""
+        worker = self._current_worker()
+        counted = None if worker is None else worker.engine.flash_counters()['flash_bytes']
+        self._throughput.look(counted, time.monotonic())
+
+    def traffic(self, worker: Worker) -> Traffic:
+        """Return what was moved since ``restart_counting``."""
+        return Traffic.since(self._start, worker.counts)
 
     def message(self) -> EngineStatus:
         """Return the state of now."""
@@ -42,8 +61,12 @@ class StatusReport:
             state=EngineStatus.UNCONFIGURED,
             requests_done=totals.requests_done,
             requests_failed=totals.requests_failed,
+            requests_cancelled=totals.requests_cancelled,
+            preemptions=totals.preemptions,
             tokens_generated=totals.tokens_generated,
             rss=resident_bytes(),
+            temperature=self._heat.temperature,
+            flash_bytes_per_second=self._throughput.bytes_per_second,
             error=error_message(totals.last_error))
         worker = self._current_worker()
         if worker is not None:
@@ -57,11 +80,13 @@ class StatusReport:
     def _add_engine(self, status: EngineStatus, worker: Worker) -> None:
         engine = worker.engine
         plan = engine.plan
-        traffic = Traffic.since(self._start, worker.counts)
+        traffic = self.traffic(worker)
         status.state = PHASES[worker.phase] if worker.active else EngineStatus.INACTIVE
         status.model = engine.model_name
         status.mode = engine.config.mode
         status.queue_length = worker.queue_length
+        status.duty_cycle = worker.duty_cycle
+        status.threads = engine.threads
         status.model_bytes = engine.model_bytes
         status.dram_budget = plan.budget
         status.dram_planned = plan.planned
@@ -86,8 +111,12 @@ class StatusTopic:
         self._report = report
         self._publisher = node.create_publisher(
             EngineStatus, '~/status', QOS, callback_group=callback_group)
-        node.create_timer(1.0 / rate, self.publish, callback_group=callback_group)
+        node.create_timer(1.0 / rate, self._tick, callback_group=callback_group)
 
     def publish(self) -> None:
         """Publish the state of now."""
         self._publisher.publish(self._report.message())
+
+    def _tick(self) -> None:
+        self._report.next_period()
+        self.publish()

@@ -1,0 +1,125 @@
+"""An engine that says the words of its prompt, and a listener: the worker's tests without ROS."""
+
+import threading
+
+from flash_llm_ros.engine import FinishReason, GenerationCost
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
+
+TIMEOUT = 10
+SETTINGS = {'queue_size': 2, 'when_busy': 'queue', 'duty_cycle': 1.0, 'max_threads': 256}
+
+
+class ScriptedGeneration:
+    """Yields the words of its prompt; '<gate>' waits for the engine's gate."""
+
+    def __init__(self, engine, prompt):
+        self._engine = engine
+        self._words = prompt.split()
+        self._asked = None
+        self.stats = GenerationCost(prompt_tokens=len(self._words), seed=0)
+        self.phase = 'prefill'
+        self.finish_reason = FinishReason.RUNNING
+
+    def stop(self, reason):
+        self._asked = reason
+
+    def __iter__(self):
+        for number, word in enumerate(self._words):
+            assert self._engine.running is self
+            if word == '<gate>':
+                self._engine.at_gate.set()
+                assert self._engine.gate.wait(TIMEOUT)
+                self._engine.gate.clear()
+                self._engine.gates_passed += 1
+            elif word == '<fault>':
+                raise ReadFailedError('no flash')
+            elif word == '<bug>':
+                raise ZeroDivisionError('planted')
+            if self._asked is not None:
+                self.finish_reason = self._asked
+                return
+            self.phase = 'decode'
+            self.stats.generated_tokens += 1
+            self._engine.said.append(word)
+            if number + 1 == len(self._words):
+                self.finish_reason = FinishReason.STOP
+            yield word
+
+
+class ScriptedEngine:
+    """`said` has every word in the order of its computation."""
+
+    def __init__(self):
+        self.gate, self.at_gate = threading.Event(), threading.Event()
+        self.gates_passed = 0
+        self.served, self.said, self.threads, self.limits = [], [], set(), []
+        self.running, self.suspended, self.closed = None, [], False
+        self.suspend_error = self.resume_error = None
+
+    def start(self, request):
+        self.threads.add(threading.get_ident())
+        self.served.append(request.prompt)
+        if request.prompt == '':
+            raise FlashLlmError(ErrorCode.EMPTY_PROMPT, 'empty')
+        self.running = ScriptedGeneration(self, request.prompt)
+        return self.running
+
+    def suspend(self):
+        if self.suspend_error is not None:
+            raise self.suspend_error
+        self.suspended.append(self.running)
+        return self.running
+
+    def resume(self, suspended):
+        self.suspended.remove(suspended)
+        if self.resume_error is not None:
+            raise self.resume_error
+        self.running = suspended
+
+    def discard(self, suspended):
+        self.suspended.remove(suspended)
+
+    def limit_threads(self, most):
+        self.limits.append(most)
+
+    def stats(self):
+        return {'flash_bytes': len(self.served)}
+
+    def close(self):
+        assert not self.suspended
+        self.closed = True
+
+
+class Listener:
+    """Keeps what an outlet is told."""
+
+    def __init__(self):
+        self.events, self.chunks, self.outcomes = [], [], []
+        self.ended = threading.Event()
+
+    def started(self):
+        self.events.append('started')
+
+    def chunk(self, chunk):
+        self.events.append('chunk')
+        self.chunks.append(chunk)
+
+    def done(self, outcome):
+        self.events.append('done')
+        self.outcomes.append(outcome)
+        self.ended.set()
+
+    def outcome(self):
+        assert self.ended.wait(TIMEOUT)
+        return self.outcomes[0]
+
+    def check(self):
+        """Hold what is promised of every request, however it ends."""
+        assert self.events.count('done') == 1 and self.events[-1] == 'done'
+        assert self.events.count('started') <= 1
+        assert 'started' not in self.events[1:]
+        assert [chunk.sequence for chunk in self.chunks] == list(range(len(self.chunks)))
+        assert ''.join(chunk.text for chunk in self.chunks) == self.outcomes[0].text
+        reasons = [chunk.finish_reason for chunk in self.chunks]
+        assert reasons[:-1] == [FinishReason.RUNNING] * (len(reasons) - 1)
+        assert reasons[-1] == self.outcomes[0].finish_reason

@@ -1,0 +1,229 @@
+"""A system prompt on flash: the same bytes as without, never another one's, never a broken one."""
+
+from pathlib import Path
+import resource
+import time
+
+from generation_cases import CORES, MODES, answer, flash_uses, request
+import pytest
+
+from flash_llm_ros.engine import Engine, EngineConfig, Generation, SamplingParams
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+
+SYSTEM = 'You are the voice of a robot with two wheels. ' * 3
+PROMPTS = ('Where are you?', 'x', '\nHello')
+
+
+def opened(store: Path, folder: Path, **options: object) -> tuple[Engine, list[str]]:
+    lines: list[str] = []
+    options = {'prefill_chunk': 16, 'session_folder': folder, **options}
+    return Engine.open(EngineConfig(store, 60_000_000, **options), log=lines.append), lines
+
+
+def ask(engine: Engine, prompt: str = PROMPTS[0], **options: object) -> Generation:
+    return answer(engine, prompt, **{
+        'raw': False, 'system_prompt': SYSTEM, 'keep_system_prompt': True, **options})
+
+
+def preamble(engine: Engine) -> list[int]:
+    """By hand, the template being known."""
+    return engine.tokenize(f'<|im_start|>system\n{SYSTEM}<|im_end|>\n<|im_start|>user\n')
+
+
+def kept_file(folder: Path) -> Path:
+    file, = folder.iterdir()
+    assert file.suffix == '.kv'
+    return file
+
+
+@pytest.mark.parametrize('core', CORES)
+@pytest.mark.parametrize('mode', MODES)
+def test_warm_answers_are_the_cold_ones(int8_store: Path, tmp_path: Path, core: str,
+                                        mode: str) -> None:
+    options = {'sampling': SamplingParams(temperature=0.9, seed=1)}
+    engine, _ = opened(int8_store, tmp_path, core=core, mode=mode, lookup_tokens=0)
+    before = len(preamble(engine))
+    cold = ask(engine, **options)
+    assert cold.stats.cached_tokens == 0
+    assert not list(tmp_path.iterdir())         # written when the engine is used next
+    warm = ask(engine, **options)
+    others = [ask(engine, prompt).tokens for prompt in PROMPTS]
+    engine.close()
+    again, lines = opened(int8_store, tmp_path, core=core, mode=mode, lookup_tokens=0)
+    again.keep_system_prompt(SYSTEM)
+    assert f'read the {before} tokens of the system prompt' in lines[-1]
+    started = ask(again, **options)
+    for found in (warm, started):
+        assert (found.tokens, found.text) == (cold.tokens, cold.text)
+        assert found.stats.cached_tokens == before
+    if mode == 'exact':
+        assert started.stats.window_hits + started.stats.window_misses == flash_uses(
+            int8_store, started.prompt_tokens[before:], started.tokens, 16)
+    assert [ask(again, prompt).tokens for prompt in PROMPTS] == others
+    again.close()
+    assert kept_file(tmp_path)
+
+
+def test_computed_at_the_start(int8_store: Path, tmp_path: Path) -> None:
+    engine, lines = opened(int8_store, tmp_path)
+    engine.keep_system_prompt(SYSTEM)
+    assert 'computing' in lines[-1]
+    first = ask(engine)
+    assert first.stats.cached_tokens == len(preamble(engine))
+    kept_file(tmp_path).unlink()
+    assert ask(engine).tokens == first.tokens               # the rows are still in their place
+    answer(engine, 'something else')
+    missing = ask(engine)
+    assert (missing.tokens, missing.stats.cached_tokens) == (first.tokens, 0)
+    engine.close()
+
+
+def test_others_are_not_touched(int8_store: Path, tmp_path: Path) -> None:
+    """A request that brings its own system prompt leaves nothing on flash."""
+    engine, _ = opened(int8_store, tmp_path)
+    found = ask(engine, keep_system_prompt=False)
+    again = ask(engine, keep_system_prompt=False)
+    assert again.tokens == found.tokens and again.stats.cached_tokens == 0
+    engine.close()
+    assert not list(tmp_path.iterdir())
+
+
+def damaged(file: Path, how: str) -> None:
+    content = bytearray(file.read_bytes())
+    if how == 'row':
+        content[len(content) // 2] ^= 1
+    elif how == 'hash':
+        content[-1] ^= 1
+    elif how == 'cut':
+        del content[-100:]
+    elif how == 'longer':
+        content += b'x'
+    elif how == 'empty':
+        content.clear()
+    elif how == 'key':
+        content[20] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize('how', ['row', 'hash', 'cut', 'longer', 'empty', 'key', 'folder'])
+def test_a_damaged_file_is_never_used(int8_store: Path, tmp_path: Path, how: str) -> None:
+    engine, lines = opened(int8_store, tmp_path)
+    expected = ask(engine).tokens
+    ask(engine)
+    good = kept_file(tmp_path).read_bytes()
+    answer(engine, 'something else')
+    if how == 'folder':
+        kept_file(tmp_path).unlink()
+        kept = tmp_path / engine._runs._kept_prompt.path.name
+        kept.mkdir()
+    else:
+        damaged(kept_file(tmp_path), how)
+    found = ask(engine)
+    assert (found.tokens, found.stats.cached_tokens) == (expected, 0)
+    assert '.kv' in lines[-1] and 'not used' in lines[-1]
+    if how != 'folder':
+        ask(engine)
+        assert kept_file(tmp_path).read_bytes() == good     # written anew
+    engine.close()
+
+
+def test_a_file_of_others_is_never_used(int8_store: Path, fp16_store: Path,
+                                        tmp_path: Path) -> None:
+    """Another store, other tokens or other settings have other names; under ours it is refused."""
+    engine, lines = opened(int8_store, tmp_path / 'ours')
+    expected = ask(engine).tokens
+    ask(engine)
+    answer(engine, 'something else')
+    ours = kept_file(tmp_path / 'ours')
+    engine.close()
+    for index, (store, options, system) in enumerate((
+            (fp16_store, {}, SYSTEM), (int8_store, {'prefill_chunk': 32}, SYSTEM),
+            (int8_store, {'threads': 2}, SYSTEM), (int8_store, {'core': 'numpy'}, SYSTEM),
+            (int8_store, {}, SYSTEM.replace('two', 'six')))):
+        folder = tmp_path / str(index)
+        other, _ = opened(store, folder, **options)
+        other.keep_system_prompt(system)
+        other.close()
+        theirs = kept_file(folder)
+        assert theirs.name != ours.name
+        ours.write_bytes(theirs.read_bytes())
+        engine, lines = opened(int8_store, tmp_path / 'ours')
+        found = ask(engine)
+        assert (found.tokens, found.stats.cached_tokens) == (expected, 0)
+        assert 'not one of this store' in lines[-1]
+        engine.close()
+
+
+@pytest.mark.parametrize('full', [False, True])
+def test_a_folder_that_takes_nothing_costs_time_only(int8_store: Path, tmp_path: Path,
+                                                     full: bool) -> None:
+    folder = tmp_path / 'folder'
+    if not full:
+        folder.write_text('a file')
+    engine, lines = opened(int8_store, folder)
+    expected = ask(engine).tokens
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
+    try:
+        assert ask(engine).tokens == expected
+        assert 'cannot be written' in lines[-1]
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not full or not list(folder.iterdir())
+    engine.close()
+
+
+def test_only_the_files_used_last_stay(int8_store: Path, tmp_path: Path) -> None:
+    engine, _ = opened(int8_store, tmp_path)
+    names = []
+    for number in range(10):
+        engine.keep_system_prompt(f'You are number {number}.')
+        names.append(engine._runs._kept_prompt.path.name)
+        time.sleep(0.01)        # their times of change have to differ
+    assert {file.name for file in tmp_path.iterdir()} == set(names[2:])
+    engine.close()
+
+
+def test_sessions_begin_with_it(int8_store: Path, tmp_path: Path) -> None:
+    engine, _ = opened(int8_store, tmp_path)
+    cold = [ask(engine, prompt, session_id='a') for prompt in PROMPTS[:2]]
+    answer(engine, 'something else')
+    warm = [ask(engine, prompt, session_id='b') for prompt in PROMPTS[:2]]
+    assert [found.tokens for found in warm] == [found.tokens for found in cold]
+    assert [found.stats.cached_tokens for found in cold] == [
+        0, len(cold[0].prompt_tokens) + len(cold[0].tokens) - 1]
+    assert warm[0].stats.cached_tokens == len(preamble(engine))
+    engine.close()
+
+
+@pytest.mark.parametrize('pieces', [1, 8, 14])
+def test_interrupted_while_it_is_computed(int8_store: Path, tmp_path: Path, pieces: int) -> None:
+    engine, _ = opened(int8_store, tmp_path)
+    expected = ask(engine, keep_system_prompt=True).tokens
+    engine.close()
+    for file in tmp_path.iterdir():
+        file.unlink()
+    engine, _ = opened(int8_store, tmp_path)
+    asked = request(PROMPTS[0], raw=False, system_prompt=SYSTEM, keep_system_prompt=True)
+    generation = engine.start(asked)
+    running = iter(generation)
+    for _ in range(pieces):
+        next(running)
+    suspended = engine.suspend()
+    answer(engine, 'something else')
+    assert ask(engine).tokens == expected
+    engine.resume(suspended)
+    for _ in running:
+        pass
+    assert generation.tokens == expected
+    assert ''.join(engine.start(asked)) == generation.text
+    engine.close()
+
+
+
+def test_one_that_does_not_fit(int8_store: Path, tmp_path: Path) -> None:
+    engine, _ = opened(int8_store, tmp_path, context_length=64)
+    with pytest.raises(FlashLlmError) as error:
+        engine.keep_system_prompt(SYSTEM)
+    assert error.value.code is ErrorCode.PROMPT_TOO_LONG and 'system_prompt' in str(error.value)
+    engine.close()

@@ -1,0 +1,75 @@
+"""Heat, memory and QoS in the /diagnostics and ~/status of a node in its own process."""
+
+import math
+
+import pytest
+from ros_fixtures import running_node
+from ros_parameters import set_parameter
+from test_health import put
+from test_node_monitor import parts, values
+
+pytestmark = pytest.mark.ros
+
+
+def level_becomes(client, part, level, word):
+    client.until(lambda: client.diagnostics and parts(client)[part].level == level
+                 and word in parts(client)[part].message, 15, f'{word!r} in {part}')
+
+
+def test_heat_is_told_and_its_limits_can_be_changed(int8_store, tmp_path):
+    from diagnostic_msgs.msg import DiagnosticStatus
+
+    zone = 'class__thermal__thermal_zone0'
+    put(tmp_path, **{f'{zone}__temp': '61500', f'{zone}__type': 'cpu-thermal'})
+    with running_node(int8_store, environment={'TEST_SYSFS': str(tmp_path)}) as node:
+        client = node.client
+        level_becomes(client, 'heat', DiagnosticStatus.OK, '61.5')
+        client.until(lambda: client.status.temperature == 61.5, 10, 'the temperature')
+        assert set_parameter(client, 'temperature_warning', 60.0) == ''
+        level_becomes(client, 'heat', DiagnosticStatus.WARN, 'cpu-thermal')
+        put(tmp_path, **{f'{zone}__temp': '97000'})
+        level_becomes(client, 'heat', DiagnosticStatus.ERROR, '97.0')
+        assert values(parts(client)['heat'])['zone'] == 'cpu-thermal'
+
+
+def test_every_part_is_there_and_well(active_node):
+    from diagnostic_msgs.msg import DiagnosticStatus
+
+    client = active_node.client
+    client.until(lambda: client.diagnostics, 10, '/diagnostics')
+    assert set(parts(client)) == {'engine', 'memory plan', 'memory', 'flash', 'heat',
+                                  'communication'}
+    for part in ('memory', 'flash', 'communication'):
+        assert parts(client)[part].level == DiagnosticStatus.OK, parts(client)[part]
+    memory = values(parts(client)['memory'])
+    resident = active_node.process.memory('VmRSS')
+    assert abs(int(memory['resident set (B)']) - resident) < 16e6
+    assert 0 < int(memory['grown by (B)']) < 32e6 + 16e6
+    status = client.status
+    assert status.threads == 1
+    assert math.isnan(status.temperature) or -40 < status.temperature < 200
+    assert status.flash_bytes_per_second >= 0
+
+
+def test_qos_that_does_not_fit_is_told_while_it_lasts(active_node):
+    from diagnostic_msgs.msg import DiagnosticStatus
+    from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+    from std_msgs.msg import String
+
+    from flash_llm_msgs.msg import TokenChunk
+
+    client = active_node.client
+    latched = client.node.create_subscription(
+        TokenChunk, f'{client.name}/stream', lambda message: None,
+        QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
+    level_becomes(client, 'communication', DiagnosticStatus.WARN,
+                  f'/flash_llm_client gets nothing of {client.name}/stream')
+    client.node.destroy_subscription(latched)
+    level_becomes(client, 'communication', DiagnosticStatus.OK, 'no QoS mismatch')
+    hasty = client.node.create_publisher(
+        String, f'{client.name}/prompt',
+        QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
+    level_becomes(client, 'communication', DiagnosticStatus.WARN,
+                  f'/flash_llm_client is not heard on {client.name}/prompt')
+    client.node.destroy_publisher(hasty)
+    level_becomes(client, 'communication', DiagnosticStatus.OK, 'no QoS mismatch')

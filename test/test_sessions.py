@@ -1,0 +1,413 @@
+"""Conversations: what is kept of them, where it lies, what it costs, and what becomes of it."""
+
+from pathlib import Path
+import resource
+import threading
+
+from generation_cases import CORES, MODES, ReferenceModel, answer, flash_uses, opened, request
+import numpy as np
+import pytest
+from tiny_checkpoint import byte_tokenizer
+
+from flash_llm_ros.engine import (
+    Constraint,
+    ConstraintKind,
+    Engine,
+    EngineConfig,
+    FinishReason,
+    Generation,
+    Message,
+    SamplingParams,
+)
+from flash_llm_ros.engine.tokens import TextTokenizer
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+
+TURNS = ('Who are you?', 'And what can you do?', 'Drive to the door')
+
+
+@pytest.fixture
+def engine(int8_store: Path, tmp_path: Path):
+    """A small engine that keeps two sessions."""
+    engine = opened(int8_store, session_folder=tmp_path, max_sessions=2, prefill_chunk=16)
+    yield engine
+    engine.close()
+
+
+def say(engine: Engine, session: str, prompt: str, **options: object) -> Generation:
+    """One turn of a conversation, run to its end."""
+    return answer(engine, prompt, **{'session_id': session, 'raw': False, 'max_tokens': 12,
+                                     **options})
+
+
+def talk(engine: Engine, session: str, **options: object) -> list[list[int]]:
+    return [say(engine, session, turn, **options).tokens for turn in TURNS]
+
+
+def refusal(engine: Engine, prompt: str = 'x', **options: object) -> FlashLlmError:
+    with pytest.raises(FlashLlmError) as error:
+        engine.start(request(prompt, **options))
+    return error.value
+
+
+def spelled(turns: list[tuple[str, list[int]]], last: str) -> list[int]:
+    """The tokens of a conversation by hand: one a byte but for 256 and 257."""
+    alphabet = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    ranks = {byte: rank for rank, byte in enumerate(
+        [*alphabet, *(byte for byte in range(256) if byte not in alphabet)])}
+
+    def text(letters: str) -> list[int]:
+        return [ranks[byte] for byte in letters.encode()]
+
+    tokens: list[int] = []
+    for prompt, reply in [*turns, (last, None)]:
+        tokens += [256, *text(f'user\n{prompt}'), 257, *text('\n'), 256, *text('assistant\n')]
+        if reply is not None:
+            tokens += [*(reply[:-1] if reply[-1] == 257 else reply), 257, *text('\n')]
+    return tokens
+
+
+@pytest.mark.parametrize('core', CORES)
+def test_a_conversation_is_the_one_of_transformers(fp16_store: Path, tmp_path: Path,
+                                                   core: str) -> None:
+    """The whole of it, in one go, through the reference: the same answers to the last token."""
+    engine = opened(fp16_store, core, session_folder=tmp_path)
+    reference = ReferenceModel(fp16_store.parent / 'checkpoint')
+    turns: list[tuple[str, list[int]]] = []
+    for turn in TURNS:
+        whole = spelled(turns, turn)
+        found = say(engine, 'a', turn)
+        assert found.prompt_tokens == whole
+        assert found.tokens == reference.greedy(whole, 12)
+        turns.append((turn, found.tokens))
+    engine.close()
+
+
+@pytest.mark.parametrize('mode', MODES)
+def test_only_what_is_new_is_computed(int8_store: Path, tmp_path: Path, mode: str) -> None:
+    engine = opened(int8_store, mode=mode, session_folder=tmp_path, lookup_tokens=0)
+    known = 0
+    for turn in TURNS:
+        found = say(engine, 'a', turn)
+        stats = found.stats
+        assert stats.cached_tokens == known
+        assert stats.prompt_tokens == len(found.prompt_tokens)
+        if mode == 'exact':
+            assert stats.window_hits + stats.window_misses == flash_uses(
+                int8_store, found.prompt_tokens[known:], found.tokens, 64)
+        known = stats.prompt_tokens + stats.generated_tokens - 1
+    assert say(engine, 'b', TURNS[0]).stats.cached_tokens == 0
+    assert answer(engine, TURNS[0]).stats.cached_tokens == 0
+    engine.close()
+
+
+@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('options', [
+    {}, {'sampling': SamplingParams(temperature=0.9, seed=4, repetition_penalty=1.2)}])
+def test_turns_between_others_give_the_same_bytes(int8_store: Path, tmp_path: Path, mode: str,
+                                                  options: dict) -> None:
+    """In the KV cache or on flash, in this process or another: it makes no difference."""
+    engine = opened(int8_store, mode=mode, session_folder=tmp_path / 'one', max_sessions=3)
+    alone = talk(engine, 'alone', **options)
+    mixed = {'a': [], 'b': []}
+    for turn in TURNS:
+        for name, found in mixed.items():
+            found.append(say(engine, name, turn, **options).tokens)
+            answer(engine, 'something else', max_tokens=3)
+    assert mixed == {'a': alone, 'b': alone}
+    assert not list((tmp_path / 'one').iterdir())       # files without names
+    engine.close()
+    engine = opened(int8_store, mode=mode, session_folder=tmp_path / 'two')
+    assert talk(engine, 'a', **options) == alone
+    engine.close()
+
+
+def test_an_end_token_is_not_said_twice(int8_store: Path, engine: Engine) -> None:
+    """The template ends an answer, whether or not the model has."""
+    end = engine.model.spec.end_tokens
+    whole = say(engine, 'a', TURNS[0])
+    engine.reset_session('')
+    object.__setattr__(engine.model.spec, 'end_tokens', (whole.tokens[4],))
+    try:
+        first = say(engine, 'a', TURNS[0])
+        assert first.finish_reason is FinishReason.STOP and len(first.tokens) <= 5
+        second = say(engine, 'a', TURNS[1])
+    finally:
+        object.__setattr__(engine.model.spec, 'end_tokens', end)
+    assert second.prompt_tokens == spelled([(TURNS[0], [*first.tokens[:-1], 257])], TURNS[1])
+
+
+def test_raw_turns_are_appended_as_they_are(engine: Engine) -> None:
+    first = say(engine, 'a', 'abc', raw=True)
+    second = say(engine, 'a', 'def', raw=True)
+    assert second.prompt_tokens == [*first.prompt_tokens, *first.tokens, *engine.tokenize('def')]
+
+
+def test_the_begin_token_stands_at_the_beginning_only() -> None:
+    tokenizer = TextTokenizer(byte_tokenizer().to_str(), 256)
+    assert tokenizer.encode('A') == [256, *tokenizer.encode('A', begin=False)] == [256, 32]
+
+
+@pytest.mark.parametrize('reason', [FinishReason.CANCELLED, FinishReason.DEADLINE])
+@pytest.mark.parametrize('pieces', [0, 1, 5])
+def test_a_turn_that_is_stopped_never_was(engine: Engine, reason: FinishReason,
+                                          pieces: int) -> None:
+    expected = talk(engine, 'whole')
+    say(engine, 'a', TURNS[0])
+    for _ in range(2):
+        generation = engine.start(request('Never mind', session_id='a', raw=False))
+        for count, _piece in enumerate(generation):
+            if count == pieces:
+                generation.stop(reason)
+    assert [say(engine, 'a', turn).tokens for turn in TURNS[1:]] == expected[1:]
+    generation = engine.start(request('given up', session_id='new', raw=False))
+    answer(engine, 'x')
+    assert engine.sessions == 1     # 'whole' gave way; the new one came to nothing
+
+
+def test_a_turn_that_met_a_fault_never_was(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = talk(engine, 'whole')
+    say(engine, 'a', TURNS[0])
+    forward, count = engine.model.forward, 0
+
+    def faulty(*arguments: object, **options: object) -> None:
+        nonlocal count
+        count += 1
+        if count == 4:
+            raise FlashLlmError(ErrorCode.READ_FAILED, 'planted')
+        forward(*arguments, **options)
+
+    monkeypatch.setattr(engine.model, 'forward', faulty)
+    with pytest.raises(FlashLlmError, match='planted'):
+        say(engine, 'a', 'Never mind')
+    monkeypatch.undo()
+    assert [say(engine, 'a', turn).tokens for turn in TURNS[1:]] == expected[1:]
+
+
+def test_the_one_used_longest_ago_gives_way(engine: Engine) -> None:
+    for name in ('a', 'b', 'a', 'c'):
+        say(engine, name, TURNS[0])
+    assert engine.sessions == 2
+    assert say(engine, 'a', TURNS[1]).stats.cached_tokens > 0
+    assert refusal_of_reset(engine, 'b').code is ErrorCode.NO_SUCH_SESSION
+    assert say(engine, 'b', TURNS[1]).stats.cached_tokens == 0      # begins anew
+
+
+def refusal_of_reset(engine: Engine, name: str) -> FlashLlmError:
+    with pytest.raises(FlashLlmError) as error:
+        engine.reset_session(name)
+    assert repr(name) in str(error.value)
+    return error.value
+
+
+def test_reset(engine: Engine) -> None:
+    first = say(engine, 'a', TURNS[0])
+    say(engine, 'b', TURNS[0])
+    assert engine.reset_session('a') == 1 and engine.sessions == 1
+    again = say(engine, 'a', TURNS[0])
+    assert (again.tokens, again.stats.cached_tokens) == (first.tokens, 0)
+    assert engine.reset_session('') == 2 and engine.sessions == 0
+    assert engine.reset_session('') == 0
+    assert refusal_of_reset(engine, 'a').code is ErrorCode.NO_SUCH_SESSION
+
+
+def test_reset_while_it_answers(engine: Engine) -> None:
+    """From another thread: the answer goes on, and is not remembered."""
+    expected = say(engine, 'a', TURNS[0]).text
+    engine.reset_session('a')
+    generation = engine.start(request(TURNS[0], session_id='a', raw=False, max_tokens=12))
+    for count, _ in enumerate(generation):
+        if count == 3:
+            thread = threading.Thread(target=engine.reset_session, args=('a',))
+            thread.start()
+            thread.join()
+    assert generation.text == expected and engine.sessions == 0
+    assert say(engine, 'a', TURNS[0]).stats.cached_tokens == 0
+
+
+def test_a_context_that_is_used_up(int8_store: Path, tmp_path: Path) -> None:
+    """The answer ends; the next turn is refused; the conversation stays until it is reset."""
+    engine = opened(int8_store, session_folder=tmp_path, context_length=96)
+    first = say(engine, 'a', 'x' * 40, max_tokens=1000)
+    assert first.finish_reason is FinishReason.LENGTH
+    assert first.stats.prompt_tokens + first.stats.generated_tokens == 96
+    for _ in range(2):
+        error = refusal(engine, 'more', session_id='a', raw=False)
+        assert error.code is ErrorCode.PROMPT_TOO_LONG and "session 'a'" in str(error)
+    engine.reset_session('a')
+    say(engine, 'a', 'more')
+    engine.close()
+
+
+def test_suspended_turns(engine: Engine) -> None:
+    expected = talk(engine, 'whole')
+    engine.reset_session('')
+    say(engine, 'a', TURNS[0])
+    generation = engine.start(request(TURNS[1], session_id='a', raw=False, max_tokens=12))
+    pieces = iter(generation)
+    for _ in range(6):
+        next(pieces)
+    suspended = engine.suspend()
+    busy = refusal(engine, session_id='a')
+    assert busy.code is ErrorCode.TOO_MANY_SESSIONS and "'a' has a request under way" in str(busy)
+    assert talk(engine, 'b') == expected
+    other = engine.start(request(TURNS[1], session_id='b', raw=False))
+    next(iter(other))
+    second = engine.suspend()
+    full = refusal(engine, session_id='c')
+    assert full.code is ErrorCode.TOO_MANY_SESSIONS and 'max_sessions is 2' in str(full)
+    engine.discard(second)
+    engine.resume(suspended)
+    for _ in pieces:
+        pass
+    assert generation.tokens == expected[1]
+    assert say(engine, 'a', TURNS[2]).tokens == expected[2]
+    assert say(engine, 'b', 'more').stats.cached_tokens > 0
+
+
+@pytest.mark.parametrize('reset', [False, True])
+def test_a_suspended_turn_that_is_discarded(engine: Engine, reset: bool) -> None:
+    expected = talk(engine, 'whole')
+    say(engine, 'a', TURNS[0])
+    generation = engine.start(request('Never mind', session_id='a', raw=False))
+    pieces = iter(generation)
+    for _ in range(6):
+        next(pieces)
+    suspended = engine.suspend()
+    if reset:
+        engine.reset_session('a')
+    answer(engine, 'something else')
+    engine.discard(suspended)
+    found = say(engine, 'a', TURNS[1] if not reset else TURNS[0])
+    assert found.tokens == expected[0 if reset else 1]
+    assert (found.stats.cached_tokens > 0) != reset
+
+
+def lines_of(int8_store: Path, folder: Path, **options: object) -> tuple[Engine, list[str]]:
+    lines: list[str] = []
+    return Engine.open(EngineConfig(int8_store, 60_000_000, session_folder=folder, **options),
+                       log=lines.append), lines
+
+
+def test_a_full_disk_costs_time_only(int8_store: Path, tmp_path: Path) -> None:
+    """The kernel refuses to let the file grow, as it does where the disk is full."""
+    engine, lines = lines_of(int8_store, tmp_path)
+    expected = talk(engine, 'whole')
+    say(engine, 'a', TURNS[0])
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
+    try:
+        answer(engine, 'something else')
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert 'cannot be written' in lines[-1] and str(tmp_path) in lines[-1]
+    found = say(engine, 'a', TURNS[1])
+    assert (found.tokens, found.stats.cached_tokens) == (expected[1], 0)
+    engine.close()
+
+
+@pytest.mark.parametrize('damage', ['flip', 'cut'])
+def test_a_damaged_snapshot_costs_time_only(int8_store: Path, tmp_path: Path, damage: str) -> None:
+    engine, lines = lines_of(int8_store, tmp_path)
+    expected = talk(engine, 'whole')
+    say(engine, 'a', TURNS[0])
+    answer(engine, 'something else')
+    file = engine._runs.sessions._by_name['a'].snapshot._file
+    if damage == 'cut':
+        file.truncate(1000)
+    else:
+        file.seek(1000)
+        byte = file.read(1)
+        file.seek(1000)
+        file.write(bytes([byte[0] ^ 0x10]))
+    found = say(engine, 'a', TURNS[1])
+    assert (found.tokens, found.stats.cached_tokens) == (expected[1], 0)
+    assert 'computed anew' in lines[-1]
+    engine.close()
+
+
+def test_without_sessions(int8_store: Path, tmp_path: Path) -> None:
+    engine = opened(int8_store, session_folder=tmp_path, max_sessions=0)
+    error = refusal(engine, session_id='a')
+    assert error.code is ErrorCode.TOO_MANY_SESSIONS and 'max_sessions is 0' in str(error)
+    answer(engine, 'x')
+    assert 'sessions' not in [row.name for row in engine.plan.rows]
+    engine.close()
+
+
+def test_sessions_have_their_row_in_the_plan(engine: Engine) -> None:
+    row = next(row for row in engine.plan.rows if row.name == 'sessions')
+    assert row.bytes >= 2 * 4 * engine.config.context_length
+
+
+def messages(*turns: tuple[str, str]) -> dict[str, object]:
+    return {'prompt': '', 'raw': False,
+            'messages': tuple(Message(role, content) for role, content in turns)}
+
+
+@pytest.mark.parametrize(('wrong', 'code', 'words'), [
+    ({**messages(('user', 'x')), 'prompt': 'x'}, ErrorCode.INVALID_REQUEST, 'both given'),
+    ({**messages(('user', 'x')), 'raw': True}, ErrorCode.INVALID_REQUEST, 'raw is true'),
+    (messages(('robot', 'x')), ErrorCode.INVALID_REQUEST, "messages[0].role is 'robot'"),
+    (messages(('user', 'x'), ('assistant', ' '), ('user', 'y')), ErrorCode.EMPTY_PROMPT,
+     'messages[1].content is empty'),
+    (messages(('user', 'x'), ('assistant', 'y')), ErrorCode.INVALID_REQUEST,
+     'messages[1].role is assistant'),
+    (messages(('user', 'a\0')), ErrorCode.INVALID_TEXT, 'messages[0].content holds a NUL'),
+    (messages(*[('user', 'x')] * 600), ErrorCode.PROMPT_TOO_LONG, '600 entries'),
+    ({**messages(('system', 'x'), ('user', 'y')), 'system_prompt': 'z'},
+     ErrorCode.INVALID_REQUEST, 'system_prompt and messages[0]'),
+    ({'session_id': 'x' * 300}, ErrorCode.INVALID_REQUEST, 'session_id has 300 characters'),
+    ({'session_id': 'a\0'}, ErrorCode.INVALID_TEXT, 'session_id holds a NUL'),
+])
+def test_refused_conversations(engine: Engine, wrong: dict[str, object], code: ErrorCode,
+                               words: str) -> None:
+    error = refusal(engine, **wrong)
+    assert error.code is code and words in str(error)
+
+
+def test_messages_are_the_conversation_so_far(engine: Engine) -> None:
+    first = answer(engine, TURNS[0], raw=False, max_tokens=12)
+    said = ''.join(map(chr, (ord(c) for c in first.text)))
+    whole = answer(engine, **messages(('user', TURNS[0]), ('assistant', said), ('user', TURNS[1])),
+                   max_tokens=12)
+    assert whole.prompt_tokens == spelled([(TURNS[0], [*first.tokens, 257])], TURNS[1])
+    begun = answer(engine, **messages(('system', 'Be kind'), ('user', TURNS[0])), session_id='a')
+    same = answer(engine, TURNS[0], raw=False, system_prompt='Be kind')
+    assert begun.tokens == same.tokens
+    more = answer(engine, **messages(('tool', '{"x": 1}')), session_id='a')
+    assert more.stats.cached_tokens == len(begun.prompt_tokens) + len(begun.tokens) - 1
+
+
+def test_a_session_keeps_its_system_prompt(engine: Engine) -> None:
+    say(engine, 'a', TURNS[0], system_prompt='Be kind')
+    say(engine, 'a', TURNS[1])
+    say(engine, 'a', TURNS[1], system_prompt='Be kind')
+    say(engine, 'a', TURNS[1], system_prompt='The new one of the node', keep_system_prompt=True)
+    error = refusal(engine, session_id='a', raw=False, system_prompt='Be rude')
+    assert error.code is ErrorCode.INVALID_REQUEST and "session 'a'" in str(error)
+
+
+@pytest.mark.parametrize('every', [1, 2])
+def test_guessed_and_forced_tokens_are_remembered_rightly(int8_store: Path, tmp_path: Path,
+                                                          every: int) -> None:
+    """Rows of wrong guesses and of forced tokens not yet computed must not pass for the answer's.
+
+    The reference computes each conversation as a whole.
+    """
+    engine = opened(int8_store, session_folder=tmp_path, structured=True)
+    for choices in (('stop', 'go'), ('abcabcabcabc', 'abcabcabcabd', 'abd')):
+        limit = Constraint(ConstraintKind.CHOICES, choices=choices)
+        prompt = 'abcabcabcabcabc' * every
+        first = say(engine, 'a', prompt, constraint=limit, max_tokens=40)
+        assert first.text in choices
+        found = say(engine, 'a', prompt, constraint=limit, max_tokens=40)
+        assert found.stats.cached_tokens < len(found.prompt_tokens)
+        cached = engine.model.attention._cache[..., :len(found.prompt_tokens), :].copy()
+        tokens = np.array(found.prompt_tokens)
+        for start in range(0, len(tokens), engine.model.chunk):
+            engine.model.forward(tokens[start:start + engine.model.chunk], start, dense=True)
+        expected = engine.model.attention._cache[..., :len(tokens), :]
+        error = np.abs(cached.astype(np.float32) - expected).max()
+        assert error < 0.1 * expected.astype(np.float32).std()
+        engine.reset_session('')
+    engine.close()
