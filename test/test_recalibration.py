@@ -14,9 +14,10 @@ from flash_llm_ros.calibrate import calibration
 from flash_llm_ros.calibrate.calibration import CalibrationOptions, recalibrate
 from flash_llm_ros.calibrate.calibration_text import read_texts
 from flash_llm_ros.calibrate.measured_loss import LossMeter
+from flash_llm_ros.calibrate.traces import Traces
 from flash_llm_ros.cli.main import main
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
-from flash_llm_ros.engine.predictors import PredictorStack, down_norms
+from flash_llm_ros.engine.predictors import PredictorStack
 from flash_llm_ros.store.errors import ChecksumError
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.neuron_reader import NeuronReader
@@ -26,7 +27,7 @@ TEXT = ' '.join(f'The robot {verb} the {thing} near door {number}.' for number, 
                 enumerate((verb, thing) for verb in ('sees', 'takes', 'meets', 'drops', 'cleans')
                           for thing in ('box', 'person', 'other robot', 'table', 'red lamp')))
 FORMS = (PredictorForm('low_rank', 64), PredictorForm('sketch', 2), PredictorForm('sketch', 4))
-OPTIONS = CalibrationOptions(most_tokens=1024, measured_tokens=128, forms=FORMS)
+OPTIONS = CalibrationOptions(most_tokens=1024, measured_tokens=64, forms=FORMS)
 
 
 class Interrupted(Exception):
@@ -92,7 +93,7 @@ def test_measured_perplexity_is_that_of_sparse_mode(calibrated: Path) -> None:
     engine = opened(calibrated, 'native')
     try:
         tokens = np.array(engine.tokenize(TEXT)[:200], np.int64)
-        meter = LossMeter(engine, [tokens], down_norms(FlashStore.open(calibrated)))
+        meter = LossMeter(engine, [tokens])
         exact, ours = meter.perplexity(None), meter.perplexity(limits)
         assert meter.perplexity(None) == exact      # nothing is left behind
     finally:
@@ -110,7 +111,7 @@ def test_measured_perplexity_is_that_of_sparse_mode(calibrated: Path) -> None:
     finally:
         engine.close()
     assert ours == pytest.approx(np.exp(loss / (len(tokens) - 1)), rel=0.005)
-    assert ours != pytest.approx(exact, rel=0.005)
+    assert ours != pytest.approx(exact, rel=1e-4)
     assert left_out == pytest.approx(0.6, abs=0.1)
 
 
@@ -175,16 +176,19 @@ def test_graphs_score_as_their_weights_say(int8_store: Path, tmp_path: Path,
     store = FlashStore.open(path)
     predictors = PredictorStack(store, 1, 0.5, scores=True)
     tensors = load_file(path / store.predictor_weights)
-    x = np.random.default_rng(5).standard_normal((20, 64)).astype(np.float32)
+    traces = Traces(tmp_path / 'work/results/inputs', 3, 64)
     for layer in range(3):
+        x = traces.read(layer)[::13]
         z = x.astype(np.float64)
         for name in form.matrices(512, 64):
             z = z @ stored_matrix(tensors, f'predictors.{layer}.{name}', z.shape[1]).T
         gate, up = np.split(z, 2, axis=1)
         expected = np.abs(gate / (1 + np.exp(-gate)) * up)
-        for row, scores in zip(x, expected, strict=True):
+        found = []
+        for row in x:
             predictors.wanted(layer, row)
-            assert np.abs(predictors.scores - scores).mean() < 0.03 * scores.mean()
+            found.append(predictors.scores.copy())
+        assert np.abs(found - expected).mean() < 0.04 * expected.mean()
 
 
 def stored_matrix(tensors: dict[str, np.ndarray], name: str, columns: int) -> np.ndarray:

@@ -13,9 +13,9 @@ from flash_llm_ros.calibrate.predictor_quality import Quality
 from flash_llm_ros.calibrate.threshold_search import affordable_sparsity
 from flash_llm_ros.calibrate.thresholds import (
     SHARES,
-    contribution_quantiles,
     output_errors,
     share_out,
+    size_quantiles,
     threshold,
 )
 from flash_llm_ros.store.flash_store import FlashStore
@@ -51,21 +51,21 @@ def test_equal_layers_share_alike() -> None:
 @pytest.mark.parametrize('share', [0.05, 0.333, 0.5, 0.9])
 def test_a_threshold_leaves_out_its_share(weights: FfnWeights, share: float) -> None:
     x = np.random.default_rng(1).standard_normal((200, 64)).astype(np.float32)
-    gate, up, down = (rows.astype(np.float64) for rows in (weights.gate, weights.up, weights.down))
+    gate, up = (rows.astype(np.float64) for rows in (weights.gate, weights.up))
     z = x @ gate.T
-    exact = np.abs(z / (1 + np.exp(-z)) * (x @ up.T)) * np.sqrt((down ** 2).sum(axis=1))
-    limit = threshold(contribution_quantiles(weights.contributions(x)), share)
+    exact = np.abs(z / (1 + np.exp(-z)) * (x @ up.T))
+    limit = threshold(size_quantiles(weights.activations(x)), share)
     assert (exact <= limit).mean() == pytest.approx(share, abs=0.003)
-    assert threshold(contribution_quantiles(exact), 0.0) == 0.0
+    assert threshold(size_quantiles(exact), 0.0) == 0.0
 
 
 def test_output_errors_are_those_of_the_neurons_left_out(weights: FfnWeights) -> None:
     x = np.random.default_rng(2).standard_normal((40, 64)).astype(np.float32)
-    quantiles = contribution_quantiles(weights.contributions(x))
+    quantiles = size_quantiles(weights.activations(x))
     gate, up, down = (rows.astype(np.float64) for rows in (weights.gate, weights.up, weights.down))
     z = x @ gate.T
     h = z / (1 + np.exp(-z)) * (x @ up.T)
-    size = np.abs(h) * np.sqrt((down ** 2).sum(axis=1))
+    size = np.abs(h)
     found = output_errors(weights, x, quantiles)
     assert found[0] == 0
     for index in (4, 10, 19):

@@ -113,7 +113,7 @@ class PredictorSearch:
             x = self._samples.train(layer, max(1, _TRAINING_SCORES // len(weights.down_norm)))
             limit = 0.0 if thresholds is None else thresholds.at_default(layer)[0]
             found[f'trained.{rank}.outer'], found[f'trained.{rank}.inner'] = train(
-                inner, outer, x, weights.contributions(x), limit, self._layout, self._spec)
+                inner, outer, x, np.abs(weights.activations(x)), limit, self._layout, self._spec)
         return found
 
     def _root(self, layer: int) -> NDArray[np.float64]:

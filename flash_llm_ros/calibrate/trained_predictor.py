@@ -2,8 +2,6 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from flash_llm_ros.calibrate.ffn_weights import Array
 from flash_llm_ros.model_spec import ModelSpec
 
@@ -12,7 +10,7 @@ if TYPE_CHECKING:
 
 _EPOCHS = 6
 _BATCH = 128
-_RATE = 1e-3
+_RATE = 5e-3
 _SHARPNESS = 2.0                # of the logistic curve over the logarithm of a score
 _SEED = 0
 
@@ -33,13 +31,13 @@ def torch_is_installed() -> bool:
     return True
 
 
-def train(inner: Array, outer: Array, x: Array, contributions: Array, limit: float, layout: str,
+def train(inner: Array, outer: Array, x: Array, sizes: Array, limit: float, layout: str,
           spec: ModelSpec) -> tuple[Array, Array]:
     """Better factors of the same rank, from training-free ones: (outer, inner).
 
-    Classifies neurons into active (contribution above `limit`) and not, with a loss in which
+    Classifies neurons into active (abs(activation) above `limit`) and not, with a loss in which
     both weigh as much together however few are active (the paper's balanced loss), and active
-    ones by their contribution. `x` is [tokens, d], `contributions` [tokens, ffn].
+    ones by their size. `x` is [tokens, d], `sizes`, of the activations, [tokens, ffn].
     TorchMissingError.
     """
     try:
@@ -51,7 +49,7 @@ def train(inner: Array, outer: Array, x: Array, contributions: Array, limit: flo
     steps = _EPOCHS * -(-len(x) // _BATCH)
     optimiser = torch.optim.Adam(_at_their_scale(factors))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
-    inputs, wanted = torch.from_numpy(x), torch.from_numpy(contributions)
+    inputs, wanted = torch.from_numpy(x), torch.from_numpy(sizes)
     for _ in range(_EPOCHS):
         for index in torch.randperm(len(x), generator=generator).split(_BATCH):
             scores = _scores(inputs[index] @ factors[0].T @ factors[1].T, layout, spec)

@@ -23,7 +23,7 @@ from flash_llm_ros.engine.feed_forward import (
 from flash_llm_ros.engine.generation import Generation, GenerationRequest
 from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow, plan_memory
 from flash_llm_ros.engine.model import Model
-from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity, down_norms
+from flash_llm_ros.engine.predictors import PredictorStack, activation_limits, down_norms
 from flash_llm_ros.engine.process_memory import (
     release_code,
     resident_bytes,
@@ -357,8 +357,8 @@ def _feed_forward(config: EngineConfig, manifest: Manifest, window: Window,
         return dense
     if manifest.layout == 'bundled':
         return BundledFeedForward(dense, window, predictors, spec.activation, clock)
-    thresholds = at_sparsity(manifest.calibration.thresholds, sparsity)
-    return SplitFeedForward(dense, window, predictors, spec.activation, thresholds, norms, clock)
+    limits = activation_limits(manifest.calibration, sparsity, norms)
+    return SplitFeedForward(dense, window, predictors, spec.activation, limits, norms, clock)
 
 
 def _warnings(window: Window, config: EngineConfig) -> list[str]:
