@@ -68,7 +68,7 @@ class ThresholdSearch:
         self._layers = store.manifest.model.layers
 
     def find(self, open_engine: EngineOpener, measured: int, most_loss: float) -> FoundThresholds:
-        curves = list(self._curves())
+        curves = list(self._curves(bool(measured)))
         quantiles = [curve['quantiles'] for curve in curves]
         uniform = {f'{s:.2f}': np.full(self._layers, s) for s in SPARSITIES}
         shares, perplexity, uniform_perplexity = uniform, {}, {}
@@ -90,17 +90,19 @@ class ThresholdSearch:
             affordable_sparsity(perplexity, most_loss) if measured else DEFAULT_SPARSITY,
             perplexity, uniform_perplexity)
 
-    def _curves(self) -> Iterator[dict[str, NDArray]]:
-        """Of every layer: quantiles of the activations, errors of the output."""
+    def _curves(self, errors: bool) -> Iterator[dict[str, NDArray]]:
+        """Of every layer: quantiles of the activations, and errors of the output."""
         with NeuronReader(self._store) as reader:
             for layer in range(self._layers):
                 yield self._work.arrays(f'curve-{layer:03d}', lambda layer=layer: self._curve(
-                    FfnWeights(reader, self._store.manifest, layer), layer))
+                    FfnWeights(reader, self._store.manifest, layer), layer, errors))
                 self._progress('thresholds', layer + 1, self._layers)
 
-    def _curve(self, weights: FfnWeights, layer: int) -> dict[str, NDArray]:
+    def _curve(self, weights: FfnWeights, layer: int, errors: bool) -> dict[str, NDArray]:
         x = self._samples.train(layer, max(1, _QUANTILE_VALUES // len(weights.down_norm)))
         quantiles = size_quantiles(weights.activations(x))
+        if not errors:
+            return {'quantiles': quantiles}
         some = self._samples.train(layer, _ERROR_TOKENS)
         return {'quantiles': quantiles, 'errors': output_errors(weights, some, quantiles)}
 
