@@ -1,6 +1,7 @@
 """The Python package, its optional C++ core and the files that ROS looks for."""
 
 from pathlib import Path
+from runpy import run_path
 from xml.etree import ElementTree
 
 from setuptools import Distribution, Extension, find_packages, setup
@@ -10,6 +11,7 @@ HERE = Path(__file__).resolve().parent
 MANIFEST = ElementTree.parse(HERE / 'package.xml')
 NAME = MANIFEST.findtext('name')
 EXECUTABLE = 'flash_llm_node'
+COMMANDS = run_path(str(HERE / NAME / 'cli/main.py'))['COMMANDS']     # of `flash_llm`
 
 
 def requirements(name: str) -> list[str]:
@@ -112,6 +114,7 @@ setup(
         (f'share/{NAME}', ['package.xml']),
         (f'share/{NAME}/launch', files('launch')),
         (f'share/{NAME}/config', files('config')),
+        (f'share/{NAME}/examples', files('examples')),
     ],
     install_requires=requirements('runtime'),
     extras_require={
@@ -127,6 +130,10 @@ setup(
             f'flash_llm = {NAME}.cli.main:main',
             f'{EXECUTABLE} = {NAME}.node.main:main',
         ],
+        'ros2cli.command': [f'flash_llm = {NAME}.cli.ros2_verbs:FlashLlmCommand'],
+        'ros2cli.extension_point': [f'flash_llm.verb = {NAME}.cli.ros2_verbs:Verb'],
+        'flash_llm.verb': [
+            f'{name} = {NAME}.cli.ros2_verbs:{name.capitalize()}Verb' for name in COMMANDS],
     },
     distclass=DataDistribution,
     zip_safe=False,

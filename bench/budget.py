@@ -1,6 +1,7 @@
 """Does the engine keep its DRAM budget? Runs it in a memory cgroup and measures.
 
-    python bench/budget.py [--store models/smollm2.store] [--budget 96MB ...] [--json PATH]
+    python bench/budget.py [--store models/smollm2.store] [--budget 96MB ...] [--structured]
+        [--json PATH]
 
 The cgroup's limit is the bare process (imports done, no model open) + budget + 32 MiB. Printed
 are the peak resident set above the bare process, OOM kills, and how much the page cache of the
@@ -26,9 +27,10 @@ _MB = 1e6
 
 
 def run_worker(store: Path, budget: int, mode: str, tokens: int,
-               group: MemoryCgroup | None = None) -> dict:
+               group: MemoryCgroup | None = None, structured: bool = False) -> dict:
     """Run the worker, from its first instruction on in `group`; raises on a non-zero exit."""
-    command = [sys.executable, str(WORKER), str(store), str(budget), mode, str(tokens)]
+    command = [sys.executable, str(WORKER), str(store), str(budget), mode, str(tokens),
+               *['structured'] * structured]
     if group is not None:
         # The shell joins the group before it becomes the worker, so that every page counts.
         join = f'echo $$ > {group.path}/cgroup.procs && exec "$@"'
@@ -39,12 +41,12 @@ def run_worker(store: Path, budget: int, mode: str, tokens: int,
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(store: Path, budget: int, mode: str, tokens: int) -> dict:
+def measure(store: Path, budget: int, mode: str, tokens: int, structured: bool = False) -> dict:
     """Figures of one run under its cap; sizes in bytes."""
     bare = run_worker(store, budget, 'bare', tokens)['bare']
     with memory_cgroup() as group:
         group.limit(bare + budget + LIMIT_SLACK)
-        figures = run_worker(store, budget, mode, tokens, group)
+        figures = run_worker(store, budget, mode, tokens, group, structured)
         figures['oom_kills'] = group.oom_kills()
     figures |= {'bare': bare, 'budget': budget, 'mode': mode, 'limit': bare + budget + LIMIT_SLACK,
                 'above_bare': figures['peak'] - bare}
@@ -56,9 +58,11 @@ def main() -> int:
     parser.add_argument('--store', type=Path, default=Path('models/smollm2.store'))
     parser.add_argument('--budget', action='append', help='may be given several times')
     parser.add_argument('--tokens', type=int, default=100)
+    parser.add_argument('--structured', action='store_true', help='answer under constraints, too')
     parser.add_argument('--json', type=Path)
     options = parser.parse_args()
-    rows = [measure(options.store, parse_byte_size('budget', budget), mode, options.tokens)
+    rows = [measure(options.store, parse_byte_size('budget', budget), mode, options.tokens,
+                    options.structured)
             for budget in options.budget or ('96MB', '128MB') for mode in ('exact', 'sparse')]
     table = Table('budget', 'mode', 'bare', 'cap', 'peak above bare', 'OOM kills',
                   'page cache growth', 'MB/token', 'tokens/s')

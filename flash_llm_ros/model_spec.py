@@ -1,15 +1,17 @@
 """What the engine must know of a model, whatever file it came from."""
 
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 import math
 from typing import Any
 
 ACTIVATIONS = ('silu', 'relu')
+NORMS = ('rms', 'layer')
+POSITIONS = ('rotary', 'learned')
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """The shape of a decoder-only transformer with a gated feed-forward block."""
+    """The shape of a decoder-only transformer. What OPT has otherwise than llama comes last."""
 
     name: str
     model_type: str
@@ -22,13 +24,21 @@ class ModelSpec:
     vocab_size: int
     max_context: int
     norm_eps: float
-    rope_theta: float
+    rope_theta: float                   # used by rotary positions only
     activation: str
     tied_embeddings: bool
     end_tokens: tuple[int, ...]
     begin_token: int | None = None      # put before every prompt when not None
     attention_bias: bool = False        # on queries, keys and values
     rope_factors: tuple[float, ...] = ()  # divide the inverse frequencies, [head_dim / 2]
+    relu_threshold: float = 0.0         # relu is 0 up to here (FATReLU, arXiv 2402.13516)
+    gated: bool = True                  # or the activation function takes the up rows
+    ffn_bias: bool = False              # on up rows and on the block's output; ungated only
+    output_bias: bool = False           # on the attention's output
+    norm: str = 'rms'                   # or layer, with biases
+    norm_first: bool = True             # else after attention and block are added
+    positions: str = 'rotary'           # or learned
+    position_offset: int = 0            # rows of the learned table before position 0
 
     def __post_init__(self) -> None:
         for name in ('hidden_size', 'layers', 'heads', 'kv_heads', 'head_dim', 'ffn_size',
@@ -48,6 +58,17 @@ class ModelSpec:
         if self.activation not in ACTIVATIONS:
             raise ValueError(f'activation is {self.activation!r}; supported are '
                              f'{", ".join(ACTIVATIONS)}')
+        for name, known in (('norm', NORMS), ('positions', POSITIONS)):
+            if (value := getattr(self, name)) not in known:
+                raise ValueError(f'{name} is {value!r}; it must be one of {", ".join(known)}')
+        if not (math.isfinite(self.relu_threshold) and self.relu_threshold >= 0):
+            raise ValueError(f'relu_threshold is {self.relu_threshold!r}; it must be a number '
+                             'from 0 on')
+        if not self.gated and self.activation != 'relu':
+            raise ValueError(f'activation is {self.activation!r}; a block without gate must '
+                             'have relu')
+        if self.gated and self.ffn_bias:
+            raise ValueError('ffn_bias is true; a block with a gate must have no biases')
         if self.rope_factors and len(self.rope_factors) != self.head_dim // 2:
             raise ValueError(f'rope_factors has {len(self.rope_factors)} values; it must have '
                              f'head_dim / 2 = {self.head_dim // 2}')
@@ -74,7 +95,8 @@ class ModelSpec:
         if not isinstance(data, dict):
             raise ValueError('the model specification must be a mapping')
         names = {f.name for f in fields(cls)}
-        if missing := names - {'begin_token', 'attention_bias', 'rope_factors'} - data.keys():
+        optional = {f.name for f in fields(cls) if f.default is not MISSING}
+        if missing := names - optional - data.keys():
             raise ValueError(f'the model specification lacks {", ".join(sorted(missing))}')
         if unknown := data.keys() - names:
             raise ValueError(f'the model specification has unknown {", ".join(sorted(unknown))}')

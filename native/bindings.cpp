@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <chrono>
+#include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
@@ -54,8 +55,13 @@ Section section_of(NeuronCore& core, int section, int rows) {
 }
 
 // Bundles of three rows are gated, those of two are not and may have a bias.
-Neurons neurons_of(const Section& section, const std::string& activation, const py::object& bias) {
+Neurons neurons_of(const Section& section, const std::string& activation, const py::object& bias,
+                   float threshold) {
   Neurons neurons{section.rows, section.rows == 3, activation_of(activation)};
+  if (!(std::isfinite(threshold) && threshold >= 0)) {
+    throw ArgumentError("threshold", std::to_string(threshold), "a number from 0 on");
+  }
+  neurons.threshold = threshold;
   if (!bias.is_none()) {
     if (neurons.gated) {
       throw ArgumentError("bias", found_text(bias), "None for gated bundles (of 3 rows)");
@@ -97,8 +103,9 @@ void add_rows(NeuronCore& core, int section, const py::object& h, const py::obje
 }
 
 void bundled(NeuronCore& core, int section, const py::object& x, const py::object& out,
-             const std::string& activation, const py::object& bias) {
-  const Neurons neurons = neurons_of(section_of(core, section, 2, 3), activation, bias);
+             const std::string& activation, const py::object& bias, float threshold) {
+  const Neurons neurons =
+      neurons_of(section_of(core, section, 2, 3), activation, bias, threshold);
   const Pair pair("x", x, core.dim(), "out", out, core.dim());
   without_interpreter([&] { core.bundled(section, pair.inputs, neurons, pair.outputs); });
 }
@@ -114,9 +121,9 @@ void add_rows_sparse(NeuronCore& core, int section, const py::object& h, const p
 
 void bundled_sparse(NeuronCore& core, int section, const py::object& x, const py::object& active,
                     const py::object& out, const std::string& activation, const py::object& h_out,
-                    const py::object& bias) {
+                    const py::object& bias, float threshold) {
   const Section found = section_of(core, section, 2, 3);
-  const Neurons neurons = neurons_of(found, activation, bias);
+  const Neurons neurons = neurons_of(found, activation, bias, threshold);
   const float* x_data = checked<float>("x", x, {core.dim()});
   const std::uint8_t* active_data = checked<std::uint8_t>("active", active, {found.bundles});
   float* out_data = checked<float>("out", out, {core.dim()}, true);
@@ -293,12 +300,12 @@ PYBIND11_MODULE(_native, module) {
            py::arg("activation"))
       .def("add_rows", &add_rows, py::arg("section"), py::arg("h"), py::arg("out"))
       .def("bundled", &bundled, py::arg("section"), py::arg("x"), py::arg("out"),
-           py::arg("activation"), py::arg("bias") = py::none())
+           py::arg("activation"), py::arg("bias") = py::none(), py::arg("threshold") = 0.0F)
       .def("add_rows_sparse", &add_rows_sparse, py::arg("section"), py::arg("h"),
            py::arg("active"), py::arg("out"), py::arg("stream") = false)
       .def("bundled_sparse", &bundled_sparse, py::arg("section"), py::arg("x"), py::arg("active"),
            py::arg("out"), py::arg("activation"), py::arg("h_out") = py::none(),
-           py::arg("bias") = py::none())
+           py::arg("bias") = py::none(), py::arg("threshold") = 0.0F)
       .def("prefetch", &prefetch, py::arg("section"), py::arg("wanted"))
       .def("fetch", &fetch, py::arg("section"), py::arg("active"), py::arg("importance"),
            py::arg("deadline"))

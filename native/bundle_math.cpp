@@ -15,10 +15,10 @@ constexpr std::int64_t kRowsAtOnce = 16;  // what kernels for several tokens lik
 constexpr std::int64_t kMostStepRows = 512;
 constexpr std::int64_t kListedRows = 256;  // of one token's rows, which need no room of their own
 
-float activated(float z, Activation activation) {
-  switch (activation) {
+float activated(float z, const Neurons& neurons) {
+  switch (neurons.activation) {
     case Activation::kSilu: return z / (1 + std::exp(-z));
-    case Activation::kRelu: return z > 0 ? z : 0;
+    case Activation::kRelu: return z > neurons.threshold ? z : 0;
     default: return z;
   }
 }
@@ -137,13 +137,13 @@ void BundleMath::combine(const float* dots, std::int64_t count, const Neurons& n
                          float* h) const {
   if (neurons.gated) {
     for (std::int64_t i = 0; i < count; ++i) {
-      h[i] = activated(dots[2 * i], neurons.activation) * dots[2 * i + 1];
+      h[i] = activated(dots[2 * i], neurons) * dots[2 * i + 1];
     }
     return;
   }
   for (std::int64_t i = 0; i < count; ++i) {
     const float bias = neurons.bias == nullptr ? 0 : biases_[static_cast<std::size_t>(i)];
-    h[i] = activated(dots[i] + bias, neurons.activation);
+    h[i] = activated(dots[i] + bias, neurons);
   }
 }
 

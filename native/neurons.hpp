@@ -18,6 +18,7 @@ struct Neurons {
   bool gated;
   Activation activation;
   const float* bias = nullptr;
+  float threshold = 0;  // kRelu is 0 up to here
 
   int rows() const { return gated ? 2 : 1; }
 };

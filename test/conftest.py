@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import os
 from pathlib import Path
 
 from hypothesis import settings
@@ -14,6 +15,14 @@ settings.register_profile('no_deadline', deadline=None)
 settings.load_profile('no_deadline')
 
 REAL_MODEL = Path(__file__).parents[1] / 'models/SmolLM2-135M-Instruct.Q4_1.gguf'
+
+
+@pytest.fixture(scope='session', autouse=True)
+def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the KV cache goes that is kept, of nodes in other processes, too."""
+    folder = tmp_path_factory.mktemp('cache')
+    os.environ['XDG_CACHE_HOME'] = str(folder)
+    return folder / 'flash_llm'
 
 
 @pytest.fixture(scope='session')
@@ -54,4 +63,12 @@ def real_store(real_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """SmolLM2-135M converted as `flash_llm convert` does by default; read only."""
     path = tmp_path_factory.mktemp('real') / 'smollm2.store'
     convert(real_gguf, path, ConversionOptions(), lambda what, done, total: None)
+    return path
+
+
+@pytest.fixture(scope='session')
+def plain_store(real_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M without the minutes of calibration, for exact mode; read only."""
+    path = tmp_path_factory.mktemp('plain') / 'smollm2.store'
+    convert(real_gguf, path, ConversionOptions(calibrate=False), lambda what, done, total: None)
     return path

@@ -7,6 +7,8 @@ import shutil
 import pytest
 
 from flash_llm_ros.cli.main import COMMANDS, main
+from flash_llm_ros.store.device_profile import DeviceProfile, Measurement
+from flash_llm_ros.store.flash_device import FlashDevice
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
@@ -154,7 +156,8 @@ def test_prompt_refuses_text(int8_store: Path, capsys: pytest.CaptureFixture[str
 
 
 def test_prompt_without_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert 'There is no flash store' in failed(capsys, 'prompt', tmp_path / 'no', 'Hello')
+    assert 'There is no flash store' in failed(
+        capsys, 'prompt', tmp_path / 'no', 'Hello', '--via', 'engine')
 
 
 @pytest.mark.parametrize('arguments', [
@@ -188,6 +191,38 @@ def test_interrupted(int8_store: Path, capsys: pytest.CaptureFixture[str],
     def interrupt(*arguments: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr('flash_llm_ros.cli.prompt.Engine.open', interrupt)
-    code, out, err = run(capsys, 'prompt', int8_store, 'Hello')
+    monkeypatch.setattr('flash_llm_ros.engine.Engine.open', interrupt)
+    code, out, err = run(capsys, 'prompt', int8_store, 'Hello', '--via', 'engine')
     assert (code, out, err) == (130, '', 'flash_llm: interrupted\n')
+
+
+def test_bench(tmp_path: Path, int8_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its figures agree with each other and with the profile, whose floor is worked out here."""
+    store = shutil.copytree(int8_store, tmp_path / 'store')
+    rate = 1000.0       # reads a second, of any size
+    DeviceProfile(
+        FlashDevice.of(store), 'threads', True, '2026-01-01T00:00:00+00:00', 10**6,
+        tuple(Measurement(pattern, size, 1, rate)
+              for pattern in ('random', 'sequential') for size in (4096, 1 << 20)),
+    ).save(store / 'profile.yaml')
+    figures = tmp_path / 'bench.json'
+    code, out, err = run(capsys, 'bench', store, '--budget', '20MB', '--tokens', '9', '--runs', '2',
+                         '--context', '128', '--json', figures)
+    assert code == 0 and 'answering: 3 done' in err
+    facts = json.loads(figures.read_text())
+    assert len(facts['runs']) == 2 and all(entry['tokens'] == 9 for entry in facts['runs'])
+    assert facts['budget'] == 20_000_000 and facts['mode'] == 'exact'
+    assert facts['token_seconds'] == 1 / facts['tokens_per_second']
+    assert facts['least_tokens_per_second'] <= facts['tokens_per_second']
+    assert facts['token_flash_reads'] == pytest.approx(
+        sum(entry['flash_reads'] for entry in facts['runs']) / 2 / 8)
+    assert facts['token_floor_seconds'] == pytest.approx(facts['token_flash_reads'] / rate)
+    assert facts['peak_rss'] >= facts['bare_rss'] > 0
+    last = out.splitlines()[-1]
+    assert f'{facts["tokens_per_second"]:.2f} tokens/s' in last and 'of 20.0 MB' in last
+
+
+def test_bench_refuses(tmp_path: Path, int8_store: Path,
+                       capsys: pytest.CaptureFixture[str]) -> None:
+    assert 'There is no flash store' in failed(capsys, 'bench', tmp_path / 'no')
+    assert 'needs at least' in failed(capsys, 'bench', int8_store, '--budget', '1MB')

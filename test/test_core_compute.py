@@ -168,6 +168,34 @@ def test_ungated_bundles_against_float64(tmp_path, core_class, chosen, dim, code
 
 
 @each_arithmetic
+@pytest.mark.parametrize('rows', [2, 3])
+def test_relu_with_a_threshold_against_float64(tmp_path, core_class, chosen, rows):
+    """FATReLU: what is not above the threshold is 0, gated and not."""
+    rng = np.random.default_rng(rows)
+    made = write_neuron_file(tmp_path / 'neurons.bin', rng, 'fp16', 70, 1024,
+                             [(3, 0, 1), (41, 0, rows)])
+    part = made.sections[1]
+    core = Setting.random(rng, made).open(made, core_class)
+    for tokens in (1, 3):
+        x = rng.standard_normal((tokens, 70)).astype(np.float32)
+        z = x.astype(np.float64) @ part.weights[:, 0].T
+        ordered = np.sort(z[z > 0])
+        widest = len(ordered) // 4 + np.argmax(np.diff(ordered[len(ordered) // 4:]))
+        threshold = float(ordered[widest:widest + 2].mean())     # nothing is rounded over it
+        h = np.where(z > threshold, z, 0)
+        if rows == 3:
+            h *= x.astype(np.float64) @ part.weights[:, 1].T
+        wanted, out = h @ part.weights[:, -1], np.zeros((tokens, 70), np.float32)
+        core.bundled(1, x, out, 'relu', None, threshold)
+        np.testing.assert_allclose(out, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
+        found = np.full(41, np.nan, np.float32)
+        core.bundled_sparse(1, x[0], np.ones(41, np.uint8), out[0], 'relu', found, None, threshold)
+        np.testing.assert_allclose(found, h[0], rtol=1e-3, atol=1e-4 * np.abs(h[0]).max())
+        assert np.array_equal(found != 0, z[0] > threshold)
+    core.close()
+
+
+@each_arithmetic
 @pytest.mark.parametrize('codec', ['int8', 'int4'])
 @pytest.mark.parametrize('tokens', [1, 3, 11])
 def test_inputs_of_any_size(tmp_path, core_class, chosen, codec, tokens):

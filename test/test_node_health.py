@@ -36,7 +36,8 @@ def test_every_part_is_there_and_well(active_node):
     from diagnostic_msgs.msg import DiagnosticStatus
 
     client = active_node.client
-    client.until(lambda: client.diagnostics, 10, '/diagnostics')
+    client.until(lambda: client.diagnostics and 'resident set (B)' in values(
+        parts(client)['memory']), 10, '/diagnostics of the active node')
     assert set(parts(client)) == {'engine', 'memory plan', 'memory', 'flash', 'heat',
                                   'communication'}
     for part in ('memory', 'flash', 'communication'):

@@ -161,3 +161,25 @@ def test_wrong_values(name: str, value: object) -> None:
 def test_right_values(params: dict[str, float]) -> None:
     assert 0 <= Sampler(SamplingParams(**params), np.array([0]), VOCABULARY).pick(
         random_logits(0)) < VOCABULARY
+
+
+@settings(max_examples=200)
+@given(seed=st.integers(0, 2 ** 32 - 1), temperature=st.sampled_from([0.0, 1e-30, 0.7, 50.0]),
+       top_k=st.integers(0, 5), top_p=st.sampled_from([0.1, 0.9, 1.0]),
+       min_p=st.sampled_from([0.0, 0.5]), penalty=st.sampled_from([1.0, 0.5, 2.0]))
+def test_only_allowed_tokens_are_picked(seed: int, temperature: float, top_k: int, top_p: float,
+                                        min_p: float, penalty: float) -> None:
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, 20, 40).astype(np.float32)
+    allowed = random.random(40) < random.random()
+    allowed[random.integers(40)] = True
+    params = SamplingParams(temperature, top_k, top_p, min_p, penalty, seed)
+    sampler = Sampler(params, np.arange(20), 40)
+    before = logits.copy()
+    for _ in range(5):
+        assert allowed[sampler.pick(logits, allowed)]
+    assert np.array_equal(logits, before)
+    # The same as with no other tokens in the vocabulary.
+    few = np.flatnonzero(allowed)
+    small = Sampler(params, np.flatnonzero(few < 20), len(few))
+    assert few[small.pick(logits[few])] == Sampler(params, np.arange(20), 40).pick(logits, allowed)

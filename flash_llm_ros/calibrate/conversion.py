@@ -102,7 +102,7 @@ def _for_device(form: StoreFormat, spec: ModelSpec, profile: DeviceProfile) -> S
     """The same format in blocks that the device reads directly and groups that suit it."""
     block = max(form.block, profile.sizes[0])
     sections = model_sections(form.layout, spec.layers, spec.ffn_size, spec.vocab_size,
-                              spec.tied_embeddings)
+                              spec.tied_embeddings, spec.gated)
     return replace(form, block=block, min_group_bytes=best_min_group_bytes(
         spec.hidden_size, form.codec, sections, block, _ACTIVE_SHARE[form.layout],
         profile.costs(EngineConfig.reads_in_flight)))

@@ -4,37 +4,53 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.store.flash_store import RESIDENT
 from flash_llm_ros.store.manifest import Manifest
 from flash_llm_ros.store.neuron_reader import NeuronReader
+from flash_llm_ros.store.resident_layout import up_bias
+from flash_llm_ros.store.tensor_file import TensorFile
 
 Array = NDArray[np.float32]
 
 
 class FfnWeights:
-    """float32 [ffn, d]: gate and up rows, down columns; and the columns' norms [ffn]."""
+    """float32 [ffn, d]: gate and up rows, down columns; and the columns' norms [ffn].
+
+    `gate` is what the activation function takes. In a block without gate these are the up rows,
+    `up` is None and `bias` [ffn] is what is added to them, or None.
+    """
 
     def __init__(self, reader: NeuronReader, manifest: Manifest, layer: int) -> None:
+        self._spec = spec = manifest.model
+        self.up: Array | None = None
+        self.bias: Array | None = None
         if manifest.layout == 'split':
             bundles = reader.bundles('gate_up', layer)
             self.gate, self.up = bundles[:, 0], bundles[:, 1]
             self.down = reader.bundles('down', layer)[:, 0]
         else:
             bundles = reader.bundles('bundle', layer)
-            self.gate, self.up, self.down = bundles[:, 0], bundles[:, 1], bundles[:, 2]
+            self.gate, self.down = bundles[:, 0], bundles[:, -1]
+            self.up = bundles[:, 1] if spec.gated else None
+        if spec.ffn_bias:
+            with TensorFile(reader.store.path / RESIDENT) as tensors:
+                self.bias = tensors.read(up_bias(layer))
         self.down_norm = np.linalg.norm(self.down, axis=1).astype(np.float32)
-        self._spec = manifest.model
 
     def activations(self, x: Array) -> Array:
         """h, what the down columns are multiplied with; float32 [tokens, ffn]."""
-        return gated(x @ self.gate.T, x @ self.up.T, self._spec)
+        gate = x @ self.gate.T
+        if self.bias is not None:
+            gate += self.bias
+        return gated(gate, 1.0 if self.up is None else x @ self.up.T, self._spec)
 
     def contributions(self, x: Array) -> Array:
         """abs(h) times the norm of the down column, float32 [tokens, ffn]."""
         return np.abs(self.activations(x)) * self.down_norm
 
 
-def gated(gate: Array, up: Array, spec: ModelSpec) -> Array:
+def gated(gate: Array, up: Array | float, spec: ModelSpec) -> Array:
     """The activation function of `gate`, times `up`."""
     if spec.activation == 'relu':
-        return np.maximum(gate, 0) * up
+        return np.where(gate > spec.relu_threshold, gate, np.float32(0)) * up
     return gate / (1 + np.exp(-np.clip(gate, -60, 60))) * up

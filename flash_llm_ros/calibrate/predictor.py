@@ -16,7 +16,9 @@ class Predictor:
     """A form and its float32 matrices; `scores` computes with what storing makes of them."""
 
     def __init__(self, form: PredictorForm, matrices: dict[str, Array], layout: str,
-                 spec: ModelSpec) -> None:
+                 spec: ModelSpec, bias: Array | None = None) -> None:
+        """`bias` [ffn]: added to the scores, where the block has one."""
+        self._bias = bias
         self.form, self._matrices, self._layout, self._spec = form, matrices, layout, spec
         self._stored = [dequantise(quantise(matrix, form.resident), matrix.shape[1])
                         for matrix in matrices.values()]
@@ -27,13 +29,15 @@ class Predictor:
             x = x @ matrix.T
         if self._layout == 'split':
             return np.abs(gated(*np.split(x, 2, axis=1), self._spec))
-        return x
+        return x if self._bias is None else x + self._bias
 
     def tensors(self, layer: int) -> dict[str, NDArray[Any]]:
         """What goes into the predictors' file, in its order."""
         found: dict[str, NDArray[Any]] = {}
         for name, matrix in self._matrices.items():
             found |= matrix_tensors(f'predictors.{layer}.{name}', matrix, self.form.resident)
+        if self._bias is not None:
+            found[f'predictors.{layer}.bias'] = self._bias
         return found
 
     @property

@@ -113,7 +113,8 @@ class PredictorSearch:
             x = self._samples.train(layer, max(1, _TRAINING_SCORES // len(weights.down_norm)))
             limit = 0.0 if thresholds is None else thresholds.at_default(layer)[0]
             found[f'trained.{rank}.outer'], found[f'trained.{rank}.inner'] = train(
-                inner, outer, x, np.abs(weights.activations(x)), limit, self._layout, self._spec)
+                inner, outer, x, np.abs(weights.activations(x)), limit, self._layout, self._spec,
+                weights.bias)
         return found
 
     def _root(self, layer: int) -> NDArray[np.float64]:
@@ -132,7 +133,7 @@ class PredictorSearch:
         else:
             matrices = {'inner': np.ascontiguousarray(found['low_rank.inner'][:form.size]),
                         'outer': np.ascontiguousarray(found['low_rank.outer'][:, :form.size])}
-        return Predictor(form, matrices, self._layout, self._spec)
+        return Predictor(form, matrices, self._layout, self._spec, weights.bias)
 
     def _found(self, tried: dict[str, NDArray], index: int, keys: list[str]) -> FoundPredictor:
         form, quality = self._forms[index], Quality(*map(float, tried['quality'][index]))

@@ -32,12 +32,13 @@ def torch_is_installed() -> bool:
 
 
 def train(inner: Array, outer: Array, x: Array, sizes: Array, limit: float, layout: str,
-          spec: ModelSpec) -> tuple[Array, Array]:
+          spec: ModelSpec, bias: Array | None) -> tuple[Array, Array]:
     """Better factors of the same rank, from training-free ones: (outer, inner).
 
     Classifies neurons into active (abs(activation) above `limit`) and not, with a loss in which
     both weigh as much together however few are active (the paper's balanced loss), and active
-    ones by their size. `x` is [tokens, d], `sizes`, of the activations, [tokens, ffn].
+    ones by their size. `x` is [tokens, d], `sizes`, of the activations, [tokens, ffn]; `bias`
+    [ffn] is added to the scores of the bundled layout.
     TorchMissingError.
     """
     try:
@@ -49,10 +50,11 @@ def train(inner: Array, outer: Array, x: Array, sizes: Array, limit: float, layo
     steps = _EPOCHS * -(-len(x) // _BATCH)
     optimiser = torch.optim.Adam(_at_their_scale(factors))
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+    shift = torch.zeros(1) if bias is None else torch.from_numpy(bias)
     inputs, wanted = torch.from_numpy(x), torch.from_numpy(sizes)
     for _ in range(_EPOCHS):
         for index in torch.randperm(len(x), generator=generator).split(_BATCH):
-            scores = _scores(inputs[index] @ factors[0].T @ factors[1].T, layout, spec)
+            scores = _scores(inputs[index] @ factors[0].T @ factors[1].T, layout, spec, shift)
             loss = _balanced_loss(scores, wanted[index], limit, layout)
             optimiser.zero_grad()
             loss.backward()
@@ -68,13 +70,13 @@ def _at_their_scale(factors: 'list[torch.Tensor]') -> list[dict]:
             for factor in factors]
 
 
-def _scores(z: 'torch.Tensor', layout: str, spec: ModelSpec) -> 'torch.Tensor':
+def _scores(z: 'torch.Tensor', layout: str, spec: ModelSpec,
+            shift: 'torch.Tensor') -> 'torch.Tensor':
     import torch
     if layout == 'bundled':
-        return z
+        return z + shift - spec.relu_threshold
     gate, up = z.chunk(2, dim=1)
-    act = torch.relu if spec.activation == 'relu' else torch.nn.functional.silu
-    return (act(gate) * up).abs()
+    return (torch.nn.functional.silu(gate) * up).abs()
 
 
 def _balanced_loss(scores: 'torch.Tensor', wanted: 'torch.Tensor', limit: float,

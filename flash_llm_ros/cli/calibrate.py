@@ -22,6 +22,15 @@ from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.manifest import Calibration
 
+EPILOG = """\
+examples:
+  flash_llm calibrate /data/qwen.store                         with text that the model writes
+  flash_llm calibrate /data/qwen.store --text missions.txt chat.jsonl
+  flash_llm calibrate /data/qwen.store --text chat.jsonl --most-loss 0.01
+
+The same command goes on after an interruption.
+"""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('store', type=Path, help='a flash store; its manifest is replaced')

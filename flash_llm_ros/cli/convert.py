@@ -10,6 +10,17 @@ from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.store.device_profile import DeviceProfile
 from flash_llm_ros.store.errors import FlashLlmError
 
+EPILOG = """\
+examples:
+  flash_llm convert smollm2.Q4_1.gguf /data/smollm2.store
+  flash_llm convert Qwen2.5-1.5B-Instruct/ /data/qwen.store --neurons int4
+  flash_llm convert model.gguf /data/model.store --probe       choose group sizes for this flash
+  flash_llm convert model.gguf /data/model.store --profile robot/profile.yaml
+
+Takes minutes and about as much memory as the largest layer; nothing is left of a
+conversion that fails. `flash_llm calibrate` improves sparse mode afterwards.
+"""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='a .gguf file or a Hugging Face folder')

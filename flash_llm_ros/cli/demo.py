@@ -16,6 +16,13 @@ if TYPE_CHECKING:
     from flash_llm_msgs.msg import TokenChunk
     from flash_llm_ros.node.client import NodeClient
 
+EPILOG = """\
+examples:
+  flash_llm demo --store /data/smollm2.store
+  flash_llm demo --store /data/smollm2.store --budget 64MB --mode sparse --json demo.json
+
+The node gets a ROS domain of its own and is ended with the command.
+"""
 START_TIMEOUT = 60.0  # s
 CLIENT_DOMAINS = 100  # 1 to 100 are free on every platform
 TOTALS = ('planned', 'budget', 'model on flash')  # not rows of the plan
@@ -29,9 +36,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument('--store', type=Path, required=True, help='folder of the flash store')
     parser.add_argument('--budget', default='96MB', help='DRAM budget (default: %(default)s)')
-    parser.add_argument('--mode', choices=('exact', 'sparse'), default='exact')
-    parser.add_argument('--prompt', default='Name the capital of France.')
-    parser.add_argument('--max-tokens', type=int, default=64)
+    parser.add_argument('--mode', choices=('exact', 'sparse'), default='exact',
+                        help='use every neuron, or only the active set (default: %(default)s)')
+    parser.add_argument('--prompt', default='Name the capital of France.',
+                        help='what to ask (default: %(default)s)')
+    parser.add_argument('--max-tokens', type=int, default=64, metavar='N',
+                        help='longest answer in tokens (default: %(default)s)')
     parser.add_argument('--json', type=Path, help='write the figures to this file, too')
 
 

@@ -11,6 +11,12 @@ from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.manifest import Calibration
 
+EPILOG = """\
+examples:
+  flash_llm inspect /data/smollm2.store
+  flash_llm inspect /data/smollm2.store --json | jq .geometry
+"""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('store', help='a flash store')

@@ -1,39 +1,79 @@
-"""`flash_llm COMMAND`: each command is a module of this package."""
+"""Flash stores, the node that answers from them, and what both can do on this machine."""
 
 import argparse
+from collections.abc import Callable
 from importlib import import_module
+import os
 import sys
+from types import ModuleType
 
+# Each command is a module of this package with `add_arguments`, `run` and an `EPILOG`.
 COMMANDS = {
     'convert': 'write a flash store from a GGUF file or a Hugging Face folder',
     'calibrate': 'learn from text which neurons a flash store needs',
     'verify': "compare a flash store's files with its manifest",
     'inspect': 'print what a flash store holds',
     'probe': 'measure the flash device under a store, and plan its reads by that',
-    'prompt': 'answer one prompt without ROS',
+    'bench': 'measure how fast this machine answers from a store, and in how much memory',
+    'prompt': 'answer one prompt, by the running node or by the engine alone',
+    'top': 'watch the running node',
     'trace': 'record which neurons the tokens of a text need',
     'demo': 'start the node, ask it something, show what the answer cost',
     'replay': 'send the prompts of a bag to a running node and compare the answers',
 }
+INTERRUPTED, BROKEN_PIPE = 130, 141
+EPILOG = """\
+exit codes:
+  0    done
+  1    it failed; a sentence on stderr says why
+  2    wrong usage
+  130  interrupted by Ctrl-C
+  141  whoever read the output has gone
+
+`flash_llm COMMAND --help` shows options and examples. Where ros2cli is installed,
+`ros2 flash_llm COMMAND` is the same.
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code. SystemExit(2) for wrong usage."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(prog='flash_llm', description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog='flash_llm', description=__doc__, epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     wanted = next((word for word in arguments if word in COMMANDS), None)
     for name, summary in COMMANDS.items():
-        command = commands.add_parser(name, help=summary, description=f'{summary}.')
+        command = commands.add_parser(
+            name, help=summary, description=f'{summary}.',
+            formatter_class=argparse.RawDescriptionHelpFormatter)
         if name == wanted:      # only the command that runs is imported
-            module = import_module(f'{__package__}.{name}')
-            module.add_arguments(command)
-            command.set_defaults(run=module.run)
+            command.set_defaults(run=declare(name, command).run)
     options = parser.parse_args(arguments)
+    return carry_out(options.run, options)
+
+
+def declare(name: str, parser: argparse.ArgumentParser) -> ModuleType:
+    """Load a command and give a parser its arguments and examples."""
+    module = import_module(f'{__package__}.{name}')
+    module.add_arguments(parser)
+    parser.epilog = module.EPILOG
+    return module
+
+
+def carry_out(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
+    """Run a command and return its exit code, also where it was interrupted."""
     try:
-        return options.run(options)
+        code = run(options)
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print('flash_llm: interrupted', file=sys.stderr)
-        return 130
+        return INTERRUPTED
+    except BrokenPipeError:
+        # Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
 
 
 def fail(error: Exception) -> int:

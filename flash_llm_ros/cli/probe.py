@@ -17,6 +17,11 @@ from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.geometry import Geometry
 
+EPILOG = """\
+examples:
+  flash_llm probe /data/smollm2.store                          30 s; run nothing beside it
+  flash_llm probe /data/smollm2.store --quick --json probe.json
+"""
 SECONDS, QUICK_SECONDS = 30.0, 8.0
 _STREAM_BYTES = 1 << 20
 

@@ -1,50 +1,209 @@
-"""`flash_llm prompt`: the engine alone answers one prompt."""
+"""`flash_llm prompt`: one answer, by the running node or by an engine of its own."""
 
 from argparse import ArgumentParser, Namespace
+from importlib.util import find_spec
+import json
 from pathlib import Path
 import sys
+from typing import TYPE_CHECKING
 
-from flash_llm_ros.cli.main import fail
-from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest, SamplingParams
-from flash_llm_ros.engine.byte_size import parse_byte_size
-from flash_llm_ros.engine.process_memory import peak_resident_bytes
+from flash_llm_ros.cli.main import INTERRUPTED, fail
 from flash_llm_ros.store.errors import FlashLlmError
+
+if TYPE_CHECKING:
+    from flash_llm_ros.client import FlashLlmClient
+    from flash_llm_ros.engine import GenerationCost
+
+EPILOG = """\
+examples:
+  flash_llm prompt 'Name the capital of France.'               the running node answers
+  flash_llm prompt /data/smollm2.store 'Name the capital of France.' --budget 96MB
+  flash_llm prompt --node /robot/flash_llm 'Status?' --session operator --deadline 10
+  flash_llm prompt 'Left or right?' --choice left --choice right --json
+  dmesg | tail | flash_llm prompt -                            the prompt is read from stdin
+
+The answer goes to stdout as it comes, what it cost to stderr. Ctrl-C cancels the request.
+Without --via, options of one's own engine choose the engine; else the node answers where ROS
+is there and the node is found, and else the engine, for which a store has to be named.
+"""
+ENGINE_OPTIONS = ('budget', 'mode', 'context', 'threads')
+NODE_OPTIONS = ('deadline', 'priority', 'session', 'json_schema', 'regex', 'choice')
+CANCEL_TIMEOUT = 5.0    # s
+COSTS = ('prompt_tokens', 'cached_tokens', 'generated_tokens', 'time_to_first_token',
+         'tokens_per_second', 'flash_bytes', 'flash_reads', 'hit_rate', 'active_fraction', 'seed')
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument('store', help='a flash store')
-    parser.add_argument('prompt', help='what to ask')
-    parser.add_argument('--budget', default='96MB', help='DRAM budget (default: 96MB)')
-    parser.add_argument('--mode', choices=('exact', 'sparse'), default='exact')
-    parser.add_argument('--context', type=int, default=512, help='tokens (default: 512)')
-    parser.add_argument('--max-tokens', type=int, default=128)
-    parser.add_argument('--system', default='', help='system prompt')
+    """Declare the arguments."""
+    parser.add_argument('store', nargs='?', type=Path,
+                        help='a flash store, for an engine of its own')
+    parser.add_argument('prompt', help='what to ask; -: read it from stdin')
+    parser.add_argument('--via', choices=('auto', 'node', 'engine'), default='auto',
+                        help='who answers (default: auto)')
+    parser.add_argument('--json', action='store_true',
+                        help='print the answer and what it cost as JSON when it is complete')
+    parser.add_argument('--max-tokens', type=int, metavar='N',
+                        help="longest answer (default: 128, or the node's parameter)")
+    parser.add_argument('--system', default='', metavar='TEXT', help='system prompt')
     parser.add_argument('--raw', action='store_true', help='leave the chat template out')
-    parser.add_argument('--temperature', type=float, default=0.0, help='0: greedy (default)')
-    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--temperature', type=float, default=0.0, metavar='T',
+                        help='0: the most likely token (default), above: more variety')
+    parser.add_argument('--seed', type=int, default=0, metavar='N',
+                        help='of the variety (default: 0)')
+    node = parser.add_argument_group('by the running node')
+    node.add_argument('--node', default='flash_llm', metavar='NAME',
+                      help='with its namespace (default: flash_llm)')
+    node.add_argument('--find-timeout', type=float, default=3.0, metavar='S',
+                      help='seconds to look for it (default: 3)')
+    node.add_argument('--deadline', type=float, metavar='S',
+                      help="seconds until the answer ends as it is (default: the node's parameter)")
+    node.add_argument('--priority', type=int, metavar='0-255',
+                      help='the highest goes first (default: 100)')
+    node.add_argument('--session', metavar='NAME', help='go on with this conversation')
+    form = node.add_mutually_exclusive_group()
+    form.add_argument('--json-schema', type=Path, metavar='FILE',
+                      help='the answer is JSON that this schema allows')
+    form.add_argument('--regex', help='the whole answer matches this regular expression')
+    form.add_argument('--choice', action='append', metavar='TEXT',
+                      help='the answer is one of these (give it several times)')
+    engine = parser.add_argument_group('by an engine of its own')
+    engine.add_argument('--budget', metavar='SIZE', help='DRAM budget (default: 96MB)')
+    engine.add_argument('--mode', choices=('exact', 'sparse'),
+                        help='use every neuron, or only the active set (default: exact)')
+    engine.add_argument('--context', type=int, metavar='N',
+                        help='tokens of prompt and answer together (default: 512)')
+    engine.add_argument('--threads', type=int, metavar='N', help='that compute (default: 1)')
+    parser.set_defaults(usage_error=parser.error)
 
 
 def run(options: Namespace) -> int:
+    """Return 0, 1 where nobody answered or the answer ended with an error, 130 on Ctrl-C."""
+    via = _via(options)
+    if options.prompt == '-':
+        options.prompt = sys.stdin.read()
     try:
-        config = EngineConfig(Path(options.store), parse_byte_size('budget', options.budget),
-                              options.mode, context_length=options.context)
-        engine = Engine.open(config, lambda line: print(line, file=sys.stderr))
-        try:
-            sampling = SamplingParams(temperature=options.temperature, seed=options.seed)
-            generation = engine.start(GenerationRequest(
-                options.prompt, options.system, options.raw, sampling, options.max_tokens))
-            for piece in generation:
-                print(piece, end='', flush=True)
-        finally:
-            engine.close()
-    except FlashLlmError as error:
+        if via != 'engine':
+            code = _by_node(options, required=via == 'node' or options.store is None)
+            if code is not None:
+                return code
+        return _by_engine(options)
+    except (ConnectionError, FlashLlmError, OSError, ValueError) as error:
         return fail(error)
-    cost = generation.stats
-    tokens = max(cost.generated_tokens, 1)
-    print(f'\n\n{engine.plan.table()}\n'
-          f'{cost.prompt_tokens} + {cost.generated_tokens} tokens, first after '
-          f'{cost.time_to_first_token:.2f} s, then {cost.tokens_per_second:.1f} a second; '
-          f'{cost.flash_bytes / 1e6 / tokens:.1f} MB in {cost.flash_reads / tokens:.0f} reads a '
-          f'token, read with {engine.reader}; '
-          f'peak RSS {peak_resident_bytes() / 1e6:.0f} MB', file=sys.stderr)
+
+
+def _via(options: Namespace) -> str:
+    """Return who is asked for: 'node', 'engine', or 'auto'."""
+    for_engine = [name for name in ENGINE_OPTIONS if getattr(options, name) is not None]
+    for_node = [name for name in NODE_OPTIONS if getattr(options, name) is not None]
+    if for_engine and (for_node or options.via == 'node'):
+        options.usage_error(f'--{for_engine[0]} is for an engine of its own, which takes no '
+                            f'--{for_node[0].replace("_", "-")}' if for_node else
+                            f'--{for_engine[0]} is for an engine of its own, not for the node')
+    if for_node and options.via == 'engine':
+        options.usage_error(f'--{for_node[0].replace("_", "-")} is for the running node')
+    if (for_engine or options.via == 'engine') and options.store is None:
+        options.usage_error('an engine of its own needs a flash store: STORE PROMPT')
+    if options.via != 'auto':
+        return options.via
+    return 'engine' if for_engine else 'node' if for_node else 'auto'
+
+
+def _by_node(options: Namespace, required: bool) -> int | None:
+    """Return the exit code, or None where there is no node and none is required."""
+    if find_spec('rclpy') is None or find_spec('flash_llm_msgs') is None:
+        if required:
+            raise ConnectionError(
+                'ROS 2 (rclpy, flash_llm_msgs) is not there, so no node can be asked; source it, '
+                'or name a flash store: flash_llm prompt STORE PROMPT')
+        return None
+    from flash_llm_ros.client import FlashLlmClient
+
+    with FlashLlmClient(options.node) as client:
+        if client.wait_until_ready(options.find_timeout):
+            _say(f'{client.name} answers')
+            return _ask(client, options)
+        if required:
+            raise ConnectionError(
+                f'No node {client.name} was found within {options.find_timeout:g} s. Is it '
+                'running, and in the same ROS_DOMAIN_ID? To answer without it, name a flash '
+                'store: flash_llm prompt STORE PROMPT')
+    return None
+
+
+def _ask(client: 'FlashLlmClient', options: Namespace) -> int:
+    pending = client.start(
+        options.prompt, system_prompt=options.system, raw=options.raw,
+        max_tokens=options.max_tokens or 0, temperature=options.temperature, seed=options.seed,
+        deadline=options.deadline or 0.0, session_id=options.session or '',
+        priority=100 if options.priority is None else options.priority,
+        json_schema=options.json_schema and options.json_schema.read_text('utf-8'),
+        regex=options.regex, choices=options.choice)
+    try:
+        for piece in pending:
+            _show(piece, options)
+        answer = pending.result()
+    except KeyboardInterrupt:
+        pending.cancel()
+        answer = pending.result(CANCEL_TIMEOUT)
+        _finish(answer.text, answer.finish_reason.name, answer.stats, client.name, options)
+        _say('cancelled')
+        return INTERRUPTED
+    except FlashLlmError:
+        print(flush=True)
+        raise
+    _finish(answer.text, answer.finish_reason.name, answer.stats, client.name, options)
     return 0
+
+
+def _by_engine(options: Namespace) -> int:
+    # Takes a second to import, which asking the node does not need.
+    from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest, SamplingParams
+    from flash_llm_ros.engine.byte_size import parse_byte_size
+    from flash_llm_ros.engine.process_memory import peak_resident_bytes
+
+    def value(name: str, default: object) -> object:
+        given = getattr(options, name)
+        return default if given is None else given
+
+    config = EngineConfig(
+        options.store, parse_byte_size('budget', value('budget', '96MB')), value('mode', 'exact'),
+        context_length=value('context', 512), threads=value('threads', 1))
+    engine = Engine.open(config, _say)
+    try:
+        generation = engine.start(GenerationRequest(
+            options.prompt, options.system, options.raw,
+            SamplingParams(temperature=options.temperature, seed=options.seed),
+            value('max_tokens', 128)))
+        pieces = []
+        for piece in generation:
+            pieces.append(piece)
+            _show(piece, options)
+    finally:
+        engine.close()
+    _say('\n' + engine.plan.table())
+    _finish(''.join(pieces), generation.finish_reason.name, generation.stats,
+            f'engine, read with {engine.reader}', options)
+    _say(f'peak RSS {peak_resident_bytes() / 1e6:.0f} MB')
+    return 0
+
+
+def _show(piece: str, options: Namespace) -> None:
+    if not options.json:
+        print(piece, end='', flush=True)
+
+
+def _finish(text: str, reason: str, cost: 'GenerationCost', via: str, options: Namespace) -> None:
+    if options.json:
+        print(json.dumps({'text': text, 'finish_reason': reason, 'via': via,
+                          **{name: getattr(cost, name) for name in COSTS if hasattr(cost, name)}}))
+    else:
+        print(flush=True)
+    tokens = max(cost.generated_tokens, 1)
+    _say(f'{cost.prompt_tokens} + {cost.generated_tokens} tokens ({reason}), first after '
+         f'{cost.time_to_first_token:.2f} s, then {cost.tokens_per_second:.1f} a second; '
+         f'{cost.flash_bytes / 1e6 / tokens:.1f} MB in {cost.flash_reads / tokens:.0f} reads a '
+         f'token; {via}')
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr)

@@ -15,6 +15,14 @@ from flash_llm_ros.cli.bag import STRING, BagError, BagWriter, read_strings, wri
 if TYPE_CHECKING:
     from flash_llm_ros.node.client import NodeClient
 
+EPILOG = """\
+examples:
+  flash_llm replay mission_bag --expect mission_bag            the same answers as recorded?
+  flash_llm replay mission_bag --record new_bag --node /robot/flash_llm
+
+exit codes: 0 all answers are there and as expected, 1 one differs or is missing,
+2 nothing could be replayed, 130 interrupted
+"""
 START_TIMEOUT = 30.0  # s
 ANSWERED = ('STOP', 'LENGTH')
 

@@ -11,6 +11,12 @@ from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.engine.neuron_trace import record
 from flash_llm_ros.store.errors import FlashLlmError
 
+EPILOG = """\
+examples:
+  flash_llm trace /data/smollm2.store --text missions.txt --out missions.npz
+  python bench/policies.py missions.npz                        replay it against window policies
+"""
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('store', help='a calibrated flash store')

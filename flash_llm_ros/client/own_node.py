@@ -18,14 +18,14 @@ class OwnNode:
         self.node = Node(
             name, context=self._context, use_global_arguments=False, enable_rosout=False,
             start_parameter_services=False)
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
+        self.executor = SingleThreadedExecutor(context=self._context)
+        self.executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """End the spinning; returns when no callback runs any more."""
-        self._executor.shutdown()
+        self.executor.shutdown()
         self._thread.join()
 
     def destroy(self) -> None:
@@ -35,4 +35,4 @@ class OwnNode:
 
     def _spin(self) -> None:
         with contextlib.suppress(ExternalShutdownException):
-            self._executor.spin()
+            self.executor.spin()

@@ -9,6 +9,7 @@ import onnxruntime as ort
 from flash_llm_ros.engine.graph_loader import Feeds, GraphLoader
 from flash_llm_ros.engine.rotary import rotary_tables
 from flash_llm_ros.store.flash_store import FINAL_GRAPH, RESIDENT, FlashStore, layer_graph
+from flash_llm_ros.store.resident_layout import POSITIONS
 from flash_llm_ros.store.tensor_file import TensorFile
 
 _KV_TYPES = {'fp16': np.float16, 'fp32': np.float32}
@@ -30,6 +31,8 @@ class AttentionStack:
             self._sessions = [self._loader.load(store.content(layer_graph(layer)), tensors,
                                                 f'layers.{layer}.', self._probe)
                               for layer in range(self._spec.layers)]
+            self._positions = (tensors.read(POSITIONS) if self._spec.positions == 'learned'
+                               else None)
             tensors.drop_page_cache()
         self._final = self._loader.load(store.content(FINAL_GRAPH))
 
@@ -43,7 +46,7 @@ class AttentionStack:
         self.context = context
         shape = (spec.layers, 2, 1, spec.kv_heads, context, spec.head_dim)
         self._cache = np.full(shape, 0, self._kv_type)      # full() touches every page
-        self._rotary = rotary_tables(spec, context, self._kv_type)
+        self._rotary = self._rotary_inputs(context)
         self._last_position, self._total_length = np.zeros((2, 1), np.int32)
         # A layer reads one of these and writes the other, the next layer the other way round.
         self._hidden = np.zeros((2, chunk, spec.hidden_size), np.float32)
@@ -63,6 +66,8 @@ class AttentionStack:
         """
         self._last_position[0] = position + tokens - 1
         self._total_length[0] = position + tokens
+        if layer == 0 and self._positions is not None:
+            self.hidden(0, tokens)[:] += self._positions[position:position + tokens]
         binding = self._decode[layer] if tokens == 1 else self._bind(layer, tokens)
         self._sessions[layer].run_with_iobinding(binding)
         return self._ffn_input[:tokens], self.hidden(layer + 1, tokens)
@@ -81,7 +86,7 @@ class AttentionStack:
         inputs: dict[str, NDArray[Any]] = {
             'hidden': self.hidden(layer, tokens)[None], 'past_key': key, 'past_value': value,
             'last_position': self._last_position, 'total_length': self._total_length,
-            'cos': self._rotary[0], 'sin': self._rotary[1]}
+            **self._rotary}
         outputs = {'ffn_input': self._ffn_input[None, :tokens],
                    'residual': self.hidden(layer + 1, tokens)[None],
                    'present_key': key, 'present_value': value}
@@ -96,8 +101,13 @@ class AttentionStack:
         """Inputs of a layer graph with a context of two tokens."""
         spec = self._spec
         cache = np.zeros((1, spec.kv_heads, 2, spec.head_dim), self._kv_type)
-        cos, sin = rotary_tables(spec, 2, self._kv_type)
         hidden = np.sin(np.arange(2 * spec.hidden_size, dtype=np.float32)).reshape(1, 2, -1)
         return {'hidden': hidden, 'past_key': cache, 'past_value': cache.copy(),
                 'last_position': np.array([1], np.int32), 'total_length': np.array([2], np.int32),
-                'cos': cos, 'sin': sin}
+                **self._rotary_inputs(2)}
+
+    def _rotary_inputs(self, context: int) -> Feeds:
+        if self._spec.positions != 'rotary':
+            return {}
+        cos, sin = rotary_tables(self._spec, context, self._kv_type)
+        return {'cos': cos, 'sin': sin}

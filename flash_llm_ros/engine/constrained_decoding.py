@@ -21,7 +21,8 @@ from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 _LIMITS = {'max_items_in_row': 500, 'initial_lexer_fuel': 100_000, 'step_lexer_fuel': 50_000,
            'step_max_items': 20_000, 'max_lexer_states': 20_000, 'max_grammar_size': 50_000,
            'verbose_errors': False}
-WORK_BYTES = 16_000_000
+WORK_BYTES = 20_000_000
+_FORCED_CHARACTERS = 4096   # at a time; a constraint can force any number of them
 _BYTES_PER_TOKEN = 130      # of the trie, about
 _LIBRARY_BYTES = 3_000_000
 # No blanks between JSON's parts: each would be a pass over the flash. A schema may not loosen it.
@@ -116,7 +117,7 @@ class ConstrainedDecoding:
         if constraint.kind == ConstraintKind.CHOICES:
             alternatives = ' | '.join(json.dumps(choice, ensure_ascii=False)
                                       for choice in dict.fromkeys(constraint.choices))
-            return matcher.grammar_from_lark(f'start: {alternatives}')
+            return matcher.grammar_from_lark(f'start: CHOICE\nCHOICE: {alternatives}')
         return matcher.grammar_from_lark(constraint.text)
 
 
@@ -182,7 +183,9 @@ class _Tokens:
         self.special_token_ids = sorted({*special, *end_tokens} & set(range(vocab_size)))
 
     def __call__(self, text: str) -> list[int]:
-        return self._vocabulary.encode_inside(text)
+        tokens = self._vocabulary.encode_inside(text[:_FORCED_CHARACTERS])
+        # The last one of a part might be another one in the whole.
+        return tokens if len(text) <= _FORCED_CHARACTERS else tokens[:-1]
 
 
 def planned_bytes(vocab_size: int) -> int:

@@ -19,6 +19,7 @@ from flash_llm_ros.engine.feed_forward import (
     DenseFeedForward,
     FeedForward,
     SplitFeedForward,
+    up_biases,
 )
 from flash_llm_ros.engine.generation import Generation, GenerationRequest
 from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow, plan_memory
@@ -100,6 +101,7 @@ class Engine:
         predictors = (PredictorStack(store, config.threads, sparsity,
                                      scores=config.token_deadline_ms > 0)
                       if scattered else None)
+        biases = up_biases(store)
         norms = (down_norms(store) if config.mode == 'sparse' and manifest.layout == 'split'
                  else [])
         trim_heap()
@@ -127,7 +129,8 @@ class Engine:
             log(line)
         clock = (TokenClock(config.token_deadline_ms / 1000, manifest.model.layers)
                  if config.token_deadline_ms else None)
-        feed_forward = _feed_forward(config, manifest, window, predictors, sparsity, norms, clock)
+        feed_forward = _feed_forward(config, manifest, window, predictors, sparsity, norms, biases,
+                                     clock)
         model = Model(manifest.model, attention, feed_forward, window, config.prefill_chunk, clock,
                       1 + _lookup_tokens(config))
         return cls(config, store, plan, model, tokenizer, template, log, constrained)
@@ -350,13 +353,14 @@ def _chat_template(store: FlashStore, tokenizer: TextTokenizer) -> ChatTemplate:
 
 def _feed_forward(config: EngineConfig, manifest: Manifest, window: Window,
                   predictors: PredictorStack | None, sparsity: float,
-                  norms: list[NDArray[np.float32]], clock: TokenClock | None) -> FeedForward:
+                  norms: list[NDArray[np.float32]], biases: list[NDArray[np.float32] | None],
+                  clock: TokenClock | None) -> FeedForward:
     spec = manifest.model
-    dense = DenseFeedForward(window, spec, manifest.layout, config.prefill_chunk)
+    dense = DenseFeedForward(window, spec, manifest.layout, config.prefill_chunk, biases)
     if config.mode == 'exact':
         return dense
     if manifest.layout == 'bundled':
-        return BundledFeedForward(dense, window, predictors, spec.activation, clock)
+        return BundledFeedForward(dense, window, predictors, spec, clock)
     limits = activation_limits(manifest.calibration, sparsity, norms)
     return SplitFeedForward(dense, window, predictors, spec.activation, limits, norms, clock)
 

@@ -11,6 +11,9 @@ from flash_llm_ros.engine.predictors import PredictorStack
 from flash_llm_ros.engine.token_clock import TokenClock
 from flash_llm_ros.engine.window import Window
 from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.store.flash_store import RESIDENT, FlashStore
+from flash_llm_ros.store.resident_layout import up_bias
+from flash_llm_ros.store.tensor_file import TensorFile
 
 Array = NDArray[np.float32]
 
@@ -31,8 +34,11 @@ class FeedForward(Protocol):
 class DenseFeedForward:
     """Every neuron of every layer: exact mode, and the prefill of the other modes."""
 
-    def __init__(self, window: Window, spec: ModelSpec, layout: str, chunk: int) -> None:
+    def __init__(self, window: Window, spec: ModelSpec, layout: str, chunk: int,
+                 biases: list[Array | None]) -> None:
+        """`biases`: of a layer's up rows, float32 [ffn], or None."""
         self._window, self._spec, self._layout = window, spec, layout
+        self.biases = biases
         self._names = ('gate_up', 'down') if layout == 'split' else ('bundle',)
         self.activations = np.zeros((chunk if layout == 'split' else 1, spec.ffn_size), np.float32)
         self.active_neurons = self.total_neurons = 0
@@ -47,7 +53,8 @@ class DenseFeedForward:
             core.gate_up(self._window.section('gate_up', layer), x, h, activation)
             core.add_rows(self._window.section('down', layer), h, out)
         else:
-            core.bundled(self._window.section('bundle', layer), x, out, activation)
+            core.bundled(self._window.section('bundle', layer), x, out, activation,
+                         self.biases[layer], self._spec.relu_threshold)
         self.count(len(x) * self._spec.ffn_size, len(x))
 
     def count(self, active: int, tokens: int = 1) -> None:
@@ -132,13 +139,25 @@ class BundledFeedForward(SparseFeedForward):
     streamed = ()
 
     def __init__(self, dense: DenseFeedForward, window: Window, predictors: PredictorStack,
-                 activation: str, clock: TokenClock | None) -> None:
-        super().__init__(dense, window, activation, clock)
-        self._predictors = predictors
+                 spec: ModelSpec, clock: TokenClock | None) -> None:
+        super().__init__(dense, window, spec.activation, clock)
+        self._predictors, self._threshold = predictors, spec.relu_threshold
 
     def _run_active(self, layer: int, x: Array, out: Array) -> NDArray[np.uint8]:
         active = self._predictors.wanted(layer, x[0])
         bundle, scores = self._window.section('bundle', layer), self._predictors.scores
         self._leave_out_late(layer, bundle, active, lambda: scores - scores.min())
-        self._window.core.bundled_sparse(bundle, x[0], active, out[0], self._activation, None)
+        self._window.core.bundled_sparse(bundle, x[0], active, out[0], self._activation, None,
+                                         self._dense.biases[layer], self._threshold)
         return active
+
+
+def up_biases(store: FlashStore) -> list[Array | None]:
+    """What is added to what a layer's up rows give, float32 [ffn]; None where nothing is."""
+    spec = store.manifest.model
+    if not spec.ffn_bias:
+        return [None] * spec.layers
+    with TensorFile(store.path / RESIDENT) as tensors:
+        biases = [tensors.read(up_bias(layer)) for layer in range(spec.layers)]
+        tensors.drop_page_cache()
+    return biases

@@ -188,13 +188,14 @@ class NeuronCore:
                 out += h[:, start + index, None] * row
 
     def bundled(self, section: int, x: np.ndarray, out: np.ndarray, activation: str,
-                bias: np.ndarray | None = None) -> None:
+                bias: np.ndarray | None = None, threshold: float = 0.0) -> None:
         """out [S, dim] += h @ down, summed in bundle order, h being the activations.
 
         Bundles of three rows: h = act(x @ gate.T) * (x @ up.T). Of two rows:
-        h = act(x @ up.T + bias), ``bias`` float32 [bundles] or None for 0.
+        h = act(x @ up.T + bias), ``bias`` float32 [bundles] or None for 0. ``threshold``: relu is
+        0 up to there.
         """
-        found, act = self._bundle_section(section, activation, bias)
+        found, act = self._bundle_section(section, activation, bias, threshold)
         check_pair('x', x, self._dim, 'out', out, self._dim)
         x = rounded(x, self._codec.name)
         for start, weights in self._dense(found):
@@ -222,12 +223,12 @@ class NeuronCore:
 
     def bundled_sparse(self, section: int, x: np.ndarray, active: np.ndarray, out: np.ndarray,
                        activation: str, h_out: np.ndarray | None = None,
-                       bias: np.ndarray | None = None) -> None:
+                       bias: np.ndarray | None = None, threshold: float = 0.0) -> None:
         """As ``bundled`` for one token, x [dim], over active bundles only.
 
         ``h_out`` [bundles], if given, gets the activations, 0 where a bundle is not active.
         """
-        found, act = self._bundle_section(section, activation, bias)
+        found, act = self._bundle_section(section, activation, bias, threshold)
         check_array('x', x, np.float32, (self._dim,))
         check_array('active', active, np.uint8, (found.bundles,))
         check_array('out', out, np.float32, (self._dim,), writable=True)
@@ -384,10 +385,10 @@ class NeuronCore:
               f'one of bundles of {wanted} rows, it has {found.rows}')
         return found
 
-    def _bundle_section(self, section: int, activation: str, bias: np.ndarray | None
-                        ) -> tuple[Section, ffn.Activation]:
+    def _bundle_section(self, section: int, activation: str, bias: np.ndarray | None,
+                        threshold: float) -> tuple[Section, ffn.Activation]:
         found = self._compute_section(section, 2, 3)
-        act = ffn.activation_of(activation)
+        act = ffn.activation_of(activation, threshold)
         if bias is not None:
             check(found.rows == 2, 'bias', type(bias).__name__,
                   'None for gated bundles (of 3 rows)')

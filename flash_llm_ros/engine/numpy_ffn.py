@@ -1,6 +1,7 @@
 """The first half of a feed-forward layer in NumPy: activations from inputs."""
 
 from collections.abc import Callable
+import math
 
 import numpy as np
 
@@ -48,14 +49,11 @@ def _silu(z: np.ndarray) -> np.ndarray:
         return z / (1 + np.exp(-z))
 
 
-def _relu(z: np.ndarray) -> np.ndarray:
-    return np.maximum(z, 0)
-
-
-_ACTIVATIONS = {'silu': _silu, 'relu': _relu}
-
-
-def activation_of(name: str) -> Activation:
-    """'silu' or 'relu'; ValueError for another name."""
-    check(name in _ACTIVATIONS, 'activation', name, "'silu' or 'relu'")
-    return _ACTIVATIONS[name]
+def activation_of(name: str, threshold: float = 0.0) -> Activation:
+    """'silu', or 'relu', which is 0 up to `threshold`; ValueError for another name."""
+    check(name in ('silu', 'relu'), 'activation', name, "'silu' or 'relu'")
+    check(math.isfinite(threshold) and threshold >= 0, 'threshold', threshold,
+          'a number from 0 on')
+    if name == 'silu':
+        return _silu
+    return lambda z: np.where(z > threshold, z, np.float32(0))

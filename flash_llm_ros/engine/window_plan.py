@@ -6,6 +6,7 @@ from flash_llm_ros.store.geometry import Geometry, Section
 
 # A stream of these reaches the device's sequential rate while earlier chunks are computed on.
 _CHUNK_BYTES = 512 * 1024
+_SMALL_CHUNK_BYTES = 256 * 1024     # slower, but leaves a small window to its groups
 _LEAST_CHUNKS = 6
 _EMBEDDING_SLOTS = 32      # rows of the embedding are read group by group, in every mode
 
@@ -21,21 +22,22 @@ class WindowPlan:
     pins: dict[int, int]
 
 
-def chunk_groups(geometry: Geometry) -> int:
+def chunk_groups(geometry: Geometry, chunk_bytes: int) -> int:
     """Groups of one streamed read; a read never crosses a section."""
     longest = max(section.groups for section in geometry.sections)
-    return min(longest, max(1, _CHUNK_BYTES // geometry.group_bytes))
+    return min(longest, max(1, chunk_bytes // geometry.group_bytes))
 
 
 def least_slots(geometry: Geometry, mode: str) -> int:
     """The smallest window that works at a useful speed."""
-    return _LEAST_CHUNKS * chunk_groups(geometry) + _least_cache(geometry, mode)
+    return (_LEAST_CHUNKS * chunk_groups(geometry, _SMALL_CHUNK_BYTES)
+            + _least_cache(geometry, mode))
 
 
 def most_slots(geometry: Geometry) -> int:
     """The largest window of use: every layer and the head stay in it."""
     layers = sum(section.groups for section in geometry.sections if section.layer >= 0)
-    return (_LEAST_CHUNKS * chunk_groups(geometry) + _EMBEDDING_SLOTS + layers
+    return (_LEAST_CHUNKS * chunk_groups(geometry, _CHUNK_BYTES) + _EMBEDDING_SLOTS + layers
             + geometry.sections[head_index(geometry)].groups)
 
 
@@ -50,25 +52,29 @@ def plan_window(geometry: Geometry, mode: str, slots: int) -> WindowPlan:
     cache = _least_cache(geometry, mode)
     always = [i for i, section in enumerate(geometry.sections)
               if i == head_index(geometry) or _always_used(section, mode)]
-    chunks = _chunks(geometry, slots - cache, sum(geometry.sections[i].groups for i in always))
-    left = slots - chunks * chunk_groups(geometry) - cache
+    chunk = chunk_groups(geometry, _CHUNK_BYTES)
+    if _LEAST_CHUNKS * chunk > (slots - cache) // 4:
+        chunk = chunk_groups(geometry, _SMALL_CHUNK_BYTES)
+    chunks = _chunks(geometry, slots - cache, sum(geometry.sections[i].groups for i in always),
+                     chunk)
+    left = slots - chunks * chunk - cache
     pins: dict[int, int] = {}
     left -= _pin_evenly(geometry, always, left, pins)
-    return WindowPlan(slots, chunk_groups(geometry), chunks, cache + left,
+    return WindowPlan(slots, chunk, chunks, cache + left,
                       {index: count for index, count in pins.items() if count})
 
 
-def _chunks(geometry: Geometry, slots: int, always: int) -> int:
-    """Chunks of the ring: reading goes on while nothing of it is used.
+def _chunks(geometry: Geometry, slots: int, always: int, chunk: int) -> int:
+    """Chunks of the ring, of `chunk` groups: reading goes on while nothing of it is used.
 
     That is while attention and the pinned share of a layer are computed, in which about half of a
     layer could be read. What the ring takes is streamed more, so it stays a small part of that.
     """
     layer = max(sum(other.groups for other in geometry.sections if other.layer == section.layer)
                 for section in geometry.sections if section.layer >= 0)
-    streamed = always - (slots - _LEAST_CHUNKS * chunk_groups(geometry))
+    streamed = always - (slots - _LEAST_CHUNKS * chunk)
     wanted = min(layer // 2, streamed // 16, slots // 4)
-    return max(_LEAST_CHUNKS, wanted // chunk_groups(geometry))
+    return max(_LEAST_CHUNKS, wanted // chunk)
 
 
 def head_index(geometry: Geometry) -> int:

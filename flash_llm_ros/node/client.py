@@ -1,10 +1,11 @@
-"""Talks to a running node from outside, as any ROS program would; for the commands and the tests.
+"""Every interface of a running node from outside; for the commands and the tests.
+
+Programs that want answers use ``flash_llm_ros.client``.
 
 Calls block the caller, not the executor, and raise TimeoutError.
 """
 
 from collections.abc import Callable
-import contextlib
 from dataclasses import dataclass
 import queue
 import threading
@@ -13,12 +14,8 @@ import time
 from action_msgs.msg import GoalStatus
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from lifecycle_msgs.srv import ChangeState, GetState
-import rclpy
 from rclpy.action import ActionClient
 from rclpy.client import Client
-from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rclpy.task import Future
 from std_msgs.msg import String
@@ -26,6 +23,7 @@ from std_msgs.msg import String
 from flash_llm_msgs.action import GenerateText
 from flash_llm_msgs.msg import EngineStatus, TokenChunk
 from flash_llm_msgs.srv import GenerateText as GenerateTextService
+from flash_llm_ros.client.own_node import OwnNode
 from flash_llm_ros.node.status import QOS as STATUS_QOS
 
 POLL = 0.02  # s
@@ -90,11 +88,8 @@ class NodeClient:
         """``node_name`` may carry a namespace; ``give_up`` ends waiting, as the node is gone."""
         self.name = '/' + node_name.strip('/')
         self._give_up = give_up
-        self._context = Context()
-        rclpy.init(context=self._context, domain_id=domain_id)
-        self.node = Node(
-            'flash_llm_client', context=self._context, use_global_arguments=False,
-            enable_rosout=False, start_parameter_services=False)
+        self._own = OwnNode('flash_llm_client', domain_id)
+        self.node = self._own.node
         self.responses: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.chunks: queue.SimpleQueue[TokenChunk] = queue.SimpleQueue()
         self.last_chunks: list[TokenChunk] = []
@@ -114,10 +109,6 @@ class NodeClient:
         self._generate_text = self.node.create_client(
             GenerateTextService, f'{self.name}/generate_text')
         self.generate = ActionClient(self.node, GenerateText, f'{self.name}/generate')
-        self._executor = SingleThreadedExecutor(context=self._context)
-        self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._spin, name='client', daemon=True)
-        self._thread.start()
 
     def __enter__(self) -> 'NodeClient':
         return self
@@ -127,15 +118,9 @@ class NodeClient:
 
     def close(self) -> None:
         """Leave the graph."""
-        self._executor.shutdown()
-        self._thread.join()
+        self._own.stop()
         self.generate.destroy()
-        self.node.destroy_node()
-        rclpy.shutdown(context=self._context)
-
-    def _spin(self) -> None:
-        with contextlib.suppress(ExternalShutdownException):
-            self._executor.spin()
+        self._own.destroy()
 
     def until(self, condition: Callable[[], bool], timeout: float, what: str) -> None:
         """Return when the condition holds; TimeoutError names ``what`` was waited for."""
@@ -153,7 +138,7 @@ class NodeClient:
         Sent from elsewhere, an answer can come before rclpy's action client expects it; it is
         dropped then.
         """
-        return self.wait(self._executor.create_task(send, *arguments), CALL_TIMEOUT)
+        return self.wait(self._own.executor.create_task(send, *arguments), CALL_TIMEOUT)
 
     def wait(self, future: Future, timeout: float | None) -> object:
         """Return a future's result; ``timeout`` in seconds, None: as long as the node lives."""

@@ -5,7 +5,7 @@ import math
 from flash_llm_msgs.action import GenerateText as GenerateTextAction
 from flash_llm_msgs.msg import EngineError, GenerationStats, OutputConstraint, TokenChunk
 from flash_llm_msgs.srv import GenerateText as GenerateTextService
-from flash_llm_ros.engine import Constraint, GenerationRequest, SamplingParams
+from flash_llm_ros.engine import Constraint, GenerationRequest, Message, SamplingParams
 from flash_llm_ros.node.request import Chunk, Outcome
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
@@ -20,10 +20,15 @@ def generation_request(ask: Ask, *, max_tokens: int, system_prompt: str) -> Gene
     Raises FlashLlmError(INVALID_SAMPLING, INVALID_CONSTRAINT and others), naming the field.
     """
     sampling = ask.sampling
+    messages = tuple(Message(message.role, message.content) for message in ask.messages)
+    has_own = ask.system_prompt or ask.raw or (messages and messages[0].role == 'system')
     return GenerationRequest(
         prompt=ask.prompt,
-        system_prompt=ask.system_prompt or ('' if ask.raw else system_prompt),
+        messages=messages,
+        system_prompt=ask.system_prompt if has_own else system_prompt,
+        keep_system_prompt=bool(system_prompt and not has_own),
         raw=ask.raw,
+        session_id=ask.session_id,
         sampling=SamplingParams(
             temperature=sampling.temperature,
             top_k=sampling.top_k,

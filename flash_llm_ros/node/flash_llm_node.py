@@ -7,6 +7,7 @@ from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallba
 from rclpy.node import Node
 
 from flash_llm_ros.engine import Engine
+from flash_llm_ros.node.client_watch import ClientWatch
 from flash_llm_ros.node.diagnostics import Diagnostics
 from flash_llm_ros.node.generate_action import GenerateAction
 from flash_llm_ros.node.generate_service import GenerateService
@@ -17,7 +18,9 @@ from flash_llm_ros.node.lifecycle_guard import LifecycleGuard
 from flash_llm_ros.node.parameters import Parameters
 from flash_llm_ros.node.prompt_topic import PromptTopic
 from flash_llm_ros.node.request_numbers import RequestNumbers
+from flash_llm_ros.node.reset_session import ResetSession
 from flash_llm_ros.node.status import StatusReport, StatusTopic
+from flash_llm_ros.node.tokenize import Tokenize
 from flash_llm_ros.node.worker import Worker
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
@@ -52,9 +55,12 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
             self._settings, StreamTopic(self, monitor), self._ledger, self._current_worker,
             self.report_bug)
         numbers = RequestNumbers()
-        self._action = GenerateAction(self, self._settings, intake)
-        self._service = GenerateService(self, self._settings, intake, numbers)
+        watch = ClientWatch(self, monitor)
+        self._action = GenerateAction(self, self._settings, intake, watch)
+        self._service = GenerateService(self, self._settings, intake, numbers, watch)
         self._prompt = PromptTopic(self, self._settings, intake, numbers)
+        self._reset = ResetSession(self, self._current_worker)
+        self._tokenize = Tokenize(self, self._current_worker)
         self._status.publish()
 
     def _current_worker(self) -> Worker | None:
@@ -73,11 +79,20 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
             config = self._settings.engine_config()
             engine = Engine.open(config, log=log.info)
             log.info(f'Memory plan of {engine.model_name}:\n{engine.plan.table()}')
+            self._keep_system_prompt(engine)
             self._worker = Worker(engine, self._settings, self.report_bug, log.warning)
         except Exception as error:
             self._is_configured = False
             return self._failed(error)
         return self._changed()
+
+    def _keep_system_prompt(self, engine: Engine) -> None:
+        try:
+            if self._settings['system_prompt']:
+                engine.keep_system_prompt(self._settings['system_prompt'])
+        except Exception:
+            engine.close()
+            raise
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Accept requests."""

@@ -10,6 +10,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
 from flash_llm_msgs.action import GenerateText
+from flash_llm_ros.node.client_watch import ClientWatch
 from flash_llm_ros.node.conversions import (
     chunk_message,
     deadline_seconds,
@@ -27,9 +28,12 @@ CANCEL_STATE_TIMEOUT = 5.0  # s
 class GenerateAction:
     """Accepts every goal: a rejected one could not carry a typed error, an aborted one does."""
 
-    def __init__(self, node: Node, parameters: Parameters, intake: Intake) -> None:
+    def __init__(
+        self, node: Node, parameters: Parameters, intake: Intake, watch: ClientWatch,
+    ) -> None:
         self._parameters = parameters
         self._intake = intake
+        self._watch = watch
         self._goals: dict[bytes, _Goal] = {}
         self._server = ActionServer(
             node, GenerateText, '~/generate', self._conclude,
@@ -50,6 +54,7 @@ class GenerateAction:
         goal = self._goals[key] = _Goal(handle)
         goal.request = self._intake.submit(
             key.hex(), goal, lambda: self._understand(handle.request))
+        self._watch.add(goal.request, '~/generate/_action/send_goal')
 
     def _understand(self, ask: GenerateText.Goal) -> Understood:
         parameters = self._parameters

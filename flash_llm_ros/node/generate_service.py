@@ -6,6 +6,7 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 
 from flash_llm_msgs.srv import GenerateText
+from flash_llm_ros.node.client_watch import ClientWatch
 from flash_llm_ros.node.conversions import deadline_seconds, fill_answer, generation_request
 from flash_llm_ros.node.intake import Intake, Understood
 from flash_llm_ros.node.parameters import Parameters
@@ -21,10 +22,12 @@ class GenerateService:
 
     def __init__(
         self, node: Node, parameters: Parameters, intake: Intake, numbers: RequestNumbers,
+        watch: ClientWatch,
     ) -> None:
         self._parameters = parameters
         self._intake = intake
         self._numbers = numbers
+        self._watch = watch
         self._places = threading.Semaphore(MOST_CALLS)
         node.create_service(
             GenerateText, '~/generate_text', self._answer,
@@ -36,8 +39,9 @@ class GenerateService:
         has_place = self._places.acquire(blocking=False)
         try:
             call = _Call()
-            self._intake.submit(
+            request = self._intake.submit(
                 self._numbers.next(), call, lambda: self._understand(ask, has_place))
+            self._watch.add(request, '~/generate_text')
             return fill_answer(response, call.outcome())
         finally:
             if has_place:

@@ -18,6 +18,7 @@ from rclpy.parameter import Parameter
 from flash_llm_ros.engine import EngineConfig, SamplingParams
 from flash_llm_ros.engine.byte_size import RIGHT as BYTE_SIZE_FORM
 from flash_llm_ros.engine.byte_size import parse_byte_size
+from flash_llm_ros.engine.config import MOST_SESSIONS
 from flash_llm_ros.engine.numpy_policies import POLICY_FORM, make_policy
 from flash_llm_ros.node.turns import WHEN_BUSY
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
@@ -137,6 +138,12 @@ TABLE = (
           'Which cached groups yield to others', form=POLICY_FORM, is_right=_is_policy),
     Entry('core', 'native', UNCONFIGURED,
           'Compiled core, or its slow reference', choices=('native', 'numpy')),
+    Entry('max_sessions', 4, UNCONFIGURED,
+          'Conversations that are kept between requests; the one used longest ago gives way',
+          'conversations', 0, MOST_SESSIONS),
+    Entry('session_folder', '', UNCONFIGURED,
+          'Folder on flash for keys and values of conversations, of requests that stand back and '
+          'of the system prompt; empty: the cache folder of the user'),
     Entry('queue_size', 4, UNCONFIGURED,
           'Requests that may wait while one runs; more are refused', 'requests', 0, 1000),
     Entry('when_busy', 'queue', ALWAYS,
@@ -172,7 +179,8 @@ TABLE = (
     Entry('max_tokens', 128, ALWAYS,
           'Longest answer to requests that ask for no other', 'tokens', 1, 2**20),
     Entry('system_prompt', '', ALWAYS,
-          'System prompt of requests that bring none; empty: what the chat template puts there'),
+          'System prompt of requests that bring none, whose keys and values are kept on flash; '
+          'empty: what the chat template puts there'),
     Entry('temperature', 0.0, ALWAYS, 'For prompts on ~/prompt; 0: greedy', '', 0.0, 100.0),
     Entry('top_k', 0, ALWAYS, 'For prompts on ~/prompt; 0: all', 'tokens', 0, 2**20),
     Entry('top_p', 1.0, ALWAYS, 'For prompts on ~/prompt', '', 1e-6, 1.0),
@@ -206,10 +214,13 @@ class Parameters:
         names = ('mode', 'context_length', 'prefill_chunk', 'lookup_tokens', 'structured',
                  'force_batches', 'token_deadline_ms',
                  'threads', 'reader',
-                 'reads_in_flight', 'direct_io', 'lock_memory', 'verify', 'window_policy', 'core')
+                 'reads_in_flight', 'direct_io', 'lock_memory', 'verify', 'window_policy', 'core',
+                 'max_sessions')
+        folder = self['session_folder']
         return EngineConfig(
             store=Path(self['store']).expanduser(),
             dram_budget=parse_byte_size('dram_budget', self['dram_budget']),
+            session_folder=Path(folder).expanduser() if folder else None,
             sparsity=self['sparsity'] if self['sparsity'] >= 0 else None,
             **{name: self[name] for name in names})
 

@@ -40,6 +40,7 @@ class PromptTopic:
         generation = GenerationRequest(
             prompt=read_cdr_string(message),
             system_prompt=parameters['system_prompt'],
+            keep_system_prompt=bool(parameters['system_prompt']),
             raw=False,
             sampling=parameters.sampling(),
             max_tokens=parameters['max_tokens'],

@@ -84,6 +84,7 @@ class StatusReport:
         status.state = PHASES[worker.phase] if worker.active else EngineStatus.INACTIVE
         status.model = engine.model_name
         status.mode = engine.config.mode
+        status.sessions = engine.sessions
         status.queue_length = worker.queue_length
         status.duty_cycle = worker.duty_cycle
         status.threads = engine.threads

@@ -29,6 +29,11 @@ class Turn:
         """What turns are sorted by."""
         return -self.request.priority, self.order
 
+    @property
+    def session(self) -> str:
+        """The conversation that it is a turn of; '' for none."""
+        return self.request.generation.session_id
+
 
 class Turns:
     """The turns that wait, bounded. Its owner sees to it that one thread at a time calls."""
@@ -86,7 +91,7 @@ class Turns:
         """Whether one of a higher priority waits and what runs can be set aside."""
         return (running.stands_back and len(self.set_aside) < MOST_SET_ASIDE
                 and any(turn.request.priority > running.request.priority
-                        for turn in self.waiting))
+                        and not self._is_blocked(turn, running) for turn in self.waiting))
 
     def put_back(self, turn: Turn) -> None:
         """Let one that was set aside wait for the engine again."""
@@ -97,7 +102,8 @@ class Turns:
         self._drop_ended()
         if not self._turns:
             return None
-        turn = min(self._turns, key=lambda turn: turn.rank)
+        turn = min((turn for turn in self._turns if not self._is_blocked(turn)),
+                   key=lambda turn: turn.rank)
         self._turns.remove(turn)
         return turn
 
@@ -114,9 +120,17 @@ class Turns:
 
     def _goes_first(self, request: Request, running: Turn | None) -> bool:
         return (running is not None and not running.request.ended and running.stands_back
+                and not self._is_blocked(Turn(request, 0), running)
                 and len(self.set_aside) < MOST_SET_ASIDE
                 and all(request.priority > turn.request.priority
                         for turn in (running, *self.waiting)))
+
+    def _is_blocked(self, turn: Turn, running: Turn | None = None) -> bool:
+        """Whether an earlier turn of the same conversation has begun and not ended."""
+        if turn.generation is not None or not turn.session:
+            return False
+        begun = [*self.set_aside, *([] if running is None else [running])]
+        return any(other.session == turn.session for other in begun)
 
     def _drop_ended(self) -> None:
         """Those that were set aside stay: the engine's thread has to clear up behind them."""

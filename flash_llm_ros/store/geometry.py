@@ -10,7 +10,7 @@ from flash_llm_ros.store.codec import CODEC_NAMES, row_codec
 CHECKSUM_BYTES = 4
 MIN_GROUP_BYTES = 4096
 MODEL_WIDE = -1
-ROWS_OF = {'gate_up': 2, 'down': 1, 'bundle': 3, 'embedding': 1, 'head': 1}
+ROWS_OF = {'gate_up': (2,), 'down': (1,), 'bundle': (2, 3), 'embedding': (1,), 'head': (1,)}
 _LAYER_SECTIONS = {'split': ('gate_up', 'down'), 'bundled': ('bundle',)}
 LAYOUTS = tuple(_LAYER_SECTIONS)
 _MAX_GROUP_BYTES = 256 * 1024
@@ -96,8 +96,9 @@ class Geometry:
                f'one of {", ".join(ROWS_OF)}')
         _check(_is_int(section.layer) and section.layer >= MODEL_WIDE, f'{where}.layer',
                section.layer, 'a layer number, or -1 for the whole model')
-        _check(section.rows == ROWS_OF[section.name], f'{where}.rows', section.rows,
-               f'{ROWS_OF[section.name]} for {section.name}')
+        rows = ROWS_OF[section.name]
+        _check(section.rows in rows, f'{where}.rows', section.rows,
+               f'{" or ".join(map(str, rows))} for {section.name}')
         for field in ('bundles', 'bundles_per_group'):
             _check(_is_count(getattr(section, field)), f'{where}.{field}',
                    getattr(section, field), 'a positive integer')
@@ -164,14 +165,16 @@ _GEOMETRY_FIELDS = ('block', 'group_bytes', 'dim', 'codec', 'sections')
 _SECTION_FIELDS = ('name', 'layer', 'rows', 'bundles', 'bundles_per_group', 'first_group')
 
 
-def model_sections(layout: str, layers: int, neurons: int, vocabulary: int,
-                   tied: bool) -> list[SectionSpec]:
+def model_sections(layout: str, layers: int, neurons: int, vocabulary: int, tied: bool,
+                   gated: bool = True) -> list[SectionSpec]:
     """The sections of a whole model in file order: layer after layer, then the model-wide ones.
 
-    ``neurons`` is the FFN width, ``tied`` whether the output head is the embedding itself.
+    ``neurons`` is the FFN width, ``tied`` whether the output head is the embedding itself,
+    ``gated`` whether neurons have gate rows; without, they are bundled.
     """
     _check(layout in LAYOUTS, 'layout', layout, f'one of {", ".join(LAYOUTS)}')
-    specs = [SectionSpec(name, layer, ROWS_OF[name], neurons)
+    _check(gated or layout == 'bundled', 'layout', layout, 'bundled for neurons without gate')
+    specs = [SectionSpec(name, layer, ROWS_OF[name][gated and name == 'bundle'], neurons)
              for layer in range(layers) for name in _LAYER_SECTIONS[layout]]
     model_wide = ('embedding',) if tied else ('embedding', 'head')
     return specs + [SectionSpec(name, MODEL_WIDE, 1, vocabulary) for name in model_wide]

@@ -2,9 +2,10 @@
 
 Matrices are external data in a tensor file, so that they exist once on disk; norms are inline.
 Shapes: hidden, ffn_input, residual [1, S, d] float32; past and present keys and values
-[1, kv_heads, context, head_dim]; cos, sin [context, head_dim / 2].
+[1, kv_heads, context, head_dim]; cos, sin [context, head_dim / 2], where positions are rotary.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.block_quantisation import OFFSET_BLOCK, Q4_BLOCK, block_of
+
+Rows = Callable[[str], NDArray[np.float32]]      # a tensor by its canonical name
 
 _MS = 'com.microsoft'
 _ELEMENT = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): TensorProto.FLOAT16,
@@ -116,51 +119,95 @@ def value(name: str, dtype: int, shape: list[int | str]) -> onnx.ValueInfoProto:
 
 
 def layer_graph(spec: ModelSpec, layer: int, resident: str, kv_cache: str, data: ExternalData,
-                attention_norm: NDArray[np.float32], ffn_norm: NDArray[np.float32],
-                qkv_bias: NDArray[np.float32] | None) -> bytes:
-    """Everything of a layer but its feed-forward block; `qkv_bias` as the rows of qkv."""
+                rows: Rows) -> bytes:
+    """Everything of a layer but its feed-forward block.
+
+    A bias on the block's output is in the residual already. Where norms come last, a layer begins
+    with the last norm of the one before.
+    """
     g = GraphBuilder(resident, data)
-    d, heads, kv, size = spec.hidden_size, spec.heads, spec.kv_heads, spec.head_dim
-    half = kv_cache == 'fp16'
-    kv_type = TensorProto.FLOAT16 if half else TensorProto.FLOAT
-    prefix = f'layers.{layer}'
+    d, size, prefix = spec.hidden_size, spec.head_dim, f'layers.{layer}'
+    hidden = 'hidden'
+    if spec.norm_first:
+        _norm(g, spec, hidden, f'{prefix}.attention_norm', 'normed', rows)
+    elif layer:
+        hidden = _norm(g, spec, hidden, f'layers.{layer - 1}.ffn_norm', 'normed', rows)
+    qkv_bias = (np.concatenate([rows(f'{prefix}.{part}_bias') for part in 'qkv'])
+                if spec.attention_bias else None)
+    g.matmul('normed' if spec.norm_first else hidden, f'{prefix}.qkv', 'qkv',
+             (spec.heads + 2 * spec.kv_heads) * size, d, qkv_bias)
+    _attention(g, spec, kv_cache == 'fp16')
+    g.matmul('attended', f'{prefix}.o', 'projected', d, spec.heads * size,
+             rows(f'{prefix}.o_bias') if spec.output_bias else None)
+    _into_block(g, spec, prefix, hidden, rows)
 
-    g.node('SimplifiedLayerNormalization', ['hidden', g.inline('attention_norm', attention_norm)],
-           ['normed'], axis=-1, epsilon=spec.norm_eps)
-    g.matmul('normed', f'{prefix}.qkv', 'qkv', (heads + 2 * kv) * size, d, qkv_bias)
-    qkv = 'qkv'
-    if half:
-        g.node('Cast', [qkv], ['qkv_half'], to=TensorProto.FLOAT16)
-        qkv = 'qkv_half'
-    g.node('GroupQueryAttention',
-           [qkv, '', '', 'past_key', 'past_value', 'last_position', 'total_length', 'cos', 'sin'],
-           ['attended16' if half else 'attended', 'present_key', 'present_value'], _MS,
-           num_heads=heads, kv_num_heads=kv, do_rotary=1, rotary_interleaved=0)
-    if half:
-        g.node('Cast', ['attended16'], ['attended'], to=TensorProto.FLOAT)
-    g.matmul('attended', f'{prefix}.o', 'projected', d, heads * size)
-    g.node('SkipSimplifiedLayerNormalization',
-           ['hidden', 'projected', g.inline('ffn_norm', ffn_norm)],
-           ['ffn_input', '', '', 'residual'], _MS, epsilon=spec.norm_eps)
-
-    cache = [1, kv, 'context', size]
-    rotary = ['context', size // 2]
+    kv_type = TensorProto.FLOAT16 if kv_cache == 'fp16' else TensorProto.FLOAT
+    cache = [1, spec.kv_heads, 'context', size]
     inputs = [value('hidden', TensorProto.FLOAT, [1, 'S', d]),
               value('past_key', kv_type, cache), value('past_value', kv_type, cache),
               value('last_position', TensorProto.INT32, [1]),
-              value('total_length', TensorProto.INT32, [1]),
-              value('cos', kv_type, rotary), value('sin', kv_type, rotary)]
+              value('total_length', TensorProto.INT32, [1])]
+    if spec.positions == 'rotary':
+        inputs += [value(name, kv_type, ['context', size // 2]) for name in ('cos', 'sin')]
     outputs = [value('ffn_input', TensorProto.FLOAT, [1, 'S', d]),
                value('residual', TensorProto.FLOAT, [1, 'S', d]),
                value('present_key', kv_type, cache), value('present_value', kv_type, cache)]
     return g.model(f'layer_{layer}', inputs, outputs)
 
 
-def final_graph(spec: ModelSpec, final_norm: NDArray[np.float32]) -> bytes:
+def final_graph(spec: ModelSpec, rows: Rows) -> bytes:
     """The norm before the output head: hidden -> normed, both [1, S, d] float32."""
     g = GraphBuilder('fp32', ExternalData('', {}, {}))
-    g.node('SimplifiedLayerNormalization', ['hidden', g.inline('final_norm', final_norm)],
-           ['normed'], axis=-1, epsilon=spec.norm_eps)
+    last = 'final_norm' if spec.norm_first else f'layers.{spec.layers - 1}.ffn_norm'
+    _norm(g, spec, 'hidden', last, 'normed', rows)
     shape = [1, 'S', spec.hidden_size]
     return g.model('final', [value('hidden', TensorProto.FLOAT, shape)],
                    [value('normed', TensorProto.FLOAT, shape)])
+
+
+def _attention(g: GraphBuilder, spec: ModelSpec, half: bool) -> None:
+    """From qkv to attended, through the KV cache."""
+    rotary = spec.positions == 'rotary'
+    qkv = 'qkv'
+    if half:
+        g.node('Cast', [qkv], ['qkv_half'], to=TensorProto.FLOAT16)
+        qkv = 'qkv_half'
+    g.node('GroupQueryAttention',
+           [qkv, '', '', 'past_key', 'past_value', 'last_position', 'total_length',
+            *(['cos', 'sin'] if rotary else [])],
+           ['attended16' if half else 'attended', 'present_key', 'present_value'], _MS,
+           num_heads=spec.heads, kv_num_heads=spec.kv_heads, do_rotary=int(rotary),
+           rotary_interleaved=0)
+    if half:
+        g.node('Cast', ['attended16'], ['attended'], to=TensorProto.FLOAT)
+
+
+def _into_block(g: GraphBuilder, spec: ModelSpec, prefix: str, hidden: str, rows: Rows) -> None:
+    """The block's input, and the residual stream that its output is to be added to."""
+    norm = f'{prefix}.{"ffn" if spec.norm_first else "attention"}_norm'
+    if spec.norm == 'rms' and spec.norm_first and not spec.ffn_bias:
+        g.node('SkipSimplifiedLayerNormalization',
+               [hidden, 'projected', g.inline('ffn_norm', rows(norm))],
+               ['ffn_input', '', '', 'residual'], _MS, epsilon=spec.norm_eps)
+        return
+    g.node('Add', [hidden, 'projected'], ['sum'])
+    _norm(g, spec, 'sum', norm, 'ffn_input', rows)
+    stream = 'sum' if spec.norm_first else 'ffn_input'
+    if spec.ffn_bias:
+        g.node('Add', [stream, g.inline('down_bias', rows(f'{prefix}.down_bias'))], ['residual'])
+    else:
+        g.node('Identity', [stream], ['residual'])
+
+
+def _norm(g: GraphBuilder, spec: ModelSpec, source: str, name: str, output: str,
+          rows: Rows) -> str:
+    """Returns `output`."""
+    weight = g.inline(f'{output}.weight', rows(name))
+    if spec.norm == 'rms':
+        g.node('SimplifiedLayerNormalization', [source, weight], [output], axis=-1,
+               epsilon=spec.norm_eps)
+    else:
+        bias = g.inline(f'{output}.bias', rows(f'{name}_bias'))
+        g.node('LayerNormalization', [source, weight, bias], [output], axis=-1,
+               epsilon=spec.norm_eps)
+    return output

@@ -148,7 +148,7 @@ class Manifest:
         model, calibration = ModelSpec.from_dict(data['model']), data['calibration']
         geometry = Geometry.from_dict(data['geometry'])
         sections = model_sections(data['layout'], model.layers, model.ffn_size, model.vocab_size,
-                                  model.tied_embeddings)
+                                  model.tied_embeddings, model.gated)
         if geometry.dim != model.hidden_size or sections != [
                 (s.name, s.layer, s.rows, s.bundles) for s in geometry.sections]:
             raise ValueError('its geometry is not the one of its model')

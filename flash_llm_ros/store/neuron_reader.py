@@ -19,6 +19,7 @@ class NeuronReader:
     """A context manager; takes the RAM of the section that is asked for and some megabytes."""
 
     def __init__(self, store: FlashStore) -> None:
+        self.store = store
         self._path, self._geometry = store.neurons, store.manifest.geometry
         self._codec = row_codec(self._geometry.codec, self._geometry.dim)
         try:

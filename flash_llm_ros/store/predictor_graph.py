@@ -54,6 +54,8 @@ def predictor_layout(spec: ModelSpec, layout: str, forms: list[PredictorForm]) -
     for layer, form in enumerate(forms):
         for name, shape in form.matrices(outer_rows(spec, layout), spec.hidden_size).items():
             tensors |= matrix_layout(f'predictors.{layer}.{name}', *shape, form.resident)
+        if spec.ffn_bias:
+            tensors[f'predictors.{layer}.bias'] = (np.float32, (spec.ffn_size,))
         if layout == 'split':
             tensors[f'predictors.{layer}.down_norm'] = (np.float32, (spec.ffn_size,))
     return tensors
@@ -68,8 +70,8 @@ def predictor_graph(spec: ModelSpec, layout: str, layer: int, form: PredictorFor
     """ffn_input [1, d] and threshold [1] float32 -> wanted uint8 [1, ffn], score float32 [1, ffn].
 
     What scores higher than the threshold is wanted. Split layout: the size of silu(gate) * up,
-    where the rows of up are scaled by the norms of the down columns. Bundled layout: the gate's
-    pre-activation.
+    where the rows of up are scaled by the norms of the down columns. Bundled layout: what the
+    activation function is given.
     """
     g = GraphBuilder(form.resident, data)
     f, source = spec.ffn_size, 'input'
@@ -77,6 +79,9 @@ def predictor_graph(spec: ModelSpec, layout: str, layer: int, form: PredictorFor
     for name, shape in form.matrices(outer_rows(spec, layout), spec.hidden_size).items():
         g.matmul(source, f'predictors.{layer}.{name}', name, *shape)
         source = name
+    if spec.ffn_bias:
+        g.node('Add', [source, g.external(f'predictors.{layer}.bias')], ['biased'])
+        source = 'biased'
     if layout == 'split':
         g.node('Split', [source, g.inline('halves', np.array([f, f], np.int64))],
                ['gate', 'up'], axis=-1)

@@ -9,6 +9,7 @@ from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.block_quantisation import OFFSET_BLOCK, block_of, quantise
 
 Layout = dict[str, tuple[Any, tuple[int, ...]]]
+POSITIONS = 'positions'         # what is added to the embedding at each position
 
 
 def attention_layout(spec: ModelSpec, resident: str) -> Layout:
@@ -19,7 +20,17 @@ def attention_layout(spec: ModelSpec, resident: str) -> Layout:
         layout |= matrix_layout(f'layers.{layer}.qkv', q + 2 * spec.kv_heads * spec.head_dim, d,
                                 resident)
         layout |= matrix_layout(f'layers.{layer}.o', d, q, resident)
+    if spec.ffn_bias:
+        layout |= {up_bias(layer): (np.float32, (spec.ffn_size,)) for layer in range(spec.layers)}
+    if spec.positions == 'learned':
+        exact = np.float32 if resident == 'fp32' else np.float16
+        layout[POSITIONS] = (exact, (spec.max_context, d))
     return layout
+
+
+def up_bias(layer: int) -> str:
+    """The tensor added to what a layer's up rows give."""
+    return f'up_bias.{layer}'
 
 
 def matrix_layout(name: str, rows: int, columns: int, resident: str) -> Layout:

@@ -24,7 +24,12 @@ from flash_llm_ros.store.geometry import (
 from flash_llm_ros.store.layer_graphs import ExternalData, final_graph, layer_graph
 from flash_llm_ros.store.manifest import Calibration, Manifest
 from flash_llm_ros.store.neuron_writer import NeuronWriter
-from flash_llm_ros.store.resident_layout import attention_layout, matrix_tensors
+from flash_llm_ros.store.resident_layout import (
+    POSITIONS,
+    attention_layout,
+    matrix_tensors,
+    up_bias,
+)
 from flash_llm_ros.store.tensor_file import TensorFileWriter
 from flash_llm_ros.store.tokenizer_tables import tokenizer_tables
 
@@ -72,7 +77,7 @@ class StoreWriter:
         self.geometry = plan_geometry(
             spec.hidden_size, form.codec,
             model_sections(form.layout, spec.layers, spec.ffn_size, spec.vocab_size,
-                           spec.tied_embeddings), form.block, form.min_group_bytes)
+                           spec.tied_embeddings, spec.gated), form.block, form.min_group_bytes)
 
     def __enter__(self) -> 'StoreWriter':
         target = self.target
@@ -163,17 +168,14 @@ class StoreWriter:
             stop = min(start + _ROWS_AT_ONCE, section.bundles)
             parts = []
             if section.name in ('gate_up', 'bundle'):
-                parts += [rows(f'{prefix}.gate', start, stop), rows(f'{prefix}.up', start, stop)]
+                if self._weights.spec.gated:
+                    parts.append(rows(f'{prefix}.gate', start, stop))
+                parts.append(rows(f'{prefix}.up', start, stop))
             if down is not None:
                 parts.append(down[start:stop])
             if section.name in ('embedding', 'head'):
                 parts.append(rows(section.name, start, stop))
             yield np.stack(parts, axis=1)
-
-    def _qkv_bias(self, prefix: str) -> NDArray[np.float32] | None:
-        if not self._weights.spec.attention_bias:
-            return None
-        return np.concatenate([self._rows(f'{prefix}.{part}_bias') for part in 'qkv'])
 
     def _write_tokenizer_tables(self) -> None:
         tables = tokenizer_tables(self._weights.tokenizer_json)
@@ -197,13 +199,18 @@ class StoreWriter:
                 for key, tensor in matrix_tensors(f'{prefix}.{name}', matrix,
                                                   form.resident).items():
                     writer.write(key, tensor)
-            graph = layer_graph(spec, layer, form.resident, form.kv_cache, data,
-                                rows(f'{prefix}.attention_norm'), rows(f'{prefix}.ffn_norm'),
-                                self._qkv_bias(prefix))
+            graph = layer_graph(spec, layer, form.resident, form.kv_cache, data, rows)
             (self.path / names.layer_graph(layer)).write_bytes(graph)
             self._progress('attention', layer + 1, spec.layers)
+        if spec.ffn_bias:
+            for layer in range(spec.layers):
+                writer.write(up_bias(layer), rows(f'layers.{layer}.up_bias'))
+        if spec.positions == 'learned':
+            first = spec.position_offset
+            table = rows('positions', first, first + spec.max_context)
+            writer.write(POSITIONS, table.astype(layout[POSITIONS][0]))
         writer.close()
-        (self.path / names.FINAL_GRAPH).write_bytes(final_graph(spec, rows('final_norm')))
+        (self.path / names.FINAL_GRAPH).write_bytes(final_graph(spec, rows))
 
 
 def _sync(path: Path) -> None:

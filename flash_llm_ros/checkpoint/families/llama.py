@@ -87,9 +87,18 @@ def shape_from_huggingface(config: dict[str, Any], name: str) -> dict[str, Any]:
         'max_context': config['max_position_embeddings'],
         'norm_eps': float(config['rms_norm_eps']),
         'rope_theta': theta,
-        'activation': config.get('hidden_act', 'silu'),
+        **_activation(config),
         'rope_factors': _rope_factors(rope, head_dim, theta),
     }
+
+
+def _activation(config: dict[str, Any]) -> dict[str, Any]:
+    """ProSparse and MiniCPM-S call relu with a threshold fatrelu."""
+    if (name := config.get('hidden_act', 'silu')) != 'fatrelu':
+        return {'activation': name}
+    if (threshold := config.get('hidden_act_param')) is None:
+        raise ValueError('hidden_act is fatrelu, but hidden_act_param, its threshold, is missing')
+    return {'activation': 'relu', 'relu_threshold': float(threshold)}
 
 
 def spec_from_gguf(fields: dict[str, Any], name: str) -> dict[str, Any]:

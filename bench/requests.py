@@ -1,0 +1,224 @@
+"""A crowd of clients at one node: every request ends in a typed state, and RSS stays flat.
+
+    python bench/requests.py [--store FOLDER] [--budget 96MB] [--requests 1000] [--clients 20]
+                             [--json PATH]
+
+Each client sends one request after the other with priorities, deadlines, cancels and mistakes of
+its own (seeded), through the action, and now and then through the service. Without --store a tiny
+store with random weights is made, so that the node and not the flash is what is measured. Beside
+it a 100 Hz timer runs in the node's process (bench/timed_node.py).
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+import json
+import os
+from pathlib import Path
+import random
+import statistics
+import sys
+import tempfile
+import threading
+import time
+
+from rich.progress import Progress
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / 'test'))
+TIMED_NODE = (sys.executable, str(Path(__file__).with_name('timed_node.py')))
+LONGEST = 900.0  # s that a result is waited for
+KINDS = (('plain', 60), ('urgent', 10), ('deadline', 8), ('cancelled', 12), ('bad', 6),
+         ('service', 4))
+REASONS = ('RUNNING', 'STOP', 'LENGTH', 'CANCELLED', 'DEADLINE', 'ERROR')
+PROMPTS = ('Where is the dock?', 'Say what you see.', 'Drive to the door and wait. ' * 6,
+           'List the rooms: kitchen, hall, lab. List the rooms: kitchen,')
+
+
+@dataclass(frozen=True)
+class End:
+    """How one request ended."""
+
+    kind: str
+    state: str
+    queue_time: float
+    total_time: float
+    preemptions: int
+    key: tuple
+    text: str
+
+
+def state_name(finish_reason: int, code: int) -> str:
+    from flash_llm_ros.store.errors import ErrorCode
+
+    reason = REASONS[finish_reason]
+    return f'{reason} {ErrorCode(code).name}' if code else reason
+
+
+def end_of(kind: str, key: tuple, answer: object) -> End:
+    stats = answer.stats
+    return End(kind, state_name(answer.finish_reason, answer.error.code), stats.queue_time,
+               stats.total_time, stats.preemptions, key, answer.text)
+
+
+def fill(ask: object, kind: str, chance: random.Random) -> tuple:
+    """Fill a goal or a service request; returns what its text depends on."""
+    ask.prompt = chance.choice(PROMPTS)
+    ask.priority = 200 if kind == 'urgent' else chance.choice((50, 100, 100, 100, 150))
+    ask.sampling.max_tokens = chance.choice((4, 16, 40))
+    ask.sampling.temperature = chance.choice((0.0, 0.7))
+    ask.sampling.seed = chance.randrange(3)
+    if kind == 'deadline':
+        ask.deadline = chance.choice((0.02, 0.1, 0.4))
+    if kind == 'bad':
+        name, value = chance.choice((('temperature', -1.0), ('top_p', float('nan')),
+                                     ('top_k', -3)))
+        setattr(ask.sampling, name, value)
+    return ask.prompt, ask.sampling.max_tokens, ask.sampling.temperature, ask.sampling.seed
+
+
+def run_client(number: int, count: int, domain: int, start: threading.Barrier,
+               advance: Callable[[], None]) -> list[End]:
+    from flash_llm_msgs.action import GenerateText
+    from flash_llm_msgs.srv import GenerateText as GenerateTextService
+    from flash_llm_ros.node.client import NodeClient
+
+    chance = random.Random(number)
+    ends = []
+    with NodeClient(domain_id=domain) as client:
+        client.wait_for_node(60.0)
+        client.until(lambda: client.status.state >= client.status.IDLE, 60.0, 'the active state')
+        start.wait()
+        for _ in range(count):
+            kind = chance.choices(*zip(*KINDS, strict=True))[0]
+            if kind == 'service':
+                call = GenerateTextService.Request()
+                key = fill(call, kind, chance)
+                ends.append(end_of(kind, key, client.generate_text(call, LONGEST)))
+            else:
+                goal = GenerateText.Goal()
+                key = fill(goal, kind, chance)
+                run = client.send_goal(goal)
+                if kind == 'cancelled':
+                    time.sleep(chance.choice((0.0, 0.02, 0.2)))
+                    run.cancel()
+                ends.append(end_of(kind, key, run.result(LONGEST)[1]))
+            advance()
+    return ends
+
+
+def tiny_store_in(folder: str) -> Path:
+    from tiny_checkpoint import tiny_store
+
+    return tiny_store(Path(folder))
+
+
+def measure(options: Namespace, store: Path) -> dict:
+    from flash_llm_ros.cli.node_process import NodeProcess
+
+    domain = os.getpid() % 101 + 1
+    parameters = {'store': str(store), 'dram_budget': options.budget, 'autostart': True,
+                  'queue_size': options.queue}
+    ticks = Path(tempfile.mkstemp(suffix='.json')[1])
+    each = options.requests // options.clients
+    start = threading.Barrier(options.clients + 1)
+    with (NodeProcess(parameters, domain, command=TIMED_NODE,
+                      environment={'TICKS_FILE': str(ticks)}) as process,
+          ThreadPoolExecutor(options.clients) as pool, Progress(transient=True) as progress):
+        task = progress.add_task('requests', total=each * options.clients)
+        futures = [pool.submit(run_client, number, each, domain, start,
+                               lambda: progress.advance(task))
+                   for number in range(options.clients)]
+        start.wait(120)
+        begin, sizes = time.monotonic(), []
+        while not all(future.done() for future in futures):
+            sizes.append(process.memory('VmRSS'))
+            time.sleep(0.5)
+        seconds = time.monotonic() - begin
+        ends = [end for future in futures for end in future.result()]
+        sizes.append(process.memory('VmRSS'))
+        log = process.log()
+        process.stop()
+    found = json.loads(ticks.read_text())
+    ticks.unlink()
+    return figures(options, ends, sizes, seconds, found, log)
+
+
+def figures(options: Namespace, ends: list[End], sizes: list[int], seconds: float, ticks: dict,
+            log: str) -> dict:
+    """What there is to say about the ends of all requests."""
+    texts: dict[tuple, set[str]] = {}
+    for end in ends:
+        if end.state in ('STOP', 'LENGTH'):
+            texts.setdefault(end.key, set()).add(end.text)
+    served = [end for end in ends if end.state in ('STOP', 'LENGTH')]
+    third = len(sizes) // 3
+    return {
+        'clients': options.clients, 'requests': len(ends), 'seconds': seconds,
+        'load': os.getloadavg()[0], 'lost': options.requests - len(ends),
+        'states': {kind: dict(Counter(end.state for end in ends if end.kind == kind))
+                   for kind, _ in KINDS},
+        'without_a_state': sum(end.state.startswith('RUNNING') for end in ends),
+        'preempted': sum(end.preemptions > 0 for end in ends),
+        'preemptions': sum(end.preemptions for end in ends),
+        'same_question_other_text': sum(len(answers) > 1 for answers in texts.values()),
+        'questions': len(texts),
+        'rss': {'first_third': statistics.median(sizes[:third or 1]),
+                'last_third': statistics.median(sizes[-(third or 1):]), 'most': max(sizes)},
+        'queue_time': {'urgent': spread(end.queue_time for end in served if end.kind == 'urgent'),
+                       'others': spread(end.queue_time for end in served
+                                        if end.kind != 'urgent')},
+        'ticks': ticks, 'tracebacks': log.count('Traceback')}
+
+
+def spread(values: object) -> list[float]:
+    """Median and 95th percentile; empty where there is nothing."""
+    ordered = sorted(values)
+    if not ordered:
+        return []
+    return [statistics.median(ordered), ordered[int(0.95 * (len(ordered) - 1))]]
+
+
+def show(found: dict) -> None:
+    print(f'{found["requests"]} requests of {found["clients"]} clients in {found["seconds"]:.0f} s '
+          f'(load average {found["load"]:.1f})')
+    for kind, states in found['states'].items():
+        print(f'  {kind:<10}' + ', '.join(f'{count} {state}' for state, count
+                                          in sorted(states.items(), key=lambda item: -item[1])))
+    rss = {name: size / 1e6 for name, size in found['rss'].items()}
+    print(f'  RSS {rss["first_third"]:.1f} MB in the first third of the time, '
+          f'{rss["last_third"]:.1f} MB in the last, at most {rss["most"]:.1f} MB')
+    for kind, times in found['queue_time'].items():
+        if times:
+            print(f'  {kind} waited {times[0]:.3f} s (median), {times[1]:.3f} s (95 %)')
+    print(f'  {found["preempted"]} requests stood back {found["preemptions"]} times; of '
+          f'{found["questions"]} questions asked again and again '
+          f'{found["same_question_other_text"]} had more than one answer')
+    ticks = found['ticks']
+    print(f'  100 Hz timer in the node: {ticks["ticks"]} ticks of {ticks["expected"]}')
+    print(f'{found["requests"]} requests: {found["lost"]} lost, {found["without_a_state"]} without '
+          f'a typed state, RSS {rss["last_third"] - rss["first_third"]:+.1f} MB, '
+          f'{found["tracebacks"]} tracebacks')
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__.split('\n')[0])
+    parser.add_argument('--store', type=Path, help='default: a tiny one with random weights')
+    parser.add_argument('--budget', default='96MB')
+    parser.add_argument('--requests', type=int, default=1000)
+    parser.add_argument('--clients', type=int, default=20)
+    parser.add_argument('--queue', type=int, default=16, help='queue_size of the node')
+    parser.add_argument('--json', type=Path)
+    options = parser.parse_args()
+    options.requests -= options.requests % options.clients
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(options, options.store or tiny_store_in(folder))
+    show(found)
+    if options.json is not None:
+        options.json.write_text(json.dumps(found, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    main()

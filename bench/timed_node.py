@@ -1,0 +1,56 @@
+"""The real node with a 100 Hz timer beside it, in the same executor: does it miss anything?
+
+When the node ends, the file named by TICKS_FILE gets how many ticks came, how many should have, and
+by how many milliseconds each was late (a histogram).
+"""
+
+from collections import Counter
+import json
+import os
+from pathlib import Path
+import sys
+import time
+
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+
+from flash_llm_ros.node import flash_llm_node
+from flash_llm_ros.node.main import main
+
+PERIOD = 0.01  # s
+EDGES = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100)  # ms
+
+
+class TimedNode(flash_llm_node.FlashLlmNode):
+    """Counts the ticks of its timer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+        self._timer = self.create_timer(
+            PERIOD, lambda: self.times.append(time.monotonic()), MutuallyExclusiveCallbackGroup())
+
+    def shut_down(self) -> None:
+        self.destroy_timer(self._timer)
+        Path(os.environ['TICKS_FILE']).write_text(json.dumps(report(self.times)))
+        super().shut_down()
+
+
+def report(times: list[float]) -> dict:
+    """Ticks, how many periods there were, and the lateness of each against a steady clock."""
+    periods = round((times[-1] - times[0]) / PERIOD)
+    # The steady clock that fits best: nobody is early.
+    begin = min(moment - number * PERIOD for number, moment in enumerate(times))
+    late = sorted(1000 * (moment - begin - number * PERIOD) for number, moment in enumerate(times))
+    bins = Counter(next((edge for edge in EDGES if value < edge), None) for value in late)
+    return {'ticks': len(times), 'expected': periods + 1,
+            'histogram_ms': {f'< {edge}' if edge else f'>= {EDGES[-1]}': bins[edge]
+                             for edge in (*EDGES, None)},
+            'median_ms': late[len(late) // 2], 'p95_ms': late[int(0.95 * (len(late) - 1))],
+            'p999_ms': late[int(0.999 * (len(late) - 1))], 'most_ms': late[-1]}
+
+
+if __name__ == '__main__':
+    import flash_llm_ros.node.flash_llm_node as module
+
+    module.FlashLlmNode = TimedNode
+    sys.exit(main())

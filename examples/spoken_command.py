@@ -1,0 +1,126 @@
+"""Turns what somebody says into a motion of the robot.
+
+    ros2 run flash_llm_ros flash_llm_node --ros-args -p store:=STORE -p structured:=true \\
+        -p autostart:=true
+    python examples/spoken_command.py
+    ros2 topic pub --once /heard std_msgs/msg/String '{data: Go ahead slowly for three seconds.}'
+
+Text from a speech recogniser comes on `heard`. The language model may only answer with a command
+of motion_command.schema.json, which is published on `cmd_vel` (geometry_msgs/Twist) for as long as
+it says, and as it is on `motion_command` (std_msgs/String, JSON). Whatever goes wrong (no node, no
+answer before the deadline, an answer that cannot be completed), the robot stops. The word "stop"
+needs no model. A newer text replaces an older one.
+"""
+
+import json
+from pathlib import Path
+import signal
+
+from geometry_msgs.msg import Twist
+import rclpy
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+from std_msgs.msg import String
+
+from flash_llm_ros.client import FlashLlmClient, PendingAnswer
+from flash_llm_ros.finish_reason import FinishReason
+
+SCHEMA = json.loads(Path(__file__).with_name('motion_command.schema.json').read_text())
+SYSTEM_PROMPT = ('You translate what a person says into one command for a robot, as JSON with '
+                 'action, speed and seconds.')
+SPEEDS = {'slow': 0.1, 'normal': 0.3, 'fast': 0.6}      # m/s, and half of it in rad/s
+# Signs of (linear.x, angular.z); positive turns are to the left (REP 103).
+DIRECTIONS = {'forward': (1, 0), 'backward': (-1, 0), 'turn_left': (0, 1), 'turn_right': (0, -1),
+              'stop': (0, 0)}
+STOP_WORDS = {'stop', 'halt', 'freeze'}
+RATE = 10.0     # 1/s, of cmd_vel while the robot moves
+
+
+class SpokenCommand(Node):
+    """Moves while a command lasts; stands still otherwise."""
+
+    def __init__(self) -> None:
+        super().__init__('spoken_command')
+        server = self.declare_parameter('server', 'flash_llm').value
+        self._deadline = self.declare_parameter('deadline', 10.0).value     # s
+        self._llm = FlashLlmClient(server, node=self)
+        self._velocity = self.create_publisher(Twist, 'cmd_vel', 10)
+        self._command = self.create_publisher(String, 'motion_command', 10)
+        self._pending: PendingAnswer | None = None
+        self._motion = Twist()
+        self._steps_left = 0
+        self.create_subscription(String, 'heard', self._hear, 10)
+        self.create_timer(1 / RATE, self._move)
+
+    def close(self) -> None:
+        """Leave the robot standing."""
+        self._stop()
+        self._velocity.wait_for_all_acked(Duration(seconds=1))
+        self._llm.close()
+
+    def _hear(self, message: String) -> None:
+        if self._pending is not None:
+            self._pending.cancel()
+            self._pending = None
+        if message.data.strip(' .!').lower() in STOP_WORDS:
+            self._stop()
+            return
+        self._pending = self._llm.start(
+            message.data, system_prompt=SYSTEM_PROMPT, json_schema=SCHEMA, max_tokens=60,
+            deadline=self._deadline, on_done=self._answered)
+
+    def _answered(self, answer: PendingAnswer) -> None:
+        if answer is not self._pending:     # replaced meanwhile
+            return
+        self._pending = None
+        try:
+            result = answer.result()
+        except Exception as error:          # whatever it is, nobody drives on
+            self.get_logger().error(f'No command: {error}')
+            self._stop()
+            return
+        if result.finish_reason is FinishReason.CANCELLED:
+            self._stop()
+            return
+        self._obey(json.loads(result.text))     # valid by the schema
+
+    def _obey(self, command: dict[str, str | int]) -> None:
+        self.get_logger().info(f'Command: {command}')
+        self._command.publish(String(data=json.dumps(command)))
+        speed, (ahead, left) = SPEEDS[command['speed']], DIRECTIONS[command['action']]
+        self._motion = Twist()
+        self._motion.linear.x, self._motion.angular.z = ahead * speed, left * speed / 2
+        self._steps_left = int(command['seconds'] * RATE)
+        if not ahead and not left:
+            self._stop()
+
+    def _move(self) -> None:
+        if self._steps_left:
+            self._velocity.publish(self._motion)
+            self._steps_left -= 1
+            if not self._steps_left:
+                self._stop()
+
+    def _stop(self) -> None:
+        self._steps_left = 0
+        self._velocity.publish(Twist())
+
+
+def main() -> None:
+    # rclpy's own handlers would take the publisher away before it could say stop.
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    node = SpokenCommand()
+    try:
+        rclpy.spin(node)
+    except KeyboardInterrupt:
+        pass
+    finally:
+        node.close()
+        node.destroy_node()
+        rclpy.shutdown()
+
+
+if __name__ == '__main__':
+    main()

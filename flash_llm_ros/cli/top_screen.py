@@ -1,0 +1,112 @@
+"""What `flash_llm top` shows, drawn from plain values."""
+
+from dataclasses import dataclass, field
+import math
+from typing import Any
+
+from rich.console import Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+BARS = ' ▁▂▃▄▅▆▇█'
+STALE_AFTER = 15.0      # s without a status, beyond the slowest sensible `status_rate`
+COLOURS = {'OK': 'green', 'WARN': 'yellow', 'ERROR': 'bold red', 'STALE': 'magenta'}
+PLAN_TOTALS = ('planned', 'budget', 'model on flash')
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a node said: fields of EngineStatus; part -> level, sentence, values of diagnostics."""
+
+    node: str
+    age: float      # s since the status was made
+    status: dict[str, Any]
+    parts: dict[str, tuple[str, str, dict[str, str]]]
+    # of the latest statuses: tokens/s, flash bytes/s
+    history: tuple[tuple[float, float], ...] = field(default=())
+
+
+def screen(shown: Snapshot) -> RenderableType:
+    """Return one screen for rich."""
+    tables = Table.grid(padding=(0, 3))
+    tables.add_row(_figures(shown), Group(_plan(shown), Text(), _health(shown)))
+    return Panel(tables, title=_title(shown), title_align='left', width=100)
+
+
+def sparkline(values: list[float]) -> str:
+    """Return a bar of text for each value, the largest of them the highest."""
+    most = max(values, default=0.0)
+    if not most > 0:
+        return BARS[0] * len(values)
+    return ''.join(BARS[math.ceil(max(value, 0.0) / most * (len(BARS) - 1))] for value in values)
+
+
+def _title(shown: Snapshot) -> Text:
+    status = shown.status
+    title = Text(f'{shown.node}: {status["state"]}', style='bold')
+    title.append(f'  {status["model"]} {status["mode"]}'.rstrip(), style='not bold')
+    if shown.age > STALE_AFTER:
+        title.append(f'  no status for {shown.age:.0f} s', style='bold red')
+    return title
+
+
+def _figures(shown: Snapshot) -> Table:
+    status = shown.status
+    table = Table.grid(padding=(0, 2))
+    rates, flash = ([entry[index] for entry in shown.history[-20:]] for index in (0, 1))
+    temperature = status['temperature']
+    rows = (
+        ('tokens/s', f'{status["tokens_per_second"]:.2f}'),
+        ('', sparkline(rates)),
+        ('first token', f'{status["time_to_first_token"]:.2f} s'),
+        ('flash', f'{_bytes(status["flash_bytes_per_second"])}/s'),
+        ('', sparkline(flash)),
+        ('read', f'{_bytes(status["flash_bytes"])} in {status["flash_reads"]} reads'),
+        ('hit rate', f'{status["hit_rate"]:.1%}'),
+        ('active neurons', f'{status["active_fraction"]:.1%}'),
+        ('left out', f'{status["neurons_left_out"]} neurons, {status["deadlines_missed"]} late'),
+        ('waiting', f'{status["queue_length"]} requests'),
+        ('requests', f'{status["requests_done"]} done, {status["requests_failed"]} failed, '
+                     f'{status["requests_cancelled"]} cancelled'),
+        ('pre-empted', f'{status["preemptions"]} times'),
+        ('sessions', f'{status["sessions"]}'),
+        ('tokens', f'{status["tokens_generated"]}'),
+        ('threads', f'{status["threads"]}, {status["duty_cycle"]:.0%} of the time'),
+        ('temperature', '-' if math.isnan(temperature) else f'{temperature:.1f} °C'),
+    )
+    for name, text in rows:
+        table.add_row(Text(name, style='dim'), text)
+    return table
+
+
+def _plan(shown: Snapshot) -> Table:
+    table = Table.grid(padding=(0, 2))
+    table.add_row(Text('memory plan', style='bold'))
+    for name, value in shown.parts.get('memory plan', ('', '', {}))[2].items():
+        if name not in PLAN_TOTALS:
+            amount, _, note = value.partition(' B')
+            table.add_row(Text(name, style='dim'), Text(_bytes(float(amount)), justify='right'),
+                          Text(note.removeprefix('; '), style='dim', overflow='ellipsis'))
+    status = shown.status
+    for name, amount, note in (('planned', status['dram_planned'], ''),
+                               ('budget', status['dram_budget'], 'the promise'),
+                               ('resident set', status['rss'], 'of the whole process'),
+                               ('model on flash', status['model_bytes'], '')):
+        table.add_row(Text(name), Text(_bytes(amount), justify='right'), Text(note, style='dim'))
+    return table
+
+
+def _health(shown: Snapshot) -> Table:
+    table = Table.grid(padding=(0, 2))
+    for part, (level, text, _) in shown.parts.items():
+        if part != 'memory plan':
+            table.add_row(Text(part, style='dim'), Text(level, style=COLOURS[level]), Text(text))
+    return table
+
+
+def _bytes(amount: float) -> str:
+    for unit, size in (('GB', 1e9), ('MB', 1e6), ('kB', 1e3)):
+        if amount >= size:
+            return f'{amount / size:.1f} {unit}'
+    return f'{amount:.0f} B'

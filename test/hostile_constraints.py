@@ -1,0 +1,126 @@
+"""Constraints made to take time or memory, tried in a process of its own.
+
+    python test/hostile_constraints.py STORE
+
+Prints JSON: for each the peak of resident memory it took in bytes, and how it ended.
+"""
+
+from collections.abc import Callable
+import gc
+import json
+from pathlib import Path
+import sys
+
+import numpy as np
+
+from flash_llm_ros.engine.constrained_decoding import ConstrainedDecoding
+from flash_llm_ros.engine.constraint import Constraint, ConstraintKind
+from flash_llm_ros.engine.process_memory import (
+    peak_resident_bytes,
+    resident_bytes,
+    return_large_blocks,
+    trim_heap,
+)
+from flash_llm_ros.engine.tokens import load_tokenizer
+from flash_llm_ros.store.errors import FlashLlmError
+from flash_llm_ros.store.flash_store import FlashStore
+
+MOST_TOKENS = 600       # of an answer
+JSON, REGEX, CHOICES, GRAMMAR = ConstraintKind
+
+
+def schema(content: object) -> Callable[[], Constraint]:
+    return lambda: Constraint(JSON, json.dumps(content))
+
+
+def text(kind: ConstraintKind, content: str) -> Callable[[], Constraint]:
+    return lambda: Constraint(kind, content)
+
+
+def deep_object(depth: int) -> dict[str, object]:
+    inner: dict[str, object] = {'type': 'string'}
+    for _ in range(depth):
+        inner = {'type': 'object', 'properties': {'a': inner}, 'required': ['a']}
+    return inner
+
+
+def doubled(first: str, name: str) -> str:
+    """A grammar whose only answer has 2^40 characters."""
+    return '\n'.join([f'start: {name}0', *(f'{name}{i}: {name}{i + 1} {name}{i + 1}'
+                                           for i in range(40)), f'{name}40: "{first}"'])
+
+
+HOSTILE: dict[str, Callable[[], Constraint]] = {
+    'deep schema': schema(deep_object(40)),
+    'many properties': schema({'type': 'object', 'properties': {
+        f'p{i}': {'type': 'string', 'maxLength': i} for i in range(1000)}}),
+    'many required': schema({'type': 'object', 'required': [f'k{i}' for i in range(2000)]}),
+    'many alternatives': schema({'allOf': [{'anyOf': [
+        {'type': 'object', 'properties': {f'k{i}_{j}': {'type': 'integer'}}} for j in range(6)]}
+        for i in range(8)]}),
+    'large enum': schema({'enum': [f'{i:05d}' * 3 for i in range(3000)]}),
+    'long string': schema({'type': 'string', 'maxLength': 10 ** 7}),
+    'long arrays': schema({'type': 'array', 'minItems': 1000, 'items': {
+        'type': 'array', 'minItems': 1000, 'items': {'type': 'string', 'minLength': 1000}}}),
+    'divisible': schema({'type': 'integer', 'multipleOf': 9973}),
+    'pattern': schema({'type': 'string', 'pattern': '^(a|b)*a(a|b){20}$'}),
+    'itself': schema({'$ref': '#'}),
+    'exponential states': text(REGEX, '(a|b)*a(a|b){20}'),
+    'nested repeats': text(REGEX, '(.*a){30}'),
+    'forced repeats': text(REGEX, '((((a{100}){100}){100}){100}){100}'),
+    'optional repeats': text(REGEX, '(a?){200}' * 300),
+    'alternatives': text(REGEX, '|'.join(f'.{{0,{i}}}x{i}' for i in range(300))),
+    'letters of all scripts': text(REGEX, r'\p{L}{0,500}\w{0,500}\d{0,5000}'),
+    'deep brackets': text(REGEX, '(' * 200 + 'a' + ')' * 200),
+    'left recursion': text(GRAMMAR, 'start: start start | "a" | ""'),
+    'ambiguous': text(GRAMMAR, 'start: x\nx: x y | y\ny: "a" x? "b"?'),
+    'repeated rules': text(GRAMMAR, 'start: x{1,1000}\nx: y{1,1000}\ny: z{1,1000}\nz: "a"|"b"'),
+    'doubling rules': text(GRAMMAR, doubled('x', 'a')),
+    'doubling tokens': text(GRAMMAR, doubled('x', 'A')),
+    'intersections': text(GRAMMAR, 'start: A\nA: ' + ' & '.join(
+        f'/[a-z]*[{letter}][a-z]*/' for letter in 'abcdefghijklmnopqrst')),
+    'complement': text(GRAMMAR, 'start: A\nA: ~/(.*a.{12})/'),
+    'substrings': text(GRAMMAR, 'start: A\nA: %regex {"substring_words": "'
+                       + ' '.join(f'w{i % 97}' for i in range(12_000)) + '"}'),
+    'all choices': lambda: Constraint(CHOICES, choices=tuple(
+        f'{i:05d}' * 6 for i in range(2000))),
+}
+
+
+def attempt(decoding: ConstrainedDecoding, constraint: Constraint) -> str:
+    """Answer with tokens drawn at random from those that are allowed."""
+    random = np.random.default_rng(0)
+    answer = decoding.start(constraint)
+    count = 0
+    while not answer.complete and count < MOST_TOKENS:
+        tokens = answer.forced() or [int(random.choice(np.flatnonzero(answer.allowed())))]
+        for token in tokens[:MOST_TOKENS]:
+            answer.take(token)
+            count += 1
+    return f'{count} tokens'
+
+
+def main() -> None:
+    return_large_blocks()
+    store = FlashStore.open(Path(sys.argv[1]))
+    spec = store.manifest.model
+    decoding = ConstrainedDecoding(load_tokenizer(store).vocabulary, spec.vocab_size,
+                                   spec.end_tokens)
+    decoding.warm()
+    results = {}
+    for name, make in HOSTILE.items():
+        constraint = make()
+        gc.collect()
+        trim_heap()
+        Path('/proc/self/clear_refs').write_text('5')       # the peak begins anew
+        before = resident_bytes()
+        try:
+            ended = attempt(decoding, constraint)
+        except FlashLlmError as error:
+            ended = f'{error.code.name}: {error}'
+        results[name] = peak_resident_bytes() - before, ended
+    print(json.dumps(results))
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,162 @@
+"""`flash_llm prompt` and `top` with a running node in another process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from ros_fixtures import RunningNode, new_domain
+
+from flash_llm_ros.cli.main import main
+from flash_llm_ros.cli.top_screen import Snapshot, screen, sparkline
+
+pytestmark = pytest.mark.ros
+COMMAND = (sys.executable, '-c',
+           'import sys; from flash_llm_ros.cli.main import main; sys.exit(main())')
+
+
+@pytest.fixture
+def run(active_node: RunningNode, monkeypatch: pytest.MonkeyPatch, capsys):
+    """Run a command in the domain of the node; returns its code and what it printed."""
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(active_node.domain))
+
+    def command(*arguments: object) -> tuple[int, str, str]:
+        # Patient: a busy machine takes long to discover a node.
+        patience = ('--find-timeout', '60') if arguments[0] == 'prompt' else ('--timeout', '60')
+        code = main([str(argument) for argument in (*arguments, *patience)])
+        return code, *capsys.readouterr()
+
+    return command
+
+
+def test_the_node_answers(active_node: RunningNode, run) -> None:
+    from test_node_requests import goal
+
+    _, expected = active_node.client.send_goal(goal('Hello', 12)).result(30)
+    code, out, err = run('prompt', 'Hello', '--max-tokens', '12')
+    assert (code, out) == (0, expected.text + '\n')
+    assert '/flash_llm answers' in err and '+ 12 tokens (LENGTH)' in err
+    code, out, _ = run('prompt', 'Hello', '--max-tokens', '12', '--json', '--seed', '3')
+    facts = json.loads(out)
+    assert code == 0 and facts['text'] == expected.text
+    assert (facts['finish_reason'], facts['generated_tokens'], facts['seed']) == ('LENGTH', 12, 3)
+
+
+def test_the_node_is_asked_before_the_engine(run, int8_store) -> None:
+    """A robot's memory holds one engine, not two."""
+    code, _, err = run('prompt', int8_store, 'Hello', '--max-tokens', '3')
+    assert code == 0 and '/flash_llm answers' in err
+    code, _, err = run('prompt', int8_store, 'Hello', '--max-tokens', '3', '--budget', '20MB')
+    assert code == 0 and '/flash_llm answers' not in err and 'peak RSS' in err
+    code, _, err = run('prompt', int8_store, 'Hello', '--max-tokens', '3', '--via', 'engine')
+    assert code == 0 and '/flash_llm answers' not in err
+
+
+def test_what_the_node_refuses_is_told(run) -> None:
+    code, out, err = run('prompt', ' ')
+    assert (code, out) == (1, '\n') and 'flash_llm: ' in err and 'empty' in err
+    code, _, err = run('prompt', 'Hello', '--priority', '300')
+    assert code == 1 and 'priority is 300' in err
+
+
+def test_without_a_node(monkeypatch: pytest.MonkeyPatch, capsys, int8_store) -> None:
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(new_domain()))
+    quick = ('--find-timeout', '0.5')
+    assert main(['prompt', 'Hello', *quick]) == 1
+    assert 'No node /flash_llm' in capsys.readouterr().err
+    assert main(['prompt', str(int8_store), 'Hello', '--via', 'node', *quick]) == 1
+    assert 'No node /flash_llm' in capsys.readouterr().err
+    assert main(['prompt', str(int8_store), 'Hello', '--max-tokens', '3', *quick]) == 0
+    assert 'peak RSS' in capsys.readouterr().err
+    assert main(['top', '--once', '--timeout', '0.5']) == 1
+    assert 'Is the node running' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('arguments', 'word'), [
+    (('a', '--via', 'engine'), 'needs a flash store'), (('a', '--budget', '9MB'), 'needs a flash'),
+    (('s', 'a', '--via', 'node', '--mode', 'exact'), '--mode is for an engine'),
+    (('s', 'a', '--threads', '2', '--deadline', '2'), 'takes no --deadline'),
+    (('s', 'a', '--via', 'engine', '--session', 'x'), '--session is for the running node'),
+    (('a', '--choice', 'b', '--regex', 'c'), 'not allowed'),
+])
+def test_options_that_exclude_each_other(capsys, arguments: tuple[str, ...], word: str) -> None:
+    with pytest.raises(SystemExit) as error:
+        main(['prompt', *arguments])
+    assert error.value.code == 2 and word in capsys.readouterr().err
+
+
+def test_interrupting_cancels_the_goal(active_node: RunningNode) -> None:
+    from flash_llm_msgs.msg import EngineStatus
+
+    client = active_node.client
+    process = subprocess.Popen(
+        [*COMMAND, 'prompt', 'Hello [piece=0.05]', '--max-tokens', '400',
+         '--find-timeout', '60'],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, 'ROS_DOMAIN_ID': str(active_node.domain),
+             'PYTHONPATH': os.pathsep.join(sys.path)})
+    first = process.stdout.read(1)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, err
+    assert 'cancelled' in err and 'Traceback' not in err and (first + out).strip()
+    client.until(lambda: client.status.state == EngineStatus.IDLE, 10, 'the end')
+
+
+def test_top_once(active_node: RunningNode, run) -> None:
+    run('prompt', 'Hello', '--max-tokens', '9')
+    code, out, _ = run('top', '--once')
+    assert code == 0
+    for word in ('/flash_llm: idle', 'tokens/s', 'memory plan', 'window', 'KV cache', 'budget',
+                 '32.0 MB', 'hit rate', 'communication', 'OK'):
+        assert word in out, out
+    assert all(len(line) <= 100 for line in out.splitlines())
+
+
+def test_top_as_json(active_node: RunningNode, run) -> None:
+    from flash_llm_msgs.msg import EngineStatus
+
+    code, out, _ = run('top', '--json')
+    facts = json.loads(out)
+    assert code == 0 and facts['node'] == '/flash_llm'
+    assert facts['status'].keys() == EngineStatus.get_fields_and_field_types().keys()
+    assert facts['status']['state'] == 'idle' and facts['status']['dram_budget'] == 32_000_000
+    assert facts['diagnostics']['memory']['level'] == 'OK'
+
+
+def test_top_live(active_node: RunningNode) -> None:
+    """It draws until Ctrl-C, and leaves with 130."""
+    process = subprocess.Popen(
+        [*COMMAND, 'top'], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, 'ROS_DOMAIN_ID': str(active_node.domain), 'TERM': 'xterm',
+             'FORCE_COLOR': '1', 'PYTHONPATH': os.pathsep.join(sys.path)})
+    seen = ''
+    while 'memory plan' not in seen:
+        seen += process.stdout.read(200)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and 'Traceback' not in err
+
+
+def test_a_screen_of_trouble() -> None:
+    from rich.console import Console
+
+    from flash_llm_msgs.msg import EngineStatus
+
+    status = EngineStatus(temperature=91.25, queue_length=3)
+    values = {name: getattr(status, name) for name in status.get_fields_and_field_types()}
+    shown = Snapshot('/llm', 99.0, {**values, 'state': 'prefill', 'error': 'No flash.'},
+                     {'engine': ('ERROR', 'prefill; No flash.', {})}, ((1.0, 5e6), (2.0, 0.0)))
+    console = Console(width=100, record=True, file=open(os.devnull, 'w'))    # noqa: SIM115
+    console.print(screen(shown))
+    text = console.export_text()
+    assert 'no status for 99 s' in text and 'No flash.' in text and '91.2 °C' in text
+    assert '3 requests' in text
+
+
+def test_sparkline() -> None:
+    assert sparkline([]) == '' and sparkline([0.0, 0.0]) == '  '
+    assert sparkline([0.0, 4.0, 8.0]) == ' ▄█'
+    assert sparkline([1e-9, 1.0]) == '▁█'      # the least is seen, too
