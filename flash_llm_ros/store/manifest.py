@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.store.aggressive import Aggressive
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
 from flash_llm_ros.store.geometry import Geometry, model_sections
 
@@ -36,8 +37,9 @@ class PredictorFacts:
 class Calibration:
     """What calibration learned.
 
-    `thresholds` maps a sparsity of the whole model ('0.60') to one contribution threshold a layer
-    (split layout), `layer_sparsity` to the share of its neurons that it leaves out, and
+    `thresholds` maps a sparsity of the whole model ('0.60') to what abs(activation) times the down
+    column's norm to the power of `norm_exponent` must exceed, one number a layer (split layout),
+    `layer_sparsity` to the share of its neurons that a layer leaves out, and
     `predictor_thresholds` to the predictors' own. `perplexity` is the one of held-out tokens of
     the calibration text in exact mode ('0.00') and at sparsities, where it was measured.
     """
@@ -50,6 +52,7 @@ class Calibration:
     layer_sparsity: dict[str, list[float]] = field(default_factory=dict)
     perplexity: dict[str, float] = field(default_factory=dict)
     predictor_folder: str = 'predictors'
+    norm_exponent: float = 1.0
 
     @property
     def mean_recall(self) -> float:
@@ -95,6 +98,7 @@ class Manifest:
     files: dict[str, dict[str, Any]]            # name -> {bytes, sha256}
     source: dict[str, str] = field(default_factory=dict)    # file name -> sha256
     calibration: Calibration | None = None
+    aggressive: Aggressive | None = None        # where neurons lie in the order of importance
 
     def save(self, path: Path) -> None:
         body = yaml.safe_dump({
@@ -105,6 +109,7 @@ class Manifest:
                              'kv_cache': self.kv_cache},
             'geometry': self.geometry.to_dict(),
             'calibration': self.calibration and asdict(self.calibration),
+            **({} if self.aggressive is None else {'aggressive': self.aggressive.to_dict()}),
             'files': self.files,
             'source': self.source,
         }, sort_keys=False, width=100)
@@ -158,7 +163,8 @@ class Manifest:
                 raise ValueError(f'its entry of the file {name!r} is wrong')
         return cls(model, data['layout'], quantisation['resident'], quantisation['kv_cache'],
                    geometry, data['files'], dict(data['source']),
-                   None if calibration is None else Calibration.from_dict(calibration))
+                   None if calibration is None else Calibration.from_dict(calibration),
+                   Aggressive.from_dict(data['aggressive']) if 'aggressive' in data else None)
 
 
 def _digest(body: str) -> str:
