@@ -27,10 +27,11 @@ Without --via, options of one's own engine choose the engine; else the node answ
 is there and the node is found, and else the engine, for which a store has to be named.
 """
 ENGINE_OPTIONS = ('budget', 'mode', 'context', 'threads')
-NODE_OPTIONS = ('deadline', 'priority', 'session', 'json_schema', 'regex', 'choice')
+NODE_OPTIONS = ('deadline', 'priority', 'session')
 CANCEL_TIMEOUT = 5.0    # s
-COSTS = ('prompt_tokens', 'cached_tokens', 'generated_tokens', 'time_to_first_token',
-         'tokens_per_second', 'flash_bytes', 'flash_reads', 'hit_rate', 'active_fraction', 'seed')
+COSTS = ('prompt_tokens', 'cached_tokens', 'generated_tokens', 'forced_tokens',
+         'time_to_first_token', 'tokens_per_second', 'flash_bytes', 'flash_reads', 'hit_rate',
+         'active_fraction', 'seed')
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -60,7 +61,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     node.add_argument('--priority', type=int, metavar='0-255',
                       help='the highest goes first (default: 100)')
     node.add_argument('--session', metavar='NAME', help='go on with this conversation')
-    form = node.add_mutually_exclusive_group()
+    form = parser.add_argument_group(
+        'what the answer has to look like').add_mutually_exclusive_group()
     form.add_argument('--json-schema', type=Path, metavar='FILE',
                       help='the answer is JSON that this schema allows')
     form.add_argument('--regex', help='the whole answer matches this regular expression')
@@ -157,7 +159,14 @@ def _ask(client: 'FlashLlmClient', options: Namespace) -> int:
 
 def _by_engine(options: Namespace) -> int:
     # Takes a second to import, which asking the node does not need.
-    from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest, SamplingParams
+    from flash_llm_ros.engine import (
+        Constraint,
+        ConstraintKind,
+        Engine,
+        EngineConfig,
+        GenerationRequest,
+        SamplingParams,
+    )
     from flash_llm_ros.engine.byte_size import parse_byte_size
     from flash_llm_ros.engine.process_memory import peak_resident_bytes
 
@@ -165,15 +174,23 @@ def _by_engine(options: Namespace) -> int:
         given = getattr(options, name)
         return default if given is None else given
 
+    constraint = None
+    if options.json_schema is not None:
+        constraint = Constraint(ConstraintKind.JSON_SCHEMA, options.json_schema.read_text('utf-8'))
+    elif options.regex is not None:
+        constraint = Constraint(ConstraintKind.REGEX, options.regex)
+    elif options.choice is not None:
+        constraint = Constraint(ConstraintKind.CHOICES, choices=tuple(options.choice))
     config = EngineConfig(
         options.store, parse_byte_size('budget', value('budget', '96MB')), value('mode', 'exact'),
-        context_length=value('context', 512), threads=value('threads', 1))
+        context_length=value('context', 512), threads=value('threads', 1),
+        structured=constraint is not None)
     engine = Engine.open(config, _say)
     try:
         generation = engine.start(GenerationRequest(
             options.prompt, options.system, options.raw,
             SamplingParams(temperature=options.temperature, seed=options.seed),
-            value('max_tokens', 128)))
+            value('max_tokens', 128), constraint=constraint))
         pieces = []
         for piece in generation:
             pieces.append(piece)
