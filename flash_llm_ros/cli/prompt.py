@@ -13,6 +13,7 @@ from flash_llm_ros.store.errors import FlashLlmError
 if TYPE_CHECKING:
     from flash_llm_ros.client import FlashLlmClient
     from flash_llm_ros.engine import GenerationCost
+    from flash_llm_ros.engine.constraint import Constraint
 
 EPILOG = """\
 examples:
@@ -29,9 +30,8 @@ is there and the node is found, and else the engine, for which a store has to be
 ENGINE_OPTIONS = ('budget', 'mode', 'context', 'threads')
 NODE_OPTIONS = ('deadline', 'priority', 'session')
 CANCEL_TIMEOUT = 5.0    # s
-COSTS = ('prompt_tokens', 'cached_tokens', 'generated_tokens', 'forced_tokens',
-         'time_to_first_token', 'tokens_per_second', 'flash_bytes', 'flash_reads', 'hit_rate',
-         'active_fraction', 'seed')
+COSTS = ('prompt_tokens', 'cached_tokens', 'generated_tokens', 'time_to_first_token',
+         'tokens_per_second', 'flash_bytes', 'flash_reads', 'hit_rate', 'active_fraction', 'seed')
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -51,6 +51,12 @@ def add_arguments(parser: ArgumentParser) -> None:
                         help='0: the most likely token (default), above: more variety')
     parser.add_argument('--seed', type=int, default=0, metavar='N',
                         help='of the variety (default: 0)')
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument('--json-schema', type=Path, metavar='FILE',
+                      help='the answer is JSON that this schema allows')
+    form.add_argument('--regex', help='the whole answer matches this regular expression')
+    form.add_argument('--choice', action='append', metavar='TEXT',
+                      help='the answer is one of these (give it several times)')
     node = parser.add_argument_group('by the running node')
     node.add_argument('--node', default='flash_llm', metavar='NAME',
                       help='with its namespace (default: flash_llm)')
@@ -61,13 +67,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     node.add_argument('--priority', type=int, metavar='0-255',
                       help='the highest goes first (default: 100)')
     node.add_argument('--session', metavar='NAME', help='go on with this conversation')
-    form = parser.add_argument_group(
-        'what the answer has to look like').add_mutually_exclusive_group()
-    form.add_argument('--json-schema', type=Path, metavar='FILE',
-                      help='the answer is JSON that this schema allows')
-    form.add_argument('--regex', help='the whole answer matches this regular expression')
-    form.add_argument('--choice', action='append', metavar='TEXT',
-                      help='the answer is one of these (give it several times)')
     engine = parser.add_argument_group('by an engine of its own')
     engine.add_argument('--budget', metavar='SIZE', help='DRAM budget (default: 96MB)')
     engine.add_argument('--mode', choices=('exact', 'sparse'),
@@ -159,14 +158,7 @@ def _ask(client: 'FlashLlmClient', options: Namespace) -> int:
 
 def _by_engine(options: Namespace) -> int:
     # Takes a second to import, which asking the node does not need.
-    from flash_llm_ros.engine import (
-        Constraint,
-        ConstraintKind,
-        Engine,
-        EngineConfig,
-        GenerationRequest,
-        SamplingParams,
-    )
+    from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest, SamplingParams
     from flash_llm_ros.engine.byte_size import parse_byte_size
     from flash_llm_ros.engine.process_memory import peak_resident_bytes
 
@@ -174,13 +166,7 @@ def _by_engine(options: Namespace) -> int:
         given = getattr(options, name)
         return default if given is None else given
 
-    constraint = None
-    if options.json_schema is not None:
-        constraint = Constraint(ConstraintKind.JSON_SCHEMA, options.json_schema.read_text('utf-8'))
-    elif options.regex is not None:
-        constraint = Constraint(ConstraintKind.REGEX, options.regex)
-    elif options.choice is not None:
-        constraint = Constraint(ConstraintKind.CHOICES, choices=tuple(options.choice))
+    constraint = _constraint(options)
     config = EngineConfig(
         options.store, parse_byte_size('budget', value('budget', '96MB')), value('mode', 'exact'),
         context_length=value('context', 512), threads=value('threads', 1),
@@ -202,6 +188,18 @@ def _by_engine(options: Namespace) -> int:
             f'engine, read with {engine.reader}', options)
     _say(f'peak RSS {peak_resident_bytes() / 1e6:.0f} MB')
     return 0
+
+
+def _constraint(options: Namespace) -> 'Constraint | None':
+    from flash_llm_ros.engine.constraint import Constraint, ConstraintKind
+
+    if options.json_schema is not None:
+        return Constraint(ConstraintKind.JSON_SCHEMA, options.json_schema.read_text('utf-8'))
+    if options.regex is not None:
+        return Constraint(ConstraintKind.REGEX, options.regex)
+    if options.choice is not None:
+        return Constraint(ConstraintKind.CHOICES, choices=tuple(options.choice))
+    return None
 
 
 def _show(piece: str, options: Namespace) -> None:
