@@ -122,7 +122,7 @@ def _calibrate(store: FlashStore, tokens: list[int], work: ResumableFolder, fold
         predictors=[predictor.facts for predictor in found],
         layer_sparsity=thresholds.shares if thresholds else {},
         perplexity=thresholds.perplexity if thresholds else {},
-        predictor_folder=folder)
+        predictor_folder=folder, norm_exponent=0.0)
     return calibration, thresholds
 
 

@@ -25,7 +25,7 @@ from flash_llm_ros.engine.feed_forward import (
 from flash_llm_ros.engine.generation import Generation, GenerationRequest
 from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow, plan_memory
 from flash_llm_ros.engine.model import Model
-from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity, down_norms
+from flash_llm_ros.engine.predictors import PredictorStack, activation_limits, down_norms
 from flash_llm_ros.engine.process_memory import (
     release_code,
     resident_bytes,
@@ -40,6 +40,7 @@ from flash_llm_ros.engine.window import Window
 from flash_llm_ros.engine.window_plan import least_slots, most_slots, plan_window
 from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.flash_device import FlashDevice
 from flash_llm_ros.store.flash_store import (
     CHAT_TEMPLATE,
     RESIDENT,
@@ -372,8 +373,8 @@ def _feed_forward(config: EngineConfig, manifest: Manifest, window: Window,
         return dense
     if manifest.layout == 'bundled':
         return BundledFeedForward(dense, window, predictors, spec, clock)
-    thresholds = at_sparsity(manifest.calibration.thresholds, sparsity)
-    return SplitFeedForward(dense, window, predictors, spec.activation, thresholds, norms, clock)
+    limits = activation_limits(manifest.calibration, sparsity, norms)
+    return SplitFeedForward(dense, window, predictors, spec.activation, limits, norms, clock)
 
 
 def _warnings(window: Window, config: EngineConfig) -> list[str]:
@@ -382,4 +383,10 @@ def _warnings(window: Window, config: EngineConfig) -> list[str]:
         lines.append('the file system refuses direct I/O: reads go through the page cache')
     if config.lock_memory and not window.core.locked:
         lines.append('the window could not be locked in memory (RLIMIT_MEMLOCK)')
+    folder = config.kv_folder
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    file_system = FlashDevice.of(there).file_system
+    if file_system in ('tmpfs', 'ramfs'):
+        lines.append(f'session_folder {folder} lies in memory ({file_system}): what is kept there '
+                     'takes DRAM beside dram_budget')
     return lines

@@ -37,8 +37,9 @@ class PredictorFacts:
 class Calibration:
     """What calibration learned.
 
-    `thresholds` maps a sparsity of the whole model ('0.60') to one contribution threshold a layer
-    (split layout), `layer_sparsity` to the share of its neurons that it leaves out, and
+    `thresholds` maps a sparsity of the whole model ('0.60') to what abs(activation) times the down
+    column's norm to the power of `norm_exponent` must exceed, one number a layer (split layout),
+    `layer_sparsity` to the share of its neurons that a layer leaves out, and
     `predictor_thresholds` to the predictors' own. `perplexity` is the one of held-out tokens of
     the calibration text in exact mode ('0.00') and at sparsities, where it was measured.
     """
@@ -51,6 +52,7 @@ class Calibration:
     layer_sparsity: dict[str, list[float]] = field(default_factory=dict)
     perplexity: dict[str, float] = field(default_factory=dict)
     predictor_folder: str = 'predictors'
+    norm_exponent: float = 1.0
 
     @property
     def mean_recall(self) -> float:
