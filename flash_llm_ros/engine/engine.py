@@ -40,6 +40,7 @@ from flash_llm_ros.engine.window import Window
 from flash_llm_ros.engine.window_plan import least_slots, most_slots, plan_window
 from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.flash_device import FlashDevice
 from flash_llm_ros.store.flash_store import (
     CHAT_TEMPLATE,
     RESIDENT,
@@ -382,4 +383,10 @@ def _warnings(window: Window, config: EngineConfig) -> list[str]:
         lines.append('the file system refuses direct I/O: reads go through the page cache')
     if config.lock_memory and not window.core.locked:
         lines.append('the window could not be locked in memory (RLIMIT_MEMLOCK)')
+    folder = config.kv_folder
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    file_system = FlashDevice.of(there).file_system
+    if file_system in ('tmpfs', 'ramfs'):
+        lines.append(f'session_folder {folder} lies in memory ({file_system}): what is kept there '
+                     'takes DRAM beside dram_budget')
     return lines
