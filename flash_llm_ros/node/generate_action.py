@@ -21,7 +21,6 @@ from flash_llm_ros.node.intake import CALLS, STREAM_DEPTH, Intake, Understood
 from flash_llm_ros.node.parameters import Parameters
 from flash_llm_ros.node.request import Chunk, Outcome, Request
 
-SERVICE_DEPTH = 1000    # requests that may wait to be taken
 RESULT_TIMEOUT = 300  # s that results are kept for clients that ask late
 CANCEL_STATE_TIMEOUT = 5.0  # s
 
@@ -46,10 +45,6 @@ class GenerateAction:
             goal_service_qos_profile=CALLS, result_service_qos_profile=CALLS,
             cancel_service_qos_profile=CALLS,
             feedback_pub_qos_profile=QoSProfile(depth=STREAM_DEPTH),
-            # Ten, the default, are lost where many clients ask at once.
-            goal_service_qos_profile=QoSProfile(depth=SERVICE_DEPTH),
-            result_service_qos_profile=QoSProfile(depth=SERVICE_DEPTH),
-            cancel_service_qos_profile=QoSProfile(depth=SERVICE_DEPTH),
             result_timeout=RESULT_TIMEOUT)
 
     def destroy(self) -> None:
