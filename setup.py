@@ -119,6 +119,7 @@ setup(
     install_requires=requirements('runtime'),
     extras_require={
         'convert': requirements('convert'),
+        'relufy': requirements('convert') + requirements('relufy'),
         'replay': requirements('replay'),
         'structured': requirements('structured'),
         'test': [name for kind in ('convert', 'replay', 'structured', 'test')
