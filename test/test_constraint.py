@@ -192,11 +192,30 @@ def test_an_answer_that_cannot_be_finished(int8_store: Path, batches: bool) -> N
         assert ''.join(pieces) == generation.text
         assert 'a much longer answer than this'.startswith(generation.text)
         assert len(generation.text) == min(5, 64 - 51) or 'max_tokens' not in options
-        assert generation.finish_reason is FinishReason.LENGTH
+        assert generation.finish_reason is FinishReason.ERROR
     # What may end where it has to end is an answer.
     found = constrained(engine, Constraint(ConstraintKind.REGEX, '[ab]+'), max_tokens=7)
     assert re.fullmatch('[ab]+', found.text)
     engine.close()
+
+
+def test_constraints_in_a_conversation(int8_store: Path, tmp_path: Path) -> None:
+    """A turn that was complete is kept, one that could not be is as if it had never been."""
+    texts = []
+    for failing in (False, True):
+        engine = opened(int8_store, structured=True, max_sessions=1, session_folder=tmp_path)
+        turn = {'session_id': 'a', 'raw': False}
+        constrained(engine, REGEX, 'One', **turn)
+        if failing:
+            with pytest.raises(FlashLlmError) as error:
+                constrained(engine, choices('never complete'), 'Other', max_tokens=3, **turn)
+            assert error.value.code is ErrorCode.CONSTRAINT_UNMET
+        second = constrained(engine, JSON, 'Two', **turn)
+        assert second.stats.cached_tokens > 0
+        texts.append((second.prompt_tokens, second.text))
+        Draft202012Validator(SCHEMA).validate(json.loads(second.text))
+        engine.close()
+    assert texts[0] == texts[1]
 
 
 @pytest.mark.parametrize('pieces', [0, 3])

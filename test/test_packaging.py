@@ -98,7 +98,7 @@ def declared_distributions(*extras: str) -> set[str]:
 @pytest.mark.parametrize('folder', ['flash_llm_ros', 'launch'])
 def test_what_is_imported_is_required(folder: str) -> None:
     ros = {dependency.name for dependency in manifest(ROOT).exec_depends}
-    pip = declared_distributions('convert', 'replay')
+    pip = declared_distributions('convert', 'replay', 'structured')
     providers = packages_distributions()
     undeclared = {
         name for name in imported(ROOT / folder) - ros

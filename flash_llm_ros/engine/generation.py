@@ -152,8 +152,8 @@ class Generation:
             if self.finish_reason == FinishReason.RUNNING:
                 self.finish_reason = FinishReason.CANCELLED
             raise
-        except BaseException:
-            if self.finish_reason == FinishReason.RUNNING:
+        except BaseException:               # also of an answer too short for its constraint
+            if self.finish_reason in (FinishReason.RUNNING, FinishReason.LENGTH):
                 self.finish_reason = FinishReason.ERROR
             self._update_cost()
             raise
