@@ -127,8 +127,15 @@ def relufication(checkpoint: Path, state: Path, tokens: int, **options: object) 
                         RelufyOptions(tokens=tokens, **{**OPTIONS, **options}), state)
 
 
-def test_training_brings_the_student_nearer(checkpoint: Path, tmp_path: Path) -> None:
-    training = relufication(checkpoint, tmp_path / 'state.pt', 128 * 40, zeros=0.5,
+@pytest.fixture(scope='module')
+def biased(tmp_path_factory) -> Path:
+    """Its biases are a direction that all tokens share, along which gates can be switched off."""
+    return write_checkpoint(tmp_path_factory.mktemp('biased') / 'checkpoint', seed=4,
+                            model_type='qwen2', architectures=['Qwen2ForCausalLM'])
+
+
+def test_training_brings_the_student_nearer(biased: Path, tmp_path: Path) -> None:
+    training = relufication(biased, tmp_path / 'state.pt', 128 * 40, zeros=0.5,
                             learning_rate=2e-3)
     steps: list[Step] = []
     training.train(steps.append)
@@ -136,8 +143,8 @@ def test_training_brings_the_student_nearer(checkpoint: Path, tmp_path: Path) ->
     assert np.mean([step.divergence for step in steps[-5:]]) < 0.85 * steps[0].divergence
 
 
-def test_training_brings_zeros(checkpoint: Path, tmp_path: Path) -> None:
-    training = relufication(checkpoint, tmp_path / 'state.pt', 128 * 60, zeros=0.7)
+def test_training_brings_zeros(biased: Path, tmp_path: Path) -> None:
+    training = relufication(biased, tmp_path / 'state.pt', 128 * 60, zeros=0.7)
     steps: list[Step] = []
     training.train(steps.append)
     assert steps[0].zeros == pytest.approx(0.5, abs=0.05)       # random gates

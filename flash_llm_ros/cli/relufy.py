@@ -42,7 +42,8 @@ def add_arguments(parser: ArgumentParser) -> None:
                         help='to train on, all in all (default: 2000000)')
     parser.add_argument('--zeros', type=float, default=0.8, metavar='SHARE',
                         help='of the activations, to be reached halfway (default: 0.8)')
-    parser.add_argument('--learning-rate', type=float, default=4e-4, metavar='RATE')
+    parser.add_argument('--learning-rate', type=float, default=4e-4, metavar='RATE',
+                        help='the largest one (default: 4e-4)')
     parser.add_argument('--length', type=int, default=256, metavar='N',
                         help='tokens of a sequence (default: 256)')
     parser.add_argument('--threads', type=int, default=2, help='that compute (default: 2)')
