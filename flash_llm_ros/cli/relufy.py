@@ -33,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--text', type=Path, nargs='+', metavar='FILE', default=[],
                         help='UTF-8 text or .jsonl files to train on')
     parser.add_argument('--written', type=int, default=0, metavar='N',
-                        help='train on so many tokens that the teacher writes, too')
+                        help='train on so many tokens that the teacher writes, too (default: 0)')
     parser.add_argument('--held-out', type=Path, nargs='+', metavar='FILE',
                         help='text to measure on (default: the end of the text)')
     parser.add_argument('--start', metavar='CHECKPOINT',
