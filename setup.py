@@ -118,6 +118,7 @@ setup(
     ],
     install_requires=requirements('runtime'),
     extras_require={
+        'calibrate': requirements('calibrate'),
         'convert': requirements('convert'),
         'relufy': requirements('convert') + requirements('relufy'),
         'replay': requirements('replay'),

@@ -1,10 +1,12 @@
 """What quantisation and sparsity cost in quality, against transformers on the same weights.
 
     python bench/quality.py [--model models/SmolLM2-135M-Instruct.Q4_1.gguf] [--json PATH]
+    python bench/quality.py --calibration [--model GGUF] [--neurons int4] [--json PATH]
 
 Prints, for SmolLM2-135M: fp16 store and exact mode (same greedy tokens, largest difference of
 logits), int8 and int4 stores (KL divergence), perplexity exact and at several sparsities of the
-down columns, beside the same thresholding done in float32 by transformers.
+down columns, beside the same thresholding done in float32 by transformers. With --calibration:
+what a calibrated store of any model costs and gains, see calibration_table.py.
 """
 
 from argparse import ArgumentParser
@@ -13,6 +15,7 @@ from pathlib import Path
 import sys
 import time
 
+import calibration_table
 from ensure_store import ensure_store
 from fidelity import engine_logits, mean_divergence, perplexity
 from held_out_text import held_out_text
@@ -126,7 +129,14 @@ def main() -> int:
                         default=Path('models/SmolLM2-135M-Instruct.Q4_1.gguf'))
     parser.add_argument('--tokens', type=int, default=1000, help='tokens of held-out text')
     parser.add_argument('--json', type=Path, help='write the figures there')
+    parser.add_argument('--calibration', action='store_true',
+                        help='calibrate a store and print what sparse mode costs and gains')
+    parser.add_argument('--neurons', choices=('int8', 'int4'), default='int8',
+                        help='with --calibration: format of the sparse store (default: int8)')
+    parser.add_argument('--calibration-tokens', type=int, default=8192)
     options = parser.parse_args()
+    if options.calibration:
+        return calibration_table.run(options)
     stores = options.model.parent
     int8_store = ensure_store(options.model, stores / 'smollm2.store')
     fp16_store = ensure_store(options.model, stores / 'smollm2-fp16.store', neurons='fp16',

@@ -52,6 +52,23 @@ struct Vec {
     }
     return from_half(halves);
   }
+  // The first `count` of them, zeros behind.
+  static F from_some_uint8(const std::uint8_t* from, std::int64_t count) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(some_bytes(from, count)));
+  }
+  static F from_some_int8(const std::uint8_t* from, std::int64_t count) {
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(some_bytes(from, count)));
+  }
+  static __m128i some_bytes(const std::uint8_t* from, std::int64_t count) {
+    if (count >= kLanes) {
+      return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+    }
+    std::uint8_t bytes[kLanes] = {};
+    for (std::int64_t i = 0; i < count; ++i) {
+      bytes[i] = from[i];
+    }
+    return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes));
+  }
 };
 
 struct Vec256Ints {
@@ -66,7 +83,6 @@ struct Vec256Ints {
     return _mm256_zextsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
   static void store(void* to, I value) { _mm256_storeu_si256(static_cast<__m256i*>(to), value); }
-  static I all(std::int32_t value) { return _mm256_set1_epi32(value); }
   static I all_four_bytes(const std::uint8_t* from) {
     std::int32_t bytes;
     __builtin_memcpy(&bytes, from, sizeof bytes);

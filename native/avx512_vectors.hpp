@@ -48,6 +48,16 @@ struct Vec {
     const __mmask16 mask = static_cast<__mmask16>((1u << count) - 1);
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask, from));
   }
+  static F from_some_uint8(const std::uint8_t* from, std::int64_t count) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(some_bytes(from, count)));
+  }
+  static F from_some_int8(const std::uint8_t* from, std::int64_t count) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(some_bytes(from, count)));
+  }
+  static __m128i some_bytes(const std::uint8_t* from, std::int64_t count) {
+    const std::uint32_t mask = count >= kLanes ? 0xFFFF : (1u << count) - 1;
+    return _mm_maskz_loadu_epi8(static_cast<__mmask16>(mask), from);
+  }
 };
 
 struct Vec512Ints {
@@ -62,7 +72,6 @@ struct Vec512Ints {
     return _mm512_maskz_loadu_epi8((std::uint64_t{1} << count) - 1, from);
   }
   static void store(void* to, I value) { _mm512_storeu_si512(to, value); }
-  static I all(std::int32_t value) { return _mm512_set1_epi32(value); }
   static I all_four_bytes(const std::uint8_t* from) {
     std::int32_t bytes;
     __builtin_memcpy(&bytes, from, sizeof bytes);

@@ -8,9 +8,12 @@ namespace flash_llm {
 
 enum class Codec { kInt8, kInt4, kFp16 };
 
-// Rows of `dim` values. int8 and int4: values padded to whole blocks of 32, then one fp16 scale per
-// block; an int4 block is 16 bytes, whose low halves are its first 16 values plus 8 and whose high
-// halves the last 16. fp16: plain half precision.
+// Rows of `dim` values; those of int8 and int4 are padded to whole blocks of 32.
+// int8: the values, then one fp16 scale per block.
+// int4: 16 bytes per block, whose low halves are its first 16 quants and whose high halves the last
+// 16; one uint8 per block, one int8 per block, two fp16. A value is (quant - 8) * scale + offset;
+// scale = uint8 * first fp16 / 256, offset = int8 * second fp16 / 128.
+// fp16: plain half precision.
 struct RowFormat {
   Codec codec;
   std::int64_t dim;
@@ -20,7 +23,7 @@ struct RowFormat {
   std::size_t row_bytes() const {
     switch (codec) {
       case Codec::kInt8: return static_cast<std::size_t>(padded_dim() / 32 * 34);
-      case Codec::kInt4: return static_cast<std::size_t>(padded_dim() / 32 * 18);
+      case Codec::kInt4: return static_cast<std::size_t>(padded_dim() / 32 * 18 + 4);
       default: return static_cast<std::size_t>(2 * dim);
     }
   }
@@ -40,9 +43,10 @@ struct Columns {
 //   scale = peak / levels
 // all in float32; a block whose peak is below 1e-30 counts as zeros, one with a NaN or an infinity
 // has a NaN as its scale. A block's sum of quants times steps is exact; it is converted to float32
-// and multiplied by the row's scale and x's, and these are summed in float32. (8 bits of x would
-// cost int8 rows a third more of divergence than their own rounding does; for int4 rows it is less
-// than a hundredth.) Everything else is float32.
+// and multiplied by the row's scale and x's, and these are summed in float32. For int4 rows, the sum
+// of a block of x times (offset - 8 * scale) is added. (8 bits of x would cost int8 rows a third more
+// of divergence than their own rounding does; for int4 rows it is less than a hundredth.) Everything
+// else is float32.
 //
 // Every result depends on its own row, column and token alone, never on how many are passed at once:
 // threads may share a call's rows, columns or tokens as they like.

@@ -25,17 +25,14 @@ namespace {
 
 // Sums of eight products of a nibble and a step of x stay below 2^15.
 struct Ints : Vec512Ints {
-  static I dot_nibbles(I low, I x_low, I high, I x_high, I correction) {
-    const I sums = _mm512_add_epi16(_mm512_maddubs_epi16(low, x_low), _mm512_maddubs_epi16(high, x_high));
-    return add(_mm512_madd_epi16(sums, _mm512_set1_epi16(1)), correction);
+  static I dot_nibbles(I low, I x_low, I high, I x_high) {
+    return end_nibbles_dot(add_nibbles_dot(_mm512_maddubs_epi16(low, x_low), high, x_high));
   }
   static I add_pairs_dot(I sum, I a, I b) { return add(sum, _mm512_madd_epi16(a, b)); }
   static I add_nibbles_dot(I sums, I nibbles, I x) {
     return _mm512_add_epi16(sums, _mm512_maddubs_epi16(nibbles, x));
   }
-  static I end_nibbles_dot(I sums, std::int32_t correction) {
-    return add(_mm512_madd_epi16(sums, _mm512_set1_epi16(1)), all(correction));
-  }
+  static I end_nibbles_dot(I sums) { return _mm512_madd_epi16(sums, _mm512_set1_epi16(1)); }
 };
 
 #include "kernels_wide_body.hpp"

@@ -21,14 +21,14 @@ namespace {
 #include "kernels_rounding_body.hpp"
 
 struct Ints : Vec256Ints {
-  static I dot_nibbles(I low, I x_low, I high, I x_high, I correction) {
-    return _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(correction, low, x_low), high, x_high);
+  static I dot_nibbles(I low, I x_low, I high, I x_high) {
+    return _mm256_dpbusd_avx_epi32(_mm256_dpbusd_avx_epi32(zero(), low, x_low), high, x_high);
   }
   static I add_pairs_dot(I sum, I a, I b) { return _mm256_dpwssd_avx_epi32(sum, a, b); }
   static I add_nibbles_dot(I sum, I nibbles, I x) {
     return _mm256_dpbusd_avx_epi32(sum, nibbles, x);
   }
-  static I end_nibbles_dot(I sum, std::int32_t correction) { return add(sum, all(correction)); }
+  static I end_nibbles_dot(I sum) { return sum; }
 };
 
 #include "kernels_wide_body.hpp"

@@ -12,23 +12,42 @@ inline std::int64_t least(std::int64_t a, std::int64_t b) { return a < b ? a : b
 
 // How a row of each format with scales is taken apart, a block of 32 values at a time.
 struct Int8Row {
+  static constexpr bool kOffsets = false;
   const std::uint8_t* quants;
   const std::uint8_t* scales;
 
   Int8Row(const std::uint8_t* row, const RowFormat& format)
       : quants(row), scales(row + format.padded_dim()) {}
-  F scale(std::int64_t block) const { return Vec::all_half(scales + 2 * block); }
+  const std::uint8_t* scale_at(std::int64_t block) const { return scales + 2 * block; }
+  // Of `count` blocks, at most kN, zeros behind.
+  F some_scales(std::int64_t first, std::int64_t count) const {
+    return Vec::from_some_halves(scale_at(first), count);
+  }
   const std::uint8_t* block(std::int64_t number) const { return quants + number * kBlock; }
   F quant(std::int64_t number, std::int64_t i) const { return Vec::from_int8(block(number) + i); }
 };
 
 struct Int4Row {
+  static constexpr bool kOffsets = true;
   const std::uint8_t* quants;
   const std::uint8_t* scales;
+  const std::uint8_t* offsets;
+  const std::uint8_t* tops;
 
   Int4Row(const std::uint8_t* row, const RowFormat& format)
-      : quants(row), scales(row + format.padded_dim() / 2) {}
-  F scale(std::int64_t block) const { return Vec::all_half(scales + 2 * block); }
+      : quants(row),
+        scales(row + format.padded_dim() / 2),
+        offsets(scales + format.blocks()),
+        tops(offsets + format.blocks()) {}
+  const std::uint8_t* scale_at(std::int64_t block) const { return scales + block; }
+  F some_scales(std::int64_t first, std::int64_t count) const {
+    return Vec::mul(Vec::from_some_uint8(scale_at(first), count),
+                    Vec::mul(Vec::all_half(tops), Vec::all(1.0f / 256)));
+  }
+  F some_offsets(std::int64_t first, std::int64_t count) const {
+    return Vec::mul(Vec::from_some_int8(offsets + first, count),
+                    Vec::mul(Vec::all_half(tops + 2), Vec::all(1.0f / 128)));
+  }
   const std::uint8_t* block(std::int64_t number) const {
     return quants + number * (kBlock / 2);
   }
@@ -73,21 +92,43 @@ struct HalfTail {
   }
 };
 
-// out [32] += factors[r] * block of row r, where a factor is h times the row's scale.
+// h times the scales and offsets of `count` blocks of a row, at most kN.
+template <typename Row>
+struct Lines {
+  float scales[kN];
+  float offsets[Row::kOffsets ? kN : 1];
+
+  void read(const Row& row, std::int64_t first, std::int64_t count, float h) {
+    Vec::store(scales, Vec::mul(row.some_scales(first, count), Vec::all(h)));
+    if constexpr (Row::kOffsets) {
+      Vec::store(offsets, Vec::mul(row.some_offsets(first, count), Vec::all(h)));
+    }
+  }
+  // sum + h * values of quants of block `number` of those read.
+  F add(F sum, std::int64_t number, F quants) const {
+    const F scale = Vec::all(scales[number]);
+    if constexpr (Row::kOffsets) {
+      return Vec::add(sum, Vec::fma(quants, scale, Vec::all(offsets[number])));
+    } else {
+      return Vec::fma(quants, scale, sum);
+    }
+  }
+};
+
+// out [32] += the block of each row, which is number `number` of its lines.
 template <typename Row, int kRows>
 inline void add_scaled_block(const RowFormat& format, const std::uint8_t* const* rows,
-                             const std::uint8_t* const* next, const float* factors,
-                             std::int64_t block, float* out) {
+                             const std::uint8_t* const* next, const Lines<Row>* lines,
+                             std::int64_t number, std::int64_t block, float* out) {
   F sums[kBlock / kN];
   for (std::int64_t i = 0; i < kBlock / kN; ++i) {
     sums[i] = Vec::load(out + i * kN);
   }
   for (int r = 0; r < kRows; ++r) {
     const Row row(rows[r], format);
-    const F factor = Vec::all(factors[r * kN]);
     __builtin_prefetch(Row(next[r], format).block(block));
     for (std::int64_t i = 0; i < kBlock / kN; ++i) {
-      sums[i] = Vec::fma(factor, row.quant(block, i * kN), sums[i]);
+      sums[i] = lines[r].add(sums[i], number, row.quant(block, i * kN));
     }
   }
   for (std::int64_t i = 0; i < kBlock / kN; ++i) {
@@ -102,23 +143,19 @@ inline void add_scaled_rows(const RowFormat& format, const std::uint8_t* const* 
                             float* out) {
   for (std::int64_t first = columns.first; first < columns.end; first += kN) {
     const std::int64_t end = least(first + kN, columns.end);
-    float factors[kRows][kN];
+    Lines<Row> lines[kRows];
     for (int r = 0; r < kRows; ++r) {
-      const std::uint8_t* const scales = Row(rows[r], format).scales + 2 * first;
-      Vec::store(factors[r],
-                 Vec::mul(Vec::from_some_halves(scales, end - first), Vec::all(h[r])));
-      __builtin_prefetch(Row(next[r], format).scales + 2 * first);
+      lines[r].read(Row(rows[r], format), first, end - first, h[r]);
+      __builtin_prefetch(Row(next[r], format).scale_at(first));
     }
     for (std::int64_t block = first; block < end; ++block) {
       float* const columns_out = out + block * kBlock;
       const std::int64_t held = format.dim - block * kBlock;
       if (held >= kBlock) {
-        add_scaled_block<Row, kRows>(format, rows, next, factors[0] + (block - first), block,
-                                     columns_out);
+        add_scaled_block<Row, kRows>(format, rows, next, lines, block - first, block, columns_out);
       } else {
         Tail tail(columns_out, held);
-        add_scaled_block<Row, kRows>(format, rows, next, factors[0] + (block - first), block,
-                                     tail.values);
+        add_scaled_block<Row, kRows>(format, rows, next, lines, block - first, block, tail.values);
         copy_floats(columns_out, tail.values, held);
       }
     }
@@ -190,9 +227,14 @@ void add_rows(const RowFormat& format, const std::uint8_t* const* rows, const fl
 
 template <typename Row>
 inline void decode_scaled_row(const Row& row, Columns columns, float* out, std::int64_t stride) {
+  Lines<Row> lines;
   for (std::int64_t block = columns.first; block < columns.end; ++block, out += stride) {
+    const std::int64_t number = (block - columns.first) % kN;
+    if (number == 0) {
+      lines.read(row, block, least(kN, columns.end - block), 1);
+    }
     for (std::int64_t i = 0; i < kBlock; i += kN) {
-      Vec::store(out + i, Vec::mul(row.quant(block, i), row.scale(block)));
+      Vec::store(out + i, lines.add(Vec::zero(), number, row.quant(block, i)));
     }
   }
 }

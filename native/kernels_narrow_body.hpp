@@ -1,10 +1,11 @@
 // Dot products of int8 and int4 rows in integers, a block at a time, over a struct Ints that holds
 // two kinds of dot; several tokens take the encoded rows, too.
 
-// x: kXBytes for each block as the dot wants them, then the scales as float.
+// x: kXBytes for each block as the dot wants them, then the scales as float, for int4 rows the sums of
+// the blocks, too. Lanes run along kN blocks.
 template <typename Dot>
 inline std::size_t prepared_ints_bytes(const RowFormat& format) {
-  const std::size_t each = Dot::kXBytes + sizeof(float);
+  const std::size_t each = Dot::kXBytes + (Dot::Row::kOffsets ? 2 : 1) * sizeof(float);
   return (static_cast<std::size_t>(format.blocks()) * each + 63) / 64 * 64;
 }
 
@@ -17,8 +18,20 @@ inline void prepare_ints(const RowFormat& format, const float* x, std::uint8_t* 
     const std::int64_t first = block * kBlock;
     scales[block] =
         round_block(x + first, least(kBlock, format.dim - first), Dot::kLevels, steps);
+    if constexpr (Dot::Row::kOffsets) {
+      scales[blocks + block] = scales[block] * sum_of_steps(steps);
+    }
     Dot::put_x(steps, prepared + block * Dot::kXBytes);
   }
+}
+
+// The first `count` of kN, zeros behind.
+inline F some_floats(const float* from, std::int64_t count) {
+  float values[kN];
+  for (std::int64_t i = 0; i < kN; ++i) {
+    values[i] = i < count ? from[i] : 0.0f;
+  }
+  return Vec::load(values);
 }
 
 template <typename Dot, int kRows>
@@ -30,13 +43,25 @@ inline void dot_some_rows(const RowFormat& format, const std::uint8_t* const* ro
   for (int r = 0; r < kRows; ++r) {
     sums[r] = Vec::zero();
   }
-  for (std::int64_t block = 0; block < blocks; ++block) {
-    const std::uint8_t* const x = prepared + block * Dot::kXBytes;
-    const F x_scale = Vec::all(x_scales[block]);
+  for (std::int64_t first = 0; first < blocks; first += kN) {
+    const std::int64_t held = least(kN, blocks - first);
+    const F some_x_scales = some_floats(x_scales + first, held);
+    float scales[kRows][kN];
     for (int r = 0; r < kRows; ++r) {
-      const F row_scale = Vec::all_half(rows[r] + blocks * Dot::kBlockBytes + 2 * block);
-      sums[r] = Vec::fma(Dot::dot(rows[r] + block * Dot::kBlockBytes, x),
-                         Vec::mul(row_scale, x_scale), sums[r]);
+      const typename Dot::Row row(rows[r], format);
+      const F row_scales = row.some_scales(first, held);
+      Vec::store(scales[r], Vec::mul(row_scales, some_x_scales));
+      if constexpr (Dot::Row::kOffsets) {
+        sums[r] = Vec::fma(least_of(row_scales, row.some_offsets(first, held)),
+                           some_floats(x_scales + blocks + first, held), sums[r]);
+      }
+    }
+    for (std::int64_t block = first; block < first + held; ++block) {
+      const std::uint8_t* const x = prepared + block * Dot::kXBytes;
+      for (int r = 0; r < kRows; ++r) {
+        sums[r] = Vec::fma(Dot::dot(rows[r] + block * Dot::kBlockBytes, x),
+                           Vec::all(scales[r][block - first]), sums[r]);
+      }
     }
   }
   for (int r = 0; r < kRows; ++r) {

@@ -13,6 +13,7 @@ namespace {
 #include "kernels_rounding_body.hpp"
 
 struct Int4Dot {
+  using Row = Int4Row;
   static constexpr std::int64_t kXBytes = 32;
   static constexpr std::int64_t kBlockBytes = 16;
   static constexpr float kLevels = kInt4Levels;
@@ -22,11 +23,11 @@ struct Int4Dot {
       x[i] = static_cast<std::uint8_t>(steps[i]);
     }
   }
-  // Products of a quant and a step stay below 1016, so that eight of them fit in 16 bits.
+  // Products of a quant and a step stay below 1906, so that eight of them fit in 16 bits.
   static F dot(const std::uint8_t* weights, const std::uint8_t* x) {
     const uint8x16_t bytes = vld1q_u8(weights);
-    const int8x16_t low = less_eight(vandq_u8(bytes, vdupq_n_u8(15)));
-    const int8x16_t high = less_eight(vshrq_n_u8(bytes, 4));
+    const int8x16_t low = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15)));
+    const int8x16_t high = vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4));
     const int8x16_t x_low = vld1q_s8(reinterpret_cast<const std::int8_t*>(x));
     const int8x16_t x_high = vld1q_s8(reinterpret_cast<const std::int8_t*>(x) + 16);
     int16x8_t sums = vmull_s8(vget_low_s8(low), vget_low_s8(x_low));
@@ -35,12 +36,10 @@ struct Int4Dot {
     sums = vmlal_high_s8(sums, high, x_high);
     return vcvtq_f32_s32(vpaddlq_s16(sums));
   }
-  static int8x16_t less_eight(uint8x16_t nibbles) {
-    return vsubq_s8(vreinterpretq_s8_u8(nibbles), vdupq_n_s8(8));
-  }
 };
 
 struct Int8Dot {
+  using Row = Int8Row;
   static constexpr std::int64_t kXBytes = 64;
   static constexpr std::int64_t kBlockBytes = 32;
   static constexpr float kLevels = kInt8Levels;

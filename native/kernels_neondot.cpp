@@ -24,6 +24,7 @@ inline int8x16_t load_int8(const std::uint8_t* from) {
 }
 
 struct Int4Dot {
+  using Row = Int4Row;
   static constexpr std::int64_t kXBytes = 32;
   static constexpr std::int64_t kBlockBytes = 16;
   static constexpr float kLevels = kInt4Levels;
@@ -35,18 +36,16 @@ struct Int4Dot {
   }
   static F dot(const std::uint8_t* weights, const std::uint8_t* x) {
     const uint8x16_t bytes = vld1q_u8(weights);
-    const int8x16_t low = less_eight(vandq_u8(bytes, vdupq_n_u8(15)));
-    const int8x16_t high = less_eight(vshrq_n_u8(bytes, 4));
+    const int8x16_t low = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15)));
+    const int8x16_t high = vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4));
     const int32x4_t sum = vdotq_s32(vdupq_n_s32(0), low, load_int8(x));
     return vcvtq_f32_s32(vdotq_s32(sum, high, load_int8(x + 16)));
-  }
-  static int8x16_t less_eight(uint8x16_t nibbles) {
-    return vsubq_s8(vreinterpretq_s8_u8(nibbles), vdupq_n_s8(8));
   }
 };
 
 // x: the high bytes of the 32 values, then the low ones, so that 256 * high + low is the value.
 struct Int8Dot {
+  using Row = Int8Row;
   static constexpr std::int64_t kXBytes = 64;
   static constexpr std::int64_t kBlockBytes = 32;
   static constexpr float kLevels = kInt8Levels;

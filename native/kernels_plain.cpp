@@ -47,6 +47,21 @@ struct Vec {
     return from_half(halves);
   }
   static F all_half(const std::uint8_t* from) { return all(half_at(from)); }
+  // The first `count` of them, zeros behind.
+  static F from_some_uint8(const std::uint8_t* from, std::int64_t count) {
+    F values = zero();
+    for (std::int64_t i = 0; i < kLanes && i < count; ++i) {
+      values[i] = from[i];
+    }
+    return values;
+  }
+  static F from_some_int8(const std::uint8_t* from, std::int64_t count) {
+    F values = zero();
+    for (std::int64_t i = 0; i < kLanes && i < count; ++i) {
+      values[i] = int8_at(from + i);
+    }
+    return values;
+  }
 
   static float int8_at(const std::uint8_t* from) { return static_cast<std::int8_t>(*from); }
   static float low_at(const std::uint8_t* from) { return static_cast<float>((*from & 15) - 8); }
@@ -71,6 +86,7 @@ struct Vec {
 inline F only_lane(std::int32_t value) { return F{static_cast<float>(value), 0, 0, 0}; }
 
 struct Int4Dot {
+  using Row = Int4Row;
   static constexpr std::int64_t kXBytes = 32;
   static constexpr std::int64_t kBlockBytes = 16;
   static constexpr float kLevels = kInt4Levels;
@@ -83,14 +99,15 @@ struct Int4Dot {
   static F dot(const std::uint8_t* weights, const std::uint8_t* x) {
     std::int32_t sum = 0;
     for (int i = 0; i < 16; ++i) {
-      sum += ((weights[i] & 15) - 8) * static_cast<std::int8_t>(x[i]) +
-             ((weights[i] >> 4) - 8) * static_cast<std::int8_t>(x[16 + i]);
+      sum += (weights[i] & 15) * static_cast<std::int8_t>(x[i]) +
+             (weights[i] >> 4) * static_cast<std::int8_t>(x[16 + i]);
     }
     return only_lane(sum);
   }
 };
 
 struct Int8Dot {
+  using Row = Int8Row;
   static constexpr std::int64_t kXBytes = 64;
   static constexpr std::int64_t kBlockBytes = 32;
   static constexpr float kLevels = kInt8Levels;

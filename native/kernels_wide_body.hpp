@@ -4,37 +4,26 @@
 using I = Ints::I;
 constexpr std::int64_t kBytes = Ints::kBytes;
 
-// x as it meets int4 rows, by steps of kStep blocks: the first halves of the blocks as int8, the last
-// halves, and for each lane of a step what undoes that nibbles are 8 too large; then the scales as
-// float, zeros behind; then 8 times the sums of the blocks, negative.
+// x as it meets int4 rows, by steps of kStep blocks: the first halves of the blocks as int8, then the
+// last halves; after all steps the scales as float, zeros behind, and likewise the sums of the blocks.
 struct Int4Dot {
+  using Row = Int4Row;
   static constexpr std::int64_t kStep = kBytes / 16;  // blocks of a vector of weights
   static constexpr std::int64_t kBlockBytes = 16;     // of weights
-  static constexpr std::int64_t kXBytes = 3 * kBytes;
-  static constexpr std::int64_t kVectors = 8;  // of a packed block
+  static constexpr std::int64_t kXBytes = 2 * kBytes;
+  static constexpr std::int64_t kVectors = 8;  // of a packed block's quants
   static constexpr float kLevels = kInt4Levels;
 
-  static const std::uint8_t* scales(const std::uint8_t* row, const RowFormat& format) {
-    return row + format.padded_dim() / 2;
-  }
   static void put_x(const std::int32_t* steps, std::int64_t block, std::uint8_t* step_x) {
     std::int8_t* const first = reinterpret_cast<std::int8_t*>(step_x) + 16 * block;
-    std::int32_t* const lanes = reinterpret_cast<std::int32_t*>(step_x + 2 * kBytes) + 4 * block;
     for (int i = 0; i < 16; ++i) {
       first[i] = static_cast<std::int8_t>(steps[i]);
       first[kBytes + i] = static_cast<std::int8_t>(steps[16 + i]);
     }
-    for (int lane = 0; lane < 4; ++lane) {
-      lanes[lane] = 0;
-      for (int i = 4 * lane; i < 4 * lane + 4; ++i) {
-        lanes[lane] -= 8 * (steps[i] + steps[16 + i]);
-      }
-    }
   }
   static I dot(I weights, const std::uint8_t* x) {
     return Ints::dot_nibbles(Ints::low_nibbles(weights), Ints::load(x),
-                             Ints::high_nibbles(weights), Ints::load(x + kBytes),
-                             Ints::load(x + 2 * kBytes));
+                             Ints::high_nibbles(weights), Ints::load(x + kBytes));
   }
   static F spread(const float* scales) { return Ints::four_lanes_each(scales); }
   // The four columns `i` of a step, of all rows, into the vectors of their packed block.
@@ -48,21 +37,19 @@ struct Int4Dot {
   }
   static I begin() { return Ints::zero(); }
   static I add_dot(I sum, I weights, I x) { return Ints::add_nibbles_dot(sum, weights, x); }
-  static I end(I sum, std::int32_t correction) { return Ints::end_nibbles_dot(sum, correction); }
+  static I end(I sum) { return Ints::end_nibbles_dot(sum); }
 };
 
 // x as it meets int8 rows, by steps of kStep blocks: the values of even columns as int16, then those
-// of odd ones; then the scales, and zeros where int4 has sums.
+// of odd ones; after all steps the scales.
 struct Int8Dot {
+  using Row = Int8Row;
   static constexpr std::int64_t kStep = kBytes / 32;
   static constexpr std::int64_t kBlockBytes = 32;
   static constexpr std::int64_t kXBytes = 2 * kBytes;
   static constexpr std::int64_t kVectors = 16;
   static constexpr float kLevels = kInt8Levels;
 
-  static const std::uint8_t* scales(const std::uint8_t* row, const RowFormat& format) {
-    return row + format.padded_dim();
-  }
   static void put_x(const std::int32_t* steps, std::int64_t block, std::uint8_t* step_x) {
     std::int16_t* const even = reinterpret_cast<std::int16_t*>(step_x) + 16 * block;
     for (int i = 0; i < 16; ++i) {
@@ -84,7 +71,7 @@ struct Int8Dot {
   }
   static I begin() { return Ints::zero(); }
   static I add_dot(I sum, I weights, I x) { return Ints::add_pairs_dot(sum, weights, x); }
-  static I end(I sum, std::int32_t) { return sum; }
+  static I end(I sum) { return sum; }
 };
 
 template <typename Dot>
@@ -96,29 +83,30 @@ struct PreparedX {
       : steps((format.blocks() + Dot::kStep - 1) / Dot::kStep),
         padded_blocks((format.blocks() + kN - 1) / kN * kN) {}
   std::size_t scales_at() const { return static_cast<std::size_t>(steps * Dot::kXBytes); }
-  std::size_t sums_at() const {
-    return scales_at() + static_cast<std::size_t>(padded_blocks) * sizeof(float);
+  std::size_t scales_bytes() const {
+    return static_cast<std::size_t>(padded_blocks) * sizeof(float);
   }
+  std::size_t sums_at() const { return scales_at() + scales_bytes(); }
   std::size_t bytes() const {
-    const std::size_t end = sums_at() + static_cast<std::size_t>(padded_blocks) * sizeof(float);
-    return (end + 63) / 64 * 64;
+    return (sums_at() + (Dot::Row::kOffsets ? scales_bytes() : 0) + 63) / 64 * 64;
   }
 };
+
 
 template <typename Dot>
 inline void prepare_ints(const RowFormat& format, const float* x, std::uint8_t* prepared) {
   const PreparedX<Dot> layout(format);
   __builtin_memset(prepared, 0, layout.bytes());
   float* const scales = reinterpret_cast<float*>(prepared + layout.scales_at());
-  std::int32_t* const sums = reinterpret_cast<std::int32_t*>(prepared + layout.sums_at());
+  float* const sums = reinterpret_cast<float*>(prepared + layout.sums_at());
   for (std::int64_t block = 0; block < format.blocks(); ++block) {
     std::int32_t steps[kBlock];
     const std::int64_t first = block * kBlock;
     scales[block] =
         round_block(x + first, least(kBlock, format.dim - first), Dot::kLevels, steps);
     Dot::put_x(steps, block % Dot::kStep, prepared + block / Dot::kStep * Dot::kXBytes);
-    for (int i = 0; i < kBlock; ++i) {
-      sums[block] -= 8 * steps[i];
+    if constexpr (Dot::Row::kOffsets) {
+      sums[block] = scales[block] * sum_of_steps(steps);
     }
   }
 }
@@ -130,6 +118,7 @@ inline void dot_some_rows(const RowFormat& format, const std::uint8_t* const* ro
                           float* out) {
   const PreparedX<Dot> layout(format);
   const float* const x_scales = reinterpret_cast<const float*>(prepared + layout.scales_at());
+  const float* const x_sums = reinterpret_cast<const float*>(prepared + layout.sums_at());
   const std::int64_t blocks = format.blocks();
   F sums[kRows];
   for (int r = 0; r < kRows; ++r) {
@@ -139,10 +128,14 @@ inline void dot_some_rows(const RowFormat& format, const std::uint8_t* const* ro
     const std::int64_t end = least(first + kN, blocks);
     float scales[kRows][kN];
     for (int r = 0; r < kRows; ++r) {
-      const std::uint8_t* const from = Dot::scales(rows[r], format) + 2 * first;
-      Vec::store(scales[r], Vec::mul(Vec::from_some_halves(from, end - first),
-                                     Vec::load(x_scales + first)));
-      __builtin_prefetch(Dot::scales(next[r], format) + 2 * first);
+      const typename Dot::Row row(rows[r], format);
+      const F row_scales = row.some_scales(first, end - first);
+      Vec::store(scales[r], Vec::mul(row_scales, Vec::load(x_scales + first)));
+      if constexpr (Dot::Row::kOffsets) {
+        const F least_values = least_of(row_scales, row.some_offsets(first, end - first));
+        sums[r] = Vec::fma(least_values, Vec::load(x_sums + first), sums[r]);
+      }
+      __builtin_prefetch(typename Dot::Row(next[r], format).scale_at(first));
     }
     std::int64_t block = first;
     for (; block + Dot::kStep <= end; block += Dot::kStep) {
@@ -183,15 +176,24 @@ inline void dot_int_rows(const RowFormat& format, const std::uint8_t* const* row
 }
 
 // Packed: kN rows after kN rows, zeros in the place of missing ones; of each such strip, block after
-// block, kVectors vectors of weights and one of scales.
+// block, kVectors vectors of quants, one of scales and for int4 one of least values.
 template <typename Dot>
 constexpr std::int64_t packed_block_bytes() {
-  return (Dot::kVectors + 1) * kBytes;
+  return (Dot::kVectors + 1 + Dot::Row::kOffsets) * kBytes;
 }
 
 template <typename Dot>
 inline std::size_t packed_strip_bytes(const RowFormat& format) {
   return static_cast<std::size_t>(format.blocks() * packed_block_bytes<Dot>());
+}
+
+// Lane i of all rows into the i-th of the blocks from `to` on.
+template <typename Dot>
+inline void put_lanes(I* rows, std::int64_t blocks, std::uint8_t* to) {
+  Ints::transpose(rows);
+  for (std::int64_t i = 0; i < blocks; ++i) {
+    Ints::store(to + i * packed_block_bytes<Dot>(), rows[i]);
+  }
 }
 
 template <typename Dot>
@@ -216,15 +218,24 @@ inline void pack_strip(const RowFormat& format, const std::uint8_t* const* rows,
   }
   for (std::int64_t first = 0; first < blocks; first += kN) {
     const std::int64_t held = least(kN, blocks - first);
+    I least_values[kN];
     for (std::int64_t r = 0; r < kN; ++r) {
-      lanes[r] = r < count ? Ints::as_ints(Vec::from_some_halves(
-                                 Dot::scales(rows[r], format) + 2 * first, held))
-                           : Ints::zero();
+      lanes[r] = Ints::zero();
+      least_values[r] = Ints::zero();
+      if (r < count) {
+        const typename Dot::Row row(rows[r], format);
+        const F scales = row.some_scales(first, held);
+        lanes[r] = Ints::as_ints(scales);
+        if constexpr (Dot::Row::kOffsets) {
+          least_values[r] = Ints::as_ints(least_of(scales, row.some_offsets(first, held)));
+        }
+      }
     }
-    Ints::transpose(lanes);
-    for (std::int64_t i = 0; i < held; ++i) {
-      Ints::store(packed + (first + i) * packed_block_bytes<Dot>() + Dot::kVectors * kBytes,
-                  lanes[i]);
+    std::uint8_t* const scales_to =
+        packed + first * packed_block_bytes<Dot>() + Dot::kVectors * kBytes;
+    put_lanes<Dot>(lanes, held, scales_to);
+    if constexpr (Dot::Row::kOffsets) {
+      put_lanes<Dot>(least_values, held, scales_to + kBytes);
     }
   }
 }
@@ -267,10 +278,13 @@ inline void packed_dot_strip(const RowFormat& format, const std::uint8_t* packed
     const F scales = Ints::as_float(Ints::load(packed + Dot::kVectors * kBytes));
     for (int t = 0; t < kTokens; ++t) {
       const std::uint8_t* const token = prepared + t * x_stride;
-      const I whole =
-          Dot::end(dots[t], reinterpret_cast<const std::int32_t*>(token + sums_at)[block]);
       const F x_scale = Vec::all(reinterpret_cast<const float*>(token + scales_at)[block]);
-      sums[t] = Vec::fma(Ints::to_float(whole), Vec::mul(scales, x_scale), sums[t]);
+      sums[t] = Vec::fma(Ints::to_float(Dot::end(dots[t])), Vec::mul(scales, x_scale), sums[t]);
+      if constexpr (Dot::Row::kOffsets) {
+        const F least_values = Ints::as_float(Ints::load(packed + (Dot::kVectors + 1) * kBytes));
+        const F x_sum = Vec::all(reinterpret_cast<const float*>(token + sums_at)[block]);
+        sums[t] = Vec::fma(least_values, x_sum, sums[t]);
+      }
     }
     packed += packed_block_bytes<Dot>();
   }

@@ -50,6 +50,27 @@ struct Vec {
     }
     return from_half(halves);
   }
+  // The first `count` of them, zeros behind.
+  static F from_some_uint8(const std::uint8_t* from, std::int64_t count) {
+    return from_uint8(some_bytes(from, count));
+  }
+  static F from_some_int8(const std::uint8_t* from, std::int64_t count) {
+    const int16x8_t wide = vmovl_s8(vreinterpret_s8_u8(some_bytes(from, count)));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+  }
+  static uint8x8_t some_bytes(const std::uint8_t* from, std::int64_t count) {
+    if (count >= kLanes) {
+      return four_bytes(from);
+    }
+    std::uint8_t bytes[kLanes] = {};
+    for (std::int64_t i = 0; i < count; ++i) {
+      bytes[i] = from[i];
+    }
+    return four_bytes(bytes);
+  }
+  static F from_uint8(uint8x8_t bytes) {
+    return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes))));
+  }
   static F all_half(const std::uint8_t* from) {
     __fp16 half;
     __builtin_memcpy(&half, from, sizeof half);

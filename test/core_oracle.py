@@ -23,7 +23,10 @@ def plain_crc32c(data: bytes) -> int:
 
 
 def stored_row(rng: np.random.Generator, codec: str, dim: int) -> tuple[bytes, np.ndarray]:
-    """One random row as bytes of the file, and its exact values as float64; some are subnormal."""
+    """One random row as bytes of the file, and its values as float64; some are subnormal.
+
+    They are exact but for those of int4 rows, where the sum with the offset is rounded to float32.
+    """
     if codec == 'fp16':
         halves = (rng.standard_normal(dim) * rng.choice([0.3, 1e-6], dim)).astype('<f2')
         return halves.tobytes(), halves.astype(np.float64)
@@ -39,11 +42,26 @@ def stored_row(rng: np.random.Generator, codec: str, dim: int) -> tuple[bytes, n
 
 def stored_int4_row(rng: np.random.Generator, dim: int, blocks: int) -> tuple[bytes, np.ndarray]:
     quants = rng.integers(0, 16, (blocks, 32))
-    quants.reshape(-1)[dim:] = 8
-    scales = (rng.standard_normal(blocks) * rng.choice([0.1, 1e-5], blocks)).astype('<f2')
-    values = (quants - 8.0) * scales.astype(np.float64)[:, None]
+    scales = rng.integers(0, 256, blocks).astype(np.uint8)
+    offsets = rng.integers(-128, 128, blocks).astype(np.int8)
+    tops = (rng.standard_normal(2) * rng.choice([0.1, 1e-5], 2)).astype('<f2')
     packed = bytes(int(block[i] + 16 * block[i + 16]) for block in quants for i in range(16))
-    return packed + scales.tobytes(), values.reshape(-1)[:dim]
+    row = packed + scales.tobytes() + offsets.tobytes() + tops.tobytes()
+    return row, int4_values(row, dim)
+
+
+def int4_values(row: bytes, dim: int) -> np.ndarray:
+    """float64 [dim], byte by byte."""
+    blocks = -(-dim // 32)
+    top_scale, top_offset = struct.unpack('<ee', row[-4:])
+    values = []
+    for block in range(blocks):
+        packed = row[16 * block:16 * block + 16]
+        scale = row[16 * blocks + block] * top_scale / 256
+        offset = struct.unpack_from('b', row, 17 * blocks + block)[0] * top_offset / 128
+        quants = [byte % 16 for byte in packed] + [byte // 16 for byte in packed]
+        values += [float(np.float32((quant - 8) * scale + offset)) for quant in quants]
+    return np.array(values[:dim])
 
 
 @dataclass

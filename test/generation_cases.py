@@ -60,12 +60,10 @@ class ReferenceModel:
             layer.mlp.forward = self._feed_forward(layer.mlp, index)
 
     def _feed_forward(self, mlp: torch.nn.Module, index: int):
-        norms = mlp.down_proj.weight.norm(dim=0)
-
         def forward(x: torch.Tensor) -> torch.Tensor:
             h = mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
             if self.thresholds is not None:
-                h = h * (h.abs() * norms > self.thresholds[index])
+                h = h * (h.abs() > self.thresholds[index])
             return mlp.down_proj(h)
 
         return forward

@@ -43,7 +43,8 @@ class RunningNode:
 
 @contextmanager
 def running_node(
-    store: Path | str, *, environment: dict[str, str] | None = None, **parameters: object,
+    store: Path | str, *, environment: dict[str, str] | None = None,
+    command: tuple[str, ...] = INJECTING, **parameters: object,
 ) -> Iterator[RunningNode]:
     """Start a node; it has to end with exit code 0 and without a traceback that was not planted."""
     from flash_llm_ros.cli.node_process import NodeProcess
@@ -52,7 +53,7 @@ def running_node(
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     domain = new_domain()
     settings = {'store': str(store), 'dram_budget': BUDGET, **parameters}
-    process = NodeProcess(settings, domain, command=INJECTING, environment={
+    process = NodeProcess(settings, domain, command=command, environment={
         'PYTHONPATH': os.pathsep.join(sys.path), **(environment or {})})
     try:
         with NodeClient(domain_id=domain, give_up=process.has_ended) as client:

@@ -27,13 +27,13 @@ def recorded(fp16_store: Path, tmp_path_factory: pytest.TempPathFactory) -> list
     return [traces.read(layer) for layer in range(3)]
 
 
-def contributions(checkpoint: Path, layer: int, x: np.ndarray) -> np.ndarray:
-    """abs(silu(gate) * up) times the norm of the down column, float64 [tokens, ffn]."""
+def activations(checkpoint: Path, layer: int, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """abs(silu(gate) * up), float64 [tokens, ffn], and the norms of the down columns."""
     tensors = load_file(checkpoint / 'model.safetensors')
     gate, up, down = (tensors[f'model.layers.{layer}.mlp.{part}_proj.weight'].astype(np.float64)
                       for part in ('gate', 'up', 'down'))
     z = x @ gate.T
-    return np.abs(z / (1 + np.exp(-z)) * (x @ up.T)) * np.sqrt((down ** 2).sum(axis=0))
+    return np.abs(z / (1 + np.exp(-z)) * (x @ up.T)), np.sqrt((down ** 2).sum(axis=0))
 
 
 def test_traces_are_what_enters_the_feed_forward_blocks(fp16_store: Path,
@@ -61,7 +61,7 @@ def test_thresholds_leave_out_their_share(fp16_store: Path, recorded: list[np.nd
     """On text that calibration never saw, so the share is near, not exact."""
     manifest = yaml.safe_load((fp16_store / 'manifest.yaml').read_text())
     for layer in range(3):
-        found = contributions(fp16_store.parent / 'checkpoint', layer, recorded[layer])
+        found, _ = activations(fp16_store.parent / 'checkpoint', layer, recorded[layer])
         left_out = (found <= manifest['calibration']['thresholds'][sparsity][layer]).mean()
         assert left_out == pytest.approx(float(sparsity), abs=0.1)
 
@@ -95,8 +95,8 @@ def test_predictors_find_most_of_the_contribution(fp16_store: Path,
     predictors, calibration = PredictorStack(store, 1, 0.5), store.manifest.calibration
     for layer in range(3):
         x = recorded[layer][::10]
-        found = contributions(fp16_store.parent / 'checkpoint', layer, x)
-        found *= found > calibration.thresholds['0.50'][layer]
+        sizes, norms = activations(fp16_store.parent / 'checkpoint', layer, x)
+        found = sizes * norms * (sizes > calibration.thresholds['0.50'][layer])
         wanted = np.array([predictors.wanted(layer, row).copy() for row in x])
         recall = (found * wanted).sum() / found.sum()
         assert recall > 0.8

@@ -76,7 +76,8 @@ def test_convert_to_int4(tmp_path: Path, int8_store: Path, checkpoint_folder: Pa
     facts = json.loads(run(capsys, 'inspect', store, '--json')[1])
     assert (facts['neurons'], facts['resident'], facts['kv_cache']) == ('int4', 'q8', 'fp16')
     size = {path: (path / 'neurons.bin').stat().st_size for path in (store, int8_store)}
-    assert 0.5 < size[store] / size[int8_store] < 0.58      # 18 bytes a block instead of 34
+    # 18 bytes a block and 4 a row instead of 34 a block; the tiny rows fill their groups less well
+    assert 0.5 < size[store] / size[int8_store] < 0.65
     assert run(capsys, 'verify', store)[0] == 0
 
 

@@ -54,6 +54,20 @@ def test_the_node_is_asked_before_the_engine(run, int8_store) -> None:
     assert code == 0 and '/flash_llm answers' not in err
 
 
+def test_both_answer_within_a_constraint(run, int8_store, tmp_path) -> None:
+    """The node was started without `structured` and says so."""
+    alone = ('--via', 'engine', '--budget', '60MB', '--json')
+    code, out, _ = run('prompt', int8_store, 'Hello', '--choice', 'left', '--choice', 'right',
+                       *alone)
+    assert code == 0 and json.loads(out)['text'] in ('left', 'right')
+    (tmp_path / 'schema.json').write_text('{"enum": [17, 18]}')
+    code, out, _ = run('prompt', int8_store, 'Hello', '--json-schema', tmp_path / 'schema.json',
+                       *alone)
+    assert code == 0 and json.loads(json.loads(out)['text']) in (17, 18)
+    code, _, err = run('prompt', 'Hello', '--regex', '[ab]{3}')
+    assert code == 1 and 'structured' in err
+
+
 def test_what_the_node_refuses_is_told(run) -> None:
     code, out, err = run('prompt', ' ')
     assert (code, out) == (1, '\n') and 'flash_llm: ' in err and 'empty' in err

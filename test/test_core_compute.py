@@ -238,7 +238,8 @@ def test_no_sum_overflows(tmp_path, core_class, chosen, codec, tokens):
         values = np.array([[-8] * dim, [7] * dim, 7 * signs, -8 * (signs > 0), 7 * -signs])
         nibbles = (values + 8).reshape(5, -1, 2, 16)
         packed = (nibbles[:, :, 0] | nibbles[:, :, 1] << 4).astype(np.uint8)
-        rows = [row.tobytes() + scales for row in packed]
+        lines = b'\x80' * (dim // 32) + bytes(dim // 32) + np.array([2, 0], '<f2').tobytes()
+        rows = [row.tobytes() + lines for row in packed]
     body = b''.join(rows).ljust(4092, b'\0')
     made.path.write_bytes(body + plain_crc32c(body).to_bytes(4, 'little'))
     core = Setting().open(made, core_class)

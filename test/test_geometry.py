@@ -15,7 +15,8 @@ from flash_llm_ros.store.geometry import (
 
 
 def bytes_of_row(codec, dim):
-    return 2 * dim if codec == 'fp16' else -(-dim // 32) * {'int8': 34, 'int4': 18}[codec]
+    blocks = -(-dim // 32)
+    return {'fp16': 2 * dim, 'int8': 34 * blocks, 'int4': 18 * blocks + 4}[codec]
 
 
 def share_wasted(size, bundle):

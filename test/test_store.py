@@ -5,7 +5,7 @@ import hashlib
 from pathlib import Path
 import shutil
 
-from core_oracle import plain_crc32c
+from core_oracle import int4_values, plain_crc32c
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -47,13 +47,14 @@ def decoded(data: np.ndarray, codec: str, dim: int) -> tuple[np.ndarray, np.ndar
         values = data.view('<f2').astype(np.float64)
         return values, np.abs(values) * 2.0 ** -11 + 2.0 ** -25
     blocks = -(-dim // 32)
-    width = blocks * (32 if codec == 'int8' else 16)
-    scales = np.repeat(data[:, width:].copy().view('<f2').astype(np.float64), 32, axis=1)
     if codec == 'int4':
-        packed = data[:, :width].reshape(len(data), blocks, 16).astype(np.int64)
-        quants = np.concatenate([packed % 16, packed // 16], axis=2).reshape(len(data), -1) - 8
-        # the search may round or clip by more than half a step, never by more than one and a half
-        return (quants * scales)[:, :dim], np.abs(scales[:, :dim]) * 1.51 + 1e-7
+        values = np.array([int4_values(row.tobytes(), dim) for row in data])
+        tops = data[:, -4:].copy().view('<f2').astype(np.float64)
+        steps = data[:, 16 * blocks:17 * blocks] * tops[:, :1] / 256
+        # a span of 17 steps cuts a value by one; a line may be cut a little more by its codes
+        bound = np.repeat(steps, 32, axis=1)[:, :dim] * 1.6 + tops[:, 1:] / 128
+        return values, bound + 1e-7
+    scales = np.repeat(data[:, 32 * blocks:].copy().view('<f2').astype(np.float64), 32, axis=1)
     return ((data[:, :blocks * 32].view(np.int8) * scales)[:, :dim],
             scales[:, :dim] * 0.6 + 1e-7)
 
@@ -77,7 +78,8 @@ def test_every_byte_of_the_neuron_file(tmp_path: Path, codec: str, changes: dict
     assert size % block == 0 and geometry['codec'] == codec
     content = (store / 'neurons.bin').read_bytes()
     dim = geometry['dim']
-    row_bytes = 2 * dim if codec == 'fp16' else -(-dim // 32) * {'int8': 34, 'int4': 18}[codec]
+    blocks = -(-dim // 32)
+    row_bytes = {'fp16': 2 * dim, 'int8': 34 * blocks, 'int4': 18 * blocks + 4}[codec]
     at = 0
     for section in geometry['sections']:
         expected = rows_of(tensors, section)

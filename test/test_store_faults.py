@@ -139,12 +139,22 @@ def test_checkpoint_instead_of_a_store(int8_store: Path) -> None:
     assert error.code is ErrorCode.STORE_INCOMPLETE and 'manifest.yaml' in str(error)
 
 
-@pytest.mark.parametrize('version', [2, 0, 'one', None])
+@pytest.mark.parametrize('version', [3, 0, 'one', None])
 def test_other_format_version(store: Path, version: object) -> None:
     edit_manifest(store, lambda data: data.update(format_version=version, surprise=1))
     error = refused(store)
     assert error.code is ErrorCode.STORE_VERSION
-    assert str(version) in str(error) and 'version 1' in str(error)
+    assert str(version) in str(error) and 'version 2' in str(error)
+
+
+def test_older_stores_are_read_but_for_their_int4_rows(store: Path, int4_store: Path,
+                                                       tmp_path: Path) -> None:
+    edit_manifest(store, lambda data: data.update(format_version=1))
+    assert FlashStore.open(store).manifest.geometry.codec == 'int8'
+    older = shutil.copytree(int4_store, tmp_path / 'older')
+    edit_manifest(older, lambda data: data.update(format_version=1))
+    error = refused(older)
+    assert error.code is ErrorCode.STORE_VERSION and 'format version 1' in str(error)
 
 
 def outside(data: dict, name: str, target: Path) -> None:

@@ -122,7 +122,7 @@ def _calibrate(store: FlashStore, tokens: list[int], work: ResumableFolder, fold
         predictors=[predictor.facts for predictor in found],
         layer_sparsity=thresholds.shares if thresholds else {},
         perplexity=thresholds.perplexity if thresholds else {},
-        predictor_folder=folder)
+        predictor_folder=folder, norm_exponent=0.0)
     return calibration, thresholds
 
 
@@ -152,14 +152,14 @@ def _whole_lines(file: Path) -> list[str]:
 
 @contextmanager
 def _opened(store: FlashStore, options: CalibrationOptions) -> Iterator[Engine]:
-    engine = Engine.open(_engine_config(store, options))
+    engine = Engine.open(engine_config(store, options))
     try:
         yield engine
     finally:
         engine.close()
 
 
-def _engine_config(store: FlashStore, options: CalibrationOptions) -> EngineConfig:
+def engine_config(store: FlashStore, options: CalibrationOptions) -> EngineConfig:
     """Room for all weights of a small model, for a part of a large one's."""
     context = min(_CONTEXT, store.manifest.model.max_context)
     sizes = store.manifest.files

@@ -13,15 +13,14 @@ _DIVERGENCE_ROWS = 16           # of a chunk: its last tokens
 
 
 class ThresholdedFeedForward:
-    """The dense feed-forward block of a split store, with small contributions put to zero.
+    """The dense feed-forward block of a split store, with small activations put to zero.
 
     Computes what sparse mode computes, for several tokens at once, and reads as exact mode does.
     """
 
-    def __init__(self, dense: DenseFeedForward, engine: Engine, down_norms: list[Array]) -> None:
+    def __init__(self, dense: DenseFeedForward, engine: Engine) -> None:
         self._dense, self._window, self._spec = dense, engine.model.window, engine.model.spec
-        self._down_norms = down_norms
-        self.thresholds = np.full(len(down_norms), -1.0)
+        self.thresholds = np.full(engine.model.spec.layers, -1.0)
         self.begin = dense.begin
 
     @property
@@ -35,18 +34,17 @@ class ThresholdedFeedForward:
     def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
         core, h = self._window.core, self._dense.activations[:len(x)]
         core.gate_up(self._window.section('gate_up', layer), x, h, self._spec.activation)
-        h *= np.abs(h) * self._down_norms[layer] > self.thresholds[layer]
+        h *= np.abs(h) > self.thresholds[layer]
         core.add_rows(self._window.section('down', layer), h, out)
 
 
 class LossMeter:
     """Measures on pieces of text, lists of token ids no longer than the engine's context."""
 
-    def __init__(self, engine: Engine, pieces: list[NDArray[np.int64]],
-                 down_norms: list[Array]) -> None:
+    def __init__(self, engine: Engine, pieces: list[NDArray[np.int64]]) -> None:
         self._model, self._pieces = engine.model, pieces
         self._plain = engine.model.feed_forward
-        self._sparse = ThresholdedFeedForward(self._plain, engine, down_norms)
+        self._sparse = ThresholdedFeedForward(self._plain, engine)
         self._logits = np.empty((engine.model.chunk, engine.model.spec.vocab_size), np.float32)
 
     @property
@@ -54,7 +52,7 @@ class LossMeter:
         return sum(map(len, self._pieces))
 
     def perplexity(self, thresholds: NDArray[np.float64] | None) -> float:
-        """With one contribution threshold a layer; None: exact."""
+        """With one activation threshold a layer; None: exact."""
         loss, count = 0.0, 0
         for piece in self._pieces:
             for start, logits in self._chunks(piece, thresholds, self._model.chunk):

@@ -57,8 +57,8 @@ def judge_split(weights: FfnWeights, samples: LayerSamples, found: FoundThreshol
     """Gated-SiLU layers: as many neurons are predicted as are active."""
     limit, share = found.at_default(layer)
     shares = [layers[layer] for layers in found.shares.values()]
-    truth = weights.contributions(samples.held_out)
-    active = truth > limit
+    sizes = np.abs(weights.activations(samples.held_out))
+    active, truth = sizes > limit, sizes * weights.down_norm
 
     def judge(predictor: Predictor) -> Judged:
         *thresholds, default = np.quantile(predictor.scores(samples.train), [*shares, share])

@@ -19,6 +19,7 @@ from flash_llm_ros.calibrate.predictor_quality import (
 from flash_llm_ros.calibrate.resumable_folder import ResumableFolder
 from flash_llm_ros.calibrate.samples import Samples
 from flash_llm_ros.calibrate.threshold_search import FoundThresholds
+from flash_llm_ros.calibrate.trained_predictor import train
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.manifest import PredictorFacts
 from flash_llm_ros.store.neuron_reader import NeuronReader
@@ -26,6 +27,7 @@ from flash_llm_ros.store.predictor_graph import PredictorForm
 from flash_llm_ros.store.writer import Progress
 
 _MEASURED_SCORES = 4_000_000    # scores that a threshold or a quality is taken of
+_TRAINING_SCORES = 16_000_000   # of the tokens that a trained predictor sees
 _STATISTICS_TOKENS = 4096       # inputs at once
 
 
@@ -83,7 +85,7 @@ class PredictorSearch:
                                self._samples.held_out(layer, most))
         judge = (judge_bundled(weights, samples) if thresholds is None
                  else judge_split(weights, samples, thresholds, layer))
-        found = self._matrices(weights, layer)
+        found = self._matrices(weights, layer, thresholds)
         predictors = [self._predictor(form, weights, found) for form in self._forms]
         judged = [judge(predictor) for predictor in predictors]
         return {**found,
@@ -93,14 +95,27 @@ class PredictorSearch:
                 'quality': np.array([[*vars(one.quality).values()] for one in judged]),
                 'thresholds': np.array([one.thresholds for one in judged])}
 
-    def _matrices(self, weights: FfnWeights, layer: int) -> dict[str, NDArray]:
-        """The factors of the largest rank; those of smaller ones are their first columns."""
-        ranks = [form.size for form in self._forms if form.kind == 'low_rank']
-        if not ranks:
+    def _matrices(self, weights: FfnWeights, layer: int,
+                  thresholds: FoundThresholds | None) -> dict[str, NDArray]:
+        """The training-free factors of the largest rank, whose first columns are those of smaller
+        ones, and the trained factors of each rank."""
+        ranks = {kind: [form.size for form in self._forms if form.kind == kind]
+                 for kind in ('low_rank', 'trained')}
+        if not (ranks['low_rank'] or ranks['trained']):
             return {}
         factors = LowRankFactors(predicted_rows(weights, self._layout), self._root(layer))
-        outer, inner = factors.of_rank(max(ranks))
-        return {'low_rank.outer': outer, 'low_rank.inner': inner}
+        found = {}
+        if ranks['low_rank']:
+            found['low_rank.outer'], found['low_rank.inner'] = factors.of_rank(
+                max(ranks['low_rank']))
+        for rank in ranks['trained']:
+            outer, inner = factors.of_rank(rank)
+            x = self._samples.train(layer, max(1, _TRAINING_SCORES // len(weights.down_norm)))
+            limit = 0.0 if thresholds is None else thresholds.at_default(layer)[0]
+            found[f'trained.{rank}.outer'], found[f'trained.{rank}.inner'] = train(
+                inner, outer, x, np.abs(weights.activations(x)), limit, self._layout, self._spec,
+                weights.bias)
+        return found
 
     def _root(self, layer: int) -> NDArray[np.float64]:
         statistics = InputStatistics(self._spec.hidden_size)
@@ -113,9 +128,11 @@ class PredictorSearch:
                    found: dict[str, NDArray]) -> Predictor:
         if form.kind == 'sketch':
             matrices = {'sketch': predicted_rows(weights, self._layout)}
+        elif form.kind == 'trained':
+            matrices = {part: found[f'trained.{form.size}.{part}'] for part in ('inner', 'outer')}
         else:
-            matrices = {'inner': np.ascontiguousarray(found[f'{form.kind}.inner'][:form.size]),
-                        'outer': np.ascontiguousarray(found[f'{form.kind}.outer'][:, :form.size])}
+            matrices = {'inner': np.ascontiguousarray(found['low_rank.inner'][:form.size]),
+                        'outer': np.ascontiguousarray(found['low_rank.outer'][:, :form.size])}
         return Predictor(form, matrices, self._layout, self._spec, weights.bias)
 
     def _found(self, tried: dict[str, NDArray], index: int, keys: list[str]) -> FoundPredictor:

@@ -1,4 +1,4 @@
-"""Finds a split store's contribution thresholds, and the sparsity that costs little enough."""
+"""Finds a split store's activation thresholds, and the sparsity that costs little enough."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -8,16 +8,16 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.calibrate.ffn_weights import Array, FfnWeights
+from flash_llm_ros.calibrate.ffn_weights import FfnWeights
 from flash_llm_ros.calibrate.measured_loss import LossMeter
 from flash_llm_ros.calibrate.resumable_folder import ResumableFolder
 from flash_llm_ros.calibrate.samples import Samples
 from flash_llm_ros.calibrate.thresholds import (
     SHARES,
     SPARSITIES,
-    contribution_quantiles,
     output_errors,
     share_out,
+    size_quantiles,
     threshold,
 )
 from flash_llm_ros.engine import Engine
@@ -28,8 +28,8 @@ from flash_llm_ros.store.writer import Progress
 
 DEFAULT_SPARSITY = 0.5          # where no loss was measured
 _PROBED = 0.7                   # share at which a layer's sensitivity is measured
-_QUANTILE_VALUES = 4_000_000    # contributions that a layer's quantiles are taken of
-_ERROR_TOKENS = 256
+_QUANTILE_VALUES = 2_000_000    # activations that a layer's quantiles are taken of
+_ERROR_TOKENS = 192
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,12 @@ class FoundThresholds:
 
     thresholds: dict[str, list[float]]
     shares: dict[str, list[float]]
-    down_norms: list[Array]
     default_sparsity: float
     perplexity: dict[str, float]
     uniform_perplexity: dict[str, float]
 
     def at_default(self, layer: int) -> tuple[float, float]:
-        """A layer's contribution threshold, and the share left out, at the default sparsity."""
+        """A layer's activation threshold, and the share left out, at the default sparsity."""
         return tuple(float(at_sparsity(table, self.default_sparsity)[layer])
                      for table in (self.thresholds, self.shares))
 
@@ -69,16 +68,15 @@ class ThresholdSearch:
         self._layers = store.manifest.model.layers
 
     def find(self, open_engine: EngineOpener, measured: int, most_loss: float) -> FoundThresholds:
-        curves = list(self._curves())
+        curves = list(self._curves(bool(measured)))
         quantiles = [curve['quantiles'] for curve in curves]
-        norms = [curve['down_norm'] for curve in curves]
         uniform = {f'{s:.2f}': np.full(self._layers, s) for s in SPARSITIES}
         shares, perplexity, uniform_perplexity = uniform, {}, {}
         if measured:
             with open_engine() as engine:
                 losses = self._losses(engine, curves, measured)
                 shares = {key: share_out(losses, float(key)) for key in uniform}
-                meter = LossMeter(engine, self._samples.held_out_pieces(measured), norms)
+                meter = LossMeter(engine, self._samples.held_out_pieces(measured))
                 perplexity, uniform_perplexity = self._perplexities(
                     meter, quantiles, shares, uniform)
             # Where the estimate was wrong, which a measurement says, layers stay alike.
@@ -88,24 +86,25 @@ class ThresholdSearch:
                           for key, value in perplexity.items()}
         return FoundThresholds(
             {key: _limits(quantiles, found).tolist() for key, found in shares.items()},
-            {key: np.round(found, 4).tolist() for key, found in shares.items()}, norms,
+            {key: np.round(found, 4).tolist() for key, found in shares.items()},
             affordable_sparsity(perplexity, most_loss) if measured else DEFAULT_SPARSITY,
             perplexity, uniform_perplexity)
 
-    def _curves(self) -> Iterator[dict[str, NDArray]]:
-        """Of every layer: quantiles, norms of the down columns, errors of the output."""
+    def _curves(self, errors: bool) -> Iterator[dict[str, NDArray]]:
+        """Of every layer: quantiles of the activations, and errors of the output."""
         with NeuronReader(self._store) as reader:
             for layer in range(self._layers):
                 yield self._work.arrays(f'curve-{layer:03d}', lambda layer=layer: self._curve(
-                    FfnWeights(reader, self._store.manifest, layer), layer))
+                    FfnWeights(reader, self._store.manifest, layer), layer, errors))
                 self._progress('thresholds', layer + 1, self._layers)
 
-    def _curve(self, weights: FfnWeights, layer: int) -> dict[str, NDArray]:
+    def _curve(self, weights: FfnWeights, layer: int, errors: bool) -> dict[str, NDArray]:
         x = self._samples.train(layer, max(1, _QUANTILE_VALUES // len(weights.down_norm)))
-        quantiles = contribution_quantiles(weights.contributions(x))
+        quantiles = size_quantiles(weights.activations(x))
+        if not errors:
+            return {'quantiles': quantiles}
         some = self._samples.train(layer, _ERROR_TOKENS)
-        return {'quantiles': quantiles, 'down_norm': weights.down_norm,
-                'errors': output_errors(weights, some, quantiles)}
+        return {'quantiles': quantiles, 'errors': output_errors(weights, some, quantiles)}
 
     def _losses(self, engine: Engine, curves: list[dict[str, NDArray]],
                 measured: int) -> NDArray[np.float64]:
@@ -115,8 +114,7 @@ class ThresholdSearch:
         """
         errors = np.array([curve['errors'] for curve in curves])
         limits = _limits([curve['quantiles'] for curve in curves], np.full(self._layers, _PROBED))
-        meter = LossMeter(engine, self._samples.train_pieces(measured),
-                          [curve['down_norm'] for curve in curves])
+        meter = LossMeter(engine, self._samples.train_pieces(measured // 2))
         found = self._work.arrays('sensitivities', lambda: {'nats': meter.sensitivities(
             limits, lambda done, total: self._progress('sensitivities', done, total))})['nats']
         probed = errors[:, np.flatnonzero(SHARES == _PROBED)[0]]

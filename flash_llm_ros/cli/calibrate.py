@@ -14,12 +14,13 @@ from flash_llm_ros.calibrate.calibration import (
     recalibrate,
 )
 from flash_llm_ros.calibrate.calibration_text import read_texts
+from flash_llm_ros.calibrate.predictor_forms import DEFAULT_FORMS, TRAINED_FORMS
+from flash_llm_ros.calibrate.trained_predictor import TorchMissingError, torch_is_installed
 from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.manifest import Calibration
-from flash_llm_ros.store.predictor_graph import PredictorForm
 
 EPILOG = """\
 examples:
@@ -47,6 +48,9 @@ def add_arguments(parser: ArgumentParser) -> None:
                              '(default: 0.025)')
     parser.add_argument('--predictor-bytes', metavar='SIZE',
                         help='DRAM of all predictors (default: 6 %% of the feed-forward weights)')
+    parser.add_argument('--train', action='store_true',
+                        help='try trained predictors, too, which takes much longer; needs torch '
+                             '(pip install "flash_llm_ros[calibrate]")')
     parser.add_argument('--threads', type=int, default=1, help='that compute (default: 1)')
     parser.add_argument('--work', type=Path, metavar='DIR',
                         help='keeps what is done until all is, so that the same command goes on '
@@ -71,12 +75,12 @@ def run(options: Namespace) -> int:
 
 
 def _options(options: Namespace) -> CalibrationOptions:
+    if options.train and not torch_is_installed():
+        raise TorchMissingError
     budget = options.predictor_bytes
     return CalibrationOptions(
         most_tokens=options.tokens or (16384 if options.text else 4096),
-        forms=(PredictorForm('low_rank', 64), PredictorForm('low_rank', 128),
-               PredictorForm('low_rank', 256), PredictorForm('sketch', 2),
-               PredictorForm('sketch', 4)),
+        forms=DEFAULT_FORMS + (TRAINED_FORMS if options.train else ()),
         predictor_bytes=budget and parse_byte_size('predictor-bytes', budget),
         measured_tokens=options.measured_tokens, most_loss=options.most_loss,
         threads=options.threads)

@@ -13,6 +13,7 @@ from flash_llm_ros.store.errors import FlashLlmError
 if TYPE_CHECKING:
     from flash_llm_ros.client import FlashLlmClient
     from flash_llm_ros.engine import GenerationCost
+    from flash_llm_ros.engine.constraint import Constraint
 
 EPILOG = """\
 examples:
@@ -27,7 +28,7 @@ Without --via, options of one's own engine choose the engine; else the node answ
 is there and the node is found, and else the engine, for which a store has to be named.
 """
 ENGINE_OPTIONS = ('budget', 'mode', 'context', 'threads')
-NODE_OPTIONS = ('deadline', 'priority', 'session', 'json_schema', 'regex', 'choice')
+NODE_OPTIONS = ('deadline', 'priority', 'session')
 CANCEL_TIMEOUT = 5.0    # s
 COSTS = ('prompt_tokens', 'cached_tokens', 'generated_tokens', 'time_to_first_token',
          'tokens_per_second', 'flash_bytes', 'flash_reads', 'hit_rate', 'active_fraction', 'seed')
@@ -50,6 +51,12 @@ def add_arguments(parser: ArgumentParser) -> None:
                         help='0: the most likely token (default), above: more variety')
     parser.add_argument('--seed', type=int, default=0, metavar='N',
                         help='of the variety (default: 0)')
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument('--json-schema', type=Path, metavar='FILE',
+                      help='the answer is JSON that this schema allows')
+    form.add_argument('--regex', help='the whole answer matches this regular expression')
+    form.add_argument('--choice', action='append', metavar='TEXT',
+                      help='the answer is one of these (give it several times)')
     node = parser.add_argument_group('by the running node')
     node.add_argument('--node', default='flash_llm', metavar='NAME',
                       help='with its namespace (default: flash_llm)')
@@ -60,12 +67,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     node.add_argument('--priority', type=int, metavar='0-255',
                       help='the highest goes first (default: 100)')
     node.add_argument('--session', metavar='NAME', help='go on with this conversation')
-    form = node.add_mutually_exclusive_group()
-    form.add_argument('--json-schema', type=Path, metavar='FILE',
-                      help='the answer is JSON that this schema allows')
-    form.add_argument('--regex', help='the whole answer matches this regular expression')
-    form.add_argument('--choice', action='append', metavar='TEXT',
-                      help='the answer is one of these (give it several times)')
     engine = parser.add_argument_group('by an engine of its own')
     engine.add_argument('--budget', metavar='SIZE', help='DRAM budget (default: 96MB)')
     engine.add_argument('--mode', choices=('exact', 'sparse'),
@@ -165,15 +166,17 @@ def _by_engine(options: Namespace) -> int:
         given = getattr(options, name)
         return default if given is None else given
 
+    constraint = _constraint(options)
     config = EngineConfig(
         options.store, parse_byte_size('budget', value('budget', '96MB')), value('mode', 'exact'),
-        context_length=value('context', 512), threads=value('threads', 1))
+        context_length=value('context', 512), threads=value('threads', 1),
+        structured=constraint is not None)
     engine = Engine.open(config, _say)
     try:
         generation = engine.start(GenerationRequest(
             options.prompt, options.system, options.raw,
             SamplingParams(temperature=options.temperature, seed=options.seed),
-            value('max_tokens', 128)))
+            value('max_tokens', 128), constraint=constraint))
         pieces = []
         for piece in generation:
             pieces.append(piece)
@@ -185,6 +188,18 @@ def _by_engine(options: Namespace) -> int:
             f'engine, read with {engine.reader}', options)
     _say(f'peak RSS {peak_resident_bytes() / 1e6:.0f} MB')
     return 0
+
+
+def _constraint(options: Namespace) -> 'Constraint | None':
+    from flash_llm_ros.engine.constraint import Constraint, ConstraintKind
+
+    if options.json_schema is not None:
+        return Constraint(ConstraintKind.JSON_SCHEMA, options.json_schema.read_text('utf-8'))
+    if options.regex is not None:
+        return Constraint(ConstraintKind.REGEX, options.regex)
+    if options.choice is not None:
+        return Constraint(ConstraintKind.CHOICES, choices=tuple(options.choice))
+    return None
 
 
 def _show(piece: str, options: Namespace) -> None:

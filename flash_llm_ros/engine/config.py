@@ -9,7 +9,7 @@ from flash_llm_ros.engine.down_reads import DOWN_READS
 from flash_llm_ros.engine.numpy_policies import DEFAULT_POLICY, POLICY_FORM, make_policy
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
-MODES = ('exact', 'sparse')
+MODES = ('exact', 'sparse', 'aggressive')
 READERS = ('auto', 'io_uring', 'threads')
 MOST_READS_IN_FLIGHT = 256      # of the native core
 MOST_THREADS = 256
@@ -27,6 +27,7 @@ class EngineConfig:
     context_length: int = 512       # tokens of prompt and answer
     prefill_chunk: int = 64         # prompt tokens computed at once
     sparsity: float | None = None   # share of down columns left out; None: as calibrated
+    neuron_share: float | None = None   # of mode aggressive; None: as prepared
     lookup_tokens: int = 4          # exact mode: guessed tokens computed with one; 0: none
     structured: bool = False        # requests may have constraints: llguidance, and its memory
     force_batches: bool = True      # tokens that a constraint forces share a pass over the flash
@@ -55,6 +56,9 @@ class EngineConfig:
         sparsity = self.sparsity
         if sparsity is not None and not (isinstance(sparsity, (int, float)) and 0 <= sparsity < 1):
             _refuse('sparsity', sparsity, 'a number in [0, 1)')
+        share = self.neuron_share
+        if share is not None and not (isinstance(share, (int, float)) and 0 < share <= 1):
+            _refuse('neuron_share', share, 'a number above 0, at most 1')
         try:
             make_policy(self.window_policy, 1)
         except (AttributeError, ValueError):
@@ -63,9 +67,9 @@ class EngineConfig:
                 and 0 <= self.token_deadline_ms <= MOST_DEADLINE_MS):
             _refuse('token_deadline_ms', self.token_deadline_ms,
                     f'a number from 0 to {MOST_DEADLINE_MS}')
-        if self.token_deadline_ms and self.mode == 'exact':
+        if self.token_deadline_ms and self.mode != 'sparse':
             _refuse('token_deadline_ms', self.token_deadline_ms,
-                    '0 in mode exact, which leaves nothing out; mode sparse may')
+                    f'0 in mode {self.mode}, which decides nothing by time; mode sparse may')
         if self.token_deadline_ms and self.down_reads == 'stream':
             _refuse('down_reads', self.down_reads,
                     'auto or scattered where token_deadline_ms is not 0')

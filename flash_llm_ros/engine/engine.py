@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from flash_llm_ros.engine.aggressive_mode import AggressiveMode
 from flash_llm_ros.engine.attention import AttentionStack, kv_cache_bytes
 from flash_llm_ros.engine.config import MOST_THREADS, EngineConfig
 from flash_llm_ros.engine.constrained_decoding import (
@@ -24,7 +25,7 @@ from flash_llm_ros.engine.feed_forward import (
 from flash_llm_ros.engine.generation import Generation, GenerationRequest
 from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow, plan_memory
 from flash_llm_ros.engine.model import Model
-from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity, down_norms
+from flash_llm_ros.engine.predictors import PredictorStack, activation_limits, down_norms
 from flash_llm_ros.engine.process_memory import (
     release_code,
     resident_bytes,
@@ -39,6 +40,7 @@ from flash_llm_ros.engine.window import Window
 from flash_llm_ros.engine.window_plan import least_slots, most_slots, plan_window
 from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.flash_device import FlashDevice
 from flash_llm_ros.store.flash_store import (
     CHAT_TEMPLATE,
     RESIDENT,
@@ -81,15 +83,21 @@ class Engine:
             log(f'verifying {store.path}')
             store.verify_resident()
         sparsity = _sparsity(config, manifest)
-        geometry = manifest.geometry
+        aggressive = (AggressiveMode(store, config.neuron_share) if config.mode == 'aggressive'
+                      else None)
+        geometry = manifest.geometry if aggressive is None else aggressive.geometry
         costs = _read_costs(store, config, log)
         scattered = _reads_scattered(config, manifest, sparsity, costs)
-        shared_out_for = 'sparse' if scattered else 'exact'
+        shared_out_for = ('aggressive' if aggressive else 'sparse' if scattered else 'exact')
         sizes = (geometry.group_bytes, least_slots(geometry, shared_out_for),
                  most_slots(geometry))
         estimate = _resident_estimate(store, scattered)
+        if aggressive:
+            log(aggressive.describe())
+            estimate += aggressive.estimate()
+        buffers = _buffers(config, store) + (aggressive.buffers() if aggressive else [])
         rows = [_structured_row(planned_bytes(manifest.model.vocab_size))] * config.structured
-        plan_memory(config.dram_budget, [*estimate, *rows, *_buffers(config, store)], *sizes)
+        plan_memory(config.dram_budget, [*estimate, *rows, *buffers], *sizes)
 
         return_large_blocks()
         bare = resident_bytes()
@@ -104,6 +112,8 @@ class Engine:
         biases = up_biases(store)
         norms = (down_norms(store) if config.mode == 'sparse' and manifest.layout == 'split'
                  else [])
+        if aggressive:
+            aggressive.load(config.threads)
         trim_heap()
         release_code(('onnxruntime', 'tokenizers'))
         attention.warm()
@@ -112,14 +122,14 @@ class Engine:
         resident = PlanRow('resident weights', loaded, 'attention, predictors, tokenizer and '
                            'ONNX Runtime, as measured')
         constrained, rows = _constrained_decoding(config, manifest, tokenizer)
-        plan = plan_memory(config.dram_budget, [resident, *rows, *_buffers(config, store)], *sizes)
+        plan = plan_memory(config.dram_budget, [resident, *rows, *buffers], *sizes)
 
         log(f'filling the window of {plan.window_bytes / 1e6:.1f} MB')
         slots = plan_window(geometry, shared_out_for,
                             plan.window_bytes // geometry.group_bytes)
         try:
             attention.allocate(config.context_length, config.prefill_chunk)
-            window = Window(store, config, slots, costs)
+            window = Window(store, config, slots, costs, geometry)
         except (MemoryError, OSError):
             raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
                                 f'dram_budget is {config.dram_budget} bytes, more than this '
@@ -129,10 +139,12 @@ class Engine:
             log(line)
         clock = (TokenClock(config.token_deadline_ms / 1000, manifest.model.layers)
                  if config.token_deadline_ms else None)
-        feed_forward = _feed_forward(config, manifest, window, predictors, sparsity, norms, biases,
-                                     clock)
+        feed_forward = (aggressive.feed_forward(window, config.prefill_chunk) if aggressive else
+                        _feed_forward(config, manifest, window, predictors, sparsity, norms,
+                                      biases, clock))
         model = Model(manifest.model, attention, feed_forward, window, config.prefill_chunk, clock,
-                      1 + _lookup_tokens(config))
+                      1 + _lookup_tokens(config),
+                      aggressive.head_shortlist if aggressive else None)
         return cls(config, store, plan, model, tokenizer, template, log, constrained)
 
     @property
@@ -258,7 +270,7 @@ def _check_against(config: EngineConfig, manifest: Manifest) -> None:
 
 def _sparsity(config: EngineConfig, manifest: Manifest) -> float:
     calibration = manifest.calibration
-    if config.mode == 'exact' or calibration is None:
+    if config.mode != 'sparse' or calibration is None:
         return 0.0
     if config.sparsity is None:
         return calibration.default_sparsity
@@ -281,7 +293,7 @@ def _read_costs(store: FlashStore, config: EngineConfig,
 def _reads_scattered(config: EngineConfig, manifest: Manifest, sparsity: float,
                      costs: ReadCosts | None) -> bool:
     """Whether tokens read parts of sections, which predictors then say beforehand."""
-    if config.mode == 'exact':
+    if config.mode != 'sparse':
         return False
     if (manifest.layout == 'bundled' or config.down_reads == 'scattered'
             or config.token_deadline_ms):       # a stream cannot be left early
@@ -361,8 +373,8 @@ def _feed_forward(config: EngineConfig, manifest: Manifest, window: Window,
         return dense
     if manifest.layout == 'bundled':
         return BundledFeedForward(dense, window, predictors, spec, clock)
-    thresholds = at_sparsity(manifest.calibration.thresholds, sparsity)
-    return SplitFeedForward(dense, window, predictors, spec.activation, thresholds, norms, clock)
+    limits = activation_limits(manifest.calibration, sparsity, norms)
+    return SplitFeedForward(dense, window, predictors, spec.activation, limits, norms, clock)
 
 
 def _warnings(window: Window, config: EngineConfig) -> list[str]:
@@ -371,4 +383,10 @@ def _warnings(window: Window, config: EngineConfig) -> list[str]:
         lines.append('the file system refuses direct I/O: reads go through the page cache')
     if config.lock_memory and not window.core.locked:
         lines.append('the window could not be locked in memory (RLIMIT_MEMLOCK)')
+    folder = config.kv_folder
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    file_system = FlashDevice.of(there).file_system
+    if file_system in ('tmpfs', 'ramfs'):
+        lines.append(f'session_folder {folder} lies in memory ({file_system}): what is kept there '
+                     'takes DRAM beside dram_budget')
     return lines

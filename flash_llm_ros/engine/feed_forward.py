@@ -106,7 +106,7 @@ class SparseFeedForward(ABC):
 
 
 class SplitFeedForward(SparseFeedForward):
-    """Gated-SiLU models: gate and up are exact, down columns are used by their contribution.
+    """Gated-SiLU models: gate and up are exact, a down column is used if abs(h) is above a limit.
 
     A predictor only prefetches; what it got wrong costs time, never text. Without one all down
     columns are read in the stream, and the others are passed over: the text is the same.
@@ -114,15 +114,11 @@ class SplitFeedForward(SparseFeedForward):
 
     def __init__(self, dense: DenseFeedForward, window: Window,
                  predictors: PredictorStack | None, activation: str,
-                 thresholds: NDArray[np.float64], down_norms: list[Array],
+                 limits: list[Array], down_norms: list[Array],
                  clock: TokenClock | None) -> None:
         super().__init__(dense, window, activation, clock)
-        self._predictors, self._down_norms = predictors, down_norms
+        self._predictors, self._limits, self._down_norms = predictors, limits, down_norms
         self.streamed = ('gate_up', 'down') if predictors is None else ('gate_up',)
-        # abs(h) * norm > threshold is abs(h) > threshold / norm
-        with np.errstate(divide='ignore', invalid='ignore'):
-            self._limits = [(threshold / norm).astype(np.float32) for threshold, norm
-                            in zip(thresholds, down_norms, strict=True)]
 
     def _run_active(self, layer: int, x: Array, out: Array) -> NDArray[np.uint8]:
         core, down = self._window.core, self._window.section('down', layer)

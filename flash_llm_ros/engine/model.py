@@ -5,6 +5,7 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.engine.attention import AttentionStack
 from flash_llm_ros.engine.feed_forward import FeedForward
+from flash_llm_ros.engine.head_shortlist import HeadShortlist
 from flash_llm_ros.engine.token_clock import TokenClock
 from flash_llm_ros.engine.window import Window
 from flash_llm_ros.model_spec import ModelSpec
@@ -15,10 +16,11 @@ class Model:
 
     def __init__(self, spec: ModelSpec, attention: AttentionStack, feed_forward: FeedForward,
                  window: Window, chunk: int, clock: TokenClock | None = None,
-                 logits_rows: int = 1) -> None:
+                 logits_rows: int = 1, shortlist: HeadShortlist | None = None) -> None:
         """`logits_rows` is for how many tokens at once logits are computed at most."""
         self.spec, self.attention, self.window = spec, attention, window
         self.feed_forward, self.chunk, self.clock = feed_forward, chunk, clock
+        self._shortlist = shortlist
         self.logits = np.zeros((logits_rows, spec.vocab_size), np.float32)
         self.length = 0     # tokens whose keys and values the last request has computed
 
@@ -45,7 +47,11 @@ class Model:
             self.feed_forward.run(layer, ffn_input, residual, dense)
         if logits is not None:
             hidden = self.attention.hidden(self.spec.layers, count)
-            self.window.logits(self.attention.final_norm(hidden[count - len(logits):]), logits)
+            normed = self.attention.final_norm(hidden[count - len(logits):])
+            if self._shortlist is None:
+                self.window.logits(normed, logits)
+            else:
+                self._shortlist.logits(self.window, normed, logits)
         self.length = position + count
         if clock is not None:
             clock.end()

@@ -6,6 +6,7 @@ import onnxruntime as ort
 
 from flash_llm_ros.engine.graph_loader import Feeds, GraphLoader
 from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.manifest import Calibration
 from flash_llm_ros.store.tensor_file import TensorFile
 
 
@@ -66,6 +67,15 @@ def down_norms(store: FlashStore) -> list[NDArray[np.float32]]:
                  for layer in range(store.manifest.model.layers)]
         tensors.drop_page_cache()
     return norms
+
+
+def activation_limits(calibration: Calibration, sparsity: float,
+                      norms: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """What abs(h) must exceed for a down column to be used, float32 [ffn] a layer."""
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return [(threshold / norm ** calibration.norm_exponent).astype(np.float32)
+                for threshold, norm in zip(at_sparsity(calibration.thresholds, sparsity), norms,
+                                           strict=True)]
 
 
 def at_sparsity(table: dict[str, list[float]], sparsity: float) -> NDArray[np.float64]:

@@ -10,14 +10,16 @@ from flash_llm_ros.engine.core import load_core_class
 from flash_llm_ros.engine.window_plan import WindowPlan, head_index
 from flash_llm_ros.store.device_profile import ReadCosts
 from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.geometry import Geometry
 
 
 class Window:
     """Owns the core; everything below is computed on groups in the window's slots."""
 
     def __init__(self, store: FlashStore, config: EngineConfig, plan: WindowPlan,
-                 costs: ReadCosts | None = None) -> None:
-        geometry = store.manifest.geometry
+                 costs: ReadCosts | None = None, geometry: Geometry | None = None) -> None:
+        """`geometry`: the part of the neuron file to use; None is all of it."""
+        geometry = geometry or store.manifest.geometry
         self._in_flight = config.reads_in_flight
         self.plan, self.layers = plan, store.manifest.model.layers
         self.core: Any = load_core_class(config.core)(
@@ -68,6 +70,10 @@ class Window:
     def logits(self, normed: NDArray[np.float32], out: NDArray[np.float32]) -> None:
         """The output head, float32 [n, d] -> [n, vocabulary]."""
         self.core.rows_dot(self.head, normed, out)
+
+    def head_rows(self, tokens: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        """Rows of the output head, float32 [tokens, d], read group by group."""
+        self.core.read_rows(self.head, tokens, out)
 
     def close(self) -> None:
         self.core.close()

@@ -9,6 +9,7 @@ _CHUNK_BYTES = 512 * 1024
 _SMALL_CHUNK_BYTES = 256 * 1024     # slower, but leaves a small window to its groups
 _LEAST_CHUNKS = 6
 _EMBEDDING_SLOTS = 32      # rows of the embedding are read group by group, in every mode
+_HEAD_SLOTS = 512           # for rows of a shortlisted head: as many reads at once are plenty
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,13 @@ def plan_window(geometry: Geometry, mode: str, slots: int) -> WindowPlan:
     `slots` lies between `least_slots` and `most_slots`, and each of them gets its use. An even
     share of every section that is needed for every token is pinned, so that computing on it hides
     a part of the next one's reads. Exact mode needs all of them, sparse mode gate and up rows and
-    the head; it leaves the rest to the cache.
+    the head; it leaves the rest to the cache. Mode aggressive needs all but the head, rows of which
+    are read group by group.
     """
     cache = _least_cache(geometry, mode)
     always = [i for i, section in enumerate(geometry.sections)
-              if i == head_index(geometry) or _always_used(section, mode)]
+              if _always_used(section, mode)
+              or (i == head_index(geometry) and mode != 'aggressive')]
     chunk = chunk_groups(geometry, _CHUNK_BYTES)
     if _LEAST_CHUNKS * chunk > (slots - cache) // 4:
         chunk = chunk_groups(geometry, _SMALL_CHUNK_BYTES)
@@ -84,13 +87,16 @@ def head_index(geometry: Geometry) -> int:
 
 
 def _always_used(section: Section, mode: str) -> bool:
-    return section.layer >= 0 and (mode == 'exact' or section.name == 'gate_up')
+    return section.layer >= 0 and (mode != 'sparse' or section.name == 'gate_up')
 
 
 def _least_cache(geometry: Geometry, mode: str) -> int:
     """In sparse mode one layer's scattered groups, so that a layer is computed in one batch."""
     if mode == 'exact':
         return _EMBEDDING_SLOTS
+    if mode == 'aggressive':
+        head = geometry.sections[head_index(geometry)].groups
+        return _EMBEDDING_SLOTS + min(_HEAD_SLOTS, head)
     return _EMBEDDING_SLOTS + max(section.groups for section in geometry.sections
                                   if section.layer >= 0 and section.name != 'gate_up')
 

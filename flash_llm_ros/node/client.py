@@ -88,7 +88,7 @@ class NodeClient:
         """``node_name`` may carry a namespace; ``give_up`` ends waiting, as the node is gone."""
         self.name = '/' + node_name.strip('/')
         self._give_up = give_up
-        self._own = OwnNode('flash_llm_client', domain_id)
+        self._own = OwnNode('flash_llm_operator', domain_id)
         self.node = self._own.node
         self.responses: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.chunks: queue.SimpleQueue[TokenChunk] = queue.SimpleQueue()

@@ -107,10 +107,14 @@ TABLE = (
     Entry('dram_budget', '256MB', UNCONFIGURED,
           'Memory the engine may use in all, on top of the bare process', byte_size=True),
     Entry('mode', 'exact', UNCONFIGURED,
-          'Use every neuron, or only the active set', choices=('exact', 'sparse')),
+          'Use every neuron, only the active set, or only what `flash_llm order` found important',
+          choices=('exact', 'sparse', 'aggressive')),
     Entry('sparsity', -1.0, UNCONFIGURED,
           'Share of the down columns left out in sparse mode; below 0: as calibrated', '',
           -1.0, 0.99),
+    Entry('neuron_share', -1.0, UNCONFIGURED,
+          'Share of the neurons that mode aggressive uses, one of those the store is prepared for; '
+          'below 0: the least that was measured to be good', '', -1.0, 1.0),
     Entry('context_length', 512, UNCONFIGURED,
           'Longest prompt and answer together', 'tokens', 2, 2**20),
     Entry('prefill_chunk', 64, UNCONFIGURED,
@@ -222,6 +226,7 @@ class Parameters:
             dram_budget=parse_byte_size('dram_budget', self['dram_budget']),
             session_folder=Path(folder).expanduser() if folder else None,
             sparsity=self['sparsity'] if self['sparsity'] >= 0 else None,
+            neuron_share=self['neuron_share'] if self['neuron_share'] >= 0 else None,
             **{name: self[name] for name in names})
 
     def sampling(self) -> SamplingParams:

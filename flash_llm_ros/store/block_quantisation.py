@@ -5,6 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flash_llm_ros.store.four_bit_lines import fitted_lines
+
 # 4-bit blocks are those of GGUF's Q4_1 and Q4_K, whose values they can therefore keep.
 Q4_BLOCK = 32
 OFFSET_BLOCK = 32
@@ -13,9 +15,6 @@ Q2_BLOCK = 64
 # times a scale of either sign.
 _Q2_DIVISORS = (-1.6, -2.0, -1.3, -2.5, -3.2)
 _Q8_BLOCKS = (128, 64)
-# Steps that a 4-bit block's span may have. 15 fill the range; with fewer, the steps of a source
-# that left the ends unused are found; with more, the block's two furthest values are cut.
-_SPANS = (15, 14, 13, 12, 16, 17)
 _ROWS_AT_ONCE = 64
 
 Array = NDArray[np.float32]
@@ -110,29 +109,6 @@ def _rounded_to_2_bits(blocks: Array) -> QuantisedMatrix:
 
 
 def _rounded_to_4_bits(blocks: Array) -> tuple[NDArray[np.uint8], Array, Array]:
-    """Values uint8 [out, blocks, 32] of 0 to 15, scales and offsets float32 [out, blocks].
-
-    Each block gets the line through its values that has the least squared error, over all spans.
-    """
-    low = blocks.min(axis=2, keepdims=True)
-    width = blocks.max(axis=2, keepdims=True) - low
-    centred = blocks - blocks.mean(axis=2, keepdims=True)
-    best = np.full(low.shape, np.inf, np.float32)
-    values, scales = np.zeros(blocks.shape, np.float32), np.zeros_like(low)
-    for span in _SPANS:
-        step = width / np.float32(span)
-        start = low + max(span - 15, 0) / 2 * step
-        tried = np.rint((blocks - start) / np.where(step == 0, 1, step)).clip(0, 15)
-        steps = tried - tried.mean(axis=2, keepdims=True)
-        spread = np.einsum('rbi,rbi->rb', steps, steps)[:, :, None]
-        scale = np.einsum('rbi,rbi->rb', steps, centred)[:, :, None] / np.where(spread == 0, 1,
-                                                                                spread)
-        steps *= scale
-        steps -= centred
-        error = np.einsum('rbi,rbi->rb', steps, steps)[:, :, None]
-        better = error < best
-        np.copyto(best, error, where=better)
-        np.copyto(scales, scale, where=better)
-        np.copyto(values, tried, where=better)
-    offsets = (blocks - (values - 8) * scales).mean(axis=2)
-    return values.astype(np.uint8), scales[:, :, 0], offsets
+    """Values uint8 [out, blocks, 32] of 0 to 15, scales and offsets float32 [out, blocks]."""
+    values, scales, offsets = fitted_lines(blocks, np.ones_like(blocks))
+    return values.astype(np.uint8), scales[:, :, 0], offsets[:, :, 0]

@@ -5,12 +5,12 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from flash_llm_ros.store.four_bit_lines import fitted_lines, nearest
+
 BLOCK = 32                      # values that share a scale, in int8 and int4 rows
 _INT8_LIMIT = 127
-# What int4 divides a block's value furthest from zero by, to try scales: -8 puts it on the end of
-# the range, the others clip it or leave room, which often rounds the other 31 values better. The
-# least sum of (error * value)**2 wins: without that weight, large values are clipped too often.
-_INT4_DIVISORS = (-8.0, -7.5, -8.5, -7.0, -9.0)
+_INT4_ROWS_AT_ONCE = 64         # to stay within the processor's caches
+_INT4_MOST = 50000              # magnitude whose scale and offset surely fit
 
 
 class RowCodec(Protocol):
@@ -62,10 +62,11 @@ class Int8Codec:
 
 @dataclass(frozen=True)
 class Int4Codec:
-    """4-bit values, zero padded to whole blocks of 32, then one fp16 scale per block.
+    """4-bit values in blocks of 32, each with a scale and an offset of 8 bits; two fp16 for all.
 
-    A value is (q - 8) * scale; the scale may be negative. A block has 16 bytes, whose low halves
-    are its first 16 values and whose high halves the last 16.
+    A value is (q - 8) * scale + offset; scale = uint8 * top_scale / 256, offset = int8 *
+    top_offset / 128. A row: 16 bytes a block, whose low halves are its first 16 values and whose
+    high halves the last 16; the scales; the offsets; top_scale and top_offset.
     """
 
     name: ClassVar[str] = 'int4'
@@ -73,49 +74,59 @@ class Int4Codec:
 
     @property
     def row_bytes(self) -> int:
-        return _blocks(self.dim) * (BLOCK // 2 + 2)
+        return _blocks(self.dim) * (BLOCK // 2 + 2) + 4
 
     def encode(self, rows: np.ndarray) -> np.ndarray:
-        blocks = _in_blocks(_checked_rows(rows, self.dim))
-        peaks = np.take_along_axis(blocks, np.abs(blocks).argmax(axis=2)[:, :, None], axis=2)
-        scales, quants, errors = self._tried(blocks, peaks, _INT4_DIVISORS[0])
-        if not np.isfinite(scales).all():
-            raise ValueError(f'int4 rows: largest magnitude {np.abs(rows).max():g} needs a block '
-                             f'scale above the fp16 range; it must stay below 8 * 65504')
-        for divisor in _INT4_DIVISORS[1:]:
-            other_scales, other_quants, other_errors = self._tried(blocks, peaks, divisor)
-            better = other_errors < errors      # never where a scale is infinite
-            np.copyto(errors, other_errors, where=better)
-            np.copyto(scales, other_scales, where=better[:, :, None])
-            np.copyto(quants, other_quants, where=better[:, :, None])
-        low, high = np.split((quants + np.int8(8)).view(np.uint8), 2, axis=2)
-        return _joined(low | high << 4, scales)
+        rows = _checked_rows(rows, self.dim)
+        if (largest := np.abs(rows).max(initial=0)) > _INT4_MOST:
+            raise ValueError(f'int4 rows: largest magnitude {largest:g} may need a scale above the '
+                             f'fp16 range; it must be at most {_INT4_MOST}')
+        data = np.empty((len(rows), self.row_bytes), np.uint8)
+        for start in range(0, len(rows), _INT4_ROWS_AT_ONCE):
+            some = slice(start, start + _INT4_ROWS_AT_ONCE)
+            data[some] = self._encoded(rows[some])
+        return data
 
-    @staticmethod
-    def _tried(blocks: np.ndarray, peaks: np.ndarray,
-               divisor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """fp16 scales [n, blocks, 1], int8 values from -8 to 7, float32 weighted errors."""
-        with np.errstate(over='ignore', invalid='ignore'):
-            scales = (peaks / np.float32(divisor)).astype(np.float16) + np.float16(0)     # no -0
-            rounded = scales.astype(np.float32)
-            # Against the rounded scale, so that decoding meets the value that was aimed at.
-            quants = blocks / np.where(rounded == 0, np.inf, rounded)
-            np.clip(np.rint(quants, out=quants), -8, 7, out=quants)
-            missed = quants * rounded
-            np.subtract(blocks, missed, out=missed)
-            missed *= blocks
-            errors = np.einsum('nbi,nbi->nb', missed, missed)
-        return scales, quants.astype(np.int8), errors
+    def _encoded(self, rows: np.ndarray) -> np.ndarray:
+        # Behind the row its last value again, which widens no block.
+        padded = np.pad(rows, ((0, 0), (0, -self.dim % BLOCK)), mode='edge')
+        blocks = padded.reshape(len(rows), -1, BLOCK)
+        # Large values weigh more: few of them carry most of what a row says.
+        weights = blocks * blocks
+        weights += weights.mean(axis=2, keepdims=True)
+        weights += weights.max(axis=2, keepdims=True) == 0
+        weights.reshape(len(rows), -1)[:, self.dim:] = 0
+        _, scales, offsets = fitted_lines(blocks, weights)
+        scales, offsets = scales[:, :, 0], offsets[:, :, 0]
+        top_scale = _top(scales, 255 / 256)
+        top_offset = _top(offsets, 127 / 128)
+        scale_codes = _codes(scales, top_scale / np.float32(256), 0, 255)
+        offset_codes = _codes(offsets, top_offset / np.float32(128), -127, 127)
+        # Against the rounded line, so that decoding meets the values that were aimed at.
+        quants = nearest(blocks, *_lines(scale_codes, offset_codes, top_scale, top_offset))
+        low, high = np.split(quants.astype(np.uint8), 2, axis=2)
+        count = len(rows)
+        return np.concatenate([(low | high << 4).reshape(count, -1), scale_codes.astype(np.uint8),
+                               offset_codes.astype(np.int8).view(np.uint8),
+                               top_scale.astype('<f2').view(np.uint8),
+                               top_offset.astype('<f2').view(np.uint8)], axis=1)
 
     def decode(self, data: np.ndarray) -> np.ndarray:
         data = _checked_bytes(data, self.row_bytes)
-        packed, scales = _parted(data, self.dim)
-        quants = np.empty((*packed.shape[:2], BLOCK), np.float32)
-        half = BLOCK // 2
+        count, blocks, half = len(data), _blocks(self.dim), BLOCK // 2
+        packed = np.ascontiguousarray(data[:, :blocks * half]).reshape(count, blocks, half)
+        scale_codes = data[:, blocks * half:blocks * (half + 1)]
+        offset_codes = data[:, blocks * (half + 1):-4].view(np.int8)
+        tops = np.ascontiguousarray(data[:, -4:]).view('<f2').astype(np.float32)
+        scales, offsets = _lines(scale_codes.astype(np.float32), offset_codes.astype(np.float32),
+                                 tops[:, :1], tops[:, 1:])
+        quants = np.empty((count, blocks, BLOCK), np.float32)
         np.bitwise_and(packed, 15, out=quants[:, :, :half], casting='unsafe')
         np.right_shift(packed, 4, out=quants[:, :, half:], casting='unsafe')
         quants -= 8
-        return _values(quants, scales, self.dim)
+        quants *= scales
+        quants += offsets
+        return np.ascontiguousarray(quants.reshape(count, blocks * BLOCK)[:, :self.dim])
 
 
 @dataclass(frozen=True)
@@ -168,6 +179,24 @@ def _in_blocks(rows: np.ndarray) -> np.ndarray:
     padded = np.zeros((count, _blocks(dim) * BLOCK), np.float32)
     padded[:, :dim] = rows
     return padded.reshape(count, _blocks(dim), BLOCK)
+
+
+def _top(values: np.ndarray, share: float) -> np.ndarray:
+    """float32 [n, 1] of fp16 values: what the row's largest magnitude is `share` of."""
+    top = np.abs(values).max(axis=1, keepdims=True) / np.float32(share)
+    return top.astype(np.float16).astype(np.float32)
+
+
+def _codes(values: np.ndarray, steps: np.ndarray, least: int, most: int) -> np.ndarray:
+    """Whole numbers as float32 [n, blocks]; zeros where the step is zero."""
+    return np.rint(values / np.where(steps == 0, np.inf, steps)).clip(least, most)
+
+
+def _lines(scale_codes: np.ndarray, offset_codes: np.ndarray, top_scale: np.ndarray,
+           top_offset: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scales and offsets, float32 [n, blocks, 1], of codes [n, blocks] and tops [n, 1]."""
+    return ((scale_codes * (top_scale / np.float32(256)))[:, :, None],
+            (offset_codes * (top_offset / np.float32(128)))[:, :, None])
 
 
 def _joined(quants: np.ndarray, scales: np.ndarray) -> np.ndarray:

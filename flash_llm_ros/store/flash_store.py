@@ -5,6 +5,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from flash_llm_ros.store.aggressive import CORRECTIONS, HEAD_GRAPH, HEAD_SKETCH
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
 from flash_llm_ros.store.manifest import Manifest
 
@@ -129,6 +130,8 @@ class FlashStore:
                   *map(layer_graph, layers)]
         if self.manifest.calibration is not None:
             needed += [self.predictor_weights, *map(self.predictor_graph, layers)]
+        if self.manifest.aggressive is not None:
+            needed += [CORRECTIONS, HEAD_SKETCH, HEAD_GRAPH]
         return needed
 
 

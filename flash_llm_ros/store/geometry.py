@@ -1,7 +1,7 @@
 """Where every bundle lies in neurons.bin: equal groups, sections of groups, and their sizes."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -107,6 +107,9 @@ class Geometry:
         used = section.bundles_per_group * section.bundle_bytes + CHECKSUM_BYTES
         _check(used <= self.group_bytes, f'{where}.bundles_per_group', section.bundles_per_group,
                f'so few that {used} bytes fit in group_bytes ({self.group_bytes})')
+        self._check_place(where, section, next_group)
+
+    def _check_place(self, where: str, section: Section, next_group: int) -> None:
         _check(section.first_group == next_group, f'{where}.first_group', section.first_group,
                f'{next_group}, where the section before ends')
 
@@ -159,6 +162,26 @@ class Geometry:
             sections.append(Section(**entry, row_bytes=row_bytes))
         return cls(block=data['block'], group_bytes=data['group_bytes'], dim=dim, codec=codec,
                    sections=tuple(sections))
+
+
+@dataclass(frozen=True)
+class LeadingGeometry(Geometry):
+    """A part of a neuron file: the leading bundles of each layer's sections."""
+
+    @classmethod
+    def of(cls, whole: Geometry, widths: Sequence[int]) -> 'LeadingGeometry':
+        """`widths`: bundles of each layer, at most what its sections have."""
+        sections = [section if section.layer == MODEL_WIDE
+                    else replace(section, bundles=widths[section.layer])
+                    for section in whole.sections]
+        for part, section in zip(sections, whole.sections, strict=True):
+            _check(part.bundles <= section.bundles, f'widths[{part.layer}]', part.bundles,
+                   f'at most {section.bundles}')
+        return cls(whole.block, whole.group_bytes, whole.dim, whole.codec, tuple(sections))
+
+    def _check_place(self, where: str, section: Section, next_group: int) -> None:
+        _check(section.first_group >= next_group, f'{where}.first_group', section.first_group,
+               f'at least {next_group}, where the section before ends')
 
 
 _GEOMETRY_FIELDS = ('block', 'group_bytes', 'dim', 'codec', 'sections')

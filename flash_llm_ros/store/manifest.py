@@ -8,10 +8,13 @@ from typing import Any
 import yaml
 
 from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.store.aggressive import Aggressive
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
 from flash_llm_ros.store.geometry import Geometry, model_sections
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+# Version 2 brought the offsets of int4 rows; all else is as it was.
+_SAME_IN_VERSION_1 = ('int8', 'fp16')
 LAYOUTS = ('split', 'bundled')
 RESIDENT_FORMATS = ('q8', 'q4', 'fp32')
 KV_FORMATS = ('fp16', 'fp32')
@@ -34,8 +37,9 @@ class PredictorFacts:
 class Calibration:
     """What calibration learned.
 
-    `thresholds` maps a sparsity of the whole model ('0.60') to one contribution threshold a layer
-    (split layout), `layer_sparsity` to the share of its neurons that it leaves out, and
+    `thresholds` maps a sparsity of the whole model ('0.60') to what abs(activation) times the down
+    column's norm to the power of `norm_exponent` must exceed, one number a layer (split layout),
+    `layer_sparsity` to the share of its neurons that a layer leaves out, and
     `predictor_thresholds` to the predictors' own. `perplexity` is the one of held-out tokens of
     the calibration text in exact mode ('0.00') and at sparsities, where it was measured.
     """
@@ -48,6 +52,7 @@ class Calibration:
     layer_sparsity: dict[str, list[float]] = field(default_factory=dict)
     perplexity: dict[str, float] = field(default_factory=dict)
     predictor_folder: str = 'predictors'
+    norm_exponent: float = 1.0
 
     @property
     def mean_recall(self) -> float:
@@ -93,6 +98,7 @@ class Manifest:
     files: dict[str, dict[str, Any]]            # name -> {bytes, sha256}
     source: dict[str, str] = field(default_factory=dict)    # file name -> sha256
     calibration: Calibration | None = None
+    aggressive: Aggressive | None = None        # where neurons lie in the order of importance
 
     def save(self, path: Path) -> None:
         body = yaml.safe_dump({
@@ -103,6 +109,7 @@ class Manifest:
                              'kv_cache': self.kv_cache},
             'geometry': self.geometry.to_dict(),
             'calibration': self.calibration and asdict(self.calibration),
+            **({} if self.aggressive is None else {'aggressive': self.aggressive.to_dict()}),
             'files': self.files,
             'source': self.source,
         }, sort_keys=False, width=100)
@@ -124,16 +131,16 @@ class Manifest:
         except (yaml.YAMLError, ValueError, RecursionError):
             raise _corrupt(path, 'it is not valid YAML') from None
         version = data.get('format_version') if isinstance(data, dict) else None
-        if version != FORMAT_VERSION:
-            raise FlashLlmError(
-                ErrorCode.STORE_VERSION,
-                f'{path} has format version {version}; this release reads version '
-                f'{FORMAT_VERSION}. Convert the checkpoint again.')
+        if version not in (1, FORMAT_VERSION):
+            raise _other_version(path, version)
         try:
-            return cls._from_dict(data)
+            manifest = cls._from_dict(data)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             what = f'it lacks {error}' if isinstance(error, KeyError) else str(error)
             raise _corrupt(path, what) from None
+        if version == 1 and manifest.geometry.codec not in _SAME_IN_VERSION_1:
+            raise _other_version(path, version)
+        return manifest
 
     @classmethod
     def _from_dict(cls, data: dict[str, Any]) -> 'Manifest':
@@ -156,7 +163,8 @@ class Manifest:
                 raise ValueError(f'its entry of the file {name!r} is wrong')
         return cls(model, data['layout'], quantisation['resident'], quantisation['kv_cache'],
                    geometry, data['files'], dict(data['source']),
-                   None if calibration is None else Calibration.from_dict(calibration))
+                   None if calibration is None else Calibration.from_dict(calibration),
+                   Aggressive.from_dict(data['aggressive']) if 'aggressive' in data else None)
 
 
 def _digest(body: str) -> str:
@@ -165,3 +173,10 @@ def _digest(body: str) -> str:
 
 def _corrupt(path: Path, what: str) -> FlashLlmError:
     return FlashLlmError(ErrorCode.STORE_CORRUPT, f'{path} cannot be trusted: {what}.')
+
+
+def _other_version(path: Path, version: object) -> FlashLlmError:
+    return FlashLlmError(
+        ErrorCode.STORE_VERSION,
+        f'{path} has format version {version}; this release reads version {FORMAT_VERSION}, and '
+        f'version 1 with int8 or fp16 rows. Convert the checkpoint again.')

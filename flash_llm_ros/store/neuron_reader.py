@@ -43,6 +43,12 @@ class NeuronReader:
 
     def parts(self, section: Section) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """The section in order, some megabytes at a time, each with its first bundle's number."""
+        for first, encoded in self.encoded(section):
+            decoded = self._codec.decode(encoded.reshape(-1, section.row_bytes))
+            yield first, decoded.reshape(-1, section.rows, self._geometry.dim)
+
+    def encoded(self, section: Section) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        """As `parts`, but the bytes as they are stored, uint8 [bundles, bundle_bytes]."""
         step = max(1, _BYTES_AT_ONCE // self._geometry.group_bytes)
         for group in range(0, section.groups, step):
             count = min(step, section.groups - group)
@@ -50,9 +56,8 @@ class NeuronReader:
             used = section.bundles_per_group * section.bundle_bytes
             first = group * section.bundles_per_group
             bundles = min(count * section.bundles_per_group, section.bundles - first)
-            rows = np.ascontiguousarray(groups[:, :used]).reshape(-1, section.row_bytes)
-            decoded = self._codec.decode(rows[:bundles * section.rows])
-            yield first, decoded.reshape(bundles, section.rows, self._geometry.dim)
+            stored = np.ascontiguousarray(groups[:, :used]).reshape(-1, section.bundle_bytes)
+            yield first, stored[:bundles]
 
     def _groups(self, section: Section, group: int, count: int) -> NDArray[np.uint8]:
         size = self._geometry.group_bytes

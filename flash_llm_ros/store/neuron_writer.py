@@ -27,16 +27,15 @@ class NeuronWriter:
         Raises ValueError when sections come in another order, bundles are missing, or a weight
         is more than the codec can hold.
         """
+        self.write_encoded(section, (self._encoded(section, part) for part in parts))
+
+    def write_encoded(self, section: Section, parts: Iterable[NDArray[np.uint8]]) -> None:
+        """As `write`, for uint8 [bundles, bundle_bytes] that are encoded already."""
         if not self._pending or self._pending.pop(0) != section:
             raise ValueError(f'section {section.label} was written out of order')
         rest = np.empty((0, section.bundle_bytes), np.uint8)
         written = 0
-        for part in parts:
-            rows = np.ascontiguousarray(part, dtype=np.float32).reshape(-1, self._geometry.dim)
-            try:
-                bundles = self._codec.encode(rows).reshape(-1, section.bundle_bytes)
-            except ValueError as error:
-                raise ValueError(f'{section.label}: {error}') from None
+        for bundles in parts:
             rest = np.concatenate([rest, bundles])
             whole = len(rest) // section.bundles_per_group * section.bundles_per_group
             self._put(section, rest[:whole])
@@ -53,6 +52,13 @@ class NeuronWriter:
         self._file.close()
         if self._pending:
             raise ValueError(f'section {self._pending[0].label} was not written')
+
+    def _encoded(self, section: Section, part: NDArray[np.float32]) -> NDArray[np.uint8]:
+        rows = np.ascontiguousarray(part, dtype=np.float32).reshape(-1, self._geometry.dim)
+        try:
+            return self._codec.encode(rows).reshape(-1, section.bundle_bytes)
+        except ValueError as error:
+            raise ValueError(f'{section.label}: {error}') from None
 
     def _put(self, section: Section, bundles: NDArray[np.uint8]) -> None:
         """Pad, seal and write `bundles`; only the section's last group may be partly filled."""

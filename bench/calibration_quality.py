@@ -1,0 +1,152 @@
+"""The price and the gain of a calibrated store, measured: rows of `quality.py --calibration`."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from fidelity import engine_logits, perplexity
+import numpy as np
+
+from flash_llm_ros.engine import Engine, EngineConfig
+from flash_llm_ros.engine.neuron_trace import record
+from flash_llm_ros.engine.predictors import PredictorStack
+from flash_llm_ros.store.flash_store import FlashStore
+
+SPARSITIES = (0.5, 0.6, 0.7, 0.8)
+WINDOWS = (0.25, 0.5, 0.75)     # of the feed-forward bytes
+# Perplexity relative to dense in float32 with the same threshold on abs(h) in every layer,
+# measured on other text of the same kind.
+EXPECTED = {'llama': {0.5: 1.023, 0.6: 1.059, 0.7: 1.137, 0.8: 1.372},
+            'qwen2': {0.5: 1.012, 0.7: 1.048, 0.8: 1.109}}
+_CONTEXT = 1024
+_SPARE = 500_000_000
+
+
+@dataclass(frozen=True)
+class SparsePrice:
+    """Of one sparsity: perplexity, and the share of the columns that was really left out."""
+
+    sparsity: float
+    perplexity: float
+    left_out: float
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Feed-forward bytes read per token, as a share of all, at one window."""
+
+    mode: str
+    window: float               # share of the feed-forward bytes that fit
+    read: float
+
+
+def ffn_bytes(store: FlashStore) -> int:
+    geometry = store.manifest.geometry
+    return geometry.group_bytes * sum(section.groups for section in geometry.sections
+                                      if section.layer >= 0)
+
+
+def head_bytes(store: FlashStore) -> int:
+    geometry = store.manifest.geometry
+    name = 'embedding' if store.manifest.model.tied_embeddings else 'head'
+    return geometry.group_bytes * geometry.section(name).groups
+
+
+def opened(store: FlashStore, budget: int | None = None, **options: object) -> Engine:
+    budget = 2 * store.bytes + _SPARE if budget is None else budget
+    return Engine.open(EngineConfig(store.path, budget, context_length=_CONTEXT, threads=2,
+                                    lock_memory=False, **options))
+
+
+def exact_perplexity(store: FlashStore, tokens: list[int], budget: int | None = None) -> float:
+    engine = opened(store, budget)
+    try:
+        return perplexity(engine_logits(engine, tokens), tokens)
+    finally:
+        engine.close()
+
+
+def sparse_price(store: FlashStore, tokens: list[int], sparsity: float) -> SparsePrice:
+    """Token by token, as an answer is made."""
+    engine = opened(store, mode='sparse', sparsity=sparsity, down_reads='stream')
+    try:
+        found = perplexity(engine_logits(engine, tokens, dense=False), tokens)
+        stats = engine.stats()
+    finally:
+        engine.close()
+    return SparsePrice(sparsity, found, 1 - stats['active_neurons'] / stats['total_neurons'])
+
+
+def prefetch_recall(store: FlashStore, text: str, tokens: int) -> tuple[float, float]:
+    """Of the down columns used, those that were predicted; and of these, those used."""
+    engine = opened(store, mode='sparse', down_reads='scattered')
+    try:
+        trace = record(engine, text, tokens, lambda done, total: None)
+    finally:
+        engine.close()
+    used = predicted = both = 0
+    wanted: dict[int, np.ndarray] = {}
+    for event in trace:
+        if event.predicted:
+            wanted[event.section] = event.neurons
+        else:
+            guess = wanted.pop(event.section)
+            used += int(event.neurons.sum())
+            predicted += int(guess.sum())
+            both += int((event.neurons & guess).sum())
+    return both / max(used, 1), both / max(predicted, 1)
+
+
+def traffic(store: FlashStore, tokens: list[int], mode: str, window: float,
+            **options: object) -> Traffic:
+    """With room for the output head and this share of the feed-forward bytes."""
+    engine = opened(store, mode=mode, **options)
+    fixed = engine.plan.planned - engine.plan.window_bytes
+    engine.close()
+    budget = fixed + head_bytes(store) + int(window * ffn_bytes(store))
+    engine = opened(store, budget, mode=mode, **options)
+    logits = np.empty((1, engine.model.spec.vocab_size), np.float32)
+    warm, begin = len(tokens) // 4, {}
+    try:
+        for position, token in enumerate(tokens):
+            if position == warm:
+                begin = engine.stats()
+            engine.model.forward(np.array([token]), position, mode == 'exact', logits)
+        read = engine.stats()['flash_bytes'] - begin['flash_bytes']
+    finally:
+        engine.close()
+    return Traffic(mode, window, read / (len(tokens) - warm) / ffn_bytes(store))
+
+
+def model_store(model: Path, neurons: str) -> Path:
+    """Where the store of a model in this format is kept between runs, calibrated by the bench."""
+    return model.parent / f'{model.stem}.{neurons}.calibrated.store'
+
+
+class PredictorDecides:
+    """Whole neurons are left out by their predicted score, before gate and up are computed."""
+
+    def __init__(self, engine: Engine, store: FlashStore, load: float) -> None:
+        self._dense, self._window = engine.model.feed_forward, engine.model.window
+        self._predictors = PredictorStack(store, 1, 0.0, scores=True)
+        self._activation = engine.model.spec.activation
+        self._left_out = round((1 - load) * engine.model.spec.ffn_size)
+        self.begin = self._dense.begin
+
+    def run(self, layer: int, x: np.ndarray, out: np.ndarray, dense: bool) -> None:
+        core, h = self._window.core, self._dense.activations[:len(x)]
+        core.gate_up(self._window.section('gate_up', layer), x, h, self._activation)
+        for row, activations in zip(x, h, strict=True):
+            self._predictors.wanted(layer, row)
+            least = np.argpartition(self._predictors.scores, self._left_out)[:self._left_out]
+            activations[least] = 0
+        core.add_rows(self._window.section('down', layer), h, out)
+
+
+def predicted_perplexity(store: FlashStore, tokens: list[int], load: float) -> float:
+    """Where the predictor alone says which share of the neurons, gate and up too, is loaded."""
+    engine = opened(store)
+    try:
+        engine.model.feed_forward = PredictorDecides(engine, store, load)
+        return perplexity(engine_logits(engine, tokens), tokens)
+    finally:
+        engine.close()
