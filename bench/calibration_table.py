@@ -60,8 +60,8 @@ def measure(options: Namespace) -> dict[str, object]:
     calibration = store.manifest.calibration
     say('exact stores')
     exact = {neurons: exact_perplexity(
-        ensure_store(model, model_store(model, neurons), neurons=neurons, calibrate=False)
-        if neurons != options.neurons else store, tokens)
+        store if neurons == options.neurons else FlashStore.open(ensure_store(
+            model, model_store(model, neurons), neurons=neurons, calibrate=False)), tokens)
         for neurons in ('fp16', 'int8', 'int4')}
     prices = [_say(sparse_price, store, tokens, sparsity)
               for sparsity in sorted({*SPARSITIES, calibration.default_sparsity})]

@@ -58,20 +58,21 @@ def prompt_of(store: FlashStore) -> dict[str, Any]:
 
 
 def sides_of(options: Namespace, store: FlashStore) -> list[Side]:
-    """The peer, exact mode without and with guessed tokens, sparse mode at each sparsity."""
+    """The peer, exact mode without and with guessed tokens, sparse and aggressive settings."""
     common = {**prompt_of(store), 'context': options.context, 'batch': options.chunk,
               'new_tokens': options.tokens}
     worker = _HERE / 'capped_ours.py'
     bare = bare_bytes(sys.executable, worker)['bare']
 
-    def side(name: str, regime: str, lookup_tokens: int, sparsity: float | None) -> Side:
-        mode = 'exact' if sparsity is None else 'sparse'
+    def side(name: str, regime: str, lookup_tokens: int, sparsity: float | None = None,
+             share: float | None = None) -> Side:
+        mode = 'aggressive' if share else 'exact' if sparsity is None else 'sparse'
         return Side(name, mode, regime, sys.executable, worker, bare, store.bytes,
                     {**common, 'store': str(store.path), 'mode': mode, 'sparsity': sparsity,
-                     'lookup_tokens': lookup_tokens})
+                     'neuron_share': share, 'lookup_tokens': lookup_tokens})
 
-    sides = [side('exact', 'exact', 0, None),
-             side('exact, lookup', 'exact', EngineConfig.lookup_tokens, None)]
+    sides = [side('exact', 'exact', 0),
+             side('exact, lookup', 'exact', EngineConfig.lookup_tokens)]
     calibration = store.manifest.calibration
     if calibration is None:
         print(f'{store.path} has no calibration: sparse mode is left out', file=sys.stderr)
@@ -79,6 +80,9 @@ def sides_of(options: Namespace, store: FlashStore) -> list[Side]:
         sparsities = {round(calibration.default_sparsity, 4), *(options.sparsity or [0.7])}
         sides += [side(f'sparse {sparsity:.0%}', f'sparse {sparsity:.0%}', 0, sparsity)
                   for sparsity in sorted(sparsities)]
+    if store.manifest.aggressive is not None:
+        sides += [side(f'aggressive {share:.0%}', f'aggressive {share:.0%}', 0, share=share)
+                  for share in map(float, store.manifest.aggressive.shares)]
     if options.peer_python is None:
         print('no --peer-python: only our engine is measured', file=sys.stderr)
         return sides
@@ -92,7 +96,9 @@ def sides_of(options: Namespace, store: FlashStore) -> list[Side]:
 def quality_of(options: Namespace, store: FlashStore,
                sides: list[Side]) -> dict[str, Any] | None:
     """What bench/store_quality.py prints for these sides; from --json when it is there already."""
-    ours = {side.regime: side.job['sparsity'] for side in sides if side.name != PEER}
+    ours = {side.regime: side.job for side in sides if side.name != PEER}
+    settings = {name: [str(job[name]) for job in ours.values() if job[name] is not None]
+                for name in ('sparsity', 'neuron_share')}
     if options.json and options.json.exists():
         earlier = json.loads(options.json.read_text()).get('quality')
         if (earlier and earlier['manifest'] == file_sha256(store.path / MANIFEST)
@@ -105,7 +111,7 @@ def quality_of(options: Namespace, store: FlashStore,
         # A process of its own: the reference takes gigabytes that the runs after it could need.
         command = [sys.executable, str(_HERE / 'store_quality.py'), str(options.model),
                    str(store.path), '--tokens', str(options.quality_tokens), '--json', str(path),
-                   '--sparsity', *(str(value) for value in ours.values() if value is not None)]
+                   '--sparsity', *settings['sparsity'], '--share', *settings['neuron_share']]
         subprocess.run(command, check=True)
         return json.loads(path.read_text())
 

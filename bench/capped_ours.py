@@ -23,7 +23,8 @@ def main() -> None:
     try:
         engine = Engine.open(EngineConfig(
             Path(job['store']), job['budget'], job['mode'], context_length=job['context'],
-            prefill_chunk=job['batch'], sparsity=job['sparsity'], threads=job['threads'],
+            prefill_chunk=job['batch'], sparsity=job['sparsity'],
+            neuron_share=job['neuron_share'], threads=job['threads'],
             lookup_tokens=job['lookup_tokens']))
     except FlashLlmError as error:
         print(json.dumps({'refused': str(error)}))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from flash_llm_ros.engine.window_plan import head_index
+from flash_llm_ros.store.aggressive import HEAD_SKETCH
 from flash_llm_ros.store.device_profile import usable_profile
 from flash_llm_ros.store.flash_store import RESIDENT, FlashStore
 
@@ -74,12 +75,15 @@ def weights_per_token(store: FlashStore, mode: str, active_fraction: float) -> f
     total = float(files[RESIDENT]['bytes'])
     if mode == 'sparse':
         total += files[store.predictor_weights]['bytes']
+    elif mode == 'aggressive':
+        total += files[HEAD_SKETCH]['bytes']
     for index, section in enumerate(geometry.sections):
         if section.layer >= 0:
-            picked = mode == 'sparse' and section.name != 'gate_up'
+            picked = mode == 'aggressive' or (mode == 'sparse' and section.name != 'gate_up')
             total += section.bundles * section.bundle_bytes * (active_fraction if picked else 1)
         elif index == head_index(geometry):
-            total += section.bundles * section.bundle_bytes
+            rows = manifest.aggressive.head_rows if mode == 'aggressive' else section.bundles
+            total += min(rows, section.bundles) * section.bundle_bytes
     return total
 
 

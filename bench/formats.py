@@ -22,6 +22,7 @@ import torch
 from flash_llm_ros.checkpoint.checkpoint import open_checkpoint
 from flash_llm_ros.engine.tokens import TextTokenizer
 from flash_llm_ros.store.block_quantisation import dequantise, quantise
+from flash_llm_ros.store.codec import row_codec
 
 Rounding = Callable[[torch.Tensor], torch.Tensor]
 
@@ -36,6 +37,12 @@ def int8_rows(block: int) -> Rounding:
     return rounded
 
 
+def int4_rows(rows: torch.Tensor) -> torch.Tensor:
+    """As int4 rows of a store are rounded."""
+    codec = row_codec('int4', rows.shape[1])
+    return torch.from_numpy(codec.decode(codec.encode(rows.numpy())))
+
+
 def resident(form: str) -> Rounding:
     """As the attention matrices of a store are rounded."""
     def rounded(rows: torch.Tensor) -> torch.Tensor:
@@ -47,6 +54,10 @@ CASES = (
     ('feed-forward int8, a scale per row', 'mlp', int8_rows(0)),
     ('feed-forward int8, blocks of 64', 'mlp', int8_rows(64)),
     ('feed-forward int8, blocks of 32', 'mlp', int8_rows(32)),
+    ('gate rows int4', 'gate_proj', int4_rows),
+    ('up rows int4', 'up_proj', int4_rows),
+    ('down columns int4', 'down_proj', int4_rows),
+    ('embedding and head int4', 'embed_tokens', int4_rows),
     ('attention q8', 'self_attn', resident('q8')),
     ('attention q4', 'self_attn', resident('q4')),
 )

@@ -1,7 +1,7 @@
 """The price of a store in perplexity: exact and sparse, beside the GGUF in float32.
 
-    python bench/store_quality.py MODEL.gguf STORE [--sparsity 0.5 0.7] [--tokens 1000]
-        [--json PATH]
+    python bench/store_quality.py MODEL.gguf STORE [--sparsity 0.5 0.7] [--share 0.85]
+        [--tokens 1000] [--json PATH]
 
 The reference is transformers on the dequantised weights, the text is held out from calibration.
 """
@@ -23,12 +23,14 @@ from flash_llm_ros.engine.tokens import TextTokenizer
 from flash_llm_ros.store.flash_store import MANIFEST, TOKENIZER, FlashStore, file_sha256
 
 
-def perplexity_of(store: FlashStore, tokens: list[int], sparsity: float | None) -> float:
-    """In exact mode (None) or at this sparsity, token by token as an answer is made."""
+def perplexity_of(store: FlashStore, tokens: list[int], sparsity: float | None,
+                  share: float | None = None) -> float:
+    """In exact mode, at this sparsity (token by token, as answers are made) or at this share."""
     budget = 2 * store.bytes + 500_000_000      # quality does not depend on it, speed does
-    mode = 'exact' if sparsity is None else 'sparse'
+    mode = 'aggressive' if share else 'exact' if sparsity is None else 'sparse'
     engine = Engine.open(EngineConfig(store.path, budget, mode, context_length=len(tokens),
-                                      sparsity=sparsity, threads=2, lock_memory=False))
+                                      sparsity=sparsity, neuron_share=share, threads=2,
+                                      lock_memory=False))
     try:
         return perplexity(engine_logits(engine, tokens, dense=sparsity is None), tokens)
     finally:
@@ -39,7 +41,9 @@ def reference_perplexity(model: Path, tokens: list[int]) -> float:
     return perplexity(reference_logits(load_reference(model), tokens), tokens)
 
 
-def regime_name(sparsity: float | None) -> str:
+def regime_name(sparsity: float | None, share: float | None = None) -> str:
+    if share:
+        return f'aggressive {share:.0%}'
     return 'exact' if sparsity is None else f'sparse {sparsity:.0%}'
 
 
@@ -48,6 +52,8 @@ def main() -> int:
     parser.add_argument('model', type=Path)
     parser.add_argument('store', type=Path)
     parser.add_argument('--sparsity', type=float, nargs='*', default=[])
+    parser.add_argument('--share', type=float, nargs='*', default=[],
+                        help='of mode aggressive, for a store by `flash_llm order`')
     parser.add_argument('--tokens', type=int, default=1000, help='tokens of held-out text')
     parser.add_argument('--json', type=Path)
     options = parser.parse_args()
@@ -55,9 +61,12 @@ def main() -> int:
     tokenizer = TextTokenizer(store.text(TOKENIZER), store.manifest.model.begin_token)
     tokens = tokenizer.encode(held_out_text())[:options.tokens]
     found = {}
-    for sparsity in (None, *options.sparsity):
-        print(f'reading the text: {regime_name(sparsity)}', file=sys.stderr, flush=True)
-        found[regime_name(sparsity)] = perplexity_of(store, tokens, sparsity)
+    settings = [(None, None), *((sparsity, None) for sparsity in options.sparsity),
+                *((None, share) for share in options.share)]
+    for setting in settings:
+        name = regime_name(*setting)
+        print(f'reading the text: {name}', file=sys.stderr, flush=True)
+        found[name] = perplexity_of(store, tokens, *setting)
     print('reading the text: the reference', file=sys.stderr, flush=True)
     reference = reference_perplexity(options.model, tokens)
     table = Table('regime', 'perplexity', 'relative to the GGUF', box=MARKDOWN)

@@ -209,7 +209,7 @@ def main() -> int:
                    for budget, costs in results.items()}
     if options.json:
         options.json.write_text(json.dumps(content, indent=2) + '\n')
-    console.print(headline)
+    console.print(headline, soft_wrap=True)
     return 1 if wrong else 0
 
 

@@ -178,7 +178,7 @@ def test_a_shortlist_computes_its_rows_exactly_and_reads_less(ordered):
     normed = normed.astype(np.float32)
     whole, found = (np.empty((1, exact.model.spec.vocab_size), np.float32) for _ in range(2))
     exact.model.window.logits(normed, whole)
-    short.model._shortlist.logits(short.model.window, normed, found)
+    short.model.shortlist.logits(short.model.window, normed, found)
     error = np.abs(found - whole)[0]
     best = np.argsort(whole[0])[-16:]               # they are on any shortlist of 32
     assert error[best].max() < 1e-4 * np.abs(whole).max()

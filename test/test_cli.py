@@ -227,3 +227,14 @@ def test_bench_refuses(tmp_path: Path, int8_store: Path,
                        capsys: pytest.CaptureFixture[str]) -> None:
     assert 'There is no flash store' in failed(capsys, 'bench', tmp_path / 'no')
     assert 'needs at least' in failed(capsys, 'bench', int8_store, '--budget', '1MB')
+
+
+def test_an_answer_of_a_given_form(capsys, int8_store: Path, tmp_path: Path) -> None:
+    schema = tmp_path / 'schema.json'
+    schema.write_text('{"const": [1, 2]}')
+    for form, right in ((('--choice', 'yes', '--choice', 'no'), ('yes', 'no')),
+                        (('--regex', 'a{3}'), ('aaa',)), (('--json-schema', schema), ('[1,2]',))):
+        code, out, err = run(capsys, 'prompt', int8_store, 'Hello', '--budget', '60MB', *form)
+        assert code == 0 and out.strip() in right and 'structured answers' in err
+    assert 'regex' in failed(capsys, 'prompt', int8_store, 'Hello', '--budget', '60MB',
+                             '--regex', '(')

@@ -1,6 +1,7 @@
 """The client class: in a node and thread of its own, in a user's node, and when things go wrong."""
 
 from collections.abc import Iterator
+import contextlib
 from contextlib import contextmanager
 import json
 import threading
@@ -9,7 +10,7 @@ import pytest
 from ros_fixtures import RunningNode, new_domain
 
 from flash_llm_ros.finish_reason import FinishReason
-from flash_llm_ros.store.errors import ErrorCode
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 pytestmark = pytest.mark.ros
 WAIT = 60.0
@@ -111,6 +112,17 @@ def test_requests_side_by_side(llm) -> None:
     answers = [entry.result(WAIT) for entry in pending]
     assert all(answer.finish_reason == FinishReason.LENGTH for answer in answers)
     assert done == pending and all(entry.done for entry in pending)
+
+
+def test_a_crowd_is_answered(llm) -> None:
+    """ROS keeps ten requests of a service; none of many more is lost."""
+    pending = [llm.start('' if index % 2 else 'Hello', max_tokens=1) for index in range(100)]
+    for entry in pending[::7]:
+        entry.cancel()
+    for entry in pending:
+        with contextlib.suppress(FlashLlmError):
+            entry.result(WAIT)
+    assert all(entry.done for entry in pending)
 
 
 def test_in_a_callback_of_a_single_threaded_executor(active_node: RunningNode) -> None:

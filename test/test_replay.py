@@ -149,3 +149,44 @@ def test_a_missing_node_is_told(prompts, monkeypatch):
     assert done.returncode == 2
     assert '/flash_llm' in done.stderr and 'Traceback' not in done.stderr
     assert Path(prompts).is_dir()
+
+
+@pytest.fixture
+def other_load(active_node):
+    """Prompts of a higher priority at an unsteady pace, as long as the test runs."""
+    import random
+    import threading
+    import time
+
+    from test_node_requests import goal
+
+    over, chance, stats = threading.Event(), random.Random(5), []
+
+    def load():
+        while not over.is_set():
+            options = {'temperature': 0.9, 'seed': chance.randrange(9), 'priority': 200}
+            prompt = 'Something else ' * chance.randrange(1, 6)
+            run = active_node.client.send_goal(goal(prompt, chance.randrange(1, 30), **options))
+            stats.append(run.result(60)[1].stats)
+            time.sleep(chance.random() * 0.05)
+
+    thread = threading.Thread(target=load)
+    thread.start()
+    yield stats
+    over.set()
+    thread.join()
+
+
+def test_three_runs_beside_other_requests_give_the_same_bytes(
+        active_node, prompts, recorded, other_load, tmp_path):
+    """The load goes first and interrupts the prompts of the bag, wherever they are."""
+    before = active_node.client.status.preemptions
+    for number in range(3):
+        done = replay(active_node.domain, prompts, '--expect', recorded / 'bag',
+                      '--record', tmp_path / str(number))
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert '3 of 3 answers are the same' in done.stdout
+        assert responses(tmp_path / str(number)) == responses(recorded / 'bag')
+    assert len(other_load) > 3
+    active_node.client.until(
+        lambda: active_node.client.status.preemptions > before, 10, 'an interruption')

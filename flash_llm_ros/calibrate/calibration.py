@@ -32,7 +32,7 @@ from flash_llm_ros.store.writer import Progress
 _CONTEXT = 512
 _SPARE_BYTES = 256_000_000
 _MOST_WINDOW = 768_000_000
-_PREDICTOR_SHARE = 0.06         # of the FFN's bytes
+_PREDICTOR_SHARE = 0.1          # of the FFN's bytes
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class CalibrationOptions:
 
     most_tokens: int = 16384
     forms: tuple[PredictorForm, ...] = (PredictorForm('low_rank', 64),)
-    predictor_bytes: int | None = None      # of all layers; None: 6 % of the FFN's bytes
+    predictor_bytes: int | None = None      # of all layers; None: 10 % of the FFN's bytes
     measured_tokens: int = 1024             # read again and again; 0: nothing is measured
     most_loss: float = 0.025                # of perplexity, at the default sparsity
     threads: int = 1

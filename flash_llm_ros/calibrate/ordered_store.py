@@ -219,7 +219,7 @@ def _measured(store: FlashStore, prepared: Aggressive, samples: Samples, options
 
     def perplexity(**changes: object) -> float:
         with _opened(store, **changes) as engine:
-            return LossMeter(engine, pieces, []).perplexity(None)
+            return LossMeter(engine, pieces).perplexity(None)
 
     exact, shares = perplexity(), {}
     for name, share in prepared.shares.items():

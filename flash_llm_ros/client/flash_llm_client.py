@@ -21,6 +21,9 @@ from flash_llm_ros.client.goal import make_goal
 from flash_llm_ros.client.own_node import OwnNode
 
 WATCH_PERIOD = 0.1  # s
+RESULT_LATE = 2.0   # s after the end of a goal
+ENDED = (GoalStatus.STATUS_SUCCEEDED, GoalStatus.STATUS_CANCELED, GoalStatus.STATUS_ABORTED)
+MOST_UNANSWERED = 8     # goals at once that the node has not accepted: services lose more than 10
 
 
 class _Request:
@@ -33,6 +36,7 @@ class _Request:
         self.servers: set[bytes] = set()    # who may have it, once it is sent
         self.is_cancelling = False
         self.handle: ClientGoalHandle | None = None
+        self.ended_at: float | None = None      # where its result is not here yet
 
 
 class FlashLlmClient:
@@ -70,6 +74,8 @@ class FlashLlmClient:
         self._lock = threading.Lock()
         self._outbox: deque[Callable[[], None]] = deque()
         self._requests: dict[PendingAnswer, _Request] = {}
+        self._waiting: deque[_Request] = deque()
+        self._unanswered: set[_Request] = set()
         self._telling: int | None = None    # thread that is in a callback of ours
         # Everything is sent and received in one group: rclpy's action client drops an answer that
         # another thread takes before the request is entered.
@@ -204,28 +210,42 @@ class FlashLlmClient:
             self._telling = before
 
     def _send(self, request: _Request) -> None:
+        self._waiting.append(request)
         self._watch.reset()
-        if request.answer.done or request.servers:
-            return
-        servers = self._servers()
-        if not servers or not self._action.server_is_ready():
-            return      # the watch sends it as soon as the node is there
-        request.servers = servers
-        sent = self._action.send_goal_async(
-            request.goal, lambda feedback: self._tell(request.answer.take, feedback.feedback.chunk))
-        # Done callbacks may run outside of the group.
-        sent.add_done_callback(lambda future: self._post(
-            lambda: self._accepted(request, future.result())))
+        self._send_waiting()
+
+    def _send_waiting(self) -> None:
+        servers = self._servers() if self._waiting and self._action.server_is_ready() else None
+        while self._waiting and servers and len(self._unanswered) < MOST_UNANSWERED:
+            request = self._waiting.popleft()
+            if request.answer.done:
+                continue
+            request.servers = servers
+            self._unanswered.add(request)
+            self._action.send_goal_async(
+                request.goal, self._feedback_of(request)).add_done_callback(
+                    # Done callbacks may run outside of the group.
+                    lambda future, request=request: self._post(
+                        lambda: self._accepted(request, future.result())))
+
+    def _feedback_of(self, request: _Request) -> Callable[[Any], None]:
+        return lambda message: self._tell(request.answer.take, message.feedback.chunk)
 
     def _accepted(self, request: _Request, handle: ClientGoalHandle) -> None:
+        self._unanswered.discard(request)
+        self._send_waiting()
         if not handle.accepted:
             self._lose(request, f'{self.name} rejected the goal; it is not a flash_llm node.')
             return
         request.handle = handle
-        handle.get_result_async().add_done_callback(lambda future: self._post(
-            lambda: self._finished(request, future.result())))
+        self._ask_for_result(request)
         if request.answer.cancel_wanted:
             self._cancel_sent(request)
+
+    def _ask_for_result(self, request: _Request) -> None:
+        request.ended_at = None
+        request.handle.get_result_async().add_done_callback(lambda future: self._post(
+            lambda: self._finished(request, future.result())))
 
     def _finished(
         self, request: _Request, response: GenerateText.Impl.GetResultService.Response,
@@ -257,17 +277,21 @@ class FlashLlmClient:
         if not self._requests:
             self._watch.cancel()
             return
-        servers = self._servers()
+        self._send_waiting()
+        servers, now = self._servers(), time.monotonic()
         for request in list(self._requests.values()):
             if not request.servers:
-                self._send(request)
-                if (not request.servers
-                        and time.monotonic() - request.asked_at > self._find_timeout):
+                if not servers and now - request.asked_at > self._find_timeout:
                     self._lose(request, (
                         f'No node {self.name} was found within {self._find_timeout:g} s. Is it '
                         'running, and in the same ROS_DOMAIN_ID?'))
             elif not request.servers & servers:
                 self._lose_with_node(request)
+            elif request.handle is not None and request.handle.status in ENDED:
+                # Of many results at once some are lost; the node keeps them for a while.
+                request.ended_at = request.ended_at or now
+                if now - request.ended_at > RESULT_LATE:
+                    self._ask_for_result(request)
 
     def _servers(self) -> set[bytes]:
         found = self._node.get_publishers_info_by_topic(f'{self.name}/generate/_action/status')
@@ -284,6 +308,7 @@ class FlashLlmClient:
     def _forget(self, request: _Request) -> None:
         with self._lock:
             self._requests.pop(request.answer, None)
+        self._unanswered.discard(request)
 
 
 def _runs_this_thread(executor: object) -> bool:

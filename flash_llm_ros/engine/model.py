@@ -20,7 +20,7 @@ class Model:
         """`logits_rows` is for how many tokens at once logits are computed at most."""
         self.spec, self.attention, self.window = spec, attention, window
         self.feed_forward, self.chunk, self.clock = feed_forward, chunk, clock
-        self._shortlist = shortlist
+        self.shortlist = shortlist
         self.logits = np.zeros((logits_rows, spec.vocab_size), np.float32)
         self.length = 0     # tokens whose keys and values the last request has computed
 
@@ -48,10 +48,10 @@ class Model:
         if logits is not None:
             hidden = self.attention.hidden(self.spec.layers, count)
             normed = self.attention.final_norm(hidden[count - len(logits):])
-            if self._shortlist is None:
+            if self.shortlist is None:
                 self.window.logits(normed, logits)
             else:
-                self._shortlist.logits(self.window, normed, logits)
+                self.shortlist.logits(self.window, normed, logits)
         self.length = position + count
         if clock is not None:
             clock.end()

@@ -24,10 +24,12 @@ from flash_llm_msgs.action import GenerateText
 from flash_llm_msgs.msg import EngineStatus, TokenChunk
 from flash_llm_msgs.srv import GenerateText as GenerateTextService
 from flash_llm_ros.client.own_node import OwnNode
+from flash_llm_ros.node.intake import CALLS
 from flash_llm_ros.node.status import QOS as STATUS_QOS
 
 POLL = 0.02  # s
 CALL_TIMEOUT = 30.0  # s
+GOAL_ID = 32        # characters; the node's own numbers are shorter
 ANSWERED = (TokenChunk.STOP, TokenChunk.LENGTH)
 
 
@@ -107,8 +109,10 @@ class NodeClient:
         self._change_state = self.node.create_client(ChangeState, f'{self.name}/change_state')
         self._get_state = self.node.create_client(GetState, f'{self.name}/get_state')
         self._generate_text = self.node.create_client(
-            GenerateTextService, f'{self.name}/generate_text')
-        self.generate = ActionClient(self.node, GenerateText, f'{self.name}/generate')
+            GenerateTextService, f'{self.name}/generate_text', qos_profile=CALLS)
+        self.generate = ActionClient(
+            self.node, GenerateText, f'{self.name}/generate', goal_service_qos_profile=CALLS,
+            result_service_qos_profile=CALLS, cancel_service_qos_profile=CALLS)
 
     def __enter__(self) -> 'NodeClient':
         return self
@@ -215,7 +219,7 @@ class NodeClient:
     def ask(self, prompt: str | bytes, timeout: float) -> Reply:
         """Publish a prompt and wait for what becomes of it; ``last_chunks`` are its chunks.
 
-        The node must have nothing else to do meanwhile: prompts carry no name.
+        Action goals may run meanwhile, but no other prompts or calls: those carry no name.
         """
         self._drain()
         self.last_chunks = []
@@ -225,6 +229,8 @@ class NodeClient:
             reason = TokenChunk.RUNNING
             while reason == TokenChunk.RUNNING:
                 chunk = self.chunks.get(timeout=max(limit - time.monotonic(), 0.0))
+                if len(chunk.request_id) == GOAL_ID:
+                    continue
                 self.last_chunks.append(chunk)
                 reason = chunk.finish_reason
             if reason not in ANSWERED:

@@ -17,7 +17,7 @@ from flash_llm_ros.node.conversions import (
     fill_answer,
     generation_request,
 )
-from flash_llm_ros.node.intake import STREAM_DEPTH, Intake, Understood
+from flash_llm_ros.node.intake import CALLS, STREAM_DEPTH, Intake, Understood
 from flash_llm_ros.node.parameters import Parameters
 from flash_llm_ros.node.request import Chunk, Outcome, Request
 
@@ -42,6 +42,8 @@ class GenerateAction:
             goal_callback=lambda goal: GoalResponse.ACCEPT,
             handle_accepted_callback=self._accept,
             cancel_callback=self._cancel,
+            goal_service_qos_profile=CALLS, result_service_qos_profile=CALLS,
+            cancel_service_qos_profile=CALLS,
             feedback_pub_qos_profile=QoSProfile(depth=STREAM_DEPTH),
             result_timeout=RESULT_TIMEOUT)
 

@@ -8,7 +8,7 @@ from rclpy.node import Node
 from flash_llm_msgs.srv import GenerateText
 from flash_llm_ros.node.client_watch import ClientWatch
 from flash_llm_ros.node.conversions import deadline_seconds, fill_answer, generation_request
-from flash_llm_ros.node.intake import Intake, Understood
+from flash_llm_ros.node.intake import CALLS, Intake, Understood
 from flash_llm_ros.node.parameters import Parameters
 from flash_llm_ros.node.request import Chunk, Outcome
 from flash_llm_ros.node.request_numbers import RequestNumbers
@@ -31,7 +31,7 @@ class GenerateService:
         self._places = threading.Semaphore(MOST_CALLS)
         node.create_service(
             GenerateText, '~/generate_text', self._answer,
-            callback_group=ReentrantCallbackGroup())
+            qos_profile=CALLS, callback_group=ReentrantCallbackGroup())
 
     def _answer(
         self, ask: GenerateText.Request, response: GenerateText.Response,

@@ -17,6 +17,9 @@ from flash_llm_ros.node.worker import Worker
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 STREAM_DEPTH = 200  # chunks a slow subscriber may lag behind
+# Calls that may wait for the executor at once. Of more, DDS would forget the oldest; of its default
+# of 10 it did with 20 clients on a busy machine.
+CALLS = QoSProfile(depth=1000)
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """A crowd of clients at one node: every request ends in a typed state, and RSS stays flat.
 
-    python bench/requests.py [--store FOLDER] [--budget 96MB] [--requests 1000] [--clients 20]
-                             [--json PATH]
+    python bench/many_requests.py [--store FOLDER] [--budget 96MB] [--requests 1000]
+                                  [--clients 20] [--json PATH]
 
 Each client sends one request after the other with priorities, deadlines, cancels and mistakes of
 its own (seeded), through the action, and now and then through the service. Without --store a tiny
@@ -25,11 +25,12 @@ import threading
 import time
 
 from rich.progress import Progress
+from timed_node import report
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / 'test'))
 TIMED_NODE = (sys.executable, str(Path(__file__).with_name('timed_node.py')))
-LONGEST = 900.0  # s that a result is waited for
+LONGEST = 600.0  # s that a result is waited for
 KINDS = (('plain', 60), ('urgent', 10), ('deadline', 8), ('cancelled', 12), ('bad', 6),
          ('service', 4))
 REASONS = ('RUNNING', 'STOP', 'LENGTH', 'CANCELLED', 'DEADLINE', 'ERROR')
@@ -79,34 +80,92 @@ def fill(ask: object, kind: str, chance: random.Random) -> tuple:
     return ask.prompt, ask.sampling.max_tokens, ask.sampling.temperature, ask.sampling.seed
 
 
-def run_client(number: int, count: int, domain: int, start: threading.Barrier,
-               advance: Callable[[], None]) -> list[End]:
+class Client:
+    """A node of its own with the action and the service, spun by a thread of its own."""
+
+    def __init__(self, number: int, context: object) -> None:
+        from rclpy.action import ActionClient
+        from rclpy.executors import SingleThreadedExecutor
+        from rclpy.node import Node
+
+        from flash_llm_msgs.action import GenerateText
+        from flash_llm_msgs.srv import GenerateText as GenerateTextService
+        from flash_llm_ros.node.intake import CALLS
+
+        self.node = Node(f'client_{number}', context=context, use_global_arguments=False,
+                         enable_rosout=False, start_parameter_services=False)
+        self.action = ActionClient(
+            self.node, GenerateText, '/flash_llm/generate', goal_service_qos_profile=CALLS,
+            result_service_qos_profile=CALLS, cancel_service_qos_profile=CALLS)
+        self.service = self.node.create_client(
+            GenerateTextService, '/flash_llm/generate_text', qos_profile=CALLS)
+        self._executor = SingleThreadedExecutor(context=context)
+        self._executor.add_node(self.node)
+        self._stop = False
+        self._thread = threading.Thread(target=self._spin)
+        self._thread.start()
+
+    def _spin(self) -> None:
+        while not self._stop:
+            self._executor.spin_once(timeout_sec=0.1)
+
+    def call(self, send: Callable[..., object], *arguments: object) -> object:
+        """Return the answer to what is sent, in the thread that also takes the answers."""
+        sent = self.wait(self._executor.create_task(send, *arguments))
+        return self.wait(sent)
+
+    def send(self, call: Callable[..., object], *arguments: object) -> object:
+        """Return the future of an answer."""
+        return self.wait(self._executor.create_task(call, *arguments))
+
+    def wait(self, future: object) -> object:
+        """Return a future's result; raises TimeoutError."""
+        done = threading.Event()
+        future.add_done_callback(lambda _: done.set())
+        if not done.wait(LONGEST):
+            raise TimeoutError(f'{self.node.get_name()} has waited {LONGEST:g} s.')
+        return future.result()
+
+    def close(self) -> None:
+        self._stop = True
+        self._thread.join()
+        self.action.destroy()
+        self.node.destroy_node()
+
+
+def run_client(client: Client, number: int, count: int, start: threading.Barrier,
+               advance: Callable[[], None], ends: list[End]) -> None:
     from flash_llm_msgs.action import GenerateText
     from flash_llm_msgs.srv import GenerateText as GenerateTextService
-    from flash_llm_ros.node.client import NodeClient
 
     chance = random.Random(number)
-    ends = []
-    with NodeClient(domain_id=domain) as client:
-        client.wait_for_node(60.0)
-        client.until(lambda: client.status.state >= client.status.IDLE, 60.0, 'the active state')
-        start.wait()
-        for _ in range(count):
-            kind = chance.choices(*zip(*KINDS, strict=True))[0]
-            if kind == 'service':
-                call = GenerateTextService.Request()
-                key = fill(call, kind, chance)
-                ends.append(end_of(kind, key, client.generate_text(call, LONGEST)))
-            else:
-                goal = GenerateText.Goal()
-                key = fill(goal, kind, chance)
-                run = client.send_goal(goal)
-                if kind == 'cancelled':
-                    time.sleep(chance.choice((0.0, 0.02, 0.2)))
-                    run.cancel()
-                ends.append(end_of(kind, key, run.result(LONGEST)[1]))
-            advance()
-    return ends
+    assert client.action.wait_for_server(60.0) and client.service.wait_for_service(60.0)
+    start.wait()
+    for _ in range(count):
+        kind = chance.choices(*zip(*KINDS, strict=True))[0]
+        if kind == 'service':
+            call = GenerateTextService.Request()
+            key = fill(call, kind, chance)
+            answer = client.call(client.service.call_async, call)
+        else:
+            goal = GenerateText.Goal()
+            key = fill(goal, kind, chance)
+            handle = client.call(client.action.send_goal_async, goal)
+            result = client.send(handle.get_result_async)
+            if kind == 'cancelled':
+                time.sleep(chance.choice((0.0, 0.02, 0.2)))
+                client.send(handle.cancel_goal_async)
+            answer = client.wait(result).result
+        ends.append(end_of(kind, key, answer))
+        advance()
+
+
+def safely(run: Callable[..., None], lost: list[str], *arguments: object) -> None:
+    """A client that loses an answer is one that the table has to show."""
+    try:
+        run(*arguments)
+    except Exception as error:
+        lost.append(f'{type(error).__name__}: {error}')
 
 
 def tiny_store_in(folder: str) -> Path:
@@ -116,6 +175,8 @@ def tiny_store_in(folder: str) -> Path:
 
 
 def measure(options: Namespace, store: Path) -> dict:
+    import rclpy
+
     from flash_llm_ros.cli.node_process import NodeProcess
 
     domain = os.getpid() % 101 + 1
@@ -124,24 +185,35 @@ def measure(options: Namespace, store: Path) -> dict:
     ticks = Path(tempfile.mkstemp(suffix='.json')[1])
     each = options.requests // options.clients
     start = threading.Barrier(options.clients + 1)
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain)
+    lost: list[str] = []
+    ends: list[End] = []
     with (NodeProcess(parameters, domain, command=TIMED_NODE,
                       environment={'TICKS_FILE': str(ticks)}) as process,
           ThreadPoolExecutor(options.clients) as pool, Progress(transient=True) as progress):
+        while 'reading with' not in process.log():
+            time.sleep(0.1)
         task = progress.add_task('requests', total=each * options.clients)
-        futures = [pool.submit(run_client, number, each, domain, start,
-                               lambda: progress.advance(task))
-                   for number in range(options.clients)]
+        clients = [Client(number, context) for number in range(options.clients)]
+        futures = [pool.submit(safely, run_client, lost, client, number, each, start,
+                               lambda: progress.advance(task), ends)
+                   for number, client in enumerate(clients)]
         start.wait(120)
         begin, sizes = time.monotonic(), []
         while not all(future.done() for future in futures):
             sizes.append(process.memory('VmRSS'))
             time.sleep(0.5)
         seconds = time.monotonic() - begin
-        ends = [end for future in futures for end in future.result()]
         sizes.append(process.memory('VmRSS'))
+        for client in clients:
+            client.close()
         log = process.log()
         process.stop()
-    found = json.loads(ticks.read_text())
+    rclpy.shutdown(context=context)
+    for line in lost:
+        print(line)
+    found = report(json.loads(ticks.read_text()))
     ticks.unlink()
     return figures(options, ends, sizes, seconds, found, log)
 
