@@ -120,6 +120,7 @@ setup(
     extras_require={
         'calibrate': requirements('calibrate'),
         'convert': requirements('convert'),
+        'relufy': requirements('convert') + requirements('relufy'),
         'replay': requirements('replay'),
         'structured': requirements('structured'),
         'test': [name for kind in ('convert', 'replay', 'structured', 'test')
