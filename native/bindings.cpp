@@ -251,6 +251,7 @@ void translate(std::exception_ptr pointer) {
 PYBIND11_MODULE(_native, module) {
   module.doc() = "The neuron core in C++; flash_llm_ros.engine.numpy_core is its NumPy twin.";
   py::register_exception_translator(&translate);
+  module.attr("STORE_FORMAT") = kStoreFormat;
   module.def("crc32c", &checksum, py::arg("buffer"), py::kw_only(),
              py::arg("by_table") = false,
              "CRC32C (Castagnoli) of a contiguous buffer's bytes; by_table: without the "

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from flash_llm_ros.engine.core import load_core_class
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 
 @pytest.fixture
@@ -350,6 +351,19 @@ def test_a_missing_extension_is_logged(monkeypatch, caplog):
     assert 'native core is not available' in caplog.text
     with pytest.raises(ValueError, match="prefer: 'fast'"):
         load_core_class('fast')
+
+
+@needs_native
+@pytest.mark.parametrize('compiled', [None, 1, 3])
+def test_an_extension_of_another_format_is_refused(monkeypatch, compiled):
+    """As one is that was compiled before the int4 rows changed: it gave NaN without a word."""
+    from flash_llm_ros import _native
+    monkeypatch.delattr(_native, 'STORE_FORMAT')
+    if compiled is not None:
+        monkeypatch.setattr(_native, 'STORE_FORMAT', compiled, raising=False)
+    with pytest.raises(FlashLlmError, match='build or install the package again') as refused:
+        load_core_class()
+    assert refused.value.code is ErrorCode.STORE_VERSION
 
 
 @needs_native
