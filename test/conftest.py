@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')      # as the commands do, before NumPy is there
+
 from hypothesis import settings
 import pytest
 from ros_fixtures import active_node  # noqa: F401

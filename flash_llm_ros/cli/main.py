@@ -57,6 +57,9 @@ def main(arguments: list[str] | None = None) -> int:
 
 def declare(name: str, parser: argparse.ArgumentParser) -> ModuleType:
     """Load a command and give a parser its arguments and examples."""
+    # NumPy is not imported yet. OpenBLAS' threads wait for each other by spinning: where other
+    # processes run, a factorisation takes forty times as long with two as with one.
+    os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
     module = import_module(f'{__package__}.{name}')
     module.add_arguments(parser)
     parser.epilog = module.EPILOG
