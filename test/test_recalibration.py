@@ -234,7 +234,7 @@ def test_the_command_writes_its_own_text(store: Path, capsys: pytest.CaptureFixt
     arguments = ['calibrate', str(store), '--tokens', '256', '--measured-tokens', '32']
     assert main(arguments) == 0
     out = capsys.readouterr().out
-    assert '256 tokens' in out and 'peak RSS' in out and 'same share' in out
+    assert '256 tokens' in out and 'peak RSS' in out and 'alike' in out and '±' in out
     assert not store.with_name('.robot.store.calibration').exists()
     assert FlashStore.open(store).manifest.calibration.text_tokens == 256
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from flash_llm_ros.calibrate.ffn_weights import FfnWeights
+from flash_llm_ros.calibrate.perplexity_growth import Growth
 from flash_llm_ros.calibrate.predictor_choice import Candidate, choose
 from flash_llm_ros.calibrate.predictor_quality import Quality
 from flash_llm_ros.calibrate.threshold_search import affordable_sparsity
@@ -75,14 +76,26 @@ def test_output_errors_are_those_of_the_neurons_left_out(weights: FfnWeights) ->
         assert found[index] == pytest.approx((missing ** 2).sum(axis=1).mean(), rel=0.02)
 
 
-def test_the_affordable_sparsity_is_the_largest_before_the_loss_grows_too_much() -> None:
-    perplexity = {'0.00': 10.0, '0.40': 10.1, '0.60': 10.5, '0.80': 10.2}
-    found = affordable_sparsity(perplexity, 0.025)
-    at = 10 * np.exp(np.interp(found, [0.4, 0.6], np.log([1.01, 1.05])))
-    beyond = 10 * np.exp(np.interp(found + 0.01, [0.4, 0.6], np.log([1.01, 1.05])))
-    assert at <= 10.25 < beyond
-    assert affordable_sparsity(perplexity, 0.5) == 0.8
-    assert affordable_sparsity({'0.00': 10.0, '0.30': 20.0}, 0.01) == 0.0
+def test_the_affordable_sparsity_is_the_largest_before_the_loss_may_grow_too_much() -> None:
+    growth = {'0.40': Growth(0.005, 0.002), '0.60': Growth(0.030, 0.010), '0.80': Growth(0.01, 0)}
+    found = affordable_sparsity(growth, 0.025)
+    bound = np.interp([found, found + 0.01], [0.4, 0.6], [0.009, 0.050])
+    assert np.exp(bound[0]) <= 1.025 < np.exp(bound[1])
+    assert affordable_sparsity(growth, 0.5) == 0.8
+    assert affordable_sparsity({'0.30': Growth(0.7, 0.0)}, 0.01) == 0.0
+
+
+def test_growth_is_surer_than_the_perplexities() -> None:
+    """Of a thousand texts with a known growth, the bound is above it in all but a few."""
+    random = np.random.default_rng(5)
+    exact = random.exponential(3, (1000, 400))
+    losses = exact + 0.02 + 0.2 * random.standard_normal(exact.shape)
+    found = [Growth.of(*pair) for pair in zip(losses, exact, strict=True)]
+    assert np.mean([one.nats for one in found]) == pytest.approx(0.02, abs=0.001)
+    assert np.mean([one.error for one in found]) == pytest.approx(0.2 / 20, rel=0.02)
+    assert 0.96 < np.mean([one.most_nats > 0.02 for one in found]) < 0.99
+    one = Growth.of(losses[0], exact[0])
+    assert one.relative == pytest.approx(np.exp(losses[0].mean()) / np.exp(exact[0].mean()))
 
 
 def test_quality_counts_neurons_and_contribution() -> None:

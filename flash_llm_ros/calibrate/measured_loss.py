@@ -51,16 +51,19 @@ class LossMeter:
     def tokens(self) -> int:
         return sum(map(len, self._pieces))
 
-    def perplexity(self, thresholds: NDArray[np.float64] | None) -> float:
-        """With one activation threshold a layer; None: exact."""
-        loss, count = 0.0, 0
+    def losses(self, thresholds: NDArray[np.float64] | None) -> NDArray[np.float64]:
+        """Nats by token, float64 [tokens - pieces], with a threshold a layer; None: exact."""
+        found = []
         for piece in self._pieces:
             for start, logits in self._chunks(piece, thresholds, self._model.chunk):
                 following = piece[start + 1:start + 1 + len(logits)]
                 rows = _log_softmax(logits[:len(following)])
-                loss -= float(rows[np.arange(len(rows)), following].sum(dtype=np.float64))
-                count += len(rows)
-        return float(np.exp(loss / count))
+                found.append(-rows[np.arange(len(rows)), following])
+        return np.concatenate(found).astype(np.float64)
+
+    def perplexity(self, thresholds: NDArray[np.float64] | None) -> float:
+        """exp of the mean loss."""
+        return float(np.exp(self.losses(thresholds).mean()))
 
     def sensitivities(self, limits: NDArray[np.float64],
                       progress: Callable[[int, int], None]) -> NDArray[np.float64]:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.calibrate.ffn_weights import FfnWeights
 from flash_llm_ros.calibrate.measured_loss import LossMeter
+from flash_llm_ros.calibrate.perplexity_growth import Growth
 from flash_llm_ros.calibrate.resumable_folder import ResumableFolder
 from flash_llm_ros.calibrate.samples import Samples
 from flash_llm_ros.calibrate.thresholds import (
@@ -36,15 +37,16 @@ _ERROR_TOKENS = 192
 class FoundThresholds:
     """By sparsity of the whole model: a threshold and a share left out for each layer.
 
-    `perplexity` and `uniform_perplexity` are of held-out text, '0.00' is exact; the latter with
-    the same share left out of every layer. Empty where nothing was measured.
+    `perplexity` is of held-out text, '0.00' is exact; `growth` is relative to that, and
+    `uniform_growth` with the same share left out of every layer. Empty where nothing was measured.
     """
 
     thresholds: dict[str, list[float]]
     shares: dict[str, list[float]]
     default_sparsity: float
     perplexity: dict[str, float]
-    uniform_perplexity: dict[str, float]
+    growth: dict[str, Growth]
+    uniform_growth: dict[str, Growth]
 
     def at_default(self, layer: int) -> tuple[float, float]:
         """A layer's activation threshold, and the share left out, at the default sparsity."""
@@ -71,24 +73,23 @@ class ThresholdSearch:
         curves = list(self._curves(bool(measured)))
         quantiles = [curve['quantiles'] for curve in curves]
         uniform = {f'{s:.2f}': np.full(self._layers, s) for s in SPARSITIES}
-        shares, perplexity, uniform_perplexity = uniform, {}, {}
+        shares, growth, uniform_growth, exact = uniform, {}, {}, 0.0
         if measured:
             with open_engine() as engine:
                 losses = self._losses(engine, curves, measured)
                 shares = {key: share_out(losses, float(key)) for key in uniform}
                 meter = LossMeter(engine, self._samples.held_out_pieces(measured))
-                perplexity, uniform_perplexity = self._perplexities(
-                    meter, quantiles, shares, uniform)
+                exact, growth, uniform_growth = self._growth(meter, quantiles, shares, uniform)
             # Where the estimate was wrong, which a measurement says, layers stay alike.
-            shares = {key: uniform[key] if uniform_perplexity[key] < perplexity[key] else found
-                      for key, found in shares.items()}
-            perplexity = {key: min(value, uniform_perplexity[key])
-                          for key, value in perplexity.items()}
+            alike = [key for key in shares if uniform_growth[key].nats < growth[key].nats]
+            shares |= {key: uniform[key] for key in alike}
+            growth |= {key: uniform_growth[key] for key in alike}
         return FoundThresholds(
             {key: _limits(quantiles, found).tolist() for key, found in shares.items()},
             {key: np.round(found, 4).tolist() for key, found in shares.items()},
-            affordable_sparsity(perplexity, most_loss) if measured else DEFAULT_SPARSITY,
-            perplexity, uniform_perplexity)
+            affordable_sparsity(growth, most_loss) if measured else DEFAULT_SPARSITY,
+            {'0.00': exact, **{key: exact * found.relative for key, found in growth.items()}}
+            if measured else {}, growth, uniform_growth)
 
     def _curves(self, errors: bool) -> Iterator[dict[str, NDArray]]:
         """Of every layer: quantiles of the activations, and errors of the output."""
@@ -120,37 +121,36 @@ class ThresholdSearch:
         probed = errors[:, np.flatnonzero(SHARES == _PROBED)[0]]
         return errors * (found / np.maximum(probed, np.finfo(float).tiny))[:, None]
 
-    def _perplexities(self, meter: LossMeter, quantiles: list[NDArray],
-                      shares: dict[str, NDArray],
-                      uniform: dict[str, NDArray]) -> tuple[dict[str, float], dict[str, float]]:
-        settings = [('0.00', None), *((key, found) for table in (shares, uniform)
-                                      for key, found in table.items())]
+    def _growth(self, meter: LossMeter, quantiles: list[NDArray],
+                *tables: dict[str, NDArray]) -> tuple[float | dict[str, Growth], ...]:
+        """Exact mode's perplexity, and for each table of shares how much that grows."""
+        settings = [None, *(found for table in tables for found in table.values())]
 
         def measure(found: NDArray | None) -> dict[str, NDArray]:
             limits = None if found is None else _limits(quantiles, found)
-            return {'value': np.array(meter.perplexity(limits))}
+            return {'nats': meter.losses(limits)}
 
-        values = []
-        for index, (_, found) in enumerate(settings):
-            kept = self._work.arrays(f'perplexity-{index:02d}',
-                                     lambda found=found: measure(found))
-            values.append(float(kept['value']))
+        losses = []
+        for index, found in enumerate(settings):
+            losses.append(self._work.arrays(f'losses-{index:02d}',
+                                            lambda found=found: measure(found))['nats'])
             self._progress('perplexity', index + 1, len(settings))
-        exact, count = values[0], len(shares)
-        return tuple({'0.00': exact, **dict(zip(shares, part, strict=True))}
-                     for part in (values[1:1 + count], values[1 + count:]))
+        exact, *rest = losses
+        others = iter(rest)
+        return (float(np.exp(exact.mean())),
+                *({key: Growth.of(next(others), exact) for key in table} for table in tables))
 
 
-def affordable_sparsity(perplexity: dict[str, float], most_loss: float) -> float:
-    """The largest sparsity up to which perplexity grows by at most `most_loss`, in whole per cent.
+def affordable_sparsity(growth: dict[str, Growth], most_loss: float) -> float:
+    """The largest sparsity up to which perplexity surely grows by at most `most_loss`.
 
-    Between measured sparsities its logarithm is interpolated.
+    In whole per cent. Between measured sparsities the bound's logarithm is interpolated.
     """
-    points = sorted(perplexity, key=float)
-    grid = [float(point) for point in points]
-    logs = np.log([perplexity[point] / perplexity['0.00'] for point in points])
+    points = sorted(growth, key=float)
+    grid = [0.0, *map(float, points)]
+    bounds = [0.0, *(growth[point].most_nats for point in points)]
     tried = np.arange(1 + round(100 * grid[-1])) / 100
-    within = np.interp(tried, grid, logs) <= np.log1p(most_loss)
+    within = np.interp(tried, grid, bounds) <= np.log1p(most_loss)
     return float(tried[-1] if within.all() else tried[within.argmin() - 1])
 
 

@@ -14,7 +14,9 @@ from flash_llm_ros.calibrate.calibration import (
     recalibrate,
 )
 from flash_llm_ros.calibrate.calibration_text import read_texts
+from flash_llm_ros.calibrate.perplexity_growth import Growth
 from flash_llm_ros.calibrate.predictor_forms import DEFAULT_FORMS, TRAINED_FORMS
+from flash_llm_ros.calibrate.threshold_search import FoundThresholds
 from flash_llm_ros.calibrate.trained_predictor import TorchMissingError, torch_is_installed
 from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.progress import Steps
@@ -43,9 +45,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--measured-tokens', type=int, default=1024, metavar='N',
                         help='held-out tokens that perplexity is measured on (default: 1024; 0: '
                              'measure nothing, leave out the same share of every layer)')
-    parser.add_argument('--most-loss', type=float, default=0.025, metavar='SHARE',
-                        help='by how much perplexity may grow at the default sparsity '
-                             '(default: 0.025)')
+    parser.add_argument('--most-loss', type=float, default=0.03, metavar='SHARE',
+                        help='by how much perplexity may grow at the default sparsity, two '
+                             'standard errors of the measurement included (default: 0.03)')
     parser.add_argument('--predictor-bytes', metavar='SIZE',
                         help='DRAM of all predictors (default: 10 %% of the feed-forward weights)')
     parser.add_argument('--train', action='store_true',
@@ -89,7 +91,7 @@ def _options(options: Namespace) -> CalibrationOptions:
 def _print(found: CalibratedStore, console: Console) -> None:
     calibration = found.store.manifest.calibration
     if calibration.perplexity:
-        console.print(_price(calibration, found.uniform_perplexity))
+        console.print(_price(calibration, found.thresholds))
     console.print(_layers(calibration))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(f'{found.store.path}: {calibration.text_tokens} tokens; leaves out '
@@ -98,17 +100,19 @@ def _print(found: CalibratedStore, console: Console) -> None:
           f'active contribution; peak RSS {peak / 1e6:.0f} MB')
 
 
-def _price(calibration: Calibration, uniform: dict[str, float]) -> Table:
-    exact = calibration.perplexity['0.00']
-    table = Table('left out', 'perplexity, held out', 'growth', 'growth with the same share of '
-                  'every layer', 'shares of the layers')
-    table.add_row('0 %', f'{exact:.3f}', '', '', '')
+def _price(calibration: Calibration, found: FoundThresholds) -> Table:
+    table = Table('left out', 'perplexity, held out', 'growth', 'growth, all layers alike',
+                  'shares of the layers')
+    table.add_row('0 %', f'{calibration.perplexity["0.00"]:.3f}', '', '', '')
     for key, shares in calibration.layer_sparsity.items():
-        value = calibration.perplexity[key]
-        table.add_row(f'{float(key):.0%}', f'{value:.3f}', f'{value / exact - 1:+.1%}',
-                      f'{uniform[key] / exact - 1:+.1%}',
+        table.add_row(f'{float(key):.0%}', f'{calibration.perplexity[key]:.3f}',
+                      _grown(found.growth[key]), _grown(found.uniform_growth[key]),
                       f'{min(shares):.0%} to {max(shares):.0%}')
     return table
+
+
+def _grown(growth: Growth) -> str:
+    return f'{growth.relative - 1:+.1%} ± {growth.relative_error:.1%}'
 
 
 def _layers(calibration: Calibration) -> Table:
