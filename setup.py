@@ -120,6 +120,7 @@ setup(
     extras_require={
         'calibrate': requirements('calibrate'),
         'convert': requirements('convert'),
+        'relufy': requirements('convert') + requirements('relufy'),
         'replay': requirements('replay'),
         'report': requirements('report'),
         'structured': requirements('structured'),

@@ -11,6 +11,7 @@ from types import ModuleType
 COMMANDS = {
     'convert': 'write a flash store from a GGUF file or a Hugging Face folder',
     'calibrate': 'learn from text which neurons a flash store needs',
+    'relufy': 'make a SwiGLU checkpoint a ReLU one, whose neurons are mostly zero',
     'verify': "compare a flash store's files with its manifest",
     'inspect': 'print what a flash store holds',
     'order': 'write a store in the order of importance, for mode aggressive',

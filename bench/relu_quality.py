@@ -1,0 +1,157 @@
+"""What a ReLU model loses to its predictors, and what windows of its neurons save.
+
+    python bench/relu_quality.py CHECKPOINT [--store FOLDER] [--tokens 500] [--json PATH]
+
+The store is made and calibrated where there is none. On held-out text: perplexity with every
+neuron and with those that are predicted; per layer how many active neurons the predictor misses
+and how many others it takes (the paper, section 3.2: 5 % and 7 %), and the share of the
+contribution it keeps; how many of a token's neurons are in windows of the last used ones.
+"""
+
+from argparse import ArgumentParser
+from dataclasses import dataclass
+import json
+from pathlib import Path
+import sys
+
+from ensure_store import ensure_store
+from fidelity import engine_logits, perplexity
+from held_out_text import held_out_text
+import numpy as np
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from flash_llm_ros.calibrate.ffn_weights import FfnWeights
+from flash_llm_ros.engine import Engine, EngineConfig
+from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.neuron_reader import NeuronReader
+
+WINDOWS = (0.1, 0.2, 0.3, 0.4, 0.5)
+_BUDGET = 500_000_000
+Bits = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class LayerFacts:
+    """Shares of a layer's neurons, of its active ones, of the others, and of contributions."""
+
+    active: float
+    predicted: float
+    false_negatives: float      # of the active ones
+    false_positives: float      # of the others
+    kept: float                 # of all contribution
+
+
+class Recorder:
+    """Stands before the predictors and keeps what they were given and said."""
+
+    def __init__(self, engine: Engine) -> None:
+        predictors = engine.model.feed_forward._predictors
+        layers = engine.model.spec.layers
+        self.inputs: list[list[NDArray[np.float32]]] = [[] for _ in range(layers)]
+        self.said: list[list[Bits]] = [[] for _ in range(layers)]
+        self._wanted, predictors.wanted = predictors.wanted, self.wanted
+
+    def wanted(self, layer: int, x: NDArray[np.float32]) -> NDArray[np.uint8]:
+        found = self._wanted(layer, x)
+        self.inputs[layer].append(x.copy())
+        self.said[layer].append(found.astype(bool))
+        return found
+
+
+def open_engine(store: Path, mode: str) -> Engine:
+    return Engine.open(EngineConfig(store, _BUDGET, mode, context_length=1024, verify=False,
+                                    lock_memory=False))
+
+
+def layer_facts(weights: FfnWeights, x: NDArray[np.float32], predicted: Bits) -> LayerFacts:
+    """`x` [tokens, d] and `predicted` [tokens, ffn]."""
+    contributions = weights.contributions(x)
+    active = contributions > 0
+    return LayerFacts(
+        float(active.mean()), float(predicted.mean()),
+        float((active & ~predicted).sum() / max(active.sum(), 1)),
+        float((predicted & ~active).sum() / max((~active).sum(), 1)),
+        float(contributions.sum(where=predicted) / max(contributions.sum(), 1e-30)))
+
+
+def window_facts(used: list[Bits], share: float) -> tuple[float, float]:
+    """Hits among a token's neurons, and new ones as a share of the layer.
+
+    The window holds the neurons used last, `share` of the layer's.
+    """
+    neurons = len(used[0])
+    slots = max(1, round(share * neurons))
+    last_use = np.zeros(neurons, np.int64)
+    hits = new = total = 0
+    for token, bits in enumerate(used, 1):
+        kept = np.zeros(neurons, bool)
+        kept[np.argpartition(-last_use, slots - 1)[:slots]] = True
+        kept &= last_use > 0
+        hits, total = hits + int((bits & kept).sum()), total + int(bits.sum())
+        new += int((bits & ~kept).sum())
+        last_use[bits] = token
+    return hits / max(total, 1), new / len(used) / neurons
+
+
+def show(figures: dict) -> None:
+    console = Console(width=100)
+    table = Table('layer', 'active', 'predicted', 'active but missed', 'others taken',
+                  'contribution kept')
+    for layer, facts in enumerate(figures['layers']):
+        table.add_row(str(layer), *(f'{value:.1%}' for value in facts.values()))
+    mean = {name: float(np.mean([facts[name] for facts in figures['layers']]))
+            for name in figures['layers'][0]}
+    table.add_row('mean', *(f'{value:.1%}' for value in mean.values()))
+    console.print(table)
+    windows = Table('window, of the layer', 'hits', 'new neurons a token, of the layer')
+    for row in figures['windows']:
+        windows.add_row(f'{row["window"]:.0%}', f'{row["hits"]:.1%}', f'{row["new"]:.2%}')
+    console.print(windows)
+    exact, sparse = figures['perplexity_exact'], figures['perplexity_predicted']
+    print(f'perplexity {exact:.2f} with every neuron, {sparse:.2f} ({sparse / exact:.3f}x) with '
+          f'the predicted {mean["predicted"]:.1%}; {mean["active"]:.1%} are active; missed '
+          f'{mean["false_negatives"]:.1%} of them, taken {mean["false_positives"]:.1%} of the '
+          'others')
+
+
+def main() -> int:
+    parser = ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument('checkpoint', type=Path, help='a ReLU model; `flash_llm relufy` makes one')
+    parser.add_argument('--store', type=Path, help='(default: CHECKPOINT.store)')
+    parser.add_argument('--tokens', type=int, default=500, help='of held-out text (default: 500)')
+    parser.add_argument('--json', type=Path, help='write the figures there')
+    options = parser.parse_args()
+    path = options.store or options.checkpoint.with_name(f'{options.checkpoint.name}.store')
+    store = FlashStore.open(ensure_store(options.checkpoint, path))
+    if store.manifest.layout != 'bundled':
+        parser.error(f'{options.checkpoint} is no ReLU model')
+    exact = open_engine(path, 'exact')
+    tokens = exact.tokenize(held_out_text())[:options.tokens]
+    figures: dict = {'tokens': len(tokens),
+                     'perplexity_exact': perplexity(engine_logits(exact, tokens), tokens)}
+    exact.close()
+    sparse = open_engine(path, 'sparse')
+    recorder = Recorder(sparse)
+    figures['perplexity_predicted'] = perplexity(engine_logits(sparse, tokens, dense=False),
+                                                 tokens)
+    sparse.close()
+    with NeuronReader(store) as reader:
+        figures['layers'] = [vars(layer_facts(FfnWeights(reader, store.manifest, layer),
+                                              np.array(inputs), np.array(said)))
+                             for layer, (inputs, said) in enumerate(
+                                 zip(recorder.inputs, recorder.said, strict=True))]
+    figures['windows'] = []
+    for share in WINDOWS:
+        hits, new = zip(*(window_facts(said, share) for said in recorder.said), strict=True)
+        figures['windows'].append({'window': share, 'hits': float(np.mean(hits)),
+                                   'new': float(np.mean(new))})
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + '\n')
+    show(figures)
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())

@@ -1,0 +1,131 @@
+"""A llama-shaped model in PyTorch whose feed-forward blocks are exchanged; the rest is frozen.
+
+Matrices are bfloat16, which processors with AMX or AVX512-BF16 multiply several times faster;
+the residual stream, norms and losses stay float32. Shapes: B sequences of S tokens, d hidden.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint
+from flash_llm_ros.engine.rotary import rotary_tables
+
+MATRIX = torch.bfloat16
+FeedForward = Callable[[int, Tensor], Tensor]       # layer, [B, S, d] bfloat16 -> the same
+
+
+@dataclass(frozen=True)
+class FrozenLayer:
+    """What stays as it is in a layer."""
+
+    attention_norm: Tensor      # float32 [d]
+    qkv: Tensor                 # bfloat16 [(heads + 2 kv_heads) * head_dim, d]
+    qkv_bias: Tensor | None     # bfloat16, or None where the family has none
+    o: Tensor                   # bfloat16 [d, heads * head_dim]
+    ffn_norm: Tensor            # float32 [d]
+
+
+@dataclass
+class GatedWeights:
+    """Gate and up [ffn, d] and down [d, ffn] of a layer, one dtype."""
+
+    gate: Tensor
+    up: Tensor
+    down: Tensor
+
+
+class KvCache:
+    """Keys and values of the tokens so far, [B, kv_heads, tokens, head_dim] a layer."""
+
+    def __init__(self) -> None:
+        self._rows: dict[int, tuple[Tensor, Tensor]] = {}
+
+    @property
+    def length(self) -> int:
+        return self._rows[0][0].shape[2] if self._rows else 0
+
+    def add(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """All of them, these included."""
+        if layer in self._rows:
+            before = self._rows[layer]
+            keys, values = torch.cat((before[0], keys), 2), torch.cat((before[1], values), 2)
+        self._rows[layer] = keys, values
+        return keys, values
+
+
+class TorchModel:
+    """Runs any feed-forward blocks between the attention of one checkpoint."""
+
+    def __init__(self, checkpoint: Checkpoint, context: int) -> None:
+        self.spec = spec = checkpoint.spec
+        self._layers = [_frozen_layer(checkpoint, layer) for layer in range(spec.layers)]
+        self.embedding = _tensor(checkpoint, 'embedding').to(MATRIX)
+        self.head = (self.embedding if spec.tied_embeddings
+                     else _tensor(checkpoint, 'head').to(MATRIX))
+        self._final_norm = _tensor(checkpoint, 'final_norm')
+        cos, sin = rotary_tables(spec, context, np.float32)
+        self._cos, self._sin = (torch.from_numpy(table).repeat(1, 2) for table in (cos, sin))
+
+    def run(self, tokens: Tensor, feed_forward: FeedForward,
+            cache: KvCache | None = None) -> Tensor:
+        """What enters the output head, bfloat16 [B, S, d], of tokens int64 [B, S].
+
+        With a `cache`, which gets them, S is 1 and the tokens follow those in it.
+        """
+        start = cache.length if cache is not None else 0
+        hidden = functional.embedding(tokens, self.embedding).float()
+        for index, layer in enumerate(self._layers):
+            hidden = hidden + self._attention(index, layer, hidden, start, cache)
+            hidden = hidden + feed_forward(index, self._norm(hidden, layer.ffn_norm))
+        return self._norm(hidden, self._final_norm)
+
+    def _attention(self, index: int, layer: FrozenLayer, hidden: Tensor, start: int,
+                   cache: KvCache | None) -> Tensor:
+        spec, (batch, length, _) = self.spec, hidden.shape
+        normed = self._norm(hidden, layer.attention_norm)
+        qkv = functional.linear(normed, layer.qkv, layer.qkv_bias)
+        rows = qkv.view(batch, length, -1, spec.head_dim).transpose(1, 2)
+        q, k, v = rows.split((spec.heads, spec.kv_heads, spec.kv_heads), 1)
+        q, k = self._turned(q, start), self._turned(k, start)
+        if cache is not None:
+            k, v = cache.add(index, k, v)
+        if spec.heads != spec.kv_heads:
+            k, v = (part.repeat_interleave(spec.heads // spec.kv_heads, 1) for part in (k, v))
+        mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=length > 1)
+        return functional.linear(mixed.transpose(1, 2).reshape(batch, length, -1), layer.o)
+
+    def _turned(self, rows: Tensor, start: int) -> Tensor:
+        """Rotary positions, in the order of halves."""
+        places = slice(start, start + rows.shape[2])
+        first, second = rows.float().chunk(2, -1)
+        swapped = torch.cat((-second, first), -1)
+        turned = rows * self._cos[places] + swapped * self._sin[places]
+        return turned.to(rows.dtype)
+
+    def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
+        return functional.rms_norm(hidden, weight.shape, weight, self.spec.norm_eps).to(MATRIX)
+
+
+def gated_weights(checkpoint: Checkpoint, layer: int, dtype: torch.dtype) -> GatedWeights:
+    return GatedWeights(*(_tensor(checkpoint, f'layers.{layer}.{part}').to(dtype)
+                          for part in ('gate', 'up', 'down')))
+
+
+def _frozen_layer(checkpoint: Checkpoint, layer: int) -> FrozenLayer:
+    def tensor(part: str) -> Tensor:
+        return _tensor(checkpoint, f'layers.{layer}.{part}')
+
+    bias = (torch.cat([tensor(f'{part}_bias') for part in 'qkv']).to(MATRIX)
+            if checkpoint.spec.attention_bias else None)
+    return FrozenLayer(tensor('attention_norm'),
+                       torch.cat([tensor(part) for part in 'qkv']).to(MATRIX), bias,
+                       tensor('o').to(MATRIX), tensor('ffn_norm'))
+
+
+def _tensor(checkpoint: Checkpoint, name: str) -> Tensor:
+    return torch.from_numpy(np.array(checkpoint.rows(name)))    # rows may be those of a mapped file

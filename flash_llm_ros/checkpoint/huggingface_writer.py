@@ -1,0 +1,85 @@
+"""Writes a checkpoint as a Hugging Face folder, some of its tensors replaced."""
+
+import json
+import os
+from pathlib import Path
+import shutil
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError
+from flash_llm_ros.checkpoint.huggingface import HuggingFaceCheckpoint
+from flash_llm_ros.model_spec import ModelSpec
+
+
+def write_huggingface(source: Checkpoint, folder: Path, changes: dict[str, Any],
+                      replaced: dict[str, NDArray[np.float32]]) -> None:
+    """Write a new `folder`, which appears complete or not at all.
+
+    `changes` go into config.json; `replaced` has tensors by their canonical names. Matrices are
+    stored as float16, vectors as float32. Raises CheckpointError, FileExistsError and OSError.
+    """
+    if folder.exists():
+        raise FileExistsError(f'{folder} exists; give another name.')
+    config = {**_config(source), **changes, 'dtype': 'float16'}
+    partial = folder.with_name(f'.{folder.name}.partial-{os.getpid()}')
+    partial.mkdir(parents=True)
+    try:
+        _write(partial / 'config.json', json.dumps(config, indent=2))
+        _write(partial / 'generation_config.json',
+               json.dumps({'eos_token_id': list(source.spec.end_tokens)}))
+        _write(partial / 'tokenizer_config.json',
+               json.dumps({'add_bos_token': source.spec.begin_token is not None}))
+        _write(partial / 'tokenizer.json', source.tokenizer_json)
+        _write(partial / 'chat_template.jinja', source.chat_template)
+        save_file(_tensors(source, replaced), partial / 'model.safetensors', {'format': 'pt'})
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(f'{text}\n', encoding='utf-8')
+
+
+def _tensors(source: Checkpoint,
+             replaced: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
+    tensors = {}
+    for name in source.family.tensor_shapes(source.spec):
+        rows = replaced[name] if name in replaced else source.rows(name)
+        tensors[source.family.huggingface_name(name)] = (rows if rows.ndim == 1
+                                                         else rows.astype(np.float16))
+    return tensors
+
+
+def _config(source: Checkpoint) -> dict[str, Any]:
+    if isinstance(source, HuggingFaceCheckpoint):
+        return json.loads((source.path / 'config.json').read_text(encoding='utf-8'))
+    spec = source.spec
+    return {
+        'model_type': spec.model_type, 'architectures': [_architecture(spec)],
+        'hidden_size': spec.hidden_size, 'num_hidden_layers': spec.layers,
+        'num_attention_heads': spec.heads, 'num_key_value_heads': spec.kv_heads,
+        'head_dim': spec.head_dim, 'intermediate_size': spec.ffn_size,
+        'vocab_size': spec.vocab_size, 'max_position_embeddings': spec.max_context,
+        'rms_norm_eps': spec.norm_eps, 'rope_theta': spec.rope_theta,
+        'rope_scaling': _rope_scaling(spec), 'hidden_act': spec.activation,
+        'tie_word_embeddings': spec.tied_embeddings, 'bos_token_id': spec.begin_token,
+        'eos_token_id': spec.end_tokens[0] if spec.end_tokens else None,
+    }
+
+
+def _architecture(spec: ModelSpec) -> str:
+    return f'{spec.model_type.capitalize()}ForCausalLM'
+
+
+def _rope_scaling(spec: ModelSpec) -> dict[str, Any] | None:
+    factors = set(spec.rope_factors)
+    if len(factors) > 1:
+        raise CheckpointError(f'{spec.name}: rotary frequencies scaled one by one cannot be '
+                              'written; start from the Hugging Face folder of this model')
+    return {'rope_type': 'linear', 'factor': factors.pop()} if factors else None
