@@ -61,7 +61,7 @@ def run(options: Namespace) -> int:
 
 def _find(store: FlashStore, options: Namespace, budgets: list[int],
           steps: Callable[[str, int, int], None]) -> Findings:
-    profile, line = usable_profile(store.path)
+    profile, _ = usable_profile(store.path)
     floors = budget_floors(_exact_plan(store), store.manifest.geometry, profile, budgets)
     missing = {'floors': 'Every budget that was given is below the least.',
                'perplexity': 'Not measured: `flash_llm calibrate STORE`.',

@@ -33,7 +33,7 @@ def require_matplotlib() -> None:
 
 
 def _new() -> tuple['Figure', 'Axes']:
-    from matplotlib.figure import Figure    # without pyplot: no display, no global state
+    from matplotlib.figure import Figure  # without pyplot: no display, no global state
 
     figure = Figure(_SIZE, layout='constrained')
     axes = figure.subplots()
