@@ -140,7 +140,7 @@ def test_page(int8_store: Path, tmp_path: Path) -> None:
     rates = found['hit_rates']
     assert all(ours <= best + 1e-9 for ours, best in zip(
         rates['least_likely'], rates['belady'], strict=True))
-    assert f'dram_budget: {found["floors"][0]["budget"] / 1e6:.0f}MB' in page.text
+    assert f'dram_budget: {-(-found["floors"][0]["budget"] // 1_000_000)}MB' in page.text
 
 
 def test_page_of_a_store_that_is_not_calibrated(tmp_path: Path) -> None:

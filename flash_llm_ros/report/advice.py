@@ -19,7 +19,7 @@ class Setting:
 
 def recommended(manifest: Manifest, floor: BudgetFloor) -> list[Setting]:
     """Settings for one budget. What is not known is not recommended."""
-    settings = [Setting('dram_budget', f'{floor.budget / 1e6:.0f}MB', 'as asked')]
+    settings = [Setting('dram_budget', f'{-(-floor.budget // 1_000_000)}MB', 'as asked')]
     if floor.read_bytes == 0:
         settings.append(Setting('mode', 'exact', 'all of the model fits: nothing is read, and '
                                 'nothing is left out'))
