@@ -77,8 +77,8 @@ $(DONE)/package: $(DONE)/messages $(INSTALLED) $(NATIVE)
 	@grep -h 'could not be compiled' build/log/package.log || true
 	@mkdir -p $(@D) && touch $@
 
-$(DONE)/test: $(DONE)/requirements requirements/test.txt
-	$(call step,test,Installing the test tools (1 to 2 min),$(INSTALL) -r requirements/test.txt)
+$(DONE)/test: $(DONE)/requirements requirements/report.txt requirements/test.txt
+	$(call step,test,Installing the test tools (1 to 2 min),$(INSTALL) -r requirements/report.txt -r requirements/test.txt)
 	@mkdir -p $(@D) && touch $@
 
 $(MODEL): | $(DONE)/venv

@@ -122,8 +122,9 @@ setup(
         'convert': requirements('convert'),
         'relufy': requirements('convert') + requirements('relufy'),
         'replay': requirements('replay'),
+        'report': requirements('report'),
         'structured': requirements('structured'),
-        'test': [name for kind in ('convert', 'replay', 'structured', 'test')
+        'test': [name for kind in ('convert', 'replay', 'report', 'structured', 'test')
                  for name in requirements(kind)],
     },
     entry_points={

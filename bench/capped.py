@@ -28,7 +28,7 @@ from floors import Floors
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.engine import EngineConfig
 from flash_llm_ros.engine.byte_size import parse_byte_size
-from flash_llm_ros.engine.prompt import ChatTemplate
+from flash_llm_ros.engine.prompt import ChatTemplate, Message
 from flash_llm_ros.engine.tokens import TextTokenizer
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import (
@@ -53,7 +53,7 @@ def prompt_of(store: FlashStore) -> dict[str, Any]:
     end = spec.end_tokens[0] if spec.end_tokens else None
     template = ChatTemplate(store.text(CHAT_TEMPLATE), tokenizer.text_of(spec.begin_token),
                             tokenizer.text_of(end))
-    text = template.render(PROMPT)
+    text = template.render([Message('user', PROMPT)])
     return {'text': text, 'tokens': tokenizer.encode(text)}
 
 

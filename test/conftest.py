@@ -7,7 +7,7 @@ os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')      # as the commands do, be
 
 from hypothesis import settings
 import pytest
-from ros_fixtures import active_node  # noqa: F401
+from ros_fixtures import active_node, transport  # noqa: F401
 from tiny_checkpoint import tiny_store, write_checkpoint
 
 from flash_llm_ros.calibrate.conversion import ConversionOptions, convert

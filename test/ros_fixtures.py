@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+import fcntl
 import itertools
 import os
 from pathlib import Path
 import sys
-from typing import TYPE_CHECKING
+import tempfile
+from typing import TYPE_CHECKING, TextIO
 
 import pytest
 
@@ -19,11 +21,25 @@ BUDGET = '32MB'
 START_TIMEOUT = 60.0
 INJECTING = (sys.executable, str(Path(__file__).with_name('injecting_node.py')))
 _counter = itertools.count(os.getpid() * 7)
+DOMAINS = 101
+_locks: dict[int, TextIO] = {}
 
 
 def new_domain() -> int:
-    """Return a ROS domain that no other test of this process uses."""
-    return next(_counter) % 101 + 1
+    """Return a ROS domain that no other test uses, of this run or of one beside it."""
+    for _ in range(DOMAINS):
+        domain = next(_counter) % DOMAINS + 1
+        if domain in _locks:        # all have been used: begin again
+            return domain
+        file = Path(tempfile.gettempdir(), f'flash_llm_ros_domain_{domain}').open('w')  # noqa: SIM115
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            continue
+        _locks[domain] = file       # until this process ends
+        return domain
+    raise RuntimeError('Other test runs use every ROS domain.')
 
 
 @dataclass
@@ -67,8 +83,16 @@ def running_node(
     assert log.count('Traceback') == log.count('planted') // 2, log
 
 
+@pytest.fixture(scope='module', params=['SHM', 'UDPv4'])
+def transport(request: pytest.FixtureRequest) -> Iterator[str]:
+    """What nodes and clients talk over: shared memory only, then UDP only."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('FASTDDS_BUILTIN_TRANSPORTS', request.param)
+        yield request.param
+
+
 @pytest.fixture(scope='module')
-def active_node(int8_store: Path) -> Iterator[RunningNode]:
+def active_node(int8_store: Path, transport: str) -> Iterator[RunningNode]:
     """An active node for a whole file; tests must leave it active and idle."""
     with running_node(int8_store) as node:
         yield node.activate()

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.ros
 
 
 @pytest.fixture(scope='module')
-def node(int8_store: Path):
+def node(int8_store: Path, transport: str):
     with running_node(int8_store, dram_budget='60MB', structured=True) as node:
         yield node.activate()
 

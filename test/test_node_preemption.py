@@ -13,13 +13,10 @@ SLOW = 'Tell me of the sea. [piece=0.02]'
 SLOW_PREFILL = 'The robot drives along the wall of the hall. ' * 5 + '[piece=0.03]'
 
 
-@pytest.fixture(scope='module', params=['SHM', 'UDPv4'])
-def node(request, int8_store):
-    """Node and client both use this transport only."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('FASTDDS_BUILTIN_TRANSPORTS', request.param)
-        with running_node(int8_store, prefill_chunk=16) as node:
-            yield node.activate()
+@pytest.fixture(scope='module')
+def node(int8_store, transport):
+    with running_node(int8_store, prefill_chunk=16) as node:
+        yield node.activate()
 
 
 @pytest.fixture

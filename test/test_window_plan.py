@@ -86,7 +86,7 @@ def test_head(tied: bool) -> None:
 
 
 def test_a_streamed_read_is_large_but_within_a_section_and_no_smaller_than_a_group() -> None:
-    long = plan_geometry(64, 'int8', model_sections('split', 2, 20_000, 50, True))
+    long = plan_geometry(64, 'int8', model_sections('split', 5, 20_000, 50, True))
     short = plan_geometry(64, 'int8', model_sections('split', 2, 100, 50, True))
     large = plan_geometry(8192, 'fp16', model_sections('bundled', 1, 8, 8, True))
     read = plan_window(long, 'exact', least_slots(long, 'exact')).chunk_groups * long.group_bytes

@@ -19,6 +19,7 @@ COMMANDS = {
     'bench': 'measure how fast this machine answers from a store, and in how much memory',
     'prompt': 'answer one prompt, by the running node or by the engine alone',
     'top': 'watch the running node',
+    'report': 'write one page on a flash store: quality, neurons, speed, settings',
     'trace': 'record which neurons the tokens of a text need',
     'demo': 'start the node, ask it something, show what the answer cost',
     'replay': 'send the prompts of a bag to a running node and compare the answers',
