@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
+import time
 
-from fidelity import engine_logits, perplexity
+from fidelity import engine_logits, token_losses
 import numpy as np
 
+from flash_llm_ros.calibrate.measured_loss import LossMeter
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.engine.neuron_trace import record
-from flash_llm_ros.engine.predictors import PredictorStack
+from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity
 from flash_llm_ros.store.flash_store import FlashStore
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8)
@@ -23,20 +26,21 @@ _SPARE = 500_000_000
 
 @dataclass(frozen=True)
 class SparsePrice:
-    """Of one sparsity: perplexity, and the share of the columns that was really left out."""
+    """Of one sparsity: losses by token, and the share of the columns that was really left out."""
 
     sparsity: float
-    perplexity: float
+    losses: np.ndarray
     left_out: float
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Feed-forward bytes read per token, as a share of all, at one window."""
+    """Feed-forward bytes read per token, as a share of all, at one window; and the time."""
 
-    mode: str
+    regime: str
     window: float               # share of the feed-forward bytes that fit
     read: float
+    milliseconds: float         # a token's median
 
 
 def ffn_bytes(store: FlashStore) -> int:
@@ -57,10 +61,10 @@ def opened(store: FlashStore, budget: int | None = None, **options: object) -> E
                                     lock_memory=False, **options))
 
 
-def exact_perplexity(store: FlashStore, tokens: list[int], budget: int | None = None) -> float:
-    engine = opened(store, budget)
+def exact_losses(store: FlashStore, tokens: list[int]) -> np.ndarray:
+    engine = opened(store)
     try:
-        return perplexity(engine_logits(engine, tokens), tokens)
+        return token_losses(engine_logits(engine, tokens), tokens)
     finally:
         engine.close()
 
@@ -69,11 +73,24 @@ def sparse_price(store: FlashStore, tokens: list[int], sparsity: float) -> Spars
     """Token by token, as an answer is made."""
     engine = opened(store, mode='sparse', sparsity=sparsity, down_reads='stream')
     try:
-        found = perplexity(engine_logits(engine, tokens, dense=False), tokens)
+        found = token_losses(engine_logits(engine, tokens, dense=False), tokens)
         stats = engine.stats()
     finally:
         engine.close()
     return SparsePrice(sparsity, found, 1 - stats['active_neurons'] / stats['total_neurons'])
+
+
+def chunked_price(store: FlashStore, tokens: list[int], sparsity: float) -> SparsePrice:
+    """By the same thresholds, several tokens at once; what was left out is as was calibrated."""
+    calibration = store.manifest.calibration
+    engine = opened(store)
+    try:
+        found = LossMeter(engine, [np.array(tokens, np.int64)]).losses(
+            at_sparsity(calibration.thresholds, sparsity))
+    finally:
+        engine.close()
+    return SparsePrice(sparsity, found,
+                       float(at_sparsity(calibration.layer_sparsity, sparsity).mean()))
 
 
 def prefetch_recall(store: FlashStore, text: str, tokens: int) -> tuple[float, float]:
@@ -96,7 +113,7 @@ def prefetch_recall(store: FlashStore, text: str, tokens: int) -> tuple[float, f
     return both / max(used, 1), both / max(predicted, 1)
 
 
-def traffic(store: FlashStore, tokens: list[int], mode: str, window: float,
+def traffic(store: FlashStore, tokens: list[int], regime: str, mode: str, window: float,
             **options: object) -> Traffic:
     """With room for the output head and this share of the feed-forward bytes."""
     engine = opened(store, mode=mode, **options)
@@ -105,16 +122,19 @@ def traffic(store: FlashStore, tokens: list[int], mode: str, window: float,
     budget = fixed + head_bytes(store) + int(window * ffn_bytes(store))
     engine = opened(store, budget, mode=mode, **options)
     logits = np.empty((1, engine.model.spec.vocab_size), np.float32)
-    warm, begin = len(tokens) // 4, {}
+    warm, begin, seconds = len(tokens) // 4, {}, []
     try:
         for position, token in enumerate(tokens):
             if position == warm:
                 begin = engine.stats()
+            started = time.perf_counter()
             engine.model.forward(np.array([token]), position, mode == 'exact', logits)
+            seconds.append(time.perf_counter() - started)
         read = engine.stats()['flash_bytes'] - begin['flash_bytes']
     finally:
         engine.close()
-    return Traffic(mode, window, read / (len(tokens) - warm) / ffn_bytes(store))
+    return Traffic(regime, window, read / (len(tokens) - warm) / ffn_bytes(store),
+                   1e3 * median(seconds[warm:]))
 
 
 def model_store(model: Path, neurons: str) -> Path:
@@ -142,11 +162,11 @@ class PredictorDecides:
         core.add_rows(self._window.section('down', layer), h, out)
 
 
-def predicted_perplexity(store: FlashStore, tokens: list[int], load: float) -> float:
+def predicted_losses(store: FlashStore, tokens: list[int], load: float) -> np.ndarray:
     """Where the predictor alone says which share of the neurons, gate and up too, is loaded."""
     engine = opened(store)
     try:
         engine.model.feed_forward = PredictorDecides(engine, store, load)
-        return perplexity(engine_logits(engine, tokens), tokens)
+        return token_losses(engine_logits(engine, tokens), tokens)
     finally:
         engine.close()

@@ -34,11 +34,15 @@ def mean_divergence(reference: np.ndarray, ours: np.ndarray) -> float:
     return total / len(reference)
 
 
-def perplexity(logits: np.ndarray, tokens: list[int]) -> float:
-    """exp of the mean negative log-likelihood of each token given those before it."""
-    loss = 0.0
-    following = np.array(tokens[1:])
+def token_losses(logits: np.ndarray, tokens: list[int]) -> np.ndarray:
+    """Negative log-likelihood of each token but the first, given those before it; float64."""
+    following, found = np.array(tokens[1:]), []
     for start in range(0, len(following), 128):
         rows = log_softmax(logits[start:start + 128][:len(following) - start])
-        loss -= rows[np.arange(len(rows)), following[start:start + 128]].sum()
-    return float(np.exp(loss / len(following)))
+        found.append(-rows[np.arange(len(rows)), following[start:start + 128]])
+    return np.concatenate(found)
+
+
+def perplexity(logits: np.ndarray, tokens: list[int]) -> float:
+    """exp of the mean negative log-likelihood of each token given those before it."""
+    return float(np.exp(token_losses(logits, tokens).mean()))

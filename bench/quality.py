@@ -11,9 +11,12 @@ what a calibrated store of any model costs and gains, see calibration_table.py.
 
 from argparse import ArgumentParser
 import json
+import os
 from pathlib import Path
 import sys
 import time
+
+os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')      # before NumPy is imported
 
 import calibration_table
 from ensure_store import ensure_store
@@ -134,8 +137,19 @@ def main() -> int:
     parser.add_argument('--neurons', choices=('int8', 'int4'), default='int8',
                         help='with --calibration: format of the sparse store (default: int8)')
     parser.add_argument('--calibration-tokens', type=int, default=8192)
+    parser.add_argument('--measured-tokens', type=int, default=1024,
+                        help='held-out tokens of the calibration text (default: 1024)')
+    parser.add_argument('--exact', nargs='+', choices=('fp16', 'int8', 'int4'), metavar='FORMAT',
+                        help='stores to compare in exact mode, --neurons among them (default: '
+                             'all three)')
+    parser.add_argument('--chunks', action='store_true',
+                        help='read the text in chunks in sparse mode, too, by the same thresholds; '
+                             'for large models')
     options = parser.parse_args()
     if options.calibration:
+        options.exact = options.exact or ['fp16', 'int8', 'int4']
+        if options.neurons not in options.exact:
+            parser.error(f'--exact is {options.exact}; {options.neurons} must be among them')
         return calibration_table.run(options)
     stores = options.model.parent
     int8_store = ensure_store(options.model, stores / 'smollm2.store')
