@@ -39,7 +39,6 @@ from flash_llm_ros.engine.tokens import load_tokenizer
 from flash_llm_ros.store.flash_store import FlashStore
 
 _LOADS = (0.9, 0.8, 0.7)
-_TRAFFIC_TOKENS = 64
 _EXACT, _BY_DEFAULT = 'exact', 'sparse, by default'
 _REGIMES = ((_EXACT, 'exact', {'lookup_tokens': 0}), (_BY_DEFAULT, 'sparse', {}),
             ('sparse, single columns', 'sparse', {'down_reads': 'scattered'}))
@@ -67,7 +66,7 @@ def measure(options: Namespace) -> dict[str, object]:
     load = [os.getloadavg()[0]]
     store = calibrated(options)
     tokens = load_tokenizer(store).encode(text)[:options.tokens]
-    few = tokens[:_TRAFFIC_TOKENS]
+    few = tokens[:options.traffic_tokens]
     calibration = store.manifest.calibration
     say('exact stores')
     exact = {neurons: exact_losses(

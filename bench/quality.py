@@ -139,6 +139,9 @@ def main() -> int:
     parser.add_argument('--calibration-tokens', type=int, default=8192)
     parser.add_argument('--measured-tokens', type=int, default=1024,
                         help='held-out tokens of the calibration text (default: 1024)')
+    parser.add_argument('--traffic-tokens', type=int, default=64,
+                        help='that bytes and times are counted on, the last three quarters '
+                             '(default: 64)')
     parser.add_argument('--exact', nargs='+', choices=('fp16', 'int8', 'int4'), metavar='FORMAT',
                         help='stores to compare in exact mode, --neurons among them (default: '
                              'all three)')
