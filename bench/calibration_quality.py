@@ -20,7 +20,7 @@ WINDOWS = (0.25, 0.5, 0.75)     # of the feed-forward bytes
 # measured on other text of the same kind.
 EXPECTED = {'llama': {0.5: 1.023, 0.6: 1.059, 0.7: 1.137, 0.8: 1.372},
             'qwen2': {0.5: 1.012, 0.7: 1.048, 0.8: 1.109}}
-_CONTEXT = 1024
+CONTEXT = 2048
 _SPARE = 500_000_000
 
 
@@ -57,7 +57,7 @@ def head_bytes(store: FlashStore) -> int:
 
 def opened(store: FlashStore, budget: int | None = None, **options: object) -> Engine:
     budget = 2 * store.bytes + _SPARE if budget is None else budget
-    return Engine.open(EngineConfig(store.path, budget, context_length=_CONTEXT, threads=2,
+    return Engine.open(EngineConfig(store.path, budget, context_length=CONTEXT, threads=2,
                                     lock_memory=False, **options))
 
 

@@ -1,7 +1,6 @@
 """Calibrates stores of a model and prints what sparse mode then costs and gains."""
 
 from argparse import Namespace
-from collections.abc import Callable
 from dataclasses import asdict
 import json
 import os
@@ -10,10 +9,10 @@ import sys
 import tempfile
 
 from calibration_quality import (
+    CONTEXT,
     EXPECTED,
     SPARSITIES,
     WINDOWS,
-    SparsePrice,
     chunked_price,
     exact_losses,
     ffn_bytes,
@@ -65,7 +64,7 @@ def measure(options: Namespace) -> dict[str, object]:
                          'is calibrated with')
     load = [os.getloadavg()[0]]
     store = calibrated(options)
-    tokens = load_tokenizer(store).encode(text)[:options.tokens]
+    tokens = load_tokenizer(store).encode(text)[:min(options.tokens, CONTEXT)]
     few = tokens[:options.traffic_tokens]
     calibration = store.manifest.calibration
     say('exact stores')
@@ -75,8 +74,12 @@ def measure(options: Namespace) -> dict[str, object]:
         for neurons in options.exact}
     base = exact[options.neurons]
     price = chunked_price if options.chunks else sparse_price
-    prices = [_say(price, store, tokens, sparsity)
-              for sparsity in sorted({*SPARSITIES, calibration.default_sparsity})]
+    prices = []
+    for sparsity in sorted({*SPARSITIES, calibration.default_sparsity}):
+        say(f'sparsity {sparsity:.0%}')
+        prices.append(price(store, tokens, sparsity))
+        print(f'perplexity {_relative(_figures(prices[-1].losses, base))} of exact', file=sys.stderr,
+              flush=True)
     say('prefetch')
     recall, precision = prefetch_recall(store, text, len(few))
     say('traffic')
@@ -108,12 +111,6 @@ def _figures(losses: np.ndarray, base: np.ndarray) -> dict[str, float]:
     growth = Growth.of(losses, base)
     return {'perplexity': float(np.exp(losses.mean())), 'relative': growth.relative,
             'error': growth.relative_error}
-
-
-def _say(price: Callable[[FlashStore, list[int], float], SparsePrice], store: FlashStore,
-         tokens: list[int], sparsity: float) -> SparsePrice:
-    say(f'sparsity {sparsity:.0%}')
-    return price(store, tokens, sparsity)
 
 
 def say(what: str) -> None:
