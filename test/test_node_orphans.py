@@ -9,6 +9,8 @@ import time
 import pytest
 from ros_fixtures import BUDGET, INJECTING, START_TIMEOUT, new_domain
 
+from flash_llm_ros.node.client_watch import DISCOVERY, PERIOD
+
 pytestmark = pytest.mark.ros
 TRANSPORTS = ('SHM', 'UDPv4')
 # A killed process says nothing; its participant counts as gone when its lease is over. By default
@@ -46,6 +48,7 @@ until = time.monotonic() + 1.0
 while len(chunks) < 3 if way == 'action' else time.monotonic() < until:
     rclpy.spin_once(node, timeout_sec=0.1)
 print('asked', flush=True)
+sys.stdin.read()
 if end == 'killed':
     os.kill(os.getpid(), signal.SIGKILL)
 node.destroy_node()
@@ -90,6 +93,7 @@ def test_request_ends_with_its_client(node, tmp_path, way, end):
     begin = len(process.log())
     client = subprocess.run(
         [sys.executable, '-c', CLIENT, way, end], timeout=60, capture_output=True, text=True,
+        stdin=subprocess.DEVNULL,
         env={**environment, 'FASTRTPS_DEFAULT_PROFILES_FILE': str(profile)})
     assert client.returncode == (-signal.SIGKILL if end == 'killed' else 0), client.stderr
     assert 'asked' in client.stdout
@@ -101,13 +105,17 @@ def test_another_client_keeps_nothing_alive_that_came_later(node):
     """Only who was there when the request came can have sent it."""
     process, environment = node
     begin = len(process.log())
-    asking = subprocess.Popen([sys.executable, '-c', CLIENT, 'action', 'leaves'], env=environment,
-                              stdout=subprocess.PIPE, stdin=subprocess.DEVNULL, text=True)
+    slow = CLIENT.replace('piece=0.05', 'piece=0.1')
+    asking = subprocess.Popen([sys.executable, '-c', slow, 'action', 'leaves'], env=environment,
+                              stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert asking.stdout.readline() == 'asked\n'
-    later = subprocess.Popen(
-        [sys.executable, '-c', CLIENT.replace('future = send()', 'time.sleep(100)'), 'action',
-         'leaves'], env=environment)
+    time.sleep(DISCOVERY + PERIOD)      # until then a newcomer may be the sender
+    late = CLIENT.replace('future = send()', "print('here', flush=True); time.sleep(100)")
+    later = subprocess.Popen([sys.executable, '-c', late, 'action', 'leaves'], env=environment,
+                             stdout=subprocess.PIPE, text=True)
     try:
+        assert later.stdout.readline() == 'here\n'
+        asking.stdin.close()
         assert asking.wait(30) == 0
         assert 'CLIENT_GONE' in until_logged(process, 'Request ', begin, timeout=40)
     finally:
