@@ -78,8 +78,8 @@ def measure(options: Namespace) -> dict[str, object]:
     for sparsity in sorted({*SPARSITIES, calibration.default_sparsity}):
         say(f'sparsity {sparsity:.0%}')
         prices.append(price(store, tokens, sparsity))
-        print(f'perplexity {_relative(_figures(prices[-1].losses, base))} of exact', file=sys.stderr,
-              flush=True)
+        found = _relative(_figures(prices[-1].losses, base))
+        print(f'perplexity {found} of exact', file=sys.stderr, flush=True)
     say('prefetch')
     recall, precision = prefetch_recall(store, text, len(few))
     say('traffic')
