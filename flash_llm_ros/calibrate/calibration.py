@@ -43,7 +43,7 @@ class CalibrationOptions:
     forms: tuple[PredictorForm, ...] = (PredictorForm('low_rank', 64),)
     predictor_bytes: int | None = None      # of all layers; None: 10 % of the FFN's bytes
     measured_tokens: int = 1024             # read again and again; 0: nothing is measured
-    most_loss: float = 0.03                 # of perplexity, surely, at the default sparsity
+    most_loss: float = 0.02                 # of perplexity, surely, at the default sparsity
     threads: int = 1
 
     def __post_init__(self) -> None:

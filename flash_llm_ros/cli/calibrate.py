@@ -45,9 +45,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--measured-tokens', type=int, default=1024, metavar='N',
                         help='held-out tokens that perplexity is measured on (default: 1024; 0: '
                              'measure nothing, leave out the same share of every layer)')
-    parser.add_argument('--most-loss', type=float, default=0.03, metavar='SHARE',
+    parser.add_argument('--most-loss', type=float, default=0.02, metavar='SHARE',
                         help='by how much perplexity may grow at the default sparsity, two '
-                             'standard errors of the measurement included (default: 0.03)')
+                             'standard errors of the measurement included (default: 0.02)')
     parser.add_argument('--predictor-bytes', metavar='SIZE',
                         help='DRAM of all predictors (default: 10 %% of the feed-forward weights)')
     parser.add_argument('--train', action='store_true',
