@@ -21,7 +21,9 @@ from flash_llm_ros.node.intake import CALLS, STREAM_DEPTH, Intake, Understood
 from flash_llm_ros.node.parameters import Parameters
 from flash_llm_ros.node.request import Chunk, Outcome, Request
 
-RESULT_TIMEOUT = 300  # s that results are kept for clients that ask late
+# s that results are kept for clients that ask late. Every status message of the action lists all
+# goals that are kept, so many of them cost time and memory.
+RESULT_TIMEOUT = 30
 CANCEL_STATE_TIMEOUT = 5.0  # s
 
 
