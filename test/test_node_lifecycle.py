@@ -224,3 +224,13 @@ def test_signal_in_every_state_ends_the_process(int8_store, state):
             client.until(lambda: client.state() == 'configuring', 10, 'configuring')
         node.process.send_signal(signal.SIGINT)
         assert node.process.wait() == 0
+
+
+def test_signals_that_come_at_once_end_the_node_all_the_same(int8_store):
+    """A handler that is interrupted by the next signal must not wait for itself."""
+    with running_node(int8_store) as node:
+        node.activate()
+        for _ in range(50):
+            node.process.send_signal(signal.SIGTERM)
+            node.process.send_signal(signal.SIGINT)
+        assert node.process.wait(30) == 0

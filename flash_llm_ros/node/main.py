@@ -1,5 +1,6 @@
 """The process of the node: `ros2 run flash_llm_ros flash_llm_node`."""
 
+import os
 import signal
 import sys
 import threading
@@ -15,11 +16,27 @@ if TYPE_CHECKING:
 EXECUTOR_THREADS = 12
 
 
+class StopRequest:
+    """Made by signal handlers, which may interrupt each other: an Event's lock would never open."""
+
+    def __init__(self) -> None:
+        self.made = False
+        self._read, self._write = os.pipe()
+
+    def make(self, *_: object) -> None:
+        self.made = True
+        os.write(self._write, b'.')
+
+    def wait(self) -> None:
+        """Return once it has been made."""
+        os.read(self._read, 1)
+
+
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; returns the exit code."""
-    stop = threading.Event()
+    stop = StopRequest()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, stop.make)
     # The engine's thread lets others run Python between its calls of the core within half a
     # millisecond, not five: a callback takes several turns from the wait set to its end.
     sys.setswitchinterval(0.0005)
@@ -53,14 +70,14 @@ def main(args: list[str] | None = None) -> int:
     return 0
 
 
-def _spin(executor: 'Executor', node: 'FlashLlmNode', stop: threading.Event) -> None:
+def _spin(executor: 'Executor', node: 'FlashLlmNode', stop: StopRequest) -> None:
     while True:
         try:
             executor.spin()
             return
         except Exception as error:
             # rclpy raises what any callback raised, and when a client left before its response.
-            if stop.is_set():
+            if stop.made:
                 return
             node.report_bug(error)
 
