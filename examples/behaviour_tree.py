@@ -18,13 +18,13 @@ again. The decision goes out on `decision` (std_msgs/String). No tick ever block
 """
 
 from collections.abc import Callable, Sequence
-import contextlib
 from enum import Enum, auto
+import signal
 import time
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import String
 
 from flash_llm_ros.client import FlashLlmClient, PendingAnswer
@@ -161,15 +161,18 @@ class BehaviourTree(Node):
 
 
 def main() -> None:
-    rclpy.init()
+    # A flag, not an exception, which could come in the middle of anything; and rclpy's own handlers
+    # would take the topics away before the last word is said.
+    stop: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: stop.append(number))
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = BehaviourTree()
-    try:
-        with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-            rclpy.spin(node)
-    finally:
-        node.close()
-        node.destroy_node()
-        rclpy.try_shutdown()
+    while not stop:
+        rclpy.spin_once(node, timeout_sec=0.1)
+    node.close()
+    node.destroy_node()
+    rclpy.shutdown()
 
 
 if __name__ == '__main__':

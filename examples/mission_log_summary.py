@@ -13,12 +13,12 @@ afterwards. A failure loses no line: they are summed up with the next ones.
 """
 
 from collections import deque
-import contextlib
+import signal
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
 from std_msgs.msg import Empty, String
 
 from flash_llm_ros.client import AnswerError, FlashLlmClient, PendingAnswer
@@ -113,15 +113,18 @@ class MissionLogSummary(Node):
 
 
 def main() -> None:
-    rclpy.init()
+    # A flag, not an exception, which could come in the middle of anything; and rclpy's own handlers
+    # would take the topics away before the last word is said.
+    stop: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: stop.append(number))
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = MissionLogSummary()
-    try:
-        with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
-            rclpy.spin(node)
-    finally:
-        node.close()
-        node.destroy_node()
-        rclpy.try_shutdown()
+    while not stop:
+        rclpy.spin_once(node, timeout_sec=0.1)
+    node.close()
+    node.destroy_node()
+    rclpy.shutdown()
 
 
 if __name__ == '__main__':

@@ -108,18 +108,18 @@ class SpokenCommand(Node):
 
 
 def main() -> None:
-    # rclpy's own handlers would take the publisher away before it could say stop.
+    # A flag, not an exception, which could come in the middle of anything; and rclpy's own handlers
+    # would take the topics away before the last word is said.
+    stop: list[int] = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: stop.append(number))
     rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
     node = SpokenCommand()
-    try:
-        rclpy.spin(node)
-    except KeyboardInterrupt:
-        pass
-    finally:
-        node.close()
-        node.destroy_node()
-        rclpy.shutdown()
+    while not stop:
+        rclpy.spin_once(node, timeout_sec=0.1)
+    node.close()
+    node.destroy_node()
+    rclpy.shutdown()
 
 
 if __name__ == '__main__':

@@ -8,6 +8,7 @@ import queue
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from ros_fixtures import RunningNode, running_node
@@ -21,12 +22,15 @@ CHOICES = {'wait', 'go around', 'ask for help'}
 
 
 @contextmanager
-def example(name: str, domain: int, **parameters: object) -> Iterator[subprocess.Popen]:
+def example(name: str, node: RunningNode, **parameters: object) -> Iterator[subprocess.Popen]:
     """Run an example; it has to end by SIGINT, without a traceback."""
+    graph, own = node.client.node, Path(name).stem
+    node.client.until(lambda: own not in graph.get_node_names(), WAIT,
+                      'the end of the example before')
     settings = [part for key, value in parameters.items() for part in ('-p', f'{key}:={value}')]
     process = subprocess.Popen(
         [sys.executable, str(EXAMPLES / name), '--ros-args', *settings],
-        env={**os.environ, 'ROS_DOMAIN_ID': str(domain), 'PYTHONPATH': ':'.join(sys.path)},
+        env={**os.environ, 'ROS_DOMAIN_ID': str(node.domain), 'PYTHONPATH': ':'.join(sys.path)},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         yield process
@@ -57,6 +61,7 @@ class Topics:
         graph.create_subscription(String, out_of, lambda text: self.out.put(text.data), volatile)
         node.client.until(lambda: self._in.get_subscription_count() > 0
                           and graph.count_publishers(out_of) > 0, WAIT, 'the example')
+        time.sleep(0.5)     # for its side to see this one
 
     def put(self, text: str) -> None:
         self._in.publish(self._text(data=text))
@@ -72,7 +77,7 @@ def test_a_bag_of_log_lines_becomes_summaries(node: RunningNode, tmp_path: Path)
         for line in lines:
             bag.add('/mission_log', 'std_msgs/msg/String',
                     serialize_message(String(data=line)))
-    with example('mission_log_summary.py', node.domain, lines=4, max_tokens=5) as process:
+    with example('mission_log_summary.py', node, lines=4, max_tokens=5) as process:
         topics = Topics(node, '/mission_log', '/mission_summary')
         end = node.client.node.create_publisher(Empty, '/mission_end', 10)
         node.client.until(lambda: end.get_subscription_count() > 0, WAIT, 'the example')
@@ -91,7 +96,7 @@ def test_a_bag_of_log_lines_becomes_summaries(node: RunningNode, tmp_path: Path)
 
 
 def test_a_tree_decides_by_the_model(node: RunningNode) -> None:
-    with example('behaviour_tree.py', node.domain, deadline=WAIT):
+    with example('behaviour_tree.py', node, deadline=WAIT):
         topics = Topics(node, '/situation', '/decision')
         for situation in ('The door ahead is closed.', 'Somebody stands in the way.'):
             topics.put(situation)
@@ -101,7 +106,7 @@ def test_a_tree_decides_by_the_model(node: RunningNode) -> None:
 
 def test_a_tree_falls_back_when_the_model_is_late(node: RunningNode) -> None:
     """A directive of the test's node makes the model late."""
-    with example('behaviour_tree.py', node.domain, deadline=0.5) as process:
+    with example('behaviour_tree.py', node, deadline=0.5) as process:
         topics = Topics(node, '/situation', '/decision')
         topics.put('[prefill=3] The door ahead is closed.')
         assert topics.out.get(timeout=WAIT) == 'wait'
@@ -110,7 +115,7 @@ def test_a_tree_falls_back_when_the_model_is_late(node: RunningNode) -> None:
 
 
 def test_a_tree_falls_back_without_a_node(node: RunningNode) -> None:
-    with example('behaviour_tree.py', node.domain, deadline=0.5, server='nobody'):
+    with example('behaviour_tree.py', node, deadline=0.5, server='nobody'):
         topics = Topics(node, '/situation', '/decision')
         topics.put('The door ahead is closed.')
         assert topics.out.get(timeout=WAIT) == 'wait'

@@ -40,6 +40,16 @@ class Robot:
         self._client.until(lambda: self._heard.get_subscription_count() > 0
                            and node.count_publishers('/cmd_vel') > 0, WAIT, 'the example')
 
+    def wait_until_heard(self) -> None:
+        """Both topics are matched on both sides once this word has come through."""
+        limit = time.monotonic() + WAIT
+        while self.velocities.empty():
+            assert time.monotonic() < limit, 'the example does not stop'
+            self.say('Stop!')
+            time.sleep(0.5)
+        while not self.velocities.empty():
+            self.velocities.get()
+
     def say(self, text: str) -> None:
         self._heard.publish(self._text(data=text))
 
@@ -58,6 +68,9 @@ def node(plain_store: Path) -> Iterator[RunningNode]:
 @pytest.fixture
 def robot(node: RunningNode, request: pytest.FixtureRequest) -> Iterator[Robot]:
     deadline = getattr(request, 'param', WAIT)
+    graph = node.client.node
+    node.client.until(lambda: 'spoken_command' not in graph.get_node_names(), WAIT,
+                      'the end of the example before')
     process = subprocess.Popen(
         [sys.executable, str(EXAMPLES / 'spoken_command.py'), '--ros-args', '-p',
          f'deadline:={deadline}'],
@@ -66,6 +79,7 @@ def robot(node: RunningNode, request: pytest.FixtureRequest) -> Iterator[Robot]:
     try:
         robot = Robot(node.client)
         robot.wait_until_connected()
+        robot.wait_until_heard()
         yield robot
     finally:
         process.send_signal(signal.SIGTERM)
