@@ -95,12 +95,16 @@ class ThermalGovernor(Node):
 
 
 def main() -> None:
-    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
+    # A flag, as what a handler interrupts may hold the locks that a shutdown needs.
+    stop: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: rclpy.try_shutdown())
+        signal.signal(number, lambda number, frame: stop.append(number))
+    rclpy.init(signal_handler_options=SignalHandlerOptions.NO)
     node = ThermalGovernor()
-    while rclpy.ok():
+    while not stop:
         rclpy.spin_once(node, timeout_sec=0.2)
+    node.destroy_node()
+    rclpy.shutdown()
 
 
 if __name__ == '__main__':
