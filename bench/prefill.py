@@ -31,7 +31,7 @@ from flash_llm_ros.engine.process_memory import peak_resident_bytes, resident_by
 from flash_llm_ros.store.errors import FlashLlmError
 
 _RUNS = 2
-_KEYS = ('chunk', 'prompt')
+_KEYS = ('chunk', 'prompt', 'passes')
 
 
 def measure(options: Namespace, budget: int, chunk: int) -> list[dict[str, Any]]:
@@ -56,14 +56,14 @@ def measure(options: Namespace, budget: int, chunk: int) -> list[dict[str, Any]]
 
 
 def medians(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """One record for each chunk and length instead of one a round; `least_ms` and `most_ms`, too."""
+    """One record a chunk and length instead of one a round, with `least_ms` and `most_ms`."""
     groups: dict[tuple[int, ...], list[dict[str, Any]]] = {}
     for record in records:
         groups.setdefault(tuple(record[key] for key in _KEYS), []).append(record)
     return [{name: statistics.median(record[name] for record in group) for name in group[0]}
             | {'least_ms': min(record['total_ms'] for record in group),
                'most_ms': max(record['total_ms'] for record in group)}
-            for group in groups.values()]
+            | dict(zip(_KEYS, key, strict=True)) for key, group in groups.items()]
 
 
 def _prefill(engine: Engine, length: int) -> dict[str, float]:
@@ -110,8 +110,8 @@ def main() -> int:
         print(f'error: {error}', file=sys.stderr)
         return 1
     figures = medians(records)
-    table = Table('chunk', 'prompt', 'ms', 'least to most', 'ONNX Runtime', 'core', 'waiting',
-                  'passes', 'MB read', 'window MB', 'peak over budget', 'load', box=MARKDOWN)
+    table = Table('chunk', 'prompt', 'ms', 'range', 'ORT', 'core', 'waiting',
+                  'passes', 'MB read', 'window MB', 'over budget', 'load', box=MARKDOWN)
     for one in figures:
         table.add_row(str(one['chunk']), str(one['prompt']), f'{one["total_ms"]:.0f}',
                       f'{one["least_ms"]:.0f}-{one["most_ms"]:.0f}',
