@@ -354,7 +354,7 @@ def test_a_missing_extension_is_logged(monkeypatch, caplog):
 
 
 @needs_native
-@pytest.mark.parametrize('compiled', [None, 1, 3])
+@pytest.mark.parametrize('compiled', [None, 1, 2, 4])
 def test_an_extension_of_another_format_is_refused(monkeypatch, compiled):
     """As one is that was compiled before the int4 rows changed: it gave NaN without a word."""
     from flash_llm_ros import _native

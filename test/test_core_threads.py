@@ -143,8 +143,8 @@ def test_the_plan_counts_the_scratch_memory(tmp_path, dim, codec, threads):
     group_bytes = 65536
     made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(1), codec, dim,
                              group_bytes, [(3, 0, 3), (3, 0, 1)])
-    section = Section('embedding', -1, 1, 3, 1, 0, row_codec(codec, dim).row_bytes)
-    geometry = Geometry(512, group_bytes, dim, codec, (section,))
+    section = Section('embedding', -1, 1, 3, 1, 0, row_codec(codec, dim))
+    geometry = Geometry(512, group_bytes, dim, (section,))
     core = Setting(options={'threads': threads}).open(made, load_core_class())
     for tokens in (1, 40):
         x = np.ones((tokens, dim), np.float32)

@@ -57,7 +57,7 @@ class LossMeter:
         for piece in self._pieces:
             for start, logits in self._chunks(piece, thresholds, self._model.chunk):
                 following = piece[start + 1:start + 1 + len(logits)]
-                rows = _log_softmax(logits[:len(following)])
+                rows = log_softmax(logits[:len(following)])
                 found.append(-rows[np.arange(len(rows)), following])
         return np.concatenate(found).astype(np.float64)
 
@@ -82,7 +82,7 @@ class LossMeter:
     def _rows(self, thresholds: NDArray[np.float64] | None) -> Iterator[Array]:
         for piece in self._pieces:
             for _, logits in self._chunks(piece, thresholds, _DIVERGENCE_ROWS):
-                yield _log_softmax(logits).astype(np.float32)
+                yield log_softmax(logits).astype(np.float32)
 
     def _chunks(self, piece: NDArray[np.int64], thresholds: NDArray[np.float64] | None,
                 rows: int) -> Iterator[tuple[int, Array]]:
@@ -106,6 +106,6 @@ def divergence(reference: Array, ours: Array) -> float:
     return float((np.exp(reference) * (reference - ours)).sum(axis=1, dtype=np.float64).mean())
 
 
-def _log_softmax(logits: Array) -> Array:
+def log_softmax(logits: Array) -> Array:
     shifted = logits - logits.max(axis=1, keepdims=True)
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
