@@ -76,7 +76,8 @@ def convert(source: str | Path, target: str | Path, options: ConversionOptions,
     exact = options.neurons == 'fp16'
     layout = 'bundled' if checkpoint.spec.sparse_by_nature else 'split'
     sections = SectionFormats(checkpoint, layout, options.neurons, options.int4_loss)
-    form = StoreFormat(layout, sections.first, options.resident or ('fp32' if exact else _resident(checkpoint)),
+    form = StoreFormat(layout, sections.first,
+                       options.resident or ('fp32' if exact else _resident(checkpoint)),
                        options.kv_cache or ('fp32' if exact else 'fp16'), options.block)
     profile = options.profile
     if options.probe:

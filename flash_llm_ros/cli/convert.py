@@ -32,7 +32,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--int4-loss', type=float, default=INT4_LOSS, metavar='NATS',
                         help='with int4: keep those sections int8 (down columns of a layer, the '
                         'head) without which rounding costs more nats a token than this (default: '
-                        '%(default)s, about 2 %% of perplexity; inf: all is int4, the smallest '
+                        '%(default)s, about 2.5 %% of perplexity; inf: all is int4, the smallest '
                         'store)')
     parser.add_argument('--resident', choices=('q8', 'q4', 'fp32'),
                         help='format of the attention weights (default: q4 where '
