@@ -11,25 +11,22 @@ import numpy as np
 from flash_llm_ros.calibrate.measured_loss import LossMeter
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.engine.neuron_trace import record
-from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity
+from flash_llm_ros.engine.predictors import PredictorStack
 from flash_llm_ros.store.flash_store import FlashStore
 
 SPARSITIES = (0.5, 0.6, 0.7, 0.8)
 WINDOWS = (0.25, 0.5, 0.75)     # of the feed-forward bytes
-# Perplexity relative to dense in float32 with the same threshold on abs(h) in every layer,
-# measured on other text of the same kind.
-EXPECTED = {'llama': {0.5: 1.023, 0.6: 1.059, 0.7: 1.137, 0.8: 1.372},
-            'qwen2': {0.5: 1.012, 0.7: 1.048, 0.8: 1.109}}
 CONTEXT = 2048
 _SPARE = 500_000_000
 
 
 @dataclass(frozen=True)
 class SparsePrice:
-    """Of one sparsity: losses by token, and the share of the columns that was really left out."""
+    """Of one setting, on the same tokens as every other: losses, and divergences from exact mode's
+    answers; nats by token. And the share of the columns that was really left out."""
 
-    sparsity: float
     losses: np.ndarray
+    divergences: np.ndarray
     left_out: float
 
 
@@ -69,28 +66,26 @@ def exact_losses(store: FlashStore, tokens: list[int]) -> np.ndarray:
         engine.close()
 
 
-def sparse_price(store: FlashStore, tokens: list[int], sparsity: float) -> SparsePrice:
-    """Token by token, as an answer is made."""
-    engine = opened(store, mode='sparse', sparsity=sparsity, down_reads='stream')
-    try:
-        found = token_losses(engine_logits(engine, tokens, dense=False), tokens)
-        stats = engine.stats()
-    finally:
-        engine.close()
-    return SparsePrice(sparsity, found, 1 - stats['active_neurons'] / stats['total_neurons'])
+class PriceList:
+    """Prices on one text. It is read in chunks, by the same thresholds as an answer is made."""
 
+    def __init__(self, store: FlashStore, tokens: list[int]) -> None:
+        self._engine, self._tokens = opened(store), np.array(tokens, np.int64)
+        self._exact = LossMeter(self._engine, []).exact(self._tokens)
 
-def chunked_price(store: FlashStore, tokens: list[int], sparsity: float) -> SparsePrice:
-    """By the same thresholds, several tokens at once; what was left out is as was calibrated."""
-    calibration = store.manifest.calibration
-    engine = opened(store)
-    try:
-        found = LossMeter(engine, [np.array(tokens, np.int64)]).losses(
-            at_sparsity(calibration.thresholds, sparsity))
-    finally:
-        engine.close()
-    return SparsePrice(sparsity, found,
-                       float(at_sparsity(calibration.layer_sparsity, sparsity).mean()))
+    @property
+    def exact(self) -> np.ndarray:
+        """Exact mode's losses, nats by token."""
+        return self._exact.losses
+
+    def price(self, thresholds: np.ndarray) -> SparsePrice:
+        """Of an activation threshold for each layer."""
+        meter = LossMeter(self._engine, [])
+        found = meter.compared(self._tokens, self._exact, thresholds)
+        return SparsePrice(found['losses'], found['divergences'], meter.left_out)
+
+    def close(self) -> None:
+        self._engine.close()
 
 
 def prefetch_recall(store: FlashStore, text: str, tokens: int) -> tuple[float, float]:

@@ -4,27 +4,25 @@ from argparse import Namespace
 from dataclasses import asdict
 import json
 import os
-from pathlib import Path
+import shutil
 import sys
-import tempfile
 
 from calibration_quality import (
     CONTEXT,
-    EXPECTED,
     SPARSITIES,
     WINDOWS,
-    chunked_price,
+    PriceList,
+    SparsePrice,
     exact_losses,
     ffn_bytes,
     model_store,
     predicted_losses,
     prefetch_recall,
-    sparse_price,
     traffic,
 )
 from calibration_text import calibration_text, word_runs
 from ensure_store import ensure_store
-from held_out_text import held_out_text
+from held_out_text import held_out_text, other_text
 import numpy as np
 from rich.box import MARKDOWN
 from rich.console import Console
@@ -34,6 +32,7 @@ from flash_llm_ros.calibrate.calibration import CalibrationOptions, recalibrate
 from flash_llm_ros.calibrate.perplexity_growth import Growth
 from flash_llm_ros.calibrate.predictor_forms import DEFAULT_FORMS
 from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.engine.predictors import at_sparsity
 from flash_llm_ros.engine.tokens import load_tokenizer
 from flash_llm_ros.store.flash_store import FlashStore
 
@@ -43,43 +42,49 @@ _REGIMES = ((_EXACT, 'exact', {'lookup_tokens': 0}), (_BY_DEFAULT, 'sparse', {})
             ('sparse, single columns', 'sparse', {'down_reads': 'scattered'}))
 
 
-def calibrated(options: Namespace) -> FlashStore:
-    """A store of the model, calibrated on the bench's own text where it is not calibrated yet."""
+def calibrated(options: Namespace) -> tuple[FlashStore, dict[str, list[float]]]:
+    """A store of the model, calibrated on the bench's own text where it is not calibrated yet.
+
+    And thresholds by sparsity that leave out the same share of every layer, of the same text; they
+    are kept beside the store.
+    """
     path = model_store(options.model, options.neurons)
+    equal = path.with_suffix('.equal_shares.json')
     ensure_store(options.model, path, neurons=options.neurons, calibrate=False)
     store = FlashStore.open(path)
-    if store.manifest.calibration is None or not store.manifest.calibration.perplexity:
-        with Steps() as steps, tempfile.TemporaryDirectory(dir=path.parent) as work:
-            store = recalibrate(path, [calibration_text()], Path(work), CalibrationOptions(
+    if store.manifest.calibration is None or not equal.exists():
+        work = path.with_suffix('.work')
+        with Steps() as steps:
+            found = recalibrate(path, [calibration_text()], work, CalibrationOptions(
                 most_tokens=options.calibration_tokens, forms=DEFAULT_FORMS,
-                measured_tokens=options.measured_tokens, threads=2), steps).store
-    return store
+                measured_tokens=options.measured_tokens, threads=2), steps)
+        store = found.store
+        equal.write_text(json.dumps(found.thresholds.uniform_thresholds))
+        shutil.rmtree(work)
+    return store, json.loads(equal.read_text())
 
 
 def measure(options: Namespace) -> dict[str, object]:
     """All figures of one model."""
-    model, text = options.model, held_out_text()
-    if not word_runs(text).isdisjoint(word_runs(calibration_text())):
+    model, text, seen = options.model, held_out_text(), word_runs(calibration_text())
+    if not (word_runs(text) | word_runs(other_text())).isdisjoint(seen):
         raise ValueError('the held-out text shares eight neighbouring words with the text that '
                          'is calibrated with')
     load = [os.getloadavg()[0]]
-    store = calibrated(options)
-    tokens = load_tokenizer(store).encode(text)[:min(options.tokens, CONTEXT)]
+    store, equal = calibrated(options)
+    tokenizer = load_tokenizer(store)
+    tokens = tokenizer.encode(text)[:min(options.tokens, CONTEXT)]
     few = tokens[:options.traffic_tokens]
     calibration = store.manifest.calibration
+    default = calibration.default_sparsity
+    exact, sparse = _prices(store, equal, tokens, sorted({*SPARSITIES, default}))
+    others = tokenizer.encode(other_text())[:min(options.tokens, CONTEXT)]
+    say('the other text')
+    _, elsewhere = _prices(store, equal, others, [default])
     say('exact stores')
-    exact = {neurons: exact_losses(
-        store if neurons == options.neurons else FlashStore.open(ensure_store(
-            model, model_store(model, neurons), neurons=neurons, calibrate=False)), tokens)
-        for neurons in options.exact}
-    base = exact[options.neurons]
-    price = chunked_price if options.chunks else sparse_price
-    prices = []
-    for sparsity in sorted({*SPARSITIES, calibration.default_sparsity}):
-        say(f'sparsity {sparsity:.0%}')
-        prices.append(price(store, tokens, sparsity))
-        found = _relative(_figures(prices[-1].losses, base))
-        print(f'perplexity {found} of exact', file=sys.stderr, flush=True)
+    exacts = {neurons: exact if neurons == options.neurons else exact_losses(FlashStore.open(
+        ensure_store(model, model_store(model, neurons), neurons=neurons, calibrate=False)),
+        tokens) for neurons in options.exact}
     say('prefetch')
     recall, precision = prefetch_recall(store, text, len(few))
     say('traffic')
@@ -88,15 +93,13 @@ def measure(options: Namespace) -> dict[str, object]:
     say('neurons that the predictor alone leaves out')
     half = tokens[:len(tokens) // 2]
     decided = {share: predicted_losses(store, half, share) for share in (1.0, *_LOADS)}
-    return {'model': store.manifest.model.name, 'model_type': store.manifest.model.model_type,
-            'neurons': options.neurons, 'tokens': len(tokens),
+    return {'model': store.manifest.model.name, 'neurons': options.neurons, 'tokens': len(tokens),
             'calibration_tokens': calibration.text_tokens,
-            'exact': {neurons: _figures(losses, base) for neurons, losses in exact.items()},
-            'to_fp16': {neurons: _figures(losses, exact['fp16'])
-                        for neurons, losses in exact.items()} if 'fp16' in exact else {},
-            'default_sparsity': calibration.default_sparsity,
-            'sparse': [{'sparsity': one.sparsity, 'left_out': one.left_out,
-                        **_figures(one.losses, base)} for one in prices],
+            'exact': {neurons: _figures(losses, exact) for neurons, losses in exacts.items()},
+            'to_fp16': {neurons: _figures(losses, exacts['fp16'])
+                        for neurons, losses in exacts.items()} if 'fp16' in exacts else {},
+            'default_sparsity': default, 'sparse': sparse,
+            'other_text': {'tokens': len(others), **elsewhere[0]},
             'prefetch_recall': recall, 'prefetch_precision': precision,
             'contribution_recall': calibration.mean_recall,
             'predictor_bytes': calibration.predictor_bytes, 'ffn_bytes': ffn_bytes(store),
@@ -104,6 +107,38 @@ def measure(options: Namespace) -> dict[str, object]:
             'predictor_decides': {str(share): _figures(losses, decided[1.0])
                                   for share, losses in decided.items()},
             'load_average': [*load, os.getloadavg()[0]]}
+
+
+def _prices(store: FlashStore, equal: dict[str, list[float]], tokens: list[int],
+            sparsities: list[float]) -> tuple[np.ndarray, list[dict[str, object]]]:
+    """Exact mode's losses; and by sparsity what it costs as calibrated, and with equal shares."""
+    say(f'exact mode, {len(tokens)} tokens')
+    prices, rows = PriceList(store, tokens), []
+    try:
+        for sparsity in sparsities:
+            say(f'sparsity {sparsity:.0%}')
+            ours, theirs = (prices.price(at_sparsity(table, sparsity)) for table in
+                            (store.manifest.calibration.thresholds, equal))
+            rows.append({'sparsity': sparsity, **_price(ours, prices.exact),
+                         'equal_shares': _price(theirs, prices.exact),
+                         'to_equal_shares': _figures(ours.losses, theirs.losses),
+                         'divergence_saved': _mean(theirs.divergences - ours.divergences)})
+            print(f'perplexity {_relative(rows[-1])} of exact, '
+                  f'{_relative(rows[-1]["equal_shares"])} with equal shares',
+                  file=sys.stderr, flush=True)
+        return prices.exact, rows
+    finally:
+        prices.close()
+
+
+def _price(found: SparsePrice, exact: np.ndarray) -> dict[str, object]:
+    return {**_figures(found.losses, exact), 'left_out': found.left_out,
+            'divergence': _mean(found.divergences)}
+
+
+def _mean(values: np.ndarray) -> tuple[float, float]:
+    """And its standard error."""
+    return float(values.mean()), float(values.std(ddof=1) / len(values) ** 0.5)
 
 
 def _figures(losses: np.ndarray, base: np.ndarray) -> dict[str, float]:
@@ -119,37 +154,43 @@ def say(what: str) -> None:
 
 def show(figures: dict) -> str:
     """Print the tables; returns the headline."""
-    console, exact = Console(width=130), figures['exact']
-    expected = EXPECTED.get(figures['model_type'], {})
+    console = Console(width=150)
     table = Table('regime', 'perplexity', f'relative to exact {figures["neurons"]}',
-                  'relative to fp16', 'equal shares, other text', 'columns left out',
-                  box=MARKDOWN)
-    for neurons, row in exact.items():
+                  'relative to fp16', 'equal shares', 'relative to equal shares',
+                  'divergence, nats', 'equal shares', 'saved', 'columns left out', box=MARKDOWN)
+    for neurons, row in figures['exact'].items():
         table.add_row(f'exact {neurons}', f'{row["perplexity"]:.3f}', _relative(row),
-                      _relative(figures['to_fp16'].get(neurons)), '', '0 %')
+                      _relative(figures['to_fp16'].get(neurons)), *[''] * 5, '0 %')
     for row in figures['sparse']:
-        sparsity = row['sparsity']
-        mark = ', the default' if sparsity == figures['default_sparsity'] else ''
-        table.add_row(f'sparse {sparsity:.0%}{mark}', f'{row["perplexity"]:.3f}', _relative(row),
-                      '', str(expected.get(sparsity, '')), f'{row["left_out"]:.1%}')
-    console.print(f'{figures["model"]}, {figures["tokens"]} tokens of held-out text '
-                  f'(bench/held_out_text.py), calibrated on {figures["calibration_tokens"]} '
-                  'others (bench/calibration_text.py); ± one standard error of paired differences; '
-                  'load average '
+        default = ', the default' if row['sparsity'] == figures['default_sparsity'] else ''
+        table.add_row(*_row(f'sparse {row["sparsity"]:.0%}{default}', row))
+    other = figures['other_text']
+    table.add_row(*_row(f'sparse {other["sparsity"]:.0%}, the default, on other text', other))
+    console.print(f'{figures["model"]}, {figures["tokens"]} tokens of held-out text and '
+                  f'{other["tokens"]} of another (bench/held_out_text.py), calibrated on '
+                  f'{figures["calibration_tokens"]} others (bench/calibration_text.py); ± one '
+                  'standard error of paired differences; load average '
                   + ' to '.join(f'{load:.1f}' for load in figures['load_average']))
     console.print(table)
     _show_traffic(console, figures)
     _, *rows = figures['predictor_decides'].items()
     console.print('The predictor alone decides which neurons are loaded, gate and up rows too: '
                   + ', '.join(f'{float(load):.0%} {_relative(row)}' for load, row in rows))
-    default = next(row for row in figures['sparse']
-                   if row['sparsity'] == figures['default_sparsity'])
     gain = {one['regime']: one for one in figures['traffic'] if one['window'] == 0.5}
     return (f'{figures["model"]}: perplexity relative to exact '
             + ', '.join(f'{_relative(row)} at {row["sparsity"]:.0%}' for row in figures['sparse'])
-            + f'; by default {default["sparsity"]:.0%} at {_relative(default)}, which at a window '
-            f'of 50 % reads {gain[_BY_DEFAULT]["read"]:.1%} instead of '
+            + f'; by default {other["sparsity"]:.0%} at {_relative(other)} on other text, which at '
+            f'a window of 50 % reads {gain[_BY_DEFAULT]["read"]:.1%} instead of '
             f'{gain[_EXACT]["read"]:.1%} of the feed-forward bytes a token')
+
+
+def _row(name: str, row: dict) -> list[str]:
+    equal = row['equal_shares']
+    return [name, f'{row["perplexity"]:.3f}', _relative(row), '', _relative(equal),
+            _relative(row['to_equal_shares']), f'{row["divergence"][0]:.4f}',
+            f'{equal["divergence"][0]:.4f}',
+            '{:.4f} ± {:.4f}'.format(*row['divergence_saved']),
+            f'{row["left_out"]:.1%} / {equal["left_out"]:.1%}']
 
 
 def _relative(row: dict | None) -> str:

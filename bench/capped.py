@@ -81,8 +81,11 @@ def sides_of(options: Namespace, store: FlashStore) -> list[Side]:
         sides += [side(f'sparse {sparsity:.0%}', f'sparse {sparsity:.0%}', 0, sparsity)
                   for sparsity in sorted(sparsities)]
     if store.manifest.aggressive is not None:
+        shares = [float(share) for share in store.manifest.aggressive.shares]
         sides += [side(f'aggressive {share:.0%}', f'aggressive {share:.0%}', 0, share=share)
-                  for share in map(float, store.manifest.aggressive.shares)]
+                  for share in shares]
+        sides.append(side(f'aggressive {min(shares):.0%}, lookup', f'aggressive {min(shares):.0%}',
+                          EngineConfig.lookup_tokens, share=min(shares)))
     if options.peer_python is None:
         print('no --peer-python: only our engine is measured', file=sys.stderr)
         return sides

@@ -1,9 +1,10 @@
 """Time to first token in exact mode, by length of the prompt and by prefill_chunk.
 
     python bench/prefill.py STORE 560MB [--chunks 64 128] [--prompts 16 128 512] [--threads 1]
-        [--json PATH]
+        [--rounds 3] [--json PATH]
 
 The budget is the same for every chunk: scratch that a larger chunk takes is taken off the window.
+Chunks take turns, a process each time; figures are medians over the rounds.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -29,7 +30,8 @@ from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.engine.process_memory import peak_resident_bytes, resident_bytes
 from flash_llm_ros.store.errors import FlashLlmError
 
-_RUNS = 3
+_RUNS = 2
+_KEYS = ('chunk', 'prompt', 'passes')
 
 
 def measure(options: Namespace, budget: int, chunk: int) -> list[dict[str, Any]]:
@@ -51,6 +53,17 @@ def measure(options: Namespace, budget: int, chunk: int) -> list[dict[str, Any]]
         return records
     finally:
         engine.close()
+
+
+def medians(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One record a chunk and length instead of one a round, with `least_ms` and `most_ms`."""
+    groups: dict[tuple[int, ...], list[dict[str, Any]]] = {}
+    for record in records:
+        groups.setdefault(tuple(record[key] for key in _KEYS), []).append(record)
+    return [{name: statistics.median(record[name] for record in group) for name in group[0]}
+            | {'least_ms': min(record['total_ms'] for record in group),
+               'most_ms': max(record['total_ms'] for record in group)}
+            | dict(zip(_KEYS, key, strict=True)) for key, group in groups.items()]
 
 
 def _prefill(engine: Engine, length: int) -> dict[str, float]:
@@ -80,24 +93,28 @@ def main() -> int:
     parser.add_argument('--chunks', type=int, nargs='+', default=[64, 128, 256, 512])
     parser.add_argument('--prompts', type=int, nargs='+', default=[16, 128, 512])
     parser.add_argument('--threads', type=int, default=1)
+    parser.add_argument('--rounds', type=int, default=3)
     parser.add_argument('--json', type=Path)
     options = parser.parse_args()
     try:
         budget = parse_byte_size('budget', options.budget)
-        figures: list[dict[str, Any]] = []
+        records: list[dict[str, Any]] = []
+        turns = options.chunks * options.rounds
         # A process each, so that peaks are those of one engine.
         with Steps() as steps, ProcessPoolExecutor(
                 1, multiprocessing.get_context('spawn'), max_tasks_per_child=1) as process:
-            for index, chunk in enumerate(options.chunks):
-                figures += process.submit(measure, options, budget, chunk).result()
-                steps('chunks', index + 1, len(options.chunks))
+            for index, chunk in enumerate(turns):
+                records += process.submit(measure, options, budget, chunk).result()
+                steps('turns', index + 1, len(turns))
     except FlashLlmError as error:
         print(f'error: {error}', file=sys.stderr)
         return 1
-    table = Table('chunk', 'prompt', 'ms', 'ONNX Runtime', 'core', 'waiting', 'passes',
-                  'MB read', 'window MB', 'peak over budget', 'load', box=MARKDOWN)
+    figures = medians(records)
+    table = Table('chunk', 'prompt', 'ms', 'range', 'ORT', 'core', 'waiting',
+                  'passes', 'MB read', 'window MB', 'over budget', 'load', box=MARKDOWN)
     for one in figures:
         table.add_row(str(one['chunk']), str(one['prompt']), f'{one["total_ms"]:.0f}',
+                      f'{one["least_ms"]:.0f}-{one["most_ms"]:.0f}',
                       f'{one["attention_ms"]:.0f}', f'{one["core_ms"]:.0f}',
                       f'{one["waiting_ms"]:.0f}', str(one['passes']), f'{one["bytes"] / 1e6:.0f}',
                       f'{one["window"] / 1e6:.1f}', f'{one["above_budget"] / 1e6:+.1f} MB',

@@ -145,9 +145,6 @@ def main() -> int:
     parser.add_argument('--exact', nargs='+', choices=('fp16', 'int8', 'int4'), metavar='FORMAT',
                         help='stores to compare in exact mode, --neurons among them (default: '
                              'all three)')
-    parser.add_argument('--chunks', action='store_true',
-                        help='read the text in chunks in sparse mode, too, by the same thresholds; '
-                             'for large models')
     options = parser.parse_args()
     if options.calibration:
         options.exact = options.exact or ['fp16', 'int8', 'int4']

@@ -1,7 +1,7 @@
 """Where the milliseconds of one token go: ONNX Runtime, kernels, waiting for reads, Python.
 
-    python bench/token_profile.py STORE 560MB [--mode sparse] [--sparsity 0.7] [--threads 1 2]
-        [--tokens 32] [--json PATH]
+    python bench/token_profile.py STORE 560MB [--mode sparse] [--sparsity 0.7] [--share 0.75]
+        [--threads 1 2] [--tokens 32] [--json PATH]
 
 Calls are timed from outside, by wrapping them; waiting inside of the core is counted by the core
 itself. Medians over the tokens of one greedy answer, and beside them the same without the wraps.
@@ -92,6 +92,10 @@ def wrap(engine: Engine, generation: Generation, watches: Stopwatches) -> None:
     watches.wrap(model.attention, 'final_norm', 'final norm')
     if (predictors := getattr(model.feed_forward, '_predictors', None)) is not None:
         watches.wrap(predictors, 'wanted', 'predictors')
+    for correction in getattr(model.feed_forward, '_corrections', ()):
+        watches.wrap(correction, 'add', 'corrections')
+    if model.shortlist is not None:
+        watches.wrap(model.shortlist, 'logits', 'shortlisting the head')
     watches.wrap(generation._sampler, 'pick', 'sampler')
     watches.wrap(generation._stream, 'step', 'text of the token')
     watches.replace(model.window, 'core', TimedCore(model.window.core, watches))
@@ -141,7 +145,8 @@ def middle(records: list[dict[str, float]]) -> dict[str, float]:
 def measure(options: Namespace, budget: int, threads: int) -> dict[str, Any]:
     """Parts of a token and what is known beside them, for one number of threads."""
     engine = Engine.open(EngineConfig(options.store, budget, options.mode, threads=threads,
-                                      sparsity=options.sparsity, lookup_tokens=0))
+                                      sparsity=options.sparsity, neuron_share=options.share,
+                                      lookup_tokens=0))
     try:
         engine.model.spec = replace(engine.model.spec, end_tokens=())
         plain = profile(engine, options.tokens, watched=False)
@@ -192,8 +197,9 @@ def main() -> int:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('store', type=Path)
     parser.add_argument('budget', help="'560MB'")
-    parser.add_argument('--mode', choices=('exact', 'sparse'), default='exact')
-    parser.add_argument('--sparsity', type=float)
+    parser.add_argument('--mode', choices=('exact', 'sparse', 'aggressive'), default='exact')
+    parser.add_argument('--sparsity', type=float, help='of mode sparse')
+    parser.add_argument('--share', type=float, help='of mode aggressive')
     parser.add_argument('--threads', type=int, nargs='+', default=[1, 2])
     parser.add_argument('--tokens', type=int, default=32)
     parser.add_argument('--json', type=Path)

@@ -3,6 +3,7 @@
 import math
 import os
 from pathlib import Path
+import signal
 
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')      # as the commands do, before NumPy is there
 
@@ -16,6 +17,10 @@ from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
 # No assertion on wall time: a busy machine must not fail a test.
 settings.register_profile('no_deadline', deadline=None)
 settings.load_profile('no_deadline')
+
+# A shell's background job ignores Ctrl-C, and so would every process that tests send one to.
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REAL_MODEL = Path(__file__).parents[1] / 'models/SmolLM2-135M-Instruct.Q4_1.gguf'
 

@@ -192,6 +192,21 @@ def test_a_shortlist_computes_its_rows_exactly_and_reads_less(ordered):
     short.close()
 
 
+@pytest.mark.timeout(300)
+def test_guessed_tokens_save_passes_and_change_nothing(ordered):
+    """An answer that repeats itself, with every token read as it is chosen."""
+    repeating = 'one two three four. one two three four. one two three four. one two'
+    found = {}
+    for lookup_tokens in (0, 4):
+        engine = _engine(ordered, mode='aggressive', neuron_share=0.8, lookup_tokens=lookup_tokens)
+        answer = engine.start(GenerationRequest(repeating, raw=True, max_tokens=60))
+        list(answer)
+        found[lookup_tokens] = answer
+        engine.close()
+    assert found[4].tokens == found[0].tokens
+    assert found[0].stats.guessed_tokens == 0 < found[4].stats.right_guesses
+
+
 def test_what_a_store_is_not_prepared_for_is_refused(fp16_store, ordered):
     for store, share, words in ((Path(fp16_store), None, 'was not prepared'),
                                 (ordered, 0.75, 'prepared for 1.00, 0.80')):

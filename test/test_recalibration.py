@@ -13,6 +13,7 @@ from safetensors.numpy import load_file
 from flash_llm_ros.calibrate import calibration
 from flash_llm_ros.calibrate.calibration import CalibrationOptions, recalibrate
 from flash_llm_ros.calibrate.calibration_text import read_texts
+from flash_llm_ros.calibrate.ffn_weights import FfnWeights
 from flash_llm_ros.calibrate.measured_loss import LossMeter
 from flash_llm_ros.calibrate.traces import Traces
 from flash_llm_ros.cli.main import main
@@ -113,6 +114,24 @@ def test_measured_perplexity_is_that_of_sparse_mode(calibrated: Path) -> None:
     assert ours == pytest.approx(np.exp(loss / (len(tokens) - 1)), rel=0.005)
     assert ours != pytest.approx(exact, rel=1e-4)
     assert left_out == pytest.approx(0.6, abs=0.1)
+
+
+def test_equal_shares_are_measured_beside_ours(store: Path, tmp_path: Path) -> None:
+    found = recalibrate(store, [TEXT], tmp_path / 'work', OPTIONS, quiet)
+    thresholds, manifest = found.thresholds, found.store.manifest
+    traces = Traces(tmp_path / 'work' / 'results' / 'inputs', manifest.model.layers, 64)
+    learned = np.arange(1024) // 128 % 4 != 3
+    with NeuronReader(found.store) as reader:
+        for layer in range(manifest.model.layers):
+            size = np.abs(FfnWeights(reader, manifest, layer).activations(
+                traces.read(layer)[learned]).astype(np.float64))
+            for key, limits in thresholds.uniform_thresholds.items():
+                assert (size <= limits[layer]).mean() == pytest.approx(float(key), abs=0.005)
+    assert set(thresholds.uniform_growth) == set(thresholds.growth) == set(thresholds.shares)
+    for key, shares in thresholds.shares.items():
+        if len(set(shares)) == 1:
+            assert thresholds.thresholds[key] == thresholds.uniform_thresholds[key]
+            assert thresholds.growth[key] == thresholds.uniform_growth[key]
 
 
 @pytest.mark.parametrize(('what', 'at'), [
@@ -234,6 +253,7 @@ def test_the_command_writes_its_own_text(store: Path, capsys: pytest.CaptureFixt
     arguments = ['calibrate', str(store), '--tokens', '256', '--measured-tokens', '32']
     assert main(arguments) == 0
     out = capsys.readouterr().out
+    assert 'of the groups of down columns a token' in out
     assert '256 tokens' in out and 'peak RSS' in out and 'alike' in out and '±' in out
     assert not store.with_name('.robot.store.calibration').exists()
     assert FlashStore.open(store).manifest.calibration.text_tokens == 256

@@ -1,6 +1,7 @@
-"""What leaving out down columns costs, measured on the model itself: perplexity, divergence."""
+"""What leaving out down columns costs, measured on the model itself: losses and divergences."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +10,7 @@ from flash_llm_ros.calibrate.ffn_weights import Array
 from flash_llm_ros.engine import Engine
 from flash_llm_ros.engine.feed_forward import DenseFeedForward
 
-_DIVERGENCE_ROWS = 16           # of a chunk: its last tokens
+Piece = NDArray[np.int64]       # token ids, no more than the engine's context
 
 
 class ThresholdedFeedForward:
@@ -20,92 +21,163 @@ class ThresholdedFeedForward:
 
     def __init__(self, dense: DenseFeedForward, engine: Engine) -> None:
         self._dense, self._window, self._spec = dense, engine.model.window, engine.model.spec
-        self.thresholds = np.full(engine.model.spec.layers, -1.0)
+        self._exact = np.full(engine.model.spec.layers, -1.0)
+        self.active_neurons = self.total_neurons = 0
         self.begin = dense.begin
+        self.use(None)
 
-    @property
-    def active_neurons(self) -> int:
-        return self._dense.active_neurons
-
-    @property
-    def total_neurons(self) -> int:
-        return self._dense.total_neurons
+    def use(self, thresholds: NDArray[np.float64] | None) -> None:
+        """One a layer; None: exact."""
+        self._thresholds = self._exact if thresholds is None else thresholds
 
     def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
         core, h = self._window.core, self._dense.activations[:len(x)]
         core.gate_up(self._window.section('gate_up', layer), x, h, self._spec.activation)
-        h *= np.abs(h) > self.thresholds[layer]
+        used = np.abs(h) > self._thresholds[layer]
+        h *= used
+        self.active_neurons += int(np.count_nonzero(used))
+        self.total_neurons += used.size
         core.add_rows(self._window.section('down', layer), h, out)
 
 
-class LossMeter:
-    """Measures on pieces of text, lists of token ids no longer than the engine's context."""
+class EnteringLayers:
+    """Stands before a feed-forward block and keeps what enters each layer but the first."""
 
-    def __init__(self, engine: Engine, pieces: list[NDArray[np.int64]]) -> None:
-        self._model, self._pieces = engine.model, pieces
+    def __init__(self, inner: DenseFeedForward) -> None:
+        self._inner, self.begin = inner, inner.begin
+        self.entering: dict[int, list[Array]] = {}      # by layer, chunk by chunk
+
+    @property
+    def active_neurons(self) -> int:
+        return self._inner.active_neurons
+
+    @property
+    def total_neurons(self) -> int:
+        return self._inner.total_neurons
+
+    def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
+        self._inner.run(layer, x, out, dense)
+        self.entering.setdefault(layer + 1, []).append(out.copy())
+
+
+@dataclass(frozen=True)
+class ExactAnswers:
+    """Exact mode's answers to a piece of text.
+
+    `logs`: logarithms of probabilities, float32 [tokens, vocabulary], in chunks. `losses`: what
+    every token but the first cost to guess, nats, float64 [tokens - 1].
+    """
+
+    logs: list[Array]
+    losses: NDArray[np.float64]
+
+
+class LossMeter:
+    """Measures on pieces of text; the engine, of a split store in exact mode, is as it was then."""
+
+    def __init__(self, engine: Engine, pieces: list[Piece]) -> None:
+        self.pieces = pieces
+        self._model = engine.model
         self._plain = engine.model.feed_forward
         self._sparse = ThresholdedFeedForward(self._plain, engine)
         self._logits = np.empty((engine.model.chunk, engine.model.spec.vocab_size), np.float32)
 
     @property
     def tokens(self) -> int:
-        return sum(map(len, self._pieces))
+        return sum(map(len, self.pieces))
+
+    @property
+    def left_out(self) -> float:
+        """Share of the down columns that all that was measured with thresholds left out."""
+        return 1 - self._sparse.active_neurons / max(self._sparse.total_neurons, 1)
 
     def losses(self, thresholds: NDArray[np.float64] | None) -> NDArray[np.float64]:
         """Nats by token, float64 [tokens - pieces], with a threshold a layer; None: exact."""
-        found = []
-        for piece in self._pieces:
-            for start, logits in self._chunks(piece, thresholds, self._model.chunk):
-                following = piece[start + 1:start + 1 + len(logits)]
-                rows = log_softmax(logits[:len(following)])
-                found.append(-rows[np.arange(len(rows)), following])
-        return np.concatenate(found).astype(np.float64)
+        return np.concatenate([_losses(piece, self._rows(piece, thresholds))
+                               for piece in self.pieces])
 
     def perplexity(self, thresholds: NDArray[np.float64] | None) -> float:
         """exp of the mean loss."""
         return float(np.exp(self.losses(thresholds).mean()))
 
-    def sensitivities(self, limits: NDArray[np.float64],
-                      progress: Callable[[int, int], None]) -> NDArray[np.float64]:
-        """Mean divergence in nats when one layer has its limit and the others none; [layers]."""
-        layers = len(limits)
-        reference = list(self._rows(None))
-        found = np.empty(layers)
-        for layer in range(layers):
-            thresholds = np.full(layers, -1.0)
-            thresholds[layer] = limits[layer]
-            pairs = zip(reference, self._rows(thresholds), strict=True)
-            found[layer] = np.mean([divergence(exact, rows) for exact, rows in pairs])
-            progress(layer + 1, layers)
-        return np.maximum(found, 0)
+    def exact(self, piece: Piece) -> ExactAnswers:
+        """What the others are compared with; holds four bytes a token and word of vocabulary."""
+        logs = [rows.copy() for rows in self._rows(piece, None)]
+        return ExactAnswers(logs, _losses(piece, logs))
 
-    def _rows(self, thresholds: NDArray[np.float64] | None) -> Iterator[Array]:
-        for piece in self._pieces:
-            for _, logits in self._chunks(piece, thresholds, _DIVERGENCE_ROWS):
-                yield log_softmax(logits).astype(np.float32)
+    def compared(self, piece: Piece, exact: ExactAnswers,
+                 thresholds: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+        """In nats: `losses` [tokens - 1], and `divergences` from exact mode's answers [tokens]."""
+        divergences: list[NDArray[np.float64]] = []
 
-    def _chunks(self, piece: NDArray[np.int64], thresholds: NDArray[np.float64] | None,
-                rows: int) -> Iterator[tuple[int, Array]]:
-        """Chunk by chunk: the position of the first of at most `rows` logits, and the logits."""
+        def watched() -> Iterator[Array]:
+            for reference, rows in zip(exact.logs, self._rows(piece, thresholds), strict=True):
+                divergences.append(divergence(reference, rows))
+                yield rows
+
+        losses = _losses(piece, watched())
+        return {'losses': losses, 'divergences': np.concatenate(divergences)}
+
+    def sensitivities(self, piece: Piece, limits: NDArray[np.float64],
+                      progress: Callable[[int], None]) -> NDArray[np.float64]:
+        """Divergence in nats when one layer has its limit and the others none; [layers, tokens].
+
+        What comes before that layer is as in exact mode, and is not computed again.
+        """
+        self._model.feed_forward = recorder = EnteringLayers(self._plain)
+        try:
+            exact = [rows.copy() for rows in self._rows(piece, None)]
+        finally:
+            self._model.feed_forward = self._plain
+        found = np.empty((len(limits), len(piece)))
+        for layer, limit in enumerate(limits):
+            thresholds = np.full(len(limits), -1.0)
+            thresholds[layer] = limit
+            rows = self._rows(piece, thresholds, layer, recorder.entering.get(layer))
+            found[layer] = np.concatenate([divergence(*pair)
+                                           for pair in zip(exact, rows, strict=True)])
+            progress(layer + 1)
+        return found
+
+    def _rows(self, piece: Piece, thresholds: NDArray[np.float64] | None, first: int = 0,
+              entering: list[Array] | None = None) -> Iterator[Array]:
+        """Logarithms of probabilities, chunk by chunk; the next chunk overwrites them."""
         model = self._model
         if thresholds is not None:
-            self._sparse.thresholds = thresholds
+            self._sparse.use(thresholds)
             model.feed_forward = self._sparse
         try:
-            for position in range(0, len(piece), model.chunk):
+            for index, position in enumerate(range(0, len(piece), model.chunk)):
                 chunk = piece[position:position + model.chunk]
-                logits = self._logits[:min(rows, len(chunk))]
-                model.forward(chunk, position, dense=True, logits=logits)
-                yield position + len(chunk) - len(logits), logits
+                logits = self._logits[:len(chunk)]
+                if first:
+                    model.attention.hidden(first, len(chunk))[:] = entering[index]
+                    model.run_layers(first, len(chunk), position, True, logits)
+                else:
+                    model.forward(chunk, position, dense=True, logits=logits)
+                yield log_softmax(logits)
         finally:
-            model.feed_forward = self._plain
+            if thresholds is not None:
+                model.feed_forward = self._plain
 
 
-def divergence(reference: Array, ours: Array) -> float:
-    """Mean KL divergence in nats of log probabilities [tokens, vocabulary]."""
-    return float((np.exp(reference) * (reference - ours)).sum(axis=1, dtype=np.float64).mean())
+def divergence(reference: Array, ours: Array) -> NDArray[np.float64]:
+    """KL divergence in nats, by token, of log probabilities [tokens, vocabulary]."""
+    return (np.exp(reference) * (reference - ours)).sum(axis=1, dtype=np.float64)
+
+
+def _losses(piece: Piece, chunks: Iterable[Array]) -> NDArray[np.float64]:
+    """Of every token but the first, what it cost to guess it."""
+    found, start = [], 1
+    for rows in chunks:
+        following = piece[start:start + len(rows)]
+        found.append(-rows[np.arange(len(following)), following])
+        start += len(rows)
+    return np.concatenate(found).astype(np.float64)
 
 
 def log_softmax(logits: Array) -> Array:
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    """In place."""
+    logits -= logits.max(axis=1, keepdims=True)
+    logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return logits

@@ -70,7 +70,7 @@ class RoundingTrial:
         last = store.manifest.model.layers - 1
         layers = sorted({0, last // 2, last})
         name = _MEASURED_FOR_CHANGE[store.manifest.layout]
-        self._any_change = (layers, [divergence(self._exact, self._layer_logits(
+        self._any_change = (layers, [self._mean(self._layer_logits(
             store.manifest.geometry.section(name, layer), NeuronReader)) for layer in layers])
 
     def divergence(self, section: Section) -> float:
@@ -80,12 +80,14 @@ class RoundingTrial:
         """
         try:
             if section.layer == MODEL_WIDE:
-                return max(0.0, divergence(self._exact, self._head_logits(section)))
+                return max(0.0, self._mean(self._head_logits(section)))
             logits = self._layer_logits(section, partial(RoundedReader, name=section.name))
         except ValueError as error:
             raise ValueError(f'{section.label}: {error}') from None
-        found = divergence(self._exact, logits)
-        return max(0.0, found - float(np.interp(section.layer, *self._any_change)))
+        return max(0.0, self._mean(logits) - float(np.interp(section.layer, *self._any_change)))
+
+    def _mean(self, logits: Array) -> float:
+        return float(divergence(self._exact, logits).mean())
 
     def _logits(self) -> Array:
         """Log probabilities, float32 [tokens, vocabulary]."""

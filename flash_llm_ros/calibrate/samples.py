@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from flash_llm_ros.calibrate.traces import Traces
 
 _HELD_OUT = 4                   # every fourth piece of text
+_PLACES = 4                     # that text to measure on comes from: one alone may be peculiar
 
 
 @dataclass(frozen=True)
@@ -49,8 +50,8 @@ class Samples:
     def _pieces(self, most: int, held_out: bool) -> list[NDArray[np.int64]]:
         starts = np.arange(0, len(self.tokens), self.piece)
         starts = starts[self._is_held_out(starts) == held_out]
-        count = max(1, most // self.piece)
-        if len(starts) > count:
-            starts = starts[np.linspace(0, len(starts) - 1, count).astype(np.int64)]
-        return [self.tokens[start:start + self.piece] for start in starts
+        count = min(len(starts), max(_PLACES, most // self.piece))
+        starts = starts[np.linspace(0, len(starts) - 1, count).astype(np.int64)]
+        length = min(self.piece, max(2, most // max(count, 1)))
+        return [self.tokens[start:start + length] for start in starts
                 if start + 1 < len(self.tokens)]

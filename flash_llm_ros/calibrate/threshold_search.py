@@ -1,14 +1,16 @@
 """Finds a split store's activation thresholds, and the sparsity that costs little enough."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import cache
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.calibrate.ffn_weights import FfnWeights
+from flash_llm_ros.calibrate.likely_means import likely_means
 from flash_llm_ros.calibrate.measured_loss import LossMeter
 from flash_llm_ros.calibrate.perplexity_growth import Growth
 from flash_llm_ros.calibrate.resumable_folder import ResumableFolder
@@ -38,7 +40,8 @@ class FoundThresholds:
     """By sparsity of the whole model: a threshold and a share left out for each layer.
 
     `perplexity` is of held-out text, '0.00' is exact; `growth` is relative to that, and
-    `uniform_growth` with the same share left out of every layer. Empty where nothing was measured.
+    `uniform_growth` with the same share left out of every layer, by `uniform_thresholds`. Empty
+    where nothing was measured.
     """
 
     thresholds: dict[str, list[float]]
@@ -47,6 +50,7 @@ class FoundThresholds:
     perplexity: dict[str, float]
     growth: dict[str, Growth]
     uniform_growth: dict[str, Growth]
+    uniform_thresholds: dict[str, list[float]]
 
     def at_default(self, layer: int) -> tuple[float, float]:
         """A layer's activation threshold, and the share left out, at the default sparsity."""
@@ -72,24 +76,33 @@ class ThresholdSearch:
     def find(self, open_engine: EngineOpener, measured: int, most_loss: float) -> FoundThresholds:
         curves = list(self._curves(bool(measured)))
         quantiles = [curve['quantiles'] for curve in curves]
-        uniform = {f'{s:.2f}': np.full(self._layers, s) for s in SPARSITIES}
-        shares, growth, uniform_growth, exact = uniform, {}, {}, 0.0
+        shares = uniform = {f'{s:.2f}': np.full(self._layers, s) for s in SPARSITIES}
+        uniform_limits = {key: _limits(quantiles, found) for key, found in uniform.items()}
+        perplexity, growth, uniform_growth = {}, {}, {}
         if measured:
             with open_engine() as engine:
                 losses = self._losses(engine, curves, measured)
                 shares = {key: share_out(losses, float(key)) for key in uniform}
-                meter = LossMeter(engine, self._samples.held_out_pieces(measured))
-                exact, growth, uniform_growth = self._growth(meter, quantiles, shares, uniform)
-            # Where the estimate was wrong, which a measurement says, layers stay alike.
-            alike = [key for key in shares if uniform_growth[key].nats < growth[key].nats]
-            shares |= {key: uniform[key] for key in alike}
-            growth |= {key: uniform_growth[key] for key in alike}
+                exact, (alike, own) = self._compared(
+                    LossMeter(engine, self._samples.held_out_pieces(measured)),
+                    uniform_limits.values(),
+                    [_limits(quantiles, found) for found in shares.values()])
+            # Divergences say much surer than losses which of two is closer to exact mode.
+            chosen = [min(pair, key=lambda one: one['divergences'].mean())
+                      for pair in zip(own, alike, strict=True)]
+            shares = {key: uniform[key] if one is other else shares[key]
+                      for key, one, other in zip(shares, chosen, alike, strict=True)}
+            growth, uniform_growth = (
+                {key: Growth.of(one['losses'], exact)
+                 for key, one in zip(uniform, found, strict=True)} for found in (chosen, alike))
+            perplexity = {key: float(np.exp(exact.mean() + one.nats))
+                          for key, one in {'0.00': Growth(0, 0), **growth}.items()}
         return FoundThresholds(
             {key: _limits(quantiles, found).tolist() for key, found in shares.items()},
             {key: np.round(found, 4).tolist() for key, found in shares.items()},
             affordable_sparsity(growth, most_loss) if measured else DEFAULT_SPARSITY,
-            {'0.00': exact, **{key: exact * found.relative for key, found in growth.items()}}
-            if measured else {}, growth, uniform_growth)
+            perplexity, growth, uniform_growth,
+            {key: limits.tolist() for key, limits in uniform_limits.items()})
 
     def _curves(self, errors: bool) -> Iterator[dict[str, NDArray]]:
         """Of every layer: quantiles of the activations, and errors of the output."""
@@ -115,30 +128,37 @@ class ThresholdSearch:
         """
         errors = np.array([curve['errors'] for curve in curves])
         limits = _limits([curve['quantiles'] for curve in curves], np.full(self._layers, _PROBED))
-        meter = LossMeter(engine, self._samples.train_pieces(measured // 2))
-        found = self._work.arrays('sensitivities', lambda: {'nats': meter.sensitivities(
-            limits, lambda done, total: self._progress('sensitivities', done, total))})['nats']
+        meter = LossMeter(engine, self._samples.train_pieces(measured))
+        steps, found = len(meter.pieces) * self._layers, []
+        for number, piece in enumerate(meter.pieces):
+            def say(done: int, before: int = number * self._layers) -> None:
+                self._progress('sensitivities', before + done, steps)
+            found.append(self._work.arrays(f'sensitivities-{number:02d}', lambda piece=piece: {
+                'nats': meter.sensitivities(piece, limits, say)})['nats'])
         probed = errors[:, np.flatnonzero(SHARES == _PROBED)[0]]
-        return errors * (found / np.maximum(probed, np.finfo(float).tiny))[:, None]
+        sensitivities = likely_means(np.concatenate(found, axis=1))
+        return errors * (sensitivities / np.maximum(probed, np.finfo(float).tiny))[:, None]
 
-    def _growth(self, meter: LossMeter, quantiles: list[NDArray],
-                *tables: dict[str, NDArray]) -> tuple[float | dict[str, Growth], ...]:
-        """Exact mode's perplexity, and for each table of shares how much that grows."""
-        settings = [None, *(found for table in tables for found in table.values())]
-
-        def measure(found: NDArray | None) -> dict[str, NDArray]:
-            limits = None if found is None else _limits(quantiles, found)
-            return {'nats': meter.losses(limits)}
-
-        losses = []
-        for index, found in enumerate(settings):
-            losses.append(self._work.arrays(f'losses-{index:02d}',
-                                            lambda found=found: measure(found))['nats'])
-            self._progress('perplexity', index + 1, len(settings))
-        exact, *rest = losses
-        others = iter(rest)
-        return (float(np.exp(exact.mean())),
-                *({key: Growth.of(next(others), exact) for key in table} for table in tables))
+    def _compared(self, meter: LossMeter, *tables: Iterable[NDArray[np.float64]]
+                  ) -> tuple[NDArray[np.float64], list[list[dict[str, NDArray]]]]:
+        """Exact mode's losses, and for each setting of each table `LossMeter.compared`."""
+        tables = [list(table) for table in tables]
+        settings = [limits for table in tables for limits in table]
+        losses, found = [], [[] for _ in settings]
+        for number, piece in enumerate(meter.pieces):
+            exact = cache(lambda piece=piece: meter.exact(piece))
+            losses.append(self._work.arrays(
+                f'exact-{number:02d}', lambda exact=exact: {'losses': exact().losses})['losses'])
+            for index, limits in enumerate(settings):
+                found[index].append(self._work.arrays(
+                    f'compared-{number:02d}-{index:02d}',
+                    lambda piece=piece, exact=exact, limits=limits: meter.compared(
+                        piece, exact(), limits)))
+                self._progress('perplexity', number * len(settings) + index + 1,
+                               len(meter.pieces) * len(settings))
+        whole = iter([{name: np.concatenate([one[name] for one in parts]) for name in parts[0]}
+                      for parts in found])
+        return np.concatenate(losses), [[next(whole) for _ in table] for table in tables]
 
 
 def affordable_sparsity(growth: dict[str, Growth], most_loss: float) -> float:

@@ -28,7 +28,7 @@ class EngineConfig:
     prefill_chunk: int = 64         # prompt tokens computed at once
     sparsity: float | None = None   # share of down columns left out; None: as calibrated
     neuron_share: float | None = None   # of mode aggressive; None: as prepared
-    lookup_tokens: int = 4          # exact mode: guessed tokens computed with one; 0: none
+    lookup_tokens: int = 4          # not sparse: guessed tokens computed with one; 0: none
     structured: bool = False        # requests may have constraints: llguidance, and its memory
     force_batches: bool = True      # tokens that a constraint forces share a pass over the flash
     token_deadline_ms: float = 0.0  # sparse mode leaves out what is not read in time; 0: nothing

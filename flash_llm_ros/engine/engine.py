@@ -353,7 +353,7 @@ def _structured_row(library: int) -> PlanRow:
 
 def _lookup_tokens(config: EngineConfig) -> int:
     """Sparse mode computes its tokens one by one: each has an active set of its own."""
-    return config.lookup_tokens if config.mode == 'exact' else 0
+    return 0 if config.mode == 'sparse' else config.lookup_tokens
 
 
 def _chat_template(store: FlashStore, tokenizer: TextTokenizer) -> ChatTemplate:

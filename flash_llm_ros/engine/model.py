@@ -42,7 +42,15 @@ class Model:
             clock.begin()
         self.feed_forward.begin(dense, logits is not None)
         self.window.embed(tokens, self.attention.hidden(0, count))
-        for layer in range(self.spec.layers):
+        self.run_layers(0, count, position, dense, logits)
+        self.length = position + count
+        if clock is not None:
+            clock.end()
+
+    def run_layers(self, first: int, count: int, position: int, dense: bool,
+                   logits: NDArray[np.float32] | None) -> None:
+        """From layer `first` on, which `count` tokens enter as `attention.hidden` holds them."""
+        for layer in range(first, self.spec.layers):
             ffn_input, residual = self.attention.run(layer, count, position)
             self.feed_forward.run(layer, ffn_input, residual, dense)
         if logits is not None:
@@ -52,6 +60,3 @@ class Model:
                 self.window.logits(normed, logits)
             else:
                 self.shortlist.logits(self.window, normed, logits)
-        self.length = position + count
-        if clock is not None:
-            clock.end()

@@ -121,7 +121,7 @@ TABLE = (
           'Prompt tokens that share one pass over the flash', 'tokens', 1, 4096),
     Entry('lookup_tokens', 4, UNCONFIGURED,
           'Tokens guessed from the text so far and computed in the same pass over the flash, '
-          'in exact mode; 0: none', 'tokens', 0, 64),
+          'in modes exact and aggressive; 0: none', 'tokens', 0, 64),
     Entry('structured', False, UNCONFIGURED,
           'Requests may have constraints, for which llguidance and memory for it are needed: the '
           'memory plan shows how much'),
