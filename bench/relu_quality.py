@@ -1,11 +1,13 @@
 """What a ReLU model loses to its predictors, and what windows of its neurons save.
 
-    python bench/relu_quality.py CHECKPOINT [--store FOLDER] [--tokens 500] [--json PATH]
+    python bench/relu_quality.py CHECKPOINT [--store FOLDER] [--tokens 1000] [--json PATH]
 
-The store is made and calibrated where there is none. On held-out text: perplexity with every
+The store is made and calibrated, shortly, where there is none; `flash_llm calibrate` does it well.
+On held-out text: perplexity with every
 neuron and with those that are predicted; per layer how many active neurons the predictor misses
 and how many others it takes (the paper, section 3.2: 5 % and 7 %), and the share of the
-contribution it keeps; how many of a token's neurons are in windows of the last used ones.
+contribution it keeps; how many of a token's neurons are in windows of the last used ones, which
+have the rest of the DRAM that the predictors leave.
 """
 
 from argparse import ArgumentParser
@@ -14,15 +16,18 @@ import json
 from pathlib import Path
 import sys
 
+from calibration_quality import ffn_bytes
 from ensure_store import ensure_store
-from fidelity import engine_logits, perplexity
+from fidelity import engine_logits, token_losses
 from held_out_text import held_out_text
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
 from flash_llm_ros.calibrate.ffn_weights import FfnWeights
+from flash_llm_ros.calibrate.perplexity_growth import Growth
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.neuron_reader import NeuronReader
@@ -98,29 +103,33 @@ def window_facts(used: list[Bits], share: float) -> tuple[float, float]:
 def show(figures: dict) -> None:
     console = Console(width=100)
     table = Table('layer', 'active', 'predicted', 'active but missed', 'others taken',
-                  'contribution kept')
+                  'contribution kept', box=MARKDOWN)
     for layer, facts in enumerate(figures['layers']):
         table.add_row(str(layer), *(f'{value:.1%}' for value in facts.values()))
     mean = {name: float(np.mean([facts[name] for facts in figures['layers']]))
             for name in figures['layers'][0]}
     table.add_row('mean', *(f'{value:.1%}' for value in mean.values()))
     console.print(table)
-    windows = Table('window, of the layer', 'hits', 'new neurons a token, of the layer')
+    predictors = figures['predictor_share']
+    windows = Table('window, of the layer', 'and predictors', 'hits',
+                    'new neurons a token, of the layer', box=MARKDOWN)
     for row in figures['windows']:
-        windows.add_row(f'{row["window"]:.0%}', f'{row["hits"]:.1%}', f'{row["new"]:.2%}')
+        windows.add_row(f'{row["window"]:.0%}', f'{row["window"] + predictors:.0%}',
+                        f'{row["hits"]:.1%}', f'{row["new"]:.2%}')
     console.print(windows)
     exact, sparse = figures['perplexity_exact'], figures['perplexity_predicted']
-    print(f'perplexity {exact:.2f} with every neuron, {sparse:.2f} ({sparse / exact:.3f}x) with '
-          f'the predicted {mean["predicted"]:.1%}; {mean["active"]:.1%} are active; missed '
+    print(f'{figures["tokens"]} tokens: perplexity {exact:.2f} with every neuron, {sparse:.2f} '
+          f'({figures["relative"]:.3f} ± {figures["error"]:.3f} times) with the predicted '
+          f'{mean["predicted"]:.1%}; {mean["active"]:.1%} are active; missed '
           f'{mean["false_negatives"]:.1%} of them, taken {mean["false_positives"]:.1%} of the '
-          'others')
+          f'others; predictors are {predictors:.1%} of the feed-forward bytes')
 
 
 def main() -> int:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('checkpoint', type=Path, help='a ReLU model; `flash_llm relufy` makes one')
     parser.add_argument('--store', type=Path, help='(default: CHECKPOINT.store)')
-    parser.add_argument('--tokens', type=int, default=500, help='of held-out text (default: 500)')
+    parser.add_argument('--tokens', type=int, default=1000, help='of held-out text (default: 1000)')
     parser.add_argument('--json', type=Path, help='write the figures there')
     options = parser.parse_args()
     path = options.store or options.checkpoint.with_name(f'{options.checkpoint.name}.store')
@@ -129,14 +138,18 @@ def main() -> int:
         parser.error(f'{options.checkpoint} is no ReLU model')
     exact = open_engine(path, 'exact')
     tokens = exact.tokenize(held_out_text())[:options.tokens]
-    figures: dict = {'tokens': len(tokens),
-                     'perplexity_exact': perplexity(engine_logits(exact, tokens), tokens)}
+    every = token_losses(engine_logits(exact, tokens), tokens)
     exact.close()
     sparse = open_engine(path, 'sparse')
     recorder = Recorder(sparse)
-    figures['perplexity_predicted'] = perplexity(engine_logits(sparse, tokens, dense=False),
-                                                 tokens)
+    predicted = token_losses(engine_logits(sparse, tokens, dense=False), tokens)
     sparse.close()
+    growth = Growth.of(predicted, every)
+    figures: dict = {
+        'tokens': len(tokens), 'perplexity_exact': float(np.exp(every.mean())),
+        'perplexity_predicted': float(np.exp(predicted.mean())), 'relative': growth.relative,
+        'error': growth.relative_error,
+        'predictor_share': store.manifest.calibration.predictor_bytes / ffn_bytes(store)}
     with NeuronReader(store) as reader:
         figures['layers'] = [vars(layer_facts(FfnWeights(reader, store.manifest, layer),
                                               np.array(inputs), np.array(said)))

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from ros_fixtures import new_domain, running_node
@@ -233,4 +234,14 @@ def test_signals_that_come_at_once_end_the_node_all_the_same(int8_store):
         for _ in range(50):
             node.process.send_signal(signal.SIGTERM)
             node.process.send_signal(signal.SIGINT)
+        assert node.process.wait(30) == 0
+
+
+def test_signals_until_the_very_end_do_not_kill_the_node(int8_store):
+    """A launch file's Ctrl-C comes twice: from the terminal, and from ros2 launch."""
+    with running_node(int8_store) as node:
+        node.activate()
+        while not node.process.has_ended():
+            node.process.send_signal(signal.SIGINT)
+            time.sleep(0.002)
         assert node.process.wait(30) == 0

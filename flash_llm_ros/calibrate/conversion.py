@@ -120,7 +120,13 @@ def _for_device(form: StoreFormat, spec: ModelSpec, profile: DeviceProfile) -> S
 
 
 def _short(spec: ModelSpec, options: ConversionOptions) -> CalibrationOptions:
-    """A minute's work: one kind of predictor, every layer alike, nothing measured."""
+    """A minute's work: every layer alike, nothing measured, no predictors to choose from.
+
+    But in ReLU models, where they decide: there a sketch needs no more text than this.
+    """
     rank = min(options.rank, -(-spec.hidden_size // _RANK_STEP) * _RANK_STEP)
+    forms = [PredictorForm('low_rank', rank)]
+    if spec.sparse_by_nature:
+        forms.append(PredictorForm('sketch', 4))
     return CalibrationOptions(most_tokens=options.most_tokens, measured_tokens=0,
-                              forms=(PredictorForm('low_rank', rank),))
+                              forms=tuple(forms))

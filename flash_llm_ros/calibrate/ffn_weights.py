@@ -39,10 +39,12 @@ class FfnWeights:
 
     def activations(self, x: Array) -> Array:
         """h, what the down columns are multiplied with; float32 [tokens, ffn]."""
+        return gated(self.gates(x), 1.0 if self.up is None else x @ self.up.T, self._spec)
+
+    def gates(self, x: Array) -> Array:
+        """What the activation function is given; float32 [tokens, ffn], or [ffn] of one input."""
         gate = x @ self.gate.T
-        if self.bias is not None:
-            gate += self.bias
-        return gated(gate, 1.0 if self.up is None else x @ self.up.T, self._spec)
+        return gate if self.bias is None else gate + self.bias
 
     def contributions(self, x: Array) -> Array:
         """abs(h) times the norm of the down column, float32 [tokens, ffn]."""

@@ -10,15 +10,17 @@ from flash_llm_ros.calibrate.ffn_weights import Array, FfnWeights
 from flash_llm_ros.calibrate.predictor import Predictor
 from flash_llm_ros.calibrate.threshold_search import FoundThresholds
 
-# Share of a ReLU layer's contribution that its predictor may leave out on calibration text.
-RELU_LOSS = 0.005
+# Share of a token's squared contributions to a ReLU layer that its predictor may leave out, in the
+# mean over tokens. Squares, because the error of the layer's output follows them: of predictors
+# that lose as much contribution, those that lose it in few large pieces cost far more perplexity.
+RELU_LOSS = 0.0003
 
 
 @dataclass(frozen=True)
 class LayerSamples:
     """FFN inputs of one layer, [tokens, d]: to find thresholds with, and to measure on."""
 
-    train: Array
+    thresholds: Array
     held_out: Array
 
 
@@ -61,7 +63,7 @@ def judge_split(weights: FfnWeights, samples: LayerSamples, found: FoundThreshol
     active, truth = sizes > limit, sizes * weights.down_norm
 
     def judge(predictor: Predictor) -> Judged:
-        *thresholds, default = np.quantile(predictor.scores(samples.train), [*shares, share])
+        *thresholds, default = np.quantile(predictor.scores(samples.thresholds), [*shares, share])
         chosen = predictor.scores(samples.held_out) > default
         return Judged(thresholds, Quality.of(truth, active, chosen))
 
@@ -70,12 +72,14 @@ def judge_split(weights: FfnWeights, samples: LayerSamples, found: FoundThreshol
 
 def judge_bundled(weights: FfnWeights, samples: LayerSamples) -> Callable[[Predictor], Judged]:
     """ReLU layers: the predictor decides, so what its misses may contribute is bounded."""
-    training, truth = (weights.contributions(x) for x in (samples.train, samples.held_out))
+    losses = np.square(weights.contributions(samples.thresholds))
+    losses /= np.maximum(losses.sum(axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    truth = weights.contributions(samples.held_out)
 
     def judge(predictor: Predictor) -> Judged:
-        scores = predictor.scores(samples.train).ravel()
+        scores = predictor.scores(samples.thresholds).ravel()
         order = np.argsort(scores)
-        lost = np.cumsum(training.ravel()[order], dtype=np.float64)
+        lost = np.cumsum(losses.ravel()[order], dtype=np.float64)
         last = np.searchsorted(lost, RELU_LOSS * lost[-1], side='right') - 1
         threshold = float(scores[order[max(last, 0)]])
         chosen = predictor.scores(samples.held_out) > threshold

@@ -55,7 +55,7 @@ class PredictorSearch:
         """One a layer; `thresholds` only in the split layout."""
         layers = []
         default = 0.0 if thresholds is None else thresholds.default_sparsity
-        self._kept_as = f'predictors-{default:.2f}-{{:03d}}'
+        self._kept_as = f'tried-{default:.2f}-{{:03d}}'
         with NeuronReader(self._store) as reader:
             for layer in range(self._spec.layers):
                 layers.append(self._work.arrays(
@@ -81,11 +81,15 @@ class PredictorSearch:
                thresholds: FoundThresholds | None) -> dict[str, NDArray]:
         weights = FfnWeights(reader, self._store.manifest, layer)
         most = max(1, _MEASURED_SCORES // len(weights.down_norm))
-        samples = LayerSamples(self._samples.train(layer, most),
-                               self._samples.held_out(layer, most))
-        judge = (judge_bundled(weights, samples) if thresholds is None
-                 else judge_split(weights, samples, thresholds, layer))
-        found = self._matrices(weights, layer, thresholds)
+        if thresholds is None:      # which decide: not from what the factors are fitted on
+            judge = judge_bundled(weights, LayerSamples(
+                *self._samples.held_out_halves(layer, most)))
+        else:
+            judge = judge_split(weights, LayerSamples(
+                self._samples.train(layer, most), self._samples.held_out(layer, most)),
+                thresholds, layer)
+        found = {'mean': self._samples.train(layer, len(self._samples.tokens)).mean(axis=0),
+                 **self._matrices(weights, layer, thresholds)}
         predictors = [self._predictor(form, weights, found) for form in self._forms]
         judged = [judge(predictor) for predictor in predictors]
         return {**found,
@@ -133,7 +137,10 @@ class PredictorSearch:
         else:
             matrices = {'inner': np.ascontiguousarray(found['low_rank.inner'][:form.size]),
                         'outer': np.ascontiguousarray(found['low_rank.outer'][:, :form.size])}
-        return Predictor(form, matrices, self._layout, self._spec, weights.bias)
+        predictor = Predictor(form, matrices, self._layout, self._spec, weights.bias)
+        if self._layout == 'bundled' and form.kind != 'trained':    # whose scores are no gates
+            predictor.centre(found['mean'], weights.gates(found['mean']))
+        return predictor
 
     def _found(self, tried: dict[str, NDArray], index: int, keys: list[str]) -> FoundPredictor:
         form, quality = self._forms[index], Quality(*map(float, tried['quality'][index]))

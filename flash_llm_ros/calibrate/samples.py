@@ -25,10 +25,18 @@ class Samples:
 
     def train(self, layer: int, most: int) -> NDArray[np.float32]:
         """FFN inputs [tokens, d], at most so many, spread over the text."""
-        return self._some(layer, most, held_out=False)
+        return self._some(layer, most, ~self._is_held_out(self._index))
 
     def held_out(self, layer: int, most: int) -> NDArray[np.float32]:
-        return self._some(layer, most, held_out=True)
+        return self._some(layer, most, self._is_held_out(self._index))
+
+    def held_out_halves(self, layer: int, most: int
+                        ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Every other held-out piece, and those between: to choose with, and to measure."""
+        held_out = self._is_held_out(self._index)
+        second = self._index // self.piece // _HELD_OUT % 2 == 1
+        return (self._some(layer, most, held_out & ~second),
+                self._some(layer, most, held_out & second))
 
     def train_pieces(self, most: int) -> list[NDArray[np.int64]]:
         """Text for the model to read, at most so many tokens, of what is learned from."""
@@ -40,9 +48,12 @@ class Samples:
     def _is_held_out(self, index: NDArray[np.int64]) -> NDArray[np.bool_]:
         return index // self.piece % _HELD_OUT == _HELD_OUT - 1
 
-    def _some(self, layer: int, most: int, held_out: bool) -> NDArray[np.float32]:
-        index = np.arange(len(self.tokens))
-        index = index[self._is_held_out(index) == held_out]
+    @property
+    def _index(self) -> NDArray[np.int64]:
+        return np.arange(len(self.tokens))
+
+    def _some(self, layer: int, most: int, which: NDArray[np.bool_]) -> NDArray[np.float32]:
+        index = np.flatnonzero(which)
         if len(index) > most:
             index = index[np.linspace(0, len(index) - 1, most).astype(np.int64)]
         return self.traces.read(layer)[index]

@@ -51,7 +51,8 @@ def add_arguments(parser: ArgumentParser) -> None:
                         help='by how much perplexity may grow at the default sparsity, two '
                              'standard errors of the measurement included (default: 0.02)')
     parser.add_argument('--predictor-bytes', metavar='SIZE',
-                        help='DRAM of all predictors (default: 10 %% of the feed-forward weights)')
+                        help='DRAM of all predictors (default: 10 %% of the feed-forward weights, '
+                             '25 %% of those of a ReLU model)')
     parser.add_argument('--train', action='store_true',
                         help='try trained predictors, too, which takes much longer; needs torch '
                              '(pip install "flash_llm_ros[calibrate]")')

@@ -31,6 +31,7 @@ class EngineConfig:
     lookup_tokens: int = 4          # not sparse: guessed tokens computed with one; 0: none
     structured: bool = False        # requests may have constraints: llguidance, and its memory
     force_batches: bool = True      # tokens that a constraint forces share a pass over the flash
+    whole_groups: bool = False      # sparse mode uses what is read along with active neurons
     token_deadline_ms: float = 0.0  # sparse mode leaves out what is not read in time; 0: nothing
     threads: int = 1                # that compute: of ONNX Runtime, and in turn of the core
     reader: str = 'auto'            # io_uring, threads; auto: the former where it is to be had

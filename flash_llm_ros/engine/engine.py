@@ -371,10 +371,13 @@ def _feed_forward(config: EngineConfig, manifest: Manifest, window: Window,
     dense = DenseFeedForward(window, spec, manifest.layout, config.prefill_chunk, biases)
     if config.mode == 'exact':
         return dense
+    name = 'bundle' if manifest.layout == 'bundled' else 'down'
+    together = (manifest.geometry.section(name, 0).bundles_per_group if config.whole_groups else 1)
     if manifest.layout == 'bundled':
-        return BundledFeedForward(dense, window, predictors, spec, clock)
+        return BundledFeedForward(dense, window, predictors, spec, clock, together)
     limits = activation_limits(manifest.calibration, sparsity, norms)
-    return SplitFeedForward(dense, window, predictors, spec.activation, limits, norms, clock)
+    return SplitFeedForward(dense, window, predictors, spec.activation, limits, norms, clock,
+                            together)
 
 
 def _warnings(window: Window, config: EngineConfig) -> list[str]:

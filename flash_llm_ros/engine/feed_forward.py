@@ -68,9 +68,10 @@ class SparseFeedForward(ABC):
     streamed: tuple[str, ...]       # sections that every token needs as a whole
 
     def __init__(self, dense: DenseFeedForward, window: Window, activation: str,
-                 clock: TokenClock | None) -> None:
+                 clock: TokenClock | None, together: int = 1) -> None:
+        """`together`: neighbours that are used as soon as one of them is; those of a group."""
         self._dense, self._window, self._activation = dense, window, activation
-        self._clock = clock
+        self._clock, self._together = clock, together
 
     @property
     def active_neurons(self) -> int:
@@ -100,6 +101,13 @@ class SparseFeedForward(ABC):
             self._clock.layer(layer, lambda deadline: self._window.core.fetch(
                 section, active, weights, deadline))
 
+    def _with_neighbours(self, active: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """1 for each neuron that is read with an active one."""
+        if self._together == 1:
+            return active
+        groups = np.maximum.reduceat(active, np.arange(0, len(active), self._together))
+        return np.repeat(groups, self._together)[:len(active)]
+
     @abstractmethod
     def _run_active(self, layer: int, x: Array, out: Array) -> NDArray[np.uint8]:
         """Add what the active set gives for one token; returns 1 for each neuron in it."""
@@ -115,8 +123,8 @@ class SplitFeedForward(SparseFeedForward):
     def __init__(self, dense: DenseFeedForward, window: Window,
                  predictors: PredictorStack | None, activation: str,
                  limits: list[Array], down_norms: list[Array],
-                 clock: TokenClock | None) -> None:
-        super().__init__(dense, window, activation, clock)
+                 clock: TokenClock | None, together: int = 1) -> None:
+        super().__init__(dense, window, activation, clock, together)
         self._predictors, self._limits, self._down_norms = predictors, limits, down_norms
         self.streamed = ('gate_up', 'down') if predictors is None else ('gate_up',)
 
@@ -129,6 +137,7 @@ class SplitFeedForward(SparseFeedForward):
         active = (np.abs(h[0]) > self._limits[layer]).view(np.uint8)
         self._leave_out_late(layer, down, active,
                              lambda: np.abs(h[0]) * self._down_norms[layer])
+        active = self._with_neighbours(active)
         core.add_rows_sparse(down, h[0], active, out[0], self._predictors is None)
         return active
 
@@ -139,14 +148,15 @@ class BundledFeedForward(SparseFeedForward):
     streamed = ()
 
     def __init__(self, dense: DenseFeedForward, window: Window, predictors: PredictorStack,
-                 spec: ModelSpec, clock: TokenClock | None) -> None:
-        super().__init__(dense, window, spec.activation, clock)
+                 spec: ModelSpec, clock: TokenClock | None, together: int = 1) -> None:
+        super().__init__(dense, window, spec.activation, clock, together)
         self._predictors, self._threshold = predictors, spec.relu_threshold
 
     def _run_active(self, layer: int, x: Array, out: Array) -> NDArray[np.uint8]:
         active = self._predictors.wanted(layer, x[0])
         bundle, scores = self._window.section('bundle', layer), self._predictors.scores
         self._leave_out_late(layer, bundle, active, lambda: scores - scores.min())
+        active = self._with_neighbours(active)
         self._window.core.bundled_sparse(bundle, x[0], active, out[0], self._activation, None,
                                          self._dense.biases[layer], self._threshold)
         return active

@@ -14,29 +14,37 @@ if TYPE_CHECKING:
 # One transition, one running goal and four set aside, the waiting service calls, and spare ones: an
 # executor without a free thread would keep its core busy.
 EXECUTOR_THREADS = 12
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StopRequest:
-    """Made by signal handlers, which may interrupt each other: an Event's lock would never open."""
+    """Made by a signal.
+
+    Python's own handlers run on the main thread only, which a signal that another thread takes does
+    not wake; what is written to the wake-up descriptor does. And handlers interrupt each other: one
+    that sets an Event could wait for itself for ever.
+    """
 
     def __init__(self) -> None:
         self.made = False
-        self._read, self._write = os.pipe()
-
-    def make(self, *_: object) -> None:
-        self.made = True
-        os.write(self._write, b'.')
+        self._read, write = os.pipe()
+        os.set_blocking(write, False)
+        signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._note)
 
     def wait(self) -> None:
         """Return once it has been made."""
         os.read(self._read, 1)
+        self.made = True
+
+    def _note(self, *_: object) -> None:
+        self.made = True
 
 
 def main(args: list[str] | None = None) -> int:
     """Run the node until SIGINT or SIGTERM; returns the exit code."""
     stop = StopRequest()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop.make)
     # The engine's thread lets others run Python between its calls of the core within half a
     # millisecond, not five: a callback takes several turns from the wait set to its end.
     sys.setswitchinterval(0.0005)
@@ -67,6 +75,9 @@ def main(args: list[str] | None = None) -> int:
     spinner.join()
     node.destroy_node()
     rclpy.shutdown()
+    # Python takes its handlers back while it ends: a second Ctrl-C would still kill the process.
+    for number in STOP_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
     return 0
 
 

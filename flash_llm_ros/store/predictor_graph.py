@@ -54,10 +54,8 @@ def predictor_layout(spec: ModelSpec, layout: str, forms: list[PredictorForm]) -
     for layer, form in enumerate(forms):
         for name, shape in form.matrices(outer_rows(spec, layout), spec.hidden_size).items():
             tensors |= matrix_layout(f'predictors.{layer}.{name}', *shape, form.resident)
-        if spec.ffn_bias:
-            tensors[f'predictors.{layer}.bias'] = (np.float32, (spec.ffn_size,))
-        if layout == 'split':
-            tensors[f'predictors.{layer}.down_norm'] = (np.float32, (spec.ffn_size,))
+        name = 'down_norm' if layout == 'split' else 'bias'
+        tensors[f'predictors.{layer}.{name}'] = (np.float32, (spec.ffn_size,))
     return tensors
 
 
@@ -71,7 +69,8 @@ def predictor_graph(spec: ModelSpec, layout: str, layer: int, form: PredictorFor
 
     What scores higher than the threshold is wanted. Split layout: the size of silu(gate) * up,
     where the rows of up are scaled by the norms of the down columns. Bundled layout: what the
-    activation function is given.
+    activation function is given; `bias` is the block's own and what the form is wrong by on
+    average.
     """
     g = GraphBuilder(form.resident, data)
     f, source = spec.ffn_size, 'input'
@@ -79,7 +78,7 @@ def predictor_graph(spec: ModelSpec, layout: str, layer: int, form: PredictorFor
     for name, shape in form.matrices(outer_rows(spec, layout), spec.hidden_size).items():
         g.matmul(source, f'predictors.{layer}.{name}', name, *shape)
         source = name
-    if spec.ffn_bias:
+    if layout == 'bundled':
         g.node('Add', [source, g.external(f'predictors.{layer}.bias')], ['biased'])
         source = 'biased'
     if layout == 'split':
