@@ -72,9 +72,9 @@ class Rows:
     def open(self, kernels: str) -> _native.NeuronCore:
         """Everything pinned, computed by these kernels; ValueError if they cannot run here."""
         os.environ['FLASH_LLM_ROS_KERNELS'] = kernels
-        core = _native.NeuronCore(self.path, _GROUP_BYTES, self.groups, self.dim, self.codec,
-                                  self.groups, threads=1, lock_memory=False)
-        core.add_section(0, self.count, self.per_group, 1)
+        core = _native.NeuronCore(self.path, _GROUP_BYTES, self.groups, self.dim, self.groups,
+                                  threads=1, lock_memory=False)
+        core.add_section(0, self.count, self.per_group, 1, self.codec)
         core.pin(0, self.groups)
         return core
 

@@ -156,9 +156,9 @@ class _OpenFile:
         slots = sum(pins.values()) + (cache_slots or chunk * _CHUNKS)
         self.slab_bytes = slots * file.group_bytes
         self.core: Any = load_core_class()(str(file.path), file.group_bytes, file.groups, file.dim,
-                                           'fp16', slots, **options)
+                                           slots, **options)
         self._ids = {(part.name, part.layer): self.core.add_section(
-            part.first_group, part.bundles, part.bundles_per_group, len(part.rows))
+            part.first_group, part.bundles, part.bundles_per_group, len(part.rows), 'fp16')
             for part in file.parts}
         for part, groups in pins.items():
             self.core.pin(self._ids[part.name, part.layer], groups)

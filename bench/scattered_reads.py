@@ -50,9 +50,10 @@ class LayerReader:
         first = self.layers[0]
         self.core: Any = load_core_class()(
             str(store.neurons), geometry.group_bytes, geometry.groups, geometry.dim,
-            geometry.codec, first.groups, reads_in_flight=EngineConfig.reads_in_flight)
+            first.groups, reads_in_flight=EngineConfig.reads_in_flight)
         self._ids = [self.core.add_section(layer.first_group, layer.bundles,
-                                           layer.bundles_per_group, layer.rows)
+                                           layer.bundles_per_group, layer.rows,
+                                           layer.codec.name)
                      for layer in self.layers]
         self.core.set_cache(first.groups)
         self._values = np.ones(first.bundles, np.float32)

@@ -6,12 +6,16 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels.hpp"
+
 namespace flash_llm {
 
-// Bundles of groups that lie in DRAM, in the order of the file; each has a place in the batch, from
-// 0 on, and a number in its section. Keeps its memory when it is cleared.
+// Bundles of a section's groups that lie in DRAM, in the order of the file; each has a place in the
+// batch, from 0 on, and a number in its section. Keeps its memory when it is cleared.
 class Batch {
  public:
+  // Of the bundles' rows.
+  RowFormat format{};
   // It came from the flash just now, which is slower than computing: waking other threads for it
   // would only take the processor from those that read.
   bool waited_for = false;
@@ -21,7 +25,9 @@ class Batch {
     return parts_.capacity() * sizeof(Part) + picks_.capacity() * sizeof(std::int64_t);
   }
 
-  void clear() {
+  // Begins another one, of a section with rows of this format.
+  void clear(const RowFormat& rows) {
+    format = rows;
     parts_.clear();
     picks_.clear();
     size_ = 0;

@@ -17,17 +17,19 @@ namespace flash_llm {
 // threads, and however a section is divided into batches.
 class BatchMath {
  public:
-  BatchMath(const RowFormat& format, const Kernels& kernels, int threads);
+  // Rows have `dim` values, in formats that fit() is called with first.
+  BatchMath(std::int64_t dim, const Kernels& kernels, int threads);
 
   const char* kernels_name() const { return kernels_.name; }
   std::size_t scratch_bytes() const;
+  void fit(const RowFormat& format);
 
   // Ends the other threads.
   void stop() { pool_.stop(); }
   void limit_threads(int most) { pool_.limit(most); }
 
-  // The form of x that activate() takes; valid until the next call.
-  PreparedInputs prepare(Inputs x);
+  // The form of x that activate() takes for rows of this format; valid until the next call.
+  PreparedInputs prepare(const RowFormat& format, Inputs x);
   // Room for the activations of a batch; valid until the next call.
   Outputs room(std::int64_t tokens, std::int64_t bundles);
   // Batches should not be larger where their activations need room for so many tokens.
@@ -42,12 +44,15 @@ class BatchMath {
   // ... until `out` is complete.
   void end_sum();
   // out [dim] = a row.
-  void decode_row(const std::uint8_t* row, float* out) { math_[0].decode_row(row, out); }
+  void decode_row(const RowFormat& format, const std::uint8_t* row, float* out) {
+    math_[0].decode_row(format, row, out);
+  }
 
  private:
   float* segment(std::int64_t index);
+  std::int64_t padded_dim() const { return (dim_ + 31) / 32 * 32; }
 
-  RowFormat format_;
+  const std::int64_t dim_;
   const Kernels& kernels_;
   std::vector<BundleMath> math_;  // one for each thread
   std::vector<CacheLine> prepared_;

@@ -72,13 +72,12 @@ Neurons neurons_of(const Section& section, const std::string& activation, const 
 }
 
 std::unique_ptr<NeuronCore> make_core(const py::object& path, std::int64_t group_bytes,
-                                      std::int64_t groups, std::int64_t dim,
-                                      const std::string& codec, std::int64_t slots,
+                                      std::int64_t groups, std::int64_t dim, std::int64_t slots,
                                       int threads, const std::string& reader, int reads_in_flight,
                                       bool direct_io, bool lock_memory) {
   const CoreOptions options{
       py::module_::import("os").attr("fspath")(path).cast<std::string>(), group_bytes, groups, dim,
-      codec, slots, threads, reader, reads_in_flight, direct_io, lock_memory};
+      slots, threads, reader, reads_in_flight, direct_io, lock_memory};
   return without_interpreter([&] { return std::make_unique<NeuronCore>(options); });
 }
 
@@ -277,7 +276,7 @@ PYBIND11_MODULE(_native, module) {
                          "Same interface as flash_llm_ros.engine.numpy_core.NeuronCore, which "
                          "documents it. Calls release the interpreter and take turns.")
       .def(py::init(&make_core), py::arg("path"), py::arg("group_bytes"), py::arg("groups"),
-           py::arg("dim"), py::arg("codec"), py::arg("slots"), py::kw_only(),
+           py::arg("dim"), py::arg("slots"), py::kw_only(),
            py::arg("threads") = 1, py::arg("reader") = "auto", py::arg("reads_in_flight") = 32,
            py::arg("direct_io") = true,
            py::arg("lock_memory") = true)
@@ -287,7 +286,7 @@ PYBIND11_MODULE(_native, module) {
       .def_property_readonly("scratch_bytes", &NeuronCore::scratch_bytes)
       .def_property_readonly("kernels", &NeuronCore::kernels_name)
       .def("add_section", &NeuronCore::add_section, py::arg("first_group"), py::arg("bundles"),
-           py::arg("bundles_per_group"), py::arg("rows"), unlocked)
+           py::arg("bundles_per_group"), py::arg("rows"), py::arg("codec"), unlocked)
       .def("pin", &NeuronCore::pin, py::arg("section"), py::arg("groups"), unlocked)
       .def("set_ring", &NeuronCore::set_ring, py::arg("chunk_groups"), py::arg("chunks"), unlocked)
       .def("set_cache", &NeuronCore::set_cache, py::arg("slots"),

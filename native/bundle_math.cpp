@@ -23,14 +23,14 @@ float activated(float z, const Neurons& neurons) {
   }
 }
 
-std::int64_t step_rows_of(const RowFormat& format) {
-  const std::int64_t rows = kStepBytes / static_cast<std::int64_t>(format.row_bytes());
-  return std::clamp(rows / kRowsAtOnce * kRowsAtOnce, kRowsAtOnce, kMostStepRows);
-}
-
 template <typename Value>
 std::size_t bytes_of(const std::vector<Value>& values) {
   return values.capacity() * sizeof(Value);
+}
+
+template <typename Value>
+void grow(std::vector<Value>& values, std::size_t size) {
+  values.resize(std::max(values.size(), size));
 }
 
 }  // namespace
@@ -42,15 +42,20 @@ Activation activation_of(const std::string& name) {
   return name == "silu" ? Activation::kSilu : Activation::kRelu;
 }
 
-BundleMath::BundleMath(const RowFormat& format, const Kernels& kernels)
-    : format_(format), kernels_(kernels), step_rows_(step_rows_of(format)) {
-  const std::size_t rows = static_cast<std::size_t>(step_rows_);
+std::int64_t BundleMath::step_rows(const RowFormat& format) {
+  const std::int64_t rows = kStepBytes / static_cast<std::int64_t>(format.row_bytes());
+  return std::clamp(rows / kRowsAtOnce * kRowsAtOnce, kRowsAtOnce, kMostStepRows);
+}
+
+void BundleMath::fit(const RowFormat& format) {
+  const std::int64_t step = step_rows(format);
+  const std::size_t rows = static_cast<std::size_t>(step);
   const std::size_t decoded = rows * static_cast<std::size_t>(format.padded_dim()) * sizeof(float);
-  const std::size_t listed = static_cast<std::size_t>(std::max(step_rows_, kListedRows));
-  rows_.resize(listed);
-  biases_.resize(listed);
-  dots_.resize(std::max(listed, rows * kTokenBlock));
-  unpacked_.resize(cache_lines(std::max(decoded, kernels.packed_bytes(format, step_rows_))));
+  const std::size_t listed = static_cast<std::size_t>(std::max(step, kListedRows));
+  grow(rows_, listed);
+  grow(biases_, listed);
+  grow(dots_, std::max(listed, rows * kTokenBlock));
+  grow(unpacked_, cache_lines(std::max(decoded, kernels_.packed_bytes(format, step))));
 }
 
 std::size_t BundleMath::scratch_bytes() const {
@@ -59,8 +64,10 @@ std::size_t BundleMath::scratch_bytes() const {
 
 void BundleMath::activate(const Batch& batch, std::int64_t first, std::int64_t end,
                           const Neurons& neurons, const PreparedInputs& x, Outputs h) {
-  const std::int64_t step = (x.tokens == 1 ? static_cast<std::int64_t>(rows_.size()) : step_rows_) /
-                            neurons.rows();
+  const RowFormat& format = batch.format;
+  const std::int64_t listed =
+      x.tokens == 1 ? static_cast<std::int64_t>(rows_.size()) : step_rows(format);
+  const std::int64_t step = listed / neurons.rows();
   std::uint8_t* const packed = unpacked_.data()->bytes;
   for (std::int64_t place = first; place < end; place += step) {
     const std::int64_t count = std::min(step, end - place);
@@ -68,14 +75,14 @@ void BundleMath::activate(const Batch& batch, std::int64_t first, std::int64_t e
     list_rows(batch, place, place + count, neurons.bundle_rows, 0, neurons.rows());
     list_biases(batch, place, place + count, neurons);
     if (x.tokens == 1) {
-      kernels_.dot_rows(format_, rows_.data(), rows, x.data, dots_.data());
+      kernels_.dot_rows(format, rows_.data(), rows, x.data, dots_.data());
       combine(dots_.data(), count, neurons, h.data + place);
       continue;
     }
-    kernels_.pack_rows(format_, rows_.data(), rows, packed);
+    kernels_.pack_rows(format, rows_.data(), rows, packed);
     for (std::int64_t token = 0; token < x.tokens; token += kTokenBlock) {
       const std::int64_t tokens = std::min(kTokenBlock, x.tokens - token);
-      kernels_.packed_dot(format_, packed, rows, x.row(token), tokens, dots_.data(), rows);
+      kernels_.packed_dot(format, packed, rows, x.row(token), tokens, dots_.data(), rows);
       for (std::int64_t t = 0; t < tokens; ++t) {
         combine(dots_.data() + t * rows, count, neurons, h.row(token + t) + place);
       }
@@ -89,30 +96,32 @@ void BundleMath::add_last_rows(const Batch& batch, std::int64_t first, std::int6
   for (std::int64_t place = first; place < end; place += step) {
     const std::int64_t count = std::min(step, end - place);
     list_rows(batch, place, place + count, bundle_rows, bundle_rows - 1, 1);
-    kernels_.add_rows(format_, rows_.data(), h + place, count, {0, format_.blocks()}, out);
+    kernels_.add_rows(batch.format, rows_.data(), h + place, count, {0, batch.format.blocks()}, out);
   }
 }
 
 void BundleMath::add_last_rows(const Batch& batch, int bundle_rows, Columns columns, Inputs h,
                                Outputs out) {
+  const RowFormat& format = batch.format;
+  const std::int64_t step = step_rows(format);
   float* const tile = reinterpret_cast<float*>(unpacked_.data());
-  for (std::int64_t place = 0; place < batch.size(); place += step_rows_) {
-    const std::int64_t count = std::min(step_rows_, batch.size() - place);
+  for (std::int64_t place = 0; place < batch.size(); place += step) {
+    const std::int64_t count = std::min(step, batch.size() - place);
     list_rows(batch, place, place + count, bundle_rows, bundle_rows - 1, 1);
-    kernels_.decode_rows(format_, rows_.data(), count, columns, tile);
-    kernels_.tile_add(format_, tile, count, columns, h.data + place, h.stride, h.tokens, out.data);
+    kernels_.decode_rows(format, rows_.data(), count, columns, tile);
+    kernels_.tile_add(format, tile, count, columns, h.data + place, h.stride, h.tokens, out.data);
   }
 }
 
-void BundleMath::decode_row(const std::uint8_t* row, float* out) {
+void BundleMath::decode_row(const RowFormat& format, const std::uint8_t* row, float* out) {
   float* const tile = reinterpret_cast<float*>(unpacked_.data());
-  kernels_.decode_rows(format_, &row, 1, {0, format_.blocks()}, tile);
-  std::copy_n(tile, format_.dim, out);
+  kernels_.decode_rows(format, &row, 1, {0, format.blocks()}, tile);
+  std::copy_n(tile, format.dim, out);
 }
 
 void BundleMath::list_rows(const Batch& batch, std::int64_t first, std::int64_t end,
                            int bundle_rows, int row, int rows) {
-  const std::size_t row_bytes = format_.row_bytes();
+  const std::size_t row_bytes = batch.format.row_bytes();
   auto next = rows_.begin();
   batch.each(first, end, static_cast<std::size_t>(bundle_rows) * row_bytes,
              [&](std::int64_t, std::int64_t, const std::uint8_t* bundle) {

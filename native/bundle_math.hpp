@@ -12,15 +12,17 @@
 
 namespace flash_llm {
 
-// Owns the scratch memory of one thread. One token is computed on the encoded rows, several on rows
+// Owns the scratch memory of one thread, which fits rows of some formats. One token is computed on the encoded rows, several on rows
 // unpacked once. Results do not depend on how bundles and columns are divided among calls.
 class BundleMath {
  public:
-  BundleMath(const RowFormat& format, const Kernels& kernels);
+  explicit BundleMath(const Kernels& kernels) : kernels_(kernels) {}
 
+  // Makes room for rows of this format, too; before any are computed on.
+  void fit(const RowFormat& format);
   std::size_t scratch_bytes() const;
   // Rows that are worked on at a time; the best share of a batch is a multiple.
-  std::int64_t step_rows() const { return step_rows_; }
+  static std::int64_t step_rows(const RowFormat& format);
 
   // h [tokens, places of the batch] = the activations at the places from `first` to before `end`.
   void activate(const Batch& batch, std::int64_t first, std::int64_t end, const Neurons& neurons,
@@ -32,7 +34,7 @@ class BundleMath {
   // columns.
   void add_last_rows(const Batch& batch, int bundle_rows, Columns columns, Inputs h, Outputs out);
   // out [dim] = a row.
-  void decode_row(const std::uint8_t* row, float* out);
+  void decode_row(const RowFormat& format, const std::uint8_t* row, float* out);
 
  private:
   // Rows from `row` on of each bundle at these places, into rows_.
@@ -42,9 +44,7 @@ class BundleMath {
                    const Neurons& neurons);
   void combine(const float* dots, std::int64_t count, const Neurons& neurons, float* h) const;
 
-  RowFormat format_;
   const Kernels& kernels_;
-  std::int64_t step_rows_;
   std::vector<const std::uint8_t*> rows_;
   std::vector<float> biases_;
   std::vector<float> dots_;          // of some tokens with rows_

@@ -20,8 +20,12 @@ RowFormat format_of(const std::string& codec, std::int64_t dim) {
   if (codec != "int8" && codec != "int4" && codec != "fp16") {
     throw ArgumentError("codec", "'" + codec + "'", "one of int8, int4, fp16");
   }
-  require(dim >= 1 && dim <= kMostChunkBytes, "dim", dim, "a positive integer");
   return {codec == "int8" ? Codec::kInt8 : codec == "int4" ? Codec::kInt4 : Codec::kFp16, dim};
+}
+
+std::int64_t checked_dim(std::int64_t dim) {
+  require(dim >= 1 && dim <= kMostChunkBytes, "dim", dim, "a positive integer");
+  return dim;
 }
 
 std::int64_t checked_group_bytes(std::int64_t group_bytes) {
@@ -43,10 +47,10 @@ int checked_threads(const char* field, int threads) {
 }  // namespace
 
 NeuronCore::NeuronCore(const CoreOptions& options)
-    : format_(format_of(options.codec, options.dim)),
+    : dim_(checked_dim(options.dim)),
       group_bytes_(checked_group_bytes(options.group_bytes)),
       groups_(options.groups),
-      math_(format_, choose_kernels(), checked_threads("threads", options.threads)) {
+      math_(dim_, choose_kernels(), checked_threads("threads", options.threads)) {
   require(groups_ >= 1 && groups_ <= kMostSlots, "groups", groups_, "at least 1, below 2**31");
   require(options.slots >= 1 && options.slots <= kMostSlots, "slots", options.slots,
           "at least 1, below 2**31");
@@ -75,22 +79,25 @@ void NeuronCore::close() {
 }
 
 int NeuronCore::add_section(std::int64_t first_group, std::int64_t bundles,
-                            std::int64_t bundles_per_group, int rows) {
+                            std::int64_t bundles_per_group, int rows,
+                            const std::string& codec) {
   const std::lock_guard turn(calls_);
   check_open();
   require(bundles >= 1, "bundles", bundles, "at least 1");
   require(rows >= 1 && rows <= 3, "rows", rows, "1, 2 or 3");
+  const RowFormat format = format_of(codec, dim_);
   const std::int64_t fitting = (group_bytes_ - kChecksumBytes) /
-                               (rows * static_cast<std::int64_t>(format_.row_bytes()));
+                               (rows * static_cast<std::int64_t>(format.row_bytes()));
   require(bundles_per_group >= 1 && bundles_per_group <= fitting, "bundles_per_group",
           bundles_per_group,
           "at least 1, and so few that they fit in a group of " + std::to_string(group_bytes_) +
               " bytes (" + std::to_string(fitting) + ")");
-  const Section section{first_group, bundles, bundles_per_group, rows};
+  const Section section{first_group, bundles, bundles_per_group, rows, format};
   require(first_group >= 0 && first_group <= groups_ - section.groups(), "first_group",
           first_group,
           "such that " + std::to_string(section.groups()) + " groups lie within the file of " +
               std::to_string(groups_));
+  math_.fit(format);
   sections_.push_back(section);
   return static_cast<int>(sections_.size()) - 1;
 }
@@ -217,7 +224,7 @@ void NeuronCore::gate_up(int section, Inputs x, Activation activation, Outputs h
 
 void NeuronCore::dots(int section, Inputs x, const Neurons& neurons, Outputs out) {
   const std::lock_guard turn(calls_);
-  const PreparedInputs prepared = math_.prepare(x);
+  const PreparedInputs prepared = prepare(section, x);
   std::int64_t done = 0;
   walk(section).for_each_batch(section, BatchMath::most_bundles(1), [&](const Batch& batch) {
     math_.activate(batch, neurons, prepared, out.columns_from(done));
@@ -238,7 +245,7 @@ void NeuronCore::add_rows(int section, Inputs h, Outputs out) {
 
 void NeuronCore::bundled(int section, Inputs x, const Neurons& neurons, Outputs out) {
   const std::lock_guard turn(calls_);
-  const PreparedInputs prepared = math_.prepare(x);
+  const PreparedInputs prepared = prepare(section, x);
   begin_sum(section, out);
   walk(section).for_each_batch(section, BatchMath::most_bundles(x.tokens), [&](const Batch& batch) {
     const Outputs h = math_.room(x.tokens, batch.size());
@@ -251,7 +258,7 @@ void NeuronCore::bundled(int section, Inputs x, const Neurons& neurons, Outputs 
 void NeuronCore::add_rows_sparse(int section, const float* h, const std::uint8_t* active,
                                  float* out, bool stream) {
   const std::lock_guard turn(calls_);
-  begin_sum(section, {out, 1, format_.dim});
+  begin_sum(section, {out, 1, dim_});
   const auto use = [&](const Batch& batch) {
     const Outputs some = math_.room(1, batch.size());
     batch.each(0, batch.size(), 0,
@@ -271,11 +278,11 @@ void NeuronCore::add_rows_sparse(int section, const float* h, const std::uint8_t
 void NeuronCore::bundled_sparse(int section, const float* x, const std::uint8_t* active,
                                 float* out, const Neurons& neurons, float* h_out) {
   const std::lock_guard turn(calls_);
-  const PreparedInputs prepared = math_.prepare({x, 1, format_.dim});
+  const PreparedInputs prepared = prepare(section, {x, 1, dim_});
   if (h_out != nullptr) {
     std::fill_n(h_out, find(section).bundles, 0.0f);
   }
-  begin_sum(section, {out, 1, format_.dim});
+  begin_sum(section, {out, 1, dim_});
   walk(section).for_active_batches(section, active, [&](const Batch& batch) {
     const Outputs h = math_.room(1, batch.size());
     math_.activate(batch, neurons, prepared, h);
@@ -372,10 +379,16 @@ void NeuronCore::read_rows(int section, const std::int64_t* ids, std::int64_t co
   const auto decode = [&](std::size_t index, const std::uint8_t* group) {
     for (; next != order.end() && group_of(*next) == locals[index]; ++next) {
       const std::size_t within = static_cast<std::size_t>(ids[*next] % found.bundles_per_group);
-      math_.decode_row(group + within * format_.row_bytes(), out + *next * format_.dim);
+      math_.decode_row(found.format, group + within * found.format.row_bytes(),
+                       out + *next * dim_);
     }
   };
   walk(section).for_some_groups(section, locals, decode, [] {});
+}
+
+PreparedInputs NeuronCore::prepare(int section, Inputs x) {
+  check_open();
+  return math_.prepare(find(section).format, x);
 }
 
 void NeuronCore::begin_sum(int section, Outputs out) {

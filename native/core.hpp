@@ -26,7 +26,6 @@ struct CoreOptions {
   std::int64_t group_bytes;
   std::int64_t groups;
   std::int64_t dim;
-  std::string codec;
   std::int64_t slots;
   int threads;
   std::string reader;  // auto, io_uring or threads
@@ -50,11 +49,12 @@ class NeuronCore {
     return math_.scratch_bytes() + batch_.bytes() + group_bytes();
   }
   const char* kernels_name() const { return math_.kernels_name(); }
-  std::int64_t dim() const { return format_.dim; }
+  std::int64_t dim() const { return dim_; }
   const Counters& counters() const { return counters_; }
 
+  // Of rows in this codec: int8, int4 or fp16.
   int add_section(std::int64_t first_group, std::int64_t bundles, std::int64_t bundles_per_group,
-                  int rows);
+                  int rows, const std::string& codec);
   // The section's shape; ArgumentError if there is none, or if it has not so many rows.
   Section section(int index, int least_rows, int most_rows);
   void pin(int section, std::int64_t groups);
@@ -86,6 +86,7 @@ class NeuronCore {
  private:
   std::size_t group_bytes() const { return static_cast<std::size_t>(group_bytes_); }
   Section& find(int section);
+  PreparedInputs prepare(int section, Inputs x);
   // Over a section that exists.
   GroupWalk walk(int section);
   void begin_sum(int section, Outputs out);
@@ -93,7 +94,7 @@ class NeuronCore {
   void check_open() const;
   void read_pinned(int section, std::int64_t groups, std::int32_t first_slot);
 
-  const RowFormat format_;
+  const std::int64_t dim_;
   const std::int64_t group_bytes_;
   const std::int64_t groups_;
   BatchMath math_;

@@ -44,7 +44,7 @@ class GroupWalk {
     const auto use_groups = [&](std::int64_t local, std::int64_t count, std::int64_t slot,
                                 bool waited_for) {
       for (const std::int64_t end = local + count; local < end;) {
-        batch_.clear();
+        batch_.clear(found.format);
         batch_.waited_for = waited_for;
         for (; local < end; ++local, ++slot) {
           const std::int64_t bundles = found.bundles_in(local);
@@ -82,10 +82,10 @@ class GroupWalk {
     const auto use_batch = [&] {
       if (batch_.size() > 0) {
         use(batch_);
-        batch_.clear();
+        batch_.clear(found.format);
       }
     };
-    batch_.clear();
+    batch_.clear(found.format);
     for_some_groups(
         section, locals,
         [&](std::size_t index, const std::uint8_t* group) {

@@ -14,9 +14,9 @@ enum class Codec { kInt8, kInt4, kFp16 };
 // 16; one uint8 per block, one int8 per block, two fp16. A value is (quant - 8) * scale + offset;
 // scale = uint8 * first fp16 / 256, offset = int8 * second fp16 / 128.
 // fp16: plain half precision.
-// Whoever changes rows or groups counts kStoreFormat on, and store/manifest.py's FORMAT_VERSION: a
-// library that was compiled before would compute nonsense without an error.
-constexpr int kStoreFormat = 2;
+// Whoever changes rows, groups or sections counts kStoreFormat on, and store/manifest.py's
+// FORMAT_VERSION: a library that was compiled before would compute nonsense without an error.
+constexpr int kStoreFormat = 3;
 
 struct RowFormat {
   Codec codec;

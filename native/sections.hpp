@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels.hpp"
+
 namespace flash_llm {
 
 // Consecutive groups of bundles; its first `pinned` groups live in slots from `pin_slot` on.
@@ -13,6 +15,7 @@ struct Section {
   std::int64_t bundles;
   std::int64_t bundles_per_group;
   int rows;
+  RowFormat format;
   std::int64_t pinned = 0;
   std::int32_t pin_slot = -1;
 

@@ -1,5 +1,6 @@
 """What several test files share."""
 
+import math
 import os
 from pathlib import Path
 import signal
@@ -54,9 +55,9 @@ def int8_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope='session')
 def int4_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A calibrated int4 store beside its checkpoint, all else in float32; read only."""
-    return tiny_store(tmp_path_factory.mktemp('int4'), neurons='int4', resident='fp32',
-                      kv_cache='fp32')
+    """A calibrated store, all int4, beside its checkpoint, all else in float32; read only."""
+    return tiny_store(tmp_path_factory.mktemp('int4'), neurons='int4',
+                      int4_loss=math.inf, resident='fp32', kv_cache='fp32')
 
 
 @pytest.fixture(scope='session')

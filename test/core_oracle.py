@@ -72,6 +72,7 @@ class SectionFile:
     bundles: int
     bundles_per_group: int
     rows: int
+    codec: str
     weights: np.ndarray
 
     @property
@@ -92,11 +93,11 @@ class NeuronFile:
 
     def open(self, core_class: type, slots: int, **options):
         """The core under test with all sections added; ids are the positions in ``sections``."""
-        core = core_class(str(self.path), self.group_bytes, self.groups, self.dim, self.codec,
-                          slots, **{'lock_memory': False, **options})
+        core = core_class(str(self.path), self.group_bytes, self.groups, self.dim, slots,
+                          **{'lock_memory': False, **options})
         for index, part in enumerate(self.sections):
             section = core.add_section(part.first_group, part.bundles, part.bundles_per_group,
-                                       part.rows)
+                                       part.rows, part.codec)
             assert section == index
         return core
 
@@ -109,19 +110,23 @@ class NeuronFile:
 
 
 def write_neuron_file(path: Path, rng: np.random.Generator, codec: str, dim: int,
-                      group_bytes: int, parts: list[tuple[int, int, int]]) -> NeuronFile:
-    """``parts``: (bundles, bundles_per_group or 0 for as many as fit, rows) in file order."""
+                      group_bytes: int, parts: list[tuple]) -> NeuronFile:
+    """``parts``: (bundles, bundles_per_group or 0 for as many as fit, rows) in file order.
+
+    ``codec`` is that of all parts, unless a part has another one as a fourth item.
+    """
     made = NeuronFile(path, dim, codec, group_bytes)
     with open(path, 'wb') as file:
-        for bundles, per_group, rows in parts:
+        for bundles, per_group, rows, *own in parts:
+            stored = own[0] if own else codec
             encoded, weights = [], np.empty((bundles, rows, dim))
             for bundle in range(bundles):
-                pieces = [stored_row(rng, codec, dim) for _ in range(rows)]
+                pieces = [stored_row(rng, stored, dim) for _ in range(rows)]
                 encoded.append(b''.join(data for data, _ in pieces))
                 weights[bundle] = [values for _, values in pieces]
             per_group = per_group or (group_bytes - 4) // len(encoded[0])
             assert per_group * len(encoded[0]) + 4 <= group_bytes
-            part = SectionFile(made.groups, bundles, per_group, rows, weights)
+            part = SectionFile(made.groups, bundles, per_group, rows, stored, weights)
             for start in range(0, bundles, per_group):
                 body = b''.join(encoded[start:start + per_group]).ljust(group_bytes - 4, b'\0')
                 file.write(body + struct.pack('<I', plain_crc32c(body)))

@@ -72,13 +72,26 @@ def test_convert_to_int4(tmp_path: Path, int8_store: Path, checkpoint_folder: Pa
                          capsys: pytest.CaptureFixture[str]) -> None:
     store = tmp_path / 'store'
     assert run(capsys, 'convert', checkpoint_folder, store, '--no-calibration', '--neurons',
-               'int4')[0] == 0
+               'int4', '--int4-loss', 'inf')[0] == 0
     facts = json.loads(run(capsys, 'inspect', store, '--json')[1])
     assert (facts['neurons'], facts['resident'], facts['kv_cache']) == ('int4', 'q8', 'fp16')
     size = {path: (path / 'neurons.bin').stat().st_size for path in (store, int8_store)}
     # 18 bytes a block and 4 a row instead of 34 a block; the tiny rows fill their groups less well
     assert 0.5 < size[store] / size[int8_store] < 0.65
     assert run(capsys, 'verify', store)[0] == 0
+
+
+def test_convert_to_int4_within_a_loss(tmp_path: Path, checkpoint_folder: Path,
+                                       capsys: pytest.CaptureFixture[str]) -> None:
+    """Of random weights nothing is 4-bit already: without any loss all stays int8."""
+    store = tmp_path / 'store'
+    code, out, err = run(capsys, 'convert', checkpoint_folder, store, '--no-calibration',
+                         '--neurons', 'int4', '--int4-loss', '0')
+    assert code == 0 and ' MB, int8; split layout' in out and 'trying 4 bits: 7 done' in err
+    assert 'neurons int8, ' in run(capsys, 'inspect', store)[1]
+    message = failed(capsys, 'convert', checkpoint_folder, tmp_path / 'b', '--neurons', 'int4',
+                     '--int4-loss', '-1')
+    assert 'int4_loss is -1.0' in message and not (tmp_path / 'b').exists()
 
 
 def test_inspect_without_calibration(tmp_path: Path, checkpoint_folder: Path,

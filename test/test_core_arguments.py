@@ -30,14 +30,13 @@ def floats(*shape):
     ({'group_bytes': 0}, 'group_bytes: 0'),
     ({'groups': 0}, 'groups: 0'),
     ({'dim': 0}, 'dim: 0'),
-    ({'codec': 'int5'}, "codec: 'int5'"),
     ({'slots': 0}, 'slots: 0'),
     ({'slots': -4}, 'slots: -4'),
     ({'reads_in_flight': 0}, 'reads_in_flight: 0'), ({'reader': 'mmap'}, "reader: 'mmap'"),
 ])
 def test_wrong_constructor_arguments(made, core_class, arguments, message):
     right = {'path': str(made.path), 'group_bytes': 512, 'groups': made.groups, 'dim': DIM,
-             'codec': 'int8', 'slots': 3}
+             'slots': 3}
     core_class(**right).close()
     with pytest.raises(ValueError, match=message):
         core_class(**{**right, **arguments})
@@ -46,7 +45,7 @@ def test_wrong_constructor_arguments(made, core_class, arguments, message):
 @each_core
 def test_wrong_files(made, core_class, tmp_path):
     def core(path=made.path, groups=made.groups):
-        return core_class(str(path), 512, groups, DIM, 'int8', 3)
+        return core_class(str(path), 512, groups, DIM, 3)
 
     with pytest.raises(ReadFailedError, match=r'nowhere.bin: cannot be opened: No such file') as e:
         core(tmp_path / 'nowhere.bin')
@@ -73,10 +72,12 @@ def test_wrong_files(made, core_class, tmp_path):
     ((20, 500, 7, 1), 'first_group: 20'),
 ])
 def test_wrong_sections(made, core_class, section, message):
-    core = core_class(str(made.path), 512, made.groups, DIM, 'int8', 3)
+    core = core_class(str(made.path), 512, made.groups, DIM, 3)
     with pytest.raises(ValueError, match=message):
-        core.add_section(*section)
-    assert core.add_section(0, 20, 3, 2) == 0
+        core.add_section(*section, 'int8')
+    with pytest.raises(ValueError, match="codec: 'int5'"):
+        core.add_section(0, 20, 3, 2, 'int5')
+    assert core.add_section(0, 20, 3, 2, 'int8') == 0
 
 
 @each_core
@@ -204,7 +205,7 @@ def test_closing(made, core_class):
     assert core.stats()['misses'] == counted
     assert isinstance(core.direct, bool)
     assert isinstance(core.locked, bool)
-    for call in (lambda: core.add_section(0, 1, 1, 1), lambda: core.pin(0, 1),
+    for call in (lambda: core.add_section(0, 1, 1, 1, 'int8'), lambda: core.pin(0, 1),
                  lambda: core.set_ring(1, 1), lambda: core.set_cache(1),
                  lambda: core.set_stream_order([]),
                  lambda: core.gate_up(0, floats(1, DIM), floats(1, 20), 'silu'),
@@ -222,7 +223,7 @@ def test_a_dropped_core_leaves_nothing(made, core_class):
         core.prefetch(1, np.ones(30, np.uint8))
         core.close()
         with pytest.raises(ReadFailedError):
-            core_class(str(made.path), 512, made.groups + 1, DIM, 'int8', 3)
+            core_class(str(made.path), 512, made.groups + 1, DIM, 3)
     assert len(os.listdir('/proc/self/task')) == threads
     assert len(os.listdir('/proc/self/fd')) == files
 

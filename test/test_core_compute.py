@@ -54,6 +54,10 @@ SHAPES = [
     (160, 'int4', 4096, (60, 90, 31, 128)),
     (576, 'int4', 4096, (26, 40, 14, 31)),
     (1000, 'int4', 4096, (7, 9, 4, 11)),
+    # a codec for each section
+    (70, 'int4 int8 fp16 int4', 1024, (33, 41, 14, 50)),
+    (160, 'int4 fp16 int8 int8', 4096, (60, 90, 31, 128)),
+    (576, 'fp16 int4 int4 int8', 6144, (26, 40, 14, 31)),
 ]
 
 
@@ -61,22 +65,23 @@ SHAPES = [
 @pytest.mark.parametrize(('dim', 'codec', 'group_bytes', 'bundles'), SHAPES)
 def test_against_float64(tmp_path, core_class, chosen, dim, codec, group_bytes, bundles):
     rng = np.random.default_rng(dim + len(codec))
-    made = write_neuron_file(tmp_path / 'neurons.bin', rng, codec, dim, group_bytes, [
-        (bundles[0], 0, 2), (bundles[1], 0, 1), (bundles[2], 0, 3), (bundles[3], 0, 1)])
+    codecs = (codec.split() * 4)[:4]
+    made = write_neuron_file(tmp_path / 'neurons.bin', rng, codecs[0], dim, group_bytes, [
+        (bundles[0], 0, 2, codecs[0]), (bundles[1], 0, 1, codecs[1]),
+        (bundles[2], 0, 3, codecs[2]), (bundles[3], 0, 1, codecs[3])])
     core = Setting.random(rng, made).open(made, core_class)
     assert core.kernels == chosen
     gate_up, down, bundle, table = made.sections
     for tokens in (1, 2, 3, 4, 7, 16, 17, 37):
         x = rng.standard_normal((tokens, dim)).astype(np.float32)
-        meant = rounded(x, codec)
         for activation in ('silu', 'relu'):
             h = np.full((tokens, gate_up.bundles), np.nan, np.float32)
             core.gate_up(0, x, h, activation)
             scale = ((np.abs(x) @ np.abs(gate_up.weights[:, 0]).T + 1)
                      * (np.abs(x) @ np.abs(gate_up.weights[:, 1]).T + 1))
-            assert_close(h, gated(gate_up, meant, activation), scale)
+            assert_close(h, gated(gate_up, rounded(x, gate_up.codec), activation), scale)
 
-            h = gated(bundle, meant, activation)
+            h = gated(bundle, rounded(x, bundle.codec), activation)
             before = rng.standard_normal((tokens, dim)).astype(np.float32)
             out = before.copy()
             core.bundled(2, x, out, activation)
@@ -87,7 +92,7 @@ def test_against_float64(tmp_path, core_class, chosen, dim, codec, group_bytes, 
 
         logits = np.full((tokens, table.bundles), np.nan, np.float32)
         core.rows_dot(3, x, logits)
-        assert_close(logits, meant @ table.weights[:, 0].T,
+        assert_close(logits, rounded(x, table.codec) @ table.weights[:, 0].T,
                      np.abs(x) @ np.abs(table.weights[:, 0]).T)
 
         h = rng.standard_normal((tokens, down.bundles)).astype(np.float32)
@@ -107,7 +112,7 @@ def test_against_float64(tmp_path, core_class, chosen, dim, codec, group_bytes, 
 
         active = (rng.random(bundle.bundles) < share).astype(np.uint8)
         x = rng.standard_normal(dim).astype(np.float32)
-        wanted_h = gated(bundle, rounded(x[None], codec), 'silu')[0] * active
+        wanted_h = gated(bundle, rounded(x[None], bundle.codec), 'silu')[0] * active
         magnitudes = ((np.abs(x) @ np.abs(bundle.weights[:, 0]).T + 1)
                       * (np.abs(x) @ np.abs(bundle.weights[:, 1]).T + 1)) * active
         for h_out in (None, np.full(bundle.bundles, np.nan, np.float32)):
@@ -354,7 +359,7 @@ def test_a_missing_extension_is_logged(monkeypatch, caplog):
 
 
 @needs_native
-@pytest.mark.parametrize('compiled', [None, 1, 3])
+@pytest.mark.parametrize('compiled', [None, 1, 2, 4])
 def test_an_extension_of_another_format_is_refused(monkeypatch, compiled):
     """As one is that was compiled before the int4 rows changed: it gave NaN without a word."""
     from flash_llm_ros import _native

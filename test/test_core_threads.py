@@ -137,14 +137,16 @@ def test_signals_are_left_to_the_interpreter(made):
 
 @pytest.mark.parametrize('threads', [1, 2, 5])
 @pytest.mark.parametrize(('dim', 'codec'), [(64, 'int8'), (1536, 'int4'), (900, 'fp16'),
-                                            (8192, 'int4')])
+                                            (8192, 'int4'), (576, 'fp16 int4')])
 def test_the_plan_counts_the_scratch_memory(tmp_path, dim, codec, threads):
     """What Engine takes from the budget for it is enough, and not far too much."""
     group_bytes = 65536
-    made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(1), codec, dim,
-                             group_bytes, [(3, 0, 3), (3, 0, 1)])
-    section = Section('embedding', -1, 1, 3, 1, 0, row_codec(codec, dim).row_bytes)
-    geometry = Geometry(512, group_bytes, dim, codec, (section,))
+    codecs = (codec.split() * 2)[:2]
+    made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(1), codecs[0], dim,
+                             group_bytes, [(3, 0, 3), (3, 0, 1, codecs[1])])
+    geometry = Geometry(512, group_bytes, dim, tuple(
+        Section(name, -1, 1, 3, 3, place, row_codec(each, dim))
+        for place, (name, each) in enumerate(zip(('embedding', 'head'), codecs, strict=True))))
     core = Setting(options={'threads': threads}).open(made, load_core_class())
     for tokens in (1, 40):
         x = np.ones((tokens, dim), np.float32)

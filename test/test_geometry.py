@@ -23,18 +23,22 @@ def share_wasted(size, bundle):
     return (size - (size - 4) // bundle * bundle) / size
 
 
-@given(dim=st.integers(1, 9000), codec=st.sampled_from(['int8', 'int4', 'fp16']),
+@given(dim=st.integers(1, 9000), data=st.data(),
        layout=st.sampled_from(['split', 'bundled']), layers=st.integers(1, 3),
        neurons=st.integers(1, 300), tied=st.booleans(), block=st.sampled_from([512, 4096]),
        smallest=st.sampled_from([512, 4096, 65536]))
 @settings(max_examples=150, deadline=None)
-def test_planned_size_is_the_smallest_good_one(dim, codec, layout, layers, neurons, tied, block,
+def test_planned_size_is_the_smallest_good_one(dim, data, layout, layers, neurons, tied, block,
                                                smallest):
     specs = model_sections(layout, layers, neurons, 77, tied)
-    geometry = plan_geometry(dim, codec, specs, block=block, min_group_bytes=smallest)
+    codecs = [data.draw(st.sampled_from(['int8', 'int4', 'fp16']))] * len(specs)
+    if data.draw(st.booleans()):
+        codecs = [data.draw(st.sampled_from(['int8', 'int4', 'fp16'])) for _ in specs]
+    same = codecs[0] if len(set(codecs)) == 1 else codecs
+    geometry = plan_geometry(dim, same, specs, block=block, min_group_bytes=smallest)
 
-    row = bytes_of_row(codec, dim)
-    bundles = {row, 2 * row} if layout == 'split' else {row, 3 * row}
+    bundles = {bytes_of_row(codec, dim) * spec.rows
+               for codec, spec in zip(codecs, specs, strict=True)}
     waste = {size: max(share_wasted(size, bundle) for bundle in bundles)
              for size in range(block, max(256 * 1024, 4 * max(bundles) + 16) + 1, block)
              if size >= smallest and size - 4 >= max(bundles)}
@@ -45,10 +49,11 @@ def test_planned_size_is_the_smallest_good_one(dim, codec, layout, layers, neuro
         assert waste[geometry.group_bytes] == min(waste.values())
 
     next_group = 0
-    for spec, section in zip(specs, geometry.sections, strict=True):
+    for spec, codec, section in zip(specs, codecs, geometry.sections, strict=True):
         assert (section.name, section.layer, section.rows, section.bundles) == tuple(spec)
         assert section.first_group == next_group
-        assert section.bundle_bytes == row * spec.rows
+        assert section.codec.name == codec
+        assert section.bundle_bytes == bytes_of_row(codec, dim) * spec.rows
         assert (section.bundles_per_group * section.bundle_bytes + 4 <= geometry.group_bytes
                 < (section.bundles_per_group + 1) * section.bundle_bytes + 4)
         held = [section.bundles_in(group) for group in range(section.groups)]
@@ -59,6 +64,15 @@ def test_planned_size_is_the_smallest_good_one(dim, codec, layout, layers, neuro
     assert geometry.groups == next_group
     assert geometry.file_bytes == next_group * geometry.group_bytes
     assert Geometry.from_dict(geometry.to_dict()) == geometry
+
+
+def test_formats_of_sections():
+    specs = model_sections('split', 3, 10, 20, True)
+    assert plan_geometry(64, 'int8', specs).formats_text == 'int8'
+    mixed = plan_geometry(64, ['int4', 'int8', 'int4', 'int4', 'int4', 'int4', 'int8'], specs)
+    assert mixed.formats == {'gate_up': {'int4': 3}, 'down': {'int4': 2, 'int8': 1},
+                             'embedding': {'int8': 1}}
+    assert mixed.formats_text == 'gate_up int4, down int4 (2) and int8 (1), embedding int8'
 
 
 def test_the_sections_of_a_model():
@@ -112,8 +126,11 @@ def replaced(data, path, value):
     (['group_bytes'], 4096.0, 'group_bytes: 4096.0'),
     (['dim'], -1, 'dim: -1'),
     (['dim'], None, 'dim: None'),
-    (['codec'], 'int7', "codec: 'int7' is wrong, must be one of int8, int4, fp16"),
-    (['codec'], ['int8'], r"codec: \['int8'\]"),
+    (['codec'], 'int8', r'geometry.codec: is unknown'),
+    (['sections', 1, 'codec'], 'int7',
+     r"sections\[1\].codec: 'int7' is wrong, must be one of int8, int4, fp16"),
+    (['sections', 1, 'codec'], ['int8'], r"sections\[1\].codec: \['int8'\]"),
+    (['sections', 1, 'codec'], 'fp16', r'sections\[1\].bundles_per_group: '),
     (['sections'], [], 'sections: '),
     (['sections'], {}, 'sections: {}'),
     (['sections', 1], 5, r'sections\[1\]: 5'),
@@ -135,7 +152,8 @@ def test_wrong_fields_are_named(manifest, path, value, message):
         Geometry.from_dict(replaced(manifest, path, value))
 
 
-@pytest.mark.parametrize('path', [['block'], ['group_bytes'], ['dim'], ['codec'], ['sections'],
+@pytest.mark.parametrize('path', [['block'], ['group_bytes'], ['dim'], ['sections'],
+                                  ['sections', 1, 'codec'],
                                   ['sections', 0, 'name'], ['sections', 2, 'bundles']])
 def test_missing_fields_are_named(manifest, path):
     place = manifest
@@ -154,7 +172,9 @@ def test_what_is_no_mapping_is_refused(data):
 
 @pytest.mark.parametrize(('arguments', 'message'), [
     ({'dim': 0}, 'dim: 0'),
-    ({'codec': 'int4x'}, "codec: 'int4x'"),
+    ({'codecs': 'int4x'}, "codec: 'int4x'"),
+    ({'codecs': ['int4', 'int8']}, 'codecs: .* one for each of 1 sections'),
+    ({'codecs': ['int7']}, "codec: 'int7'"),
     ({'section_specs': []}, 'section_specs'),
     ({'block': 100}, 'block: 100'),
     ({'min_group_bytes': 0}, 'min_group_bytes: 0'),
@@ -162,7 +182,7 @@ def test_what_is_no_mapping_is_refused(data):
     ({'section_specs': [SectionSpec('down', 0, 2, 5)]}, r'sections\[0\].rows: 2'),
 ])
 def test_wrong_plans_are_refused(arguments, message):
-    right = {'dim': 64, 'codec': 'int8', 'section_specs': [SectionSpec('down', 0, 1, 5)]}
+    right = {'dim': 64, 'codecs': 'int8', 'section_specs': [SectionSpec('down', 0, 1, 5)]}
     assert plan_geometry(**right)
     with pytest.raises(ValueError, match=message):
         plan_geometry(**{**right, **arguments})

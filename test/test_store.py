@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import hashlib
+import math
 from pathlib import Path
 import shutil
 
@@ -71,17 +72,18 @@ def test_every_byte_of_the_neuron_file(tmp_path: Path, codec: str, changes: dict
                                        block: int) -> None:
     checkpoint = write_checkpoint(tmp_path / 'checkpoint', **changes)
     tensors = load_file(checkpoint / 'model.safetensors')
-    options = ConversionOptions(neurons=codec, block=block, calibrate=False)
+    options = ConversionOptions(neurons=codec, int4_loss=math.inf, block=block, calibrate=False)
     store = convert(checkpoint, tmp_path / 'store', options, quiet).path
     manifest = yaml.safe_load((store / 'manifest.yaml').read_text())
     geometry, size = manifest['geometry'], manifest['geometry']['group_bytes']
-    assert size % block == 0 and geometry['codec'] == codec
+    assert size % block == 0 and 'codec' not in geometry
     content = (store / 'neurons.bin').read_bytes()
     dim = geometry['dim']
     blocks = -(-dim // 32)
-    row_bytes = {'fp16': 2 * dim, 'int8': 34 * blocks, 'int4': 18 * blocks + 4}[codec]
     at = 0
     for section in geometry['sections']:
+        assert section['codec'] == codec
+        row_bytes = {'fp16': 2 * dim, 'int8': 34 * blocks, 'int4': 18 * blocks + 4}[codec]
         expected = rows_of(tensors, section)
         assert section['first_group'] * size == at
         assert expected.shape == (section['bundles'], section['rows'], dim)

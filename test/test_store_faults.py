@@ -139,20 +139,32 @@ def test_checkpoint_instead_of_a_store(int8_store: Path) -> None:
     assert error.code is ErrorCode.STORE_INCOMPLETE and 'manifest.yaml' in str(error)
 
 
-@pytest.mark.parametrize('version', [3, 0, 'one', None])
+@pytest.mark.parametrize('version', [4, 0, 'one', None])
 def test_other_format_version(store: Path, version: object) -> None:
     edit_manifest(store, lambda data: data.update(format_version=version, surprise=1))
     error = refused(store)
     assert error.code is ErrorCode.STORE_VERSION
-    assert str(version) in str(error) and 'version 2' in str(error)
+    assert str(version) in str(error) and 'versions 3 and 2' in str(error)
+
+
+def as_older(data: dict, version: int) -> None:
+    """As the manifest was when one codec was for all sections."""
+    geometry = data['geometry']
+    for section in geometry['sections']:
+        geometry['codec'] = section.pop('codec', geometry.get('codec'))
+    data['format_version'] = version
 
 
 def test_older_stores_are_read_but_for_their_int4_rows(store: Path, int4_store: Path,
                                                        tmp_path: Path) -> None:
-    edit_manifest(store, lambda data: data.update(format_version=1))
-    assert FlashStore.open(store).manifest.geometry.codec == 'int8'
+    written = FlashStore.open(store).manifest.geometry
+    for version in (1, 2):
+        edit_manifest(store, lambda data, v=version: as_older(data, v))
+        assert FlashStore.open(store).manifest.geometry == written
     older = shutil.copytree(int4_store, tmp_path / 'older')
-    edit_manifest(older, lambda data: data.update(format_version=1))
+    edit_manifest(older, lambda data: as_older(data, 2))
+    assert FlashStore.open(older).manifest.geometry.formats_text == 'int4'
+    edit_manifest(older, lambda data: as_older(data, 1))
     error = refused(older)
     assert error.code is ErrorCode.STORE_VERSION and 'format version 1' in str(error)
 
@@ -186,7 +198,8 @@ MANIFEST_DAMAGE: dict[str, Callable[[dict], object]] = {
     'cache': lambda data: data['quantisation'].update(kv_cache='fp4'),
     'no quantisation': lambda data: data.update(quantisation=None),
     'group bytes': lambda data: data['geometry'].update(group_bytes=1000),
-    'codec': lambda data: data['geometry'].update(codec='int2'),
+    'codec': lambda data: data['geometry']['sections'][1].update(codec='int2'),
+    'one codec for all': lambda data: data['geometry'].update(codec='int8'),
     'dim': lambda data: data['geometry'].update(dim=32),
     'no sections': lambda data: data['geometry'].update(sections=[]),
     'a section less': lambda data: data['geometry']['sections'].pop(),

@@ -91,7 +91,7 @@ def recalibrate(path: Path, texts: list[str] | None, folder: Path, options: Cali
 def calibrate_new(store: FlashStore, text: str, options: CalibrationOptions,
                   progress: Progress) -> Calibration:
     """The calibration of a store that is being written; its files are written to the store."""
-    with _opened(store, options) as engine:
+    with opened(store, options) as engine:
         tokens = tokens_of(engine, [text], options.most_tokens)
     work = ResumableFolder(store.path / 'calibration', {})
     try:
@@ -103,14 +103,14 @@ def calibrate_new(store: FlashStore, text: str, options: CalibrationOptions,
 def _calibrate(store: FlashStore, tokens: list[int], work: ResumableFolder, folder: str,
                options: CalibrationOptions, progress: Progress
                ) -> tuple[Calibration, FoundThresholds | None]:
-    with _opened(store, options) as engine:
+    with opened(store, options) as engine:
         traces = record(engine, tokens, work.path / 'inputs',
                         lambda done, total: progress('reading text', done, total))
         samples = Samples(traces, np.array(tokens, np.int64), engine.config.context_length)
     thresholds = None
     if store.manifest.layout == 'split':
         thresholds = ThresholdSearch(store, samples, work, progress).find(
-            lambda: _opened(store, options), options.measured_tokens, options.most_loss)
+            lambda: opened(store, options), options.measured_tokens, options.most_loss)
     search = PredictorSearch(store, samples, work, options.forms, progress)
     found = search.find(thresholds, _predictor_budget(store, options))
     forms = [predictor.form for predictor in found]
@@ -131,7 +131,7 @@ def _calibrate(store: FlashStore, tokens: list[int], work: ResumableFolder, fold
 
 def _read(store: FlashStore, texts: list[str] | None, folder: Path, options: CalibrationOptions,
           progress: Progress) -> list[int]:
-    with _opened(store, options) as engine:
+    with opened(store, options) as engine:
         if texts is not None:
             return tokens_of(engine, texts, options.most_tokens)
         kept = ResumableFolder(folder / 'generated', {'store': _fingerprint(store)})
@@ -154,7 +154,7 @@ def _whole_lines(file: Path) -> list[str]:
 
 
 @contextmanager
-def _opened(store: FlashStore, options: CalibrationOptions) -> Iterator[Engine]:
+def opened(store: FlashStore, options: CalibrationOptions) -> Iterator[Engine]:
     engine = Engine.open(engine_config(store, options))
     try:
         yield engine

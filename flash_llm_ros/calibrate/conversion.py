@@ -5,6 +5,7 @@ from pathlib import Path
 
 from flash_llm_ros.calibrate.calibration import CalibrationOptions, calibrate_new
 from flash_llm_ros.calibrate.calibration_text import default_text
+from flash_llm_ros.calibrate.section_formats import INT4_LOSS, SectionFormats
 from flash_llm_ros.calibrate.threshold_search import DEFAULT_SPARSITY
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from flash_llm_ros.engine import EngineConfig
@@ -34,6 +35,7 @@ class ConversionOptions:
     """What the user may choose; None means: by the neurons' format. ValueError on creation."""
 
     neurons: str = 'int8'           # int8, int4 or fp16
+    int4_loss: float = INT4_LOSS    # nats a token that int4 may cost; inf: all is int4
     resident: str | None = None     # q8, q4 or fp32
     kv_cache: str | None = None     # fp16 or fp32
     block: int = 512                # bytes
@@ -53,6 +55,8 @@ class ConversionOptions:
                                  f'{", ".join(filter(None, known))}')
         if self.probe and self.profile is not None:
             raise ValueError('probe and profile exclude each other; give one of them.')
+        if not self.int4_loss >= 0:
+            raise ValueError(f'int4_loss is {self.int4_loss}; it must be at least 0')
         if self.rank < 1:
             raise ValueError(f'rank is {self.rank}; it must be at least 1')
 
@@ -70,8 +74,9 @@ def convert(source: str | Path, target: str | Path, options: ConversionOptions,
         raise FileExistsError(f'{target} exists and is no flash store; it is not replaced.')
     checkpoint = open_checkpoint(source)
     exact = options.neurons == 'fp16'
-    form = StoreFormat('bundled' if checkpoint.spec.sparse_by_nature else 'split',
-                       options.neurons,
+    layout = 'bundled' if checkpoint.spec.sparse_by_nature else 'split'
+    sections = SectionFormats(checkpoint, layout, options.neurons, options.int4_loss)
+    form = StoreFormat(layout, sections.first,
                        options.resident or ('fp32' if exact else _resident(checkpoint)),
                        options.kv_cache or ('fp32' if exact else 'fp16'), options.block)
     profile = options.profile
@@ -79,10 +84,16 @@ def convert(source: str | Path, target: str | Path, options: ConversionOptions,
         profile = probe_folder(target.parent, _PROBE_SECONDS, progress)
     if profile is not None:
         form = _for_device(form, checkpoint.spec, profile)
+    text = default_text() if options.text is None else options.text
     with StoreWriter(checkpoint, target, form, progress) as writer:
         store = writer.write()
+        if sections.undecided:
+            codecs = sections.measured(store, text, progress)
+            if codecs != sections.first:
+                form = replace(form, codecs=codecs)
+                store = writer.recode(form if profile is None
+                                      else _for_device(form, checkpoint.spec, profile))
         if options.calibrate:
-            text = default_text() if options.text is None else options.text
             writer.seal(calibrate_new(store, text, _short(checkpoint.spec, options), progress))
         if profile is not None:
             writer.add_profile(profile)
@@ -104,7 +115,7 @@ def _for_device(form: StoreFormat, spec: ModelSpec, profile: DeviceProfile) -> S
     sections = model_sections(form.layout, spec.layers, spec.ffn_size, spec.vocab_size,
                               spec.tied_embeddings, spec.gated)
     return replace(form, block=block, min_group_bytes=best_min_group_bytes(
-        spec.hidden_size, form.codec, sections, block, _ACTIVE_SHARE[form.layout],
+        spec.hidden_size, form.codecs, sections, block, _ACTIVE_SHARE[form.layout],
         profile.costs(EngineConfig.reads_in_flight)))
 
 

@@ -155,7 +155,7 @@ class LossMeter:
                     model.run_layers(first, len(chunk), position, True, logits)
                 else:
                     model.forward(chunk, position, dense=True, logits=logits)
-                yield _log_softmax(logits)
+                yield log_softmax(logits)
         finally:
             if thresholds is not None:
                 model.feed_forward = self._plain
@@ -176,7 +176,7 @@ def _losses(piece: Piece, chunks: Iterable[Array]) -> NDArray[np.float64]:
     return np.concatenate(found).astype(np.float64)
 
 
-def _log_softmax(logits: Array) -> Array:
+def log_softmax(logits: Array) -> Array:
     """In place."""
     logits -= logits.max(axis=1, keepdims=True)
     logits -= np.log(np.exp(logits).sum(axis=1, keepdims=True))

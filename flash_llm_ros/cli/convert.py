@@ -4,6 +4,7 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.calibrate.section_formats import INT4_LOSS
 from flash_llm_ros.checkpoint.checkpoint import CheckpointError
 from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.progress import Steps
@@ -14,6 +15,7 @@ EPILOG = """\
 examples:
   flash_llm convert smollm2.Q4_1.gguf /data/smollm2.store
   flash_llm convert Qwen2.5-1.5B-Instruct/ /data/qwen.store --neurons int4
+  flash_llm convert model.gguf /data/small.store --neurons int4 --int4-loss inf   smallest
   flash_llm convert model.gguf /data/model.store --probe       choose group sizes for this flash
   flash_llm convert model.gguf /data/model.store --profile robot/profile.yaml
 
@@ -27,6 +29,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('store', help='the folder to write')
     parser.add_argument('--neurons', choices=('int8', 'int4', 'fp16'), default='int8',
                         help='format of the feed-forward weights on flash (default: int8)')
+    parser.add_argument('--int4-loss', type=float, default=INT4_LOSS, metavar='NATS',
+                        help='with int4: keep those sections int8 (down columns of a layer, the '
+                        'head) without which rounding costs more nats a token than this (default: '
+                        '%(default)s, about 2.5 %% of perplexity; inf: all is int4, the smallest '
+                        'store)')
     parser.add_argument('--resident', choices=('q8', 'q4', 'fp32'),
                         help='format of the attention weights (default: q4 where '
                         'the checkpoint has no more to keep, else q8; fp32 with fp16)')
@@ -51,16 +58,18 @@ def run(options: Namespace) -> int:
     try:
         text = _text(Path(options.text)) if options.text else None
         chosen = ConversionOptions(
-            neurons=options.neurons, resident=options.resident, kv_cache=options.kv_cache,
-            block=options.block, calibrate=not options.no_calibration, text=text,
-            replace=options.replace, probe=options.probe,
+            neurons=options.neurons, int4_loss=options.int4_loss,
+            resident=options.resident, kv_cache=options.kv_cache, block=options.block,
+            calibrate=not options.no_calibration, text=text, replace=options.replace,
+            probe=options.probe,
             profile=DeviceProfile.load(options.profile) if options.profile else None)
         with Steps() as steps:
             store = convert(options.checkpoint, options.store, chosen, steps)
     except (CheckpointError, FlashLlmError, OSError, ValueError) as error:
         return fail(error)
-    print(f'{store.path}: {store.bytes / 1e6:.1f} MB, {store.manifest.layout} layout, '
-          f'groups of {store.manifest.geometry.group_bytes} bytes')
+    geometry = store.manifest.geometry
+    print(f'{store.path}: {store.bytes / 1e6:.1f} MB, {geometry.formats_text}; '
+          f'{store.manifest.layout} layout, groups of {geometry.group_bytes} bytes')
     return 0
 
 

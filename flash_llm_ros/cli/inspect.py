@@ -38,7 +38,8 @@ def run(options: Namespace) -> int:
 def _facts(store: FlashStore) -> dict[str, Any]:
     manifest = store.manifest
     return {'model': manifest.model.to_dict(), 'layout': manifest.layout,
-            'neurons': manifest.geometry.codec, 'resident': manifest.resident,
+            'neurons': manifest.geometry.formats_text, 'formats': manifest.geometry.formats,
+            'resident': manifest.resident,
             'kv_cache': manifest.kv_cache, 'geometry': manifest.geometry.to_dict(),
             'calibration': manifest.calibration and asdict(manifest.calibration),
             'files': manifest.files, 'source': manifest.source, 'bytes': store.bytes}
@@ -54,7 +55,7 @@ def _print(store: FlashStore) -> None:
                      f'most {spec.max_context} tokens',
         'vocabulary': f'{spec.vocab_size} tokens, head '
                       + ('tied to the embedding' if spec.tied_embeddings else 'of its own'),
-        'formats': f'neurons {geometry.codec}, attention {manifest.resident}, '
+        'formats': f'neurons {geometry.formats_text}, attention {manifest.resident}, '
                    f'KV cache {manifest.kv_cache}',
         'flash': f'{manifest.layout} layout, {geometry.groups} groups of {geometry.group_bytes} '
                  f'bytes, {geometry.waste:.1%} padding',

@@ -4,7 +4,6 @@ import logging
 from types import ModuleType
 
 from flash_llm_ros.engine import numpy_core
-from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.geometry import Geometry
 from flash_llm_ros.store.manifest import FORMAT_VERSION
@@ -15,7 +14,7 @@ PREFERENCES = ('native', 'numpy')
 def core_scratch_bytes(geometry: Geometry, threads: int, tokens: int) -> int:
     """The most that the native core allocates beside its slab, for up to ``tokens`` at once."""
     padded = -(-geometry.dim // 32) * 32
-    row_bytes = row_codec(geometry.codec, geometry.dim).row_bytes
+    row_bytes = min(section.codec.row_bytes for section in geometry.sections)
     step_rows = min(max(32768 // row_bytes // 16 * 16, 16), 512)
     each_thread = step_rows * (4 * padded + 128) + 16384    # some rows unpacked, and their results
     prepared = tokens * (5 * padded + 256)                  # inputs as the kernels want them

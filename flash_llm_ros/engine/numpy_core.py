@@ -25,22 +25,22 @@ _DECODED_GROUPS = 16  # groups decoded to float32 at a time
 class NeuronCore:
     """Same interface and results (up to rounding) as ``flash_llm_ros._native.NeuronCore``.
 
-    ``path`` holds ``groups`` groups of ``group_bytes``; rows of ``dim`` values are stored by
-    ``codec``; ``slots`` groups fit in the slab. ``threads`` compute in the native core, the
+    ``path`` holds ``groups`` groups of ``group_bytes``; rows have ``dim`` values; ``slots``
+    groups fit in the slab. ``threads`` compute in the native core, the
     caller's included; results do not depend on it. Raises ValueError for a wrong argument,
     ReadFailedError and ChecksumError (after one retry) for the file, RuntimeError once closed.
     Arrays of a failed compute call hold unspecified values; the core itself stays usable.
     """
 
-    def __init__(self, path: str, group_bytes: int, groups: int, dim: int, codec: str, slots: int,
-                 *, threads: int = 1, reader: str = 'auto', reads_in_flight: int = 32,
+    def __init__(self, path: str, group_bytes: int, groups: int, dim: int, slots: int, *,
+                 threads: int = 1, reader: str = 'auto', reads_in_flight: int = 32,
                  direct_io: bool = True, lock_memory: bool = True) -> None:
         for name, value in (('group_bytes', group_bytes), ('groups', groups), ('slots', slots),
                             ('threads', threads), ('reads_in_flight', reads_in_flight)):
             check(value >= 1, name, value, 'at least 1')
         check(reader in READERS, 'reader', reader, f'one of {", ".join(READERS)}')
         check(group_bytes % 512 == 0, 'group_bytes', group_bytes, 'a multiple of 512')
-        self._codec = row_codec(codec, dim)
+        check(dim >= 1, 'dim', dim, 'a positive integer')
         self._dim = dim
         self._group_bytes = group_bytes
         self._groups = groups
@@ -81,20 +81,22 @@ class NeuronCore:
     @property
     def scratch_bytes(self) -> int:
         """Bytes beside the slab: some groups as float32 and in the steps towards it."""
-        rows = self._group_bytes // self._codec.row_bytes
+        rows = max((self._group_bytes // section.codec.row_bytes for section in self._sections),
+                   default=0)
         return 3 * _DECODED_GROUPS * max(rows, 1) * (self._dim + 32) * 4 + self._group_bytes
 
     def add_section(self, first_group: int, bundles: int, bundles_per_group: int,
-                    rows: int) -> int:
-        """Register consecutive groups of bundles of ``rows`` rows; returns the section's id."""
+                    rows: int, codec: str) -> int:
+        """Register consecutive groups of bundles of ``rows`` rows in a codec; returns an id."""
         self._check_open()
         check(bundles >= 1, 'bundles', bundles, 'at least 1')
         check(bundles_per_group >= 1, 'bundles_per_group', bundles_per_group, 'at least 1')
         check(1 <= rows <= 3, 'rows', rows, '1, 2 or 3')
-        used = bundles_per_group * rows * self._codec.row_bytes + CHECKSUM_BYTES
+        stored = row_codec(codec, self._dim)
+        used = bundles_per_group * rows * stored.row_bytes + CHECKSUM_BYTES
         check(used <= self._group_bytes, 'bundles_per_group', bundles_per_group,
               f'so few that {used} bytes fit in a group of {self._group_bytes}')
-        section = Section(first_group, bundles, bundles_per_group, rows)
+        section = Section(first_group, bundles, bundles_per_group, rows, stored)
         check(0 <= first_group <= self._groups - section.groups, 'first_group', first_group,
               f'such that {section.groups} groups lie within the file of {self._groups}')
         self._sections.append(section)
@@ -165,7 +167,7 @@ class NeuronCore:
         """out [S, bundles] = x [S, dim] @ W.T for a section of single rows."""
         found = self._compute_section(section, 1)
         check_pair('x', x, self._dim, 'out', out, found.bundles)
-        x = rounded(x, self._codec.name)
+        x = rounded(x, found.codec.name)
         for start, weights in self._dense(found):
             ffn.scatter(out, start, np.matmul(x, weights[:, :, 0].transpose(0, 2, 1)))
 
@@ -174,7 +176,7 @@ class NeuronCore:
         found = self._compute_section(section, 2)
         act = ffn.activation_of(activation)
         check_pair('x', x, self._dim, 'h', h, found.bundles)
-        x = rounded(x, self._codec.name)
+        x = rounded(x, found.codec.name)
         for start, weights in self._dense(found):
             ffn.scatter(h, start, ffn.gated(x, weights, act))
 
@@ -197,7 +199,7 @@ class NeuronCore:
         """
         found, act = self._bundle_section(section, activation, bias, threshold)
         check_pair('x', x, self._dim, 'out', out, self._dim)
-        x = rounded(x, self._codec.name)
+        x = rounded(x, found.codec.name)
         for start, weights in self._dense(found):
             h = ffn.bundle_activations(x, weights, act, ffn.bias_part(bias, start, weights))
             for values, group in zip(h, weights, strict=True):
@@ -235,7 +237,7 @@ class NeuronCore:
         if h_out is not None:
             check_array('h_out', h_out, np.float32, (found.bundles,), writable=True)
             h_out[:] = 0
-        x = rounded(x[None], self._codec.name)
+        x = rounded(x[None], found.codec.name)
         for start, group in self._sparse(found, np.flatnonzero(active)):
             part = ffn.bias_part(bias, start, group[None])
             values = ffn.bundle_activations(x, group[None], act, part)[0, 0]
@@ -365,9 +367,10 @@ class NeuronCore:
             if begin < end:
                 start = (local + begin) * section.bundles_per_group
                 bundles = min(section.bundles_per_group, section.bundles - start)
-                used = bundles * section.rows * self._codec.row_bytes
+                codec = section.codec
+                used = bundles * section.rows * codec.row_bytes
                 data = self._slab.bytes[list(slots[begin:end]), :used]
-                weights = self._codec.decode(data.reshape(-1, self._codec.row_bytes))
+                weights = codec.decode(data.reshape(-1, codec.row_bytes))
                 yield start, weights.reshape(end - begin, bundles, section.rows, self._dim)
 
     def _section(self, section: int) -> Section:

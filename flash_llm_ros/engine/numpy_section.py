@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from flash_llm_ros.store.codec import RowCodec
+
 
 @dataclass
 class Section:
@@ -11,6 +13,7 @@ class Section:
     bundles: int
     bundles_per_group: int
     rows: int
+    codec: RowCodec
     pinned: int = 0
     pin_slot: int | None = None
 

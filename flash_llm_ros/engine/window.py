@@ -24,12 +24,13 @@ class Window:
         self.plan, self.layers = plan, store.manifest.model.layers
         self.core: Any = load_core_class(config.core)(
             str(store.neurons), geometry.group_bytes, geometry.groups, geometry.dim,
-            geometry.codec, plan.slots, threads=config.threads, reader=config.reader,
+            plan.slots, threads=config.threads, reader=config.reader,
             reads_in_flight=config.reads_in_flight, direct_io=config.direct_io,
             lock_memory=config.lock_memory)
         try:
             ids = [self.core.add_section(section.first_group, section.bundles,
-                                         section.bundles_per_group, section.rows)
+                                         section.bundles_per_group, section.rows,
+                                         section.codec.name)
                    for section in geometry.sections]
             self._ids = {(section.name, section.layer): ids[index]
                          for index, section in enumerate(geometry.sections)}

@@ -35,8 +35,8 @@ def page(store: FlashStore, found: Findings) -> str:
     parts = [
         f'<h1>{escape(spec.name)}</h1>',
         f'<p>{spec.layers} layers of {spec.ffn_size} neurons ({escape(spec.activation)}), '
-        f'{escape(geometry.codec)}, {escape(manifest.layout)} layout; {store.bytes / 1e6:.1f} MB '
-        f'on flash in groups of {geometry.group_bytes} bytes.</p>']
+        f'{escape(geometry.formats_text)}, {escape(manifest.layout)} layout; '
+        f'{store.bytes / 1e6:.1f} MB on flash in groups of {geometry.group_bytes} bytes.</p>']
     for title, content, why in (
             ('Settings for a budget', _advice(store, found.floors), 'floors'),
             ('Time of a token', _floors(found.floors), 'floors'),

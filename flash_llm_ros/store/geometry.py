@@ -1,11 +1,11 @@
 """Where every bundle lies in neurons.bin: equal groups, sections of groups, and their sizes."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import Any, NamedTuple
 
-from flash_llm_ros.store.codec import CODEC_NAMES, row_codec
+from flash_llm_ros.store.codec import CODEC_NAMES, RowCodec, row_codec
 
 CHECKSUM_BYTES = 4
 MIN_GROUP_BYTES = 4096
@@ -36,7 +36,7 @@ class Section:
     bundles: int
     bundles_per_group: int
     first_group: int
-    row_bytes: int
+    codec: RowCodec
 
     @property
     def groups(self) -> int:
@@ -49,7 +49,7 @@ class Section:
 
     @property
     def bundle_bytes(self) -> int:
-        return self.rows * self.row_bytes
+        return self.rows * self.codec.row_bytes
 
     def bundles_in(self, group: int) -> int:
         """How many bundles the section's group number ``group`` (from 0) holds."""
@@ -71,7 +71,6 @@ class Geometry:
     block: int
     group_bytes: int
     dim: int
-    codec: str
     sections: tuple[Section, ...]
 
     def __post_init__(self) -> None:
@@ -79,7 +78,6 @@ class Geometry:
                'block', self.block, 'a positive multiple of 512')
         _check(_is_count(self.group_bytes) and self.group_bytes % self.block == 0,
                'group_bytes', self.group_bytes, f'a positive multiple of block ({self.block})')
-        _check(self.codec in CODEC_NAMES, 'codec', self.codec, f'one of {", ".join(CODEC_NAMES)}')
         _check(_is_count(self.dim), 'dim', self.dim, 'a positive integer')
         _check(len(self.sections) > 0, 'sections', '[]', 'at least one section')
         next_group, seen = 0, set()
@@ -102,8 +100,8 @@ class Geometry:
         for field in ('bundles', 'bundles_per_group'):
             _check(_is_count(getattr(section, field)), f'{where}.{field}',
                    getattr(section, field), 'a positive integer')
-        _check(section.row_bytes == self.row_bytes, f'{where}.row_bytes', section.row_bytes,
-               f'{self.row_bytes} for {self.codec} rows of {self.dim}')
+        _check(section.codec.dim == self.dim, f'{where}.codec.dim', section.codec.dim,
+               f'{self.dim}, as in all sections')
         used = section.bundles_per_group * section.bundle_bytes + CHECKSUM_BYTES
         _check(used <= self.group_bytes, f'{where}.bundles_per_group', section.bundles_per_group,
                f'so few that {used} bytes fit in group_bytes ({self.group_bytes})')
@@ -112,10 +110,6 @@ class Geometry:
     def _check_place(self, where: str, section: Section, next_group: int) -> None:
         _check(section.first_group == next_group, f'{where}.first_group', section.first_group,
                f'{next_group}, where the section before ends')
-
-    @cached_property
-    def row_bytes(self) -> int:
-        return row_codec(self.codec, self.dim).row_bytes
 
     @property
     def groups(self) -> int:
@@ -138,29 +132,47 @@ class Geometry:
                 return section
         raise KeyError(f'the store has no section {name!r} for layer {layer}')
 
+    @property
+    def formats(self) -> dict[str, dict[str, int]]:
+        """How many sections of each kind are in which codec: {'down': {'int4': 27, 'int8': 3}}."""
+        kinds = dict.fromkeys(section.name for section in self.sections)
+        return {kind: dict(Counter(section.codec.name for section in self.sections
+                                   if section.name == kind).most_common()) for kind in kinds}
+
+    @property
+    def formats_text(self) -> str:
+        """`formats` for people: ``gate_up int4, down int4 (27) and int8 (3), embedding int8``."""
+        codecs = {section.codec.name for section in self.sections}
+        if len(codecs) == 1:
+            return codecs.pop()
+        return ', '.join(
+            f'{kind} ' + ' and '.join(f'{codec} ({count})' if len(counts) > 1 else codec
+                                      for codec, count in counts.items())
+            for kind, counts in self.formats.items())
+
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and strings for the manifest; row_bytes follows from codec and dim."""
+        """Plain numbers and strings for the manifest; a row's bytes follow from codec and dim."""
         return {
             'block': self.block, 'group_bytes': self.group_bytes, 'dim': self.dim,
-            'codec': self.codec,
-            'sections': [{field: getattr(section, field) for field in _SECTION_FIELDS}
-                         for section in self.sections],
+            'sections': [{field: getattr(section, field) for field in _NUMBER_FIELDS}
+                         | {'codec': section.codec.name} for section in self.sections],
         }
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> 'Geometry':
         """The inverse of to_dict; ValueError names the first field that is missing or wrong."""
         _check_keys('geometry', data, _GEOMETRY_FIELDS)
-        dim, codec = data['dim'], data['codec']
-        _check(codec in CODEC_NAMES, 'codec', codec, f'one of {", ".join(CODEC_NAMES)}')
+        dim = data['dim']
         _check(_is_count(dim), 'dim', dim, 'a positive integer')
         _check(isinstance(data['sections'], list), 'sections', data['sections'], 'a list')
-        row_bytes = row_codec(codec, dim).row_bytes
         sections = []
         for index, entry in enumerate(data['sections']):
-            _check_keys(f'sections[{index}]', entry, _SECTION_FIELDS)
-            sections.append(Section(**entry, row_bytes=row_bytes))
-        return cls(block=data['block'], group_bytes=data['group_bytes'], dim=dim, codec=codec,
+            _check_keys(f'sections[{index}]', entry, (*_NUMBER_FIELDS, 'codec'))
+            codec = entry['codec']
+            _check(codec in CODEC_NAMES, f'sections[{index}].codec', codec,
+                   f'one of {", ".join(CODEC_NAMES)}')
+            sections.append(Section(**{**entry, 'codec': row_codec(codec, dim)}))
+        return cls(block=data['block'], group_bytes=data['group_bytes'], dim=dim,
                    sections=tuple(sections))
 
 
@@ -177,15 +189,15 @@ class LeadingGeometry(Geometry):
         for part, section in zip(sections, whole.sections, strict=True):
             _check(part.bundles <= section.bundles, f'widths[{part.layer}]', part.bundles,
                    f'at most {section.bundles}')
-        return cls(whole.block, whole.group_bytes, whole.dim, whole.codec, tuple(sections))
+        return cls(whole.block, whole.group_bytes, whole.dim, tuple(sections))
 
     def _check_place(self, where: str, section: Section, next_group: int) -> None:
         _check(section.first_group >= next_group, f'{where}.first_group', section.first_group,
                f'at least {next_group}, where the section before ends')
 
 
-_GEOMETRY_FIELDS = ('block', 'group_bytes', 'dim', 'codec', 'sections')
-_SECTION_FIELDS = ('name', 'layer', 'rows', 'bundles', 'bundles_per_group', 'first_group')
+_GEOMETRY_FIELDS = ('block', 'group_bytes', 'dim', 'sections')
+_NUMBER_FIELDS = ('name', 'layer', 'rows', 'bundles', 'bundles_per_group', 'first_group')
 
 
 def model_sections(layout: str, layers: int, neurons: int, vocabulary: int, tied: bool,
@@ -203,11 +215,13 @@ def model_sections(layout: str, layers: int, neurons: int, vocabulary: int, tied
     return specs + [SectionSpec(name, MODEL_WIDE, 1, vocabulary) for name in model_wide]
 
 
-def plan_geometry(dim: int, codec: str, section_specs: Iterable[SectionSpec], block: int = 512,
-                  min_group_bytes: int = MIN_GROUP_BYTES, max_waste: float = 0.03) -> Geometry:
+def plan_geometry(dim: int, codecs: str | Sequence[str], section_specs: Iterable[SectionSpec],
+                  block: int = 512, min_group_bytes: int = MIN_GROUP_BYTES,
+                  max_waste: float = 0.03) -> Geometry:
     """Choose the smallest group size that wastes less than ``max_waste`` in every section.
 
-    ``section_specs``: (name, layer, rows, bundles) in file order. ``block`` and
+    ``codecs``: the name of all sections' codec, or one for each. ``section_specs``:
+    (name, layer, rows, bundles) in file order. ``block`` and
     ``min_group_bytes`` are bytes. The search ends at 256 KiB (or four of the longest bundle);
     beyond, the size with the least waste is taken. ValueError names a field that is wrong.
     """
@@ -215,20 +229,21 @@ def plan_geometry(dim: int, codec: str, section_specs: Iterable[SectionSpec], bl
     _check(_is_count(block) and block % 512 == 0, 'block', block, 'a positive multiple of 512')
     _check(_is_count(min_group_bytes), 'min_group_bytes', min_group_bytes, 'a positive integer')
     _check(len(specs) > 0, 'section_specs', specs, 'at least one section')
-    row_bytes = row_codec(codec, dim).row_bytes
+    names = [codecs] * len(specs) if isinstance(codecs, str) else list(codecs)
+    _check(len(names) == len(specs), 'codecs', names, f'one for each of {len(specs)} sections')
     for spec in specs:
         _check(_is_count(spec.rows), f'{spec.name}.rows', spec.rows, 'a positive integer')
         _check(_is_count(spec.bundles), f'{spec.name}.bundles', spec.bundles, 'a positive integer')
-    group_bytes = _group_bytes({spec.rows * row_bytes for spec in specs}, block,
-                               min_group_bytes, max_waste)
+    found = [row_codec(name, dim) for name in names]
+    bundle_sizes = [spec.rows * codec.row_bytes for spec, codec in zip(specs, found, strict=True)]
+    group_bytes = _group_bytes(set(bundle_sizes), block, min_group_bytes, max_waste)
     sections, next_group = [], 0
-    for spec in specs:
-        fitting = (group_bytes - CHECKSUM_BYTES) // (spec.rows * row_bytes)
-        section = Section(*spec, bundles_per_group=fitting, first_group=next_group,
-                          row_bytes=row_bytes)
+    for spec, codec, size in zip(specs, found, bundle_sizes, strict=True):
+        section = Section(*spec, bundles_per_group=(group_bytes - CHECKSUM_BYTES) // size,
+                          first_group=next_group, codec=codec)
         sections.append(section)
         next_group = section.end_group
-    return Geometry(block, group_bytes, dim, codec, tuple(sections))
+    return Geometry(block, group_bytes, dim, tuple(sections))
 
 
 def _group_bytes(bundle_sizes: set[int], block: int, smallest: int, max_waste: float) -> int:

@@ -1,6 +1,6 @@
 """How large groups should be for a device: so that a layer's active set is read quickly."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from flash_llm_ros.store.device_profile import ReadCosts
 from flash_llm_ros.store.geometry import (
@@ -52,15 +52,16 @@ def layer_seconds(geometry: Geometry, share: float, costs: ReadCosts) -> float:
                if section.layer == 0 and section.name in SCATTERED)
 
 
-def best_min_group_bytes(dim: int, codec: str, section_specs: Iterable[SectionSpec], block: int,
-                         share: float, costs: ReadCosts) -> int:
+def best_min_group_bytes(dim: int, codecs: str | Sequence[str],
+                         section_specs: Iterable[SectionSpec], block: int, share: float,
+                         costs: ReadCosts) -> int:
     """`min_group_bytes` for plan_geometry: from 4 KiB, doubled as long as that pays.
 
     The smallest of 4, 8, ... 128 KiB with which a layer's active set is read in at most 1.1 times
     the least time.
     """
     specs = list(section_specs)
-    seconds = {least: layer_seconds(plan_geometry(dim, codec, specs, block, least), share, costs)
+    seconds = {least: layer_seconds(plan_geometry(dim, codecs, specs, block, least), share, costs)
                for least in _CANDIDATES}
     return next(least for least in _CANDIDATES
                 if seconds[least] <= _WORTH_IT * min(seconds.values()))

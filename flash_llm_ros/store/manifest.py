@@ -12,9 +12,11 @@ from flash_llm_ros.store.aggressive import Aggressive
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
 from flash_llm_ros.store.geometry import Geometry, model_sections
 
-FORMAT_VERSION = 2
-# Version 2 brought the offsets of int4 rows; all else is as it was.
-_SAME_IN_VERSION_1 = ('int8', 'fp16')
+FORMAT_VERSION = 3
+# Version 2 brought the offsets of int4 rows, version 3 a codec for each section instead of one for
+# all; all else is as it was.
+_READ_VERSIONS = (1, 2, FORMAT_VERSION)
+_SAME_IN_VERSION_1 = {'int8', 'fp16'}
 LAYOUTS = ('split', 'bundled')
 RESIDENT_FORMATS = ('q8', 'q4', 'fp32')
 KV_FORMATS = ('fp16', 'fp32')
@@ -105,8 +107,7 @@ class Manifest:
             'format_version': FORMAT_VERSION,
             'model': self.model.to_dict(),
             'layout': self.layout,
-            'quantisation': {'neurons': self.geometry.codec, 'resident': self.resident,
-                             'kv_cache': self.kv_cache},
+            'quantisation': {'resident': self.resident, 'kv_cache': self.kv_cache},
             'geometry': self.geometry.to_dict(),
             'calibration': self.calibration and asdict(self.calibration),
             **({} if self.aggressive is None else {'aggressive': self.aggressive.to_dict()}),
@@ -131,14 +132,17 @@ class Manifest:
         except (yaml.YAMLError, ValueError, RecursionError):
             raise _corrupt(path, 'it is not valid YAML') from None
         version = data.get('format_version') if isinstance(data, dict) else None
-        if version not in (1, FORMAT_VERSION):
+        if version not in _READ_VERSIONS:
             raise _other_version(path, version)
         try:
+            if version < FORMAT_VERSION:
+                data['geometry'] = _with_section_codecs(data['geometry'])
             manifest = cls._from_dict(data)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             what = f'it lacks {error}' if isinstance(error, KeyError) else str(error)
             raise _corrupt(path, what) from None
-        if version == 1 and manifest.geometry.codec not in _SAME_IN_VERSION_1:
+        codecs = {section.codec.name for section in manifest.geometry.sections}
+        if version == 1 and not codecs <= _SAME_IN_VERSION_1:
             raise _other_version(path, version)
         return manifest
 
@@ -167,6 +171,13 @@ class Manifest:
                    Aggressive.from_dict(data['aggressive']) if 'aggressive' in data else None)
 
 
+def _with_section_codecs(geometry: dict[str, Any]) -> dict[str, Any]:
+    """Of versions 1 and 2, which name one codec for all sections."""
+    others = {name: value for name, value in geometry.items() if name != 'codec'}
+    return {**others, 'sections': [{**section, 'codec': geometry['codec']}
+                                   for section in geometry['sections']]}
+
+
 def _digest(body: str) -> str:
     return hashlib.sha256(body.encode()).hexdigest()
 
@@ -178,5 +189,5 @@ def _corrupt(path: Path, what: str) -> FlashLlmError:
 def _other_version(path: Path, version: object) -> FlashLlmError:
     return FlashLlmError(
         ErrorCode.STORE_VERSION,
-        f'{path} has format version {version}; this release reads version {FORMAT_VERSION}, and '
-        f'version 1 with int8 or fp16 rows. Convert the checkpoint again.')
+        f'{path} has format version {version}; this release reads versions {FORMAT_VERSION} '
+        f'and 2, and version 1 with int8 or fp16 rows. Convert the checkpoint again.')

@@ -7,7 +7,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.store.checksum import crc32c
-from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.errors import ChecksumError, ReadFailedError
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.geometry import CHECKSUM_BYTES, MODEL_WIDE, Section
@@ -21,7 +20,6 @@ class NeuronReader:
     def __init__(self, store: FlashStore) -> None:
         self.store = store
         self._path, self._geometry = store.neurons, store.manifest.geometry
-        self._codec = row_codec(self._geometry.codec, self._geometry.dim)
         try:
             self._fd = os.open(self._path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -44,7 +42,7 @@ class NeuronReader:
     def parts(self, section: Section) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """The section in order, some megabytes at a time, each with its first bundle's number."""
         for first, encoded in self.encoded(section):
-            decoded = self._codec.decode(encoded.reshape(-1, section.row_bytes))
+            decoded = section.codec.decode(encoded.reshape(-1, section.codec.row_bytes))
             yield first, decoded.reshape(-1, section.rows, self._geometry.dim)
 
     def encoded(self, section: Section) -> Iterator[tuple[int, NDArray[np.uint8]]]:

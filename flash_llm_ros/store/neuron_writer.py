@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.store.checksum import crc32c
-from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.geometry import CHECKSUM_BYTES, Geometry, Section
 
 
@@ -17,7 +16,6 @@ class NeuronWriter:
 
     def __init__(self, path: Path, geometry: Geometry) -> None:
         self._geometry = geometry
-        self._codec = row_codec(geometry.codec, geometry.dim)
         self._pending = list(geometry.sections)
         self._file = path.open('wb')
 
@@ -56,7 +54,7 @@ class NeuronWriter:
     def _encoded(self, section: Section, part: NDArray[np.float32]) -> NDArray[np.uint8]:
         rows = np.ascontiguousarray(part, dtype=np.float32).reshape(-1, self._geometry.dim)
         try:
-            return self._codec.encode(rows).reshape(-1, section.bundle_bytes)
+            return section.codec.encode(rows).reshape(-1, section.bundle_bytes)
         except ValueError as error:
             raise ValueError(f'{section.label}: {error}') from None
 

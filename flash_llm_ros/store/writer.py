@@ -17,12 +17,14 @@ from flash_llm_ros.store.device_profile import PROFILE, DeviceProfile
 from flash_llm_ros.store.flash_store import FlashStore, file_sha256
 from flash_llm_ros.store.geometry import (
     MIN_GROUP_BYTES,
+    Geometry,
     Section,
     model_sections,
     plan_geometry,
 )
 from flash_llm_ros.store.layer_graphs import ExternalData, final_graph, layer_graph
 from flash_llm_ros.store.manifest import Calibration, Manifest
+from flash_llm_ros.store.neuron_reader import NeuronReader
 from flash_llm_ros.store.neuron_writer import NeuronWriter
 from flash_llm_ros.store.resident_layout import (
     POSITIONS,
@@ -54,7 +56,7 @@ class StoreFormat:
     """What `convert` was asked for."""
 
     layout: str                 # split or bundled
-    codec: str                  # int8, int4 or fp16
+    codecs: str | tuple[str, ...]   # int8, int4 or fp16: of all sections, or of each
     resident: str               # q8, q4 or fp32
     kv_cache: str               # fp16 or fp32
     block: int = 512            # the flash device's block in bytes
@@ -73,11 +75,7 @@ class StoreWriter:
         self.path = target.with_name(f'.{target.name}.partial-{os.getpid()}')
         self._weights, self._form, self._progress = source, form, progress
         self._hashes: dict[str, str] = {}
-        spec = source.spec
-        self.geometry = plan_geometry(
-            spec.hidden_size, form.codec,
-            model_sections(form.layout, spec.layers, spec.ffn_size, spec.vocab_size,
-                           spec.tied_embeddings, spec.gated), form.block, form.min_group_bytes)
+        self.geometry = _geometry(source.spec, form)
 
     def __enter__(self) -> 'StoreWriter':
         target = self.target
@@ -102,6 +100,25 @@ class StoreWriter:
         self._write_tokenizer_tables()
         (self.path / names.CHAT_TEMPLATE).write_text(self._weights.chat_template,
                                                      encoding='utf-8')
+        return self.seal(None)
+
+    def recode(self, form: StoreFormat) -> FlashStore:
+        """Write the neurons again in other codecs or groups; a codec that is kept, as it is."""
+        written = FlashStore.open(self.path)
+        self._form, self.geometry = form, _geometry(self._weights.spec, form)
+        kept = self.path / f'{names.NEURONS}.recoded'
+        writer = NeuronWriter(kept, self.geometry)
+        with NeuronReader(written) as reader:
+            for section, before in zip(self.geometry.sections, written.manifest.geometry.sections,
+                                       strict=True):
+                if section.codec == before.codec:
+                    writer.write_encoded(section, (part for _, part in reader.encoded(before)))
+                else:
+                    writer.write(section, self._bundles(section))
+                self._progress('neurons', section.end_group, self.geometry.groups)
+        writer.close()
+        kept.rename(written.neurons)
+        del self._hashes[names.NEURONS]
         return self.seal(None)
 
     def seal(self, calibration: Calibration | None) -> FlashStore:
@@ -211,6 +228,13 @@ class StoreWriter:
             writer.write(POSITIONS, table.astype(layout[POSITIONS][0]))
         writer.close()
         (self.path / names.FINAL_GRAPH).write_bytes(final_graph(spec, rows))
+
+
+def _geometry(spec: ModelSpec, form: StoreFormat) -> Geometry:
+    sections = model_sections(form.layout, spec.layers, spec.ffn_size, spec.vocab_size,
+                              spec.tied_embeddings, spec.gated)
+    return plan_geometry(spec.hidden_size, form.codecs, sections, form.block,
+                         form.min_group_bytes)
 
 
 def _sync(path: Path) -> None:

@@ -1,0 +1,243 @@
+"""Stores whose sections have different codecs: which ones are chosen, and what they compute."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import math
+from pathlib import Path
+
+from fidelity import engine_logits, mean_divergence
+from hypothesis import given
+from hypothesis import strategies as st
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_checkpoint import write_checkpoint
+import torch
+from transformers import AutoModelForCausalLM
+
+from flash_llm_ros.calibrate.calibration_text import default_text
+from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.calibrate.ordered_store import OrderOptions, order_store
+from flash_llm_ros.calibrate.rounding_trial import RoundingTrial, int4_rounded
+from flash_llm_ros.calibrate.section_formats import Price, SectionFormats, worth_keeping
+from flash_llm_ros.checkpoint.checkpoint import open_checkpoint
+from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
+from flash_llm_ros.store.codec import row_codec
+from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.neuron_reader import NeuronReader
+from flash_llm_ros.store.writer import StoreFormat, StoreWriter
+
+TOKENS = np.arange(20, 84)
+PARTS = {'gate_up': ('gate_proj', 'up_proj'), 'down': ('down_proj',),
+         'bundle': ('gate_proj', 'up_proj', 'down_proj')}
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    pass
+
+
+def written(checkpoint: Path, target: Path, layout: str, codecs: str | tuple[str, ...]
+            ) -> FlashStore:
+    form = StoreFormat(layout, codecs, 'fp32', 'fp32')
+    with StoreWriter(open_checkpoint(checkpoint), target, form, quiet) as writer:
+        writer.write()
+        writer.publish()
+    return FlashStore.open(target)
+
+
+@contextmanager
+def opened(store: FlashStore, **options: object) -> Iterator[Engine]:
+    engine = Engine.open(EngineConfig(store.path, options.pop('budget', 40_000_000),
+                                      lock_memory=False, context_length=256, **options))
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def half_precision(checkpoint: Path) -> Path:
+    """Weights that fp16 rows hold as they are."""
+    tensors = {name: rows.astype(np.float16).astype(np.float32)
+               for name, rows in load_file(checkpoint / 'model.safetensors').items()}
+    save_file(tensors, checkpoint / 'model.safetensors', metadata={'format': 'pt'})
+    return checkpoint
+
+
+def four_bit_layers(checkpoint: Path) -> None:
+    """Gate and up rows as a source of 4-bit blocks has them."""
+    tensors = load_file(checkpoint / 'model.safetensors')
+    for name, rows in tensors.items():
+        if 'gate_proj' in name or 'up_proj' in name:
+            tensors[name] = int4_rounded(rows)
+    save_file(tensors, checkpoint / 'model.safetensors', metadata={'format': 'pt'})
+
+
+def rounded_reference(checkpoint: Path, store: FlashStore) -> AutoModelForCausalLM:
+    """transformers with every matrix as this store's codecs decode it."""
+    model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+    names = {'embedding': 'model.embed_tokens.weight', 'head': 'lm_head.weight'}
+    with torch.no_grad():
+        for section in store.manifest.geometry.sections:
+            parts = ([names[section.name]] if section.layer < 0 else
+                     [f'model.layers.{section.layer}.mlp.{part}.weight'
+                      for part in PARTS[section.name]])
+            for name in parts:
+                weight = model.get_parameter(name)
+                rows = weight.T if 'down_proj' in name else weight
+                codec = row_codec(section.codec.name, rows.shape[1])
+                found = codec.decode(codec.encode(np.ascontiguousarray(rows.numpy())))
+                weight.copy_(torch.from_numpy(found.T if 'down_proj' in name else found))
+    return model
+
+
+@pytest.mark.parametrize('core', ['native', 'numpy'])
+@pytest.mark.parametrize(('layout', 'changes', 'codecs'), [
+    ('split', {}, ('int4', 'int8', 'int4', 'fp16', 'fp16', 'int4', 'int4', 'int8')),
+    ('split', {'tie_word_embeddings': True},
+     ('int4', 'int4', 'int4', 'int8', 'int8', 'int4', 'int8')),
+    ('bundled', {'hidden_act': 'relu'}, ('int8', 'int4', 'fp16', 'int8', 'int4')),
+])
+def test_a_mixed_store_against_transformers(tmp_path: Path, core: str, layout: str,
+                                            changes: dict, codecs: tuple[str, ...]) -> None:
+    checkpoint = write_checkpoint(tmp_path / 'checkpoint', **changes)
+    store = written(checkpoint, tmp_path / 'store', layout, codecs)
+    assert tuple(section.codec.name for section in store.manifest.geometry.sections) == codecs
+    with torch.no_grad():
+        expected = rounded_reference(checkpoint, store)(torch.from_numpy(TOKENS[None])
+                                                        ).logits[0].numpy()
+    for budget in (8_000_000, 40_000_000):      # streamed and pinned
+        with opened(store, core=core, budget=budget) as engine:
+            logits = engine_logits(engine, TOKENS.tolist())
+            one_by_one = engine_logits(engine, TOKENS.tolist(), dense=False)
+        # What is left is how inputs are rounded: to 8 bits for int4 rows.
+        assert np.abs(logits - expected).max() < 0.08 * expected.std()
+        assert np.corrcoef(logits.ravel(), expected.ravel())[0, 1] > 0.9995
+        assert np.abs(one_by_one - logits).max() < 0.05 * expected.std()
+
+
+@pytest.fixture(scope='module')
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    checkpoint = write_checkpoint(tmp_path_factory.mktemp('source') / 'checkpoint',
+                                  tie_word_embeddings=True)
+    four_bit_layers(checkpoint)
+    return checkpoint
+
+
+@pytest.fixture(scope='module')
+def first(source: Path) -> FlashStore:
+    """What is written before anything is measured."""
+    formats = SectionFormats(open_checkpoint(source), 'split', 'int4', 0.02)
+    return written(source, source.parent / 'first', 'split', formats.first)
+
+
+def test_what_has_four_bits_already_needs_no_measurement(source: Path, tmp_path: Path) -> None:
+    checkpoint = open_checkpoint(source)
+    formats = SectionFormats(checkpoint, 'split', 'int4', 0.02)
+    assert formats.first == ('int4', 'int8') * 3 + ('int8',)
+    assert formats.undecided == [1, 3, 5, 6]
+    smallest = SectionFormats(checkpoint, 'split', 'int4', math.inf)
+    assert smallest.first == ('int4',) * 7 and smallest.undecided == []
+    whole = SectionFormats(checkpoint, 'split', 'int8', 0.02)
+    assert whole.first == ('int8',) * 7 and whole.undecided == []
+    untied = open_checkpoint(write_checkpoint(tmp_path / 'untied'))
+    formats = SectionFormats(untied, 'split', 'int4', 0.02)
+    assert formats.first == ('int8',) * 8
+    assert formats.undecided == [0, 1, 2, 3, 4, 5, 7]       # not the embedding: one row a token
+
+
+@pytest.mark.parametrize(('layout', 'changes', 'name', 'layer'), [
+    ('split', {}, 'down', 0), ('split', {'tie_word_embeddings': True}, 'down', 2),
+    ('split', {}, 'gate_up', 1), ('bundled', {'hidden_act': 'relu'}, 'bundle', 1),
+    ('split', {}, 'head', -1), ('split', {'tie_word_embeddings': True}, 'embedding', -1),
+])
+def test_a_trial_is_what_the_store_then_loses(tmp_path: Path, layout: str, changes: dict,
+                                              name: str, layer: int) -> None:
+    """What was measured beforehand is what a store with the section in int4 diverges by."""
+    checkpoint = half_precision(write_checkpoint(tmp_path / 'checkpoint', **changes))
+    store = written(checkpoint, tmp_path / 'store', layout, 'fp16')     # rounds no inputs
+    tried = store.manifest.geometry.section(name, layer)
+    codecs = tuple('int4' if section == tried else 'fp16'
+                   for section in store.manifest.geometry.sections)
+    with opened(store) as engine:
+        exact = engine_logits(engine, TOKENS.tolist())
+        foreseen = RoundingTrial(store, engine, TOKENS).divergence(tried)
+        assert np.array_equal(engine_logits(engine, TOKENS.tolist()), exact)    # all put back
+    with opened(written(checkpoint, tmp_path / 'rounded', layout, codecs)) as engine:
+        found = mean_divergence(exact, engine_logits(engine, TOKENS.tolist()))
+    assert found > 1e-5 and foreseen == pytest.approx(found, rel=0.02)
+
+
+@given(st.lists(st.tuples(st.integers(1, 50), st.floats(0, 1)), max_size=9), st.floats(0, 2))
+def test_what_is_kept_is_enough_and_needed(items: list[tuple[int, float]], loss: float) -> None:
+    prices = {index: Price(*item) for index, item in enumerate(items)}
+    kept = worth_keeping(prices, loss)
+    rest = sum(price.divergence for index, price in prices.items() if index not in kept)
+    assert rest <= loss + 1e-9 or len(kept) == len(prices)
+    for index in kept:
+        assert rest + prices[index].divergence > loss - 1e-9
+
+
+def test_what_saves_most_per_byte_is_kept() -> None:
+    prices = {0: Price(10, 0.030), 1: Price(1, 0.010), 2: Price(1, 0.004), 3: Price(1, 0.001)}
+    assert worth_keeping(prices, 0.05) == set()
+    assert worth_keeping(prices, 0.035) == {1}
+    assert worth_keeping(prices, 0.031) == {1, 2}
+    assert worth_keeping(prices, 0.006) == {0, 1}           # with 0, 2 is not needed any more
+    assert worth_keeping(prices, 0.0) == {0, 1, 2, 3}
+
+
+def test_convert_keeps_what_costs_most(source: Path, first: FlashStore, tmp_path: Path) -> None:
+    with opened(first) as engine:
+        tokens = np.array(engine.tokenize(default_text())[:256], np.int64)
+        trial = RoundingTrial(first, engine, tokens)
+        sections = first.manifest.geometry.sections
+        price = {index: trial.divergence(sections[index]) for index in (1, 3, 5, 6)}
+    loss = sum(price.values()) - 0.5 * max(price[1], price[3], price[5])
+    done = []
+    store = convert(source, tmp_path / 'store', ConversionOptions(
+        neurons='int4', int4_loss=loss, resident='fp32', kv_cache='fp32'),
+        lambda what, at, total: done.append(what))
+    geometry = store.manifest.geometry
+    kept = [section for section in geometry.sections if section.codec.name == 'int8']
+    assert len(kept) == 1 and done.count('trying 4 bits') == 4
+    assert geometry.file_bytes < first.manifest.geometry.file_bytes
+    store.verify()
+    # Every row is what its codec makes of the checkpoint, also where bytes were copied.
+    reference = rounded_reference(source, store)
+    with NeuronReader(store) as reader:
+        for layer in range(3):
+            mlp = reference.model.layers[layer].mlp
+            down = reader.bundles('down', layer)[:, 0]
+            assert np.array_equal(down, mlp.down_proj.weight.detach().numpy().T)
+            gate_up = reader.bundles('gate_up', layer)
+            assert np.array_equal(gate_up[:, 0], mlp.gate_proj.weight.detach().numpy())
+        head = reader.bundles('embedding')[:, 0]
+        assert np.array_equal(head, reference.lm_head.weight.detach().numpy())
+
+
+def test_weights_that_int4_cannot_hold(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / 'checkpoint')
+    tensors = load_file(checkpoint / 'model.safetensors')
+    tensors['model.layers.1.mlp.down_proj.weight'][3, 200] = 1e6
+    save_file(tensors, checkpoint / 'model.safetensors', metadata={'format': 'pt'})
+    with pytest.raises(ValueError, match=r'down of layer 1: int4 rows: largest magnitude 1\.0'):
+        convert(checkpoint, tmp_path / 'store', ConversionOptions(neurons='int4'), quiet)
+    assert not (tmp_path / 'store').exists()
+
+
+@pytest.mark.parametrize('mode', ['exact', 'sparse', 'aggressive'])
+def test_all_modes_run_a_mixed_store_with_both_cores(source: Path, tmp_path: Path, mode: str
+                                                     ) -> None:
+    store = convert(source, tmp_path / 'store', ConversionOptions(
+        neurons='int4', int4_loss=1e-3, resident='fp32', kv_cache='fp32', most_tokens=512), quiet)
+    assert len({section.codec.name for section in store.manifest.geometry.sections}) == 2
+    if mode == 'aggressive':
+        store = order_store(store.path, tmp_path / 'ordered', [default_text()], OrderOptions(
+            shares=(1.0, 0.7), most_tokens=512, measured_tokens=64, head_rows=64), quiet)
+    answers = {}
+    for core in ('native', 'numpy'):
+        with opened(store, core=core, mode=mode) as engine:
+            generation = engine.start(GenerationRequest('Hello', raw=True, max_tokens=24))
+            list(generation)
+            answers[core] = generation.tokens
+    assert answers['native'] == answers['numpy'] and len(answers['numpy']) > 4
