@@ -34,7 +34,6 @@ from flash_llm_ros.store.aggressive import share_name
 from flash_llm_ros.store.flash_store import FlashStore
 
 Array = NDArray[np.float32]
-_MEAN_TOKENS = 1000
 PARTS = {'equal': 'alone, equal shares', 'alone': 'alone, shares by layer', 'mean': 'with mean',
          'corrected': 'with correction', 'all': 'and shortlisted head'}
 
@@ -96,12 +95,12 @@ class Meter:
 
     def __init__(self, store: FlashStore, most_tokens: int) -> None:
         self._store = store
-        self._engine = opened(store, max(most_tokens, _MEAN_TOKENS))
+        self._engine = opened(store, most_tokens)
         self._plain = self._engine.model.feed_forward
         self.tokens = self._engine.tokenize(held_out_text())[:most_tokens]
         self._exact = self._losses(self._engine)
         inputs = self._engine.model.feed_forward = MeanInputs(self._engine)
-        self._losses(self._engine, self._engine.tokenize(calibration_text())[:_MEAN_TOKENS])
+        self._losses(self._engine, self._engine.tokenize(calibration_text())[:most_tokens])
         self._means = inputs.means
 
     def parts(self, share: float) -> dict[str, Growth]:

@@ -19,6 +19,10 @@ constexpr std::uint32_t kStart = 0xFFFFFFFF;
 // Three independent streams of this many bytes hide the three cycle latency of the instruction.
 constexpr std::size_t kLongStream = 1024;
 constexpr std::size_t kShortStream = 128;
+// What a device has just written is in DRAM, and streams of a KiB are too short for the processor to
+// see them coming.
+constexpr std::size_t kLine = 64;
+constexpr std::size_t kAhead = 3 * kLongStream;
 
 using ByteTables = std::array<std::array<std::uint32_t, 256>, 8>;
 
@@ -124,10 +128,15 @@ CRC_TARGET std::uint32_t update_three_streams(std::uint32_t state, const std::ui
   for (; size >= 3 * kStream; data += 3 * kStream, size -= 3 * kStream) {
     std::uint32_t second = 0;
     std::uint32_t third = 0;
-    for (std::size_t i = 0; i < kStream; i += 8) {
-      state = step8(state, word_at(data + i));
-      second = step8(second, word_at(data + kStream + i));
-      third = step8(third, word_at(data + 2 * kStream + i));
+    for (std::size_t line = 0; line < kStream; line += kLine) {
+      for (std::size_t stream = 0; stream < 3; ++stream) {
+        __builtin_prefetch(data + kAhead + stream * kStream + line);
+      }
+      for (std::size_t i = line; i < line + kLine; i += 8) {
+        state = step8(state, word_at(data + i));
+        second = step8(second, word_at(data + kStream + i));
+        third = step8(third, word_at(data + 2 * kStream + i));
+      }
     }
     state = shift(shift(state) ^ second) ^ third;
   }

@@ -17,7 +17,7 @@ off_t GroupRead::offset() const {
          static_cast<off_t>(file_.slab().slot_bytes());
 }
 
-bool GroupRead::finished(ssize_t answer) {
+bool GroupRead::arrived(ssize_t answer) {
   if (answer == -EINTR) {
     return false;
   }
@@ -43,6 +43,13 @@ bool GroupRead::finished(ssize_t answer) {
     part_.arrived += groups;
     ask();
     return false;
+  }
+  return true;
+}
+
+bool GroupRead::finished() {
+  if (fault_) {
+    return true;
   }
   if (std::optional<ReadFault> corrupt = file_.verify(run_, part_.begin, part_.end)) {
     return failed(*std::move(corrupt));

@@ -12,10 +12,11 @@
 
 namespace flash_llm {
 
-// Whoever talks to the kernel asks it for `pieces` at `offset` and reports what it said, until that
-// finishes the read. A short answer is gone on from at the first group that is missing. What failed
-// or is corrupt is read once more, without the groups that nobody wants: an unreadable block among
-// them must not fail anybody. What fails then is a fault.
+// Whoever talks to the kernel asks it for `pieces` at `offset` and reports what it said, until all
+// has arrived; then checksums are computed, by any thread, and sometimes there is more to ask for.
+// A short answer is gone on from at the first group that is missing. What failed or is corrupt is
+// read once more, without the groups that nobody wants: an unreadable block among them must not
+// fail anybody. What fails then is a fault.
 class GroupRead {
  public:
   GroupRead(const GroupFile& file, Run run);
@@ -23,8 +24,10 @@ class GroupRead {
   const Run& run() const { return run_; }
   const std::vector<iovec>& pieces() const { return pieces_; }
   off_t offset() const;
-  // `answer`: bytes, or minus an error number. Computes the checksums of what is complete.
-  bool finished(ssize_t answer);
+  // `answer`: bytes, or minus an error number. False: the kernel is to be asked again, at once.
+  bool arrived(ssize_t answer);
+  // Once arrived; computes the checksums. False: the kernel is to be asked again.
+  bool finished();
   // Once finished.
   const std::optional<ReadFault>& fault() const { return fault_; }
 

@@ -1,5 +1,6 @@
 #include "measure_reads.hpp"
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <memory>
@@ -17,6 +18,15 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+constexpr std::int64_t kMostAheadBytes = 8 << 20;
+
+// Requests that wait in the reader's queue besides those in flight, as the engine's do: so that the
+// reader has the next one at hand while the latest is checked. Few where they are large.
+std::int32_t slots_for(int in_flight, std::int64_t bytes) {
+  const std::int64_t most = std::max<std::int64_t>(4, kMostAheadBytes / bytes);
+  return in_flight + static_cast<std::int32_t>(std::min<std::int64_t>(in_flight, most));
+}
+
 // A closed loop: whatever has arrived is followed by the next read into the same slot.
 class ReadLoop {
  public:
@@ -27,9 +37,9 @@ class ReadLoop {
         seed_(std::random_device()()),
         end_(end) {}
 
-  void run(int in_flight) {
-    for (std::int32_t slot = 0; slot < in_flight; ++slot) {
-      pending_.begin(static_cast<std::size_t>(in_flight));
+  void run(std::int32_t slots) {
+    for (std::int32_t slot = 0; slot < slots; ++slot) {
+      pending_.begin(static_cast<std::size_t>(slots));
       read_into(slot);
     }
     pending_.finish();
@@ -83,7 +93,8 @@ ReadMeasurement measure_reads(const std::string& path, std::int64_t bytes, int i
     throw ArgumentError("seconds", std::to_string(seconds), "above 0, at most 3600");
   }
   Counters counters;
-  const Slab slab(in_flight, static_cast<std::size_t>(bytes), false);
+  const std::int32_t slots = slots_for(in_flight, bytes);
+  const Slab slab(slots, static_cast<std::size_t>(bytes), false);
   const GroupFile file(path, true, checksum ? Checksums::kComputed : Checksums::kIgnored, slab,
                        counters);
   if (file.groups() < 1) {
@@ -95,7 +106,7 @@ ReadMeasurement measure_reads(const std::string& path, std::int64_t bytes, int i
   ReadLoop loop(*reader, file.groups(), pattern,
                 start + std::chrono::duration_cast<Clock::duration>(
                             std::chrono::duration<double>(seconds)));
-  loop.run(in_flight);
+  loop.run(slots);
   const double passed = std::chrono::duration<double>(Clock::now() - start).count();
   return {loop.reads(), loop.reads() * static_cast<std::uint64_t>(bytes), passed, file.direct(),
           reader->name()};

@@ -3,7 +3,6 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
-#include <algorithm>
 #include <cerrno>
 #include <string>
 #include <system_error>
@@ -16,7 +15,7 @@ namespace {
 
 constexpr std::uint64_t kBell = UINT64_MAX;
 // While checksums of so many bytes are computed the device may run out of reads.
-constexpr ssize_t kMostIdleBytes = 16 << 10;
+constexpr std::size_t kMostIdleBytes = 16 << 10;
 
 // A kernel or a file system may have io_uring and still not read this file.
 void try_a_read(const GroupFile& file) {
@@ -56,8 +55,9 @@ void Bell::await(Uring& uring, std::uint64_t name) {
 
 UringReader::UringReader(const GroupFile& file, int reads_in_flight)
     : Reader(file),
+      most_in_flight_(static_cast<std::size_t>(reads_in_flight)),
       uring_(static_cast<unsigned>(reads_in_flight) + 1),
-      operations_(static_cast<std::size_t>(reads_in_flight)) {
+      operations_(2 * most_in_flight_) {
   try_a_read(file);
   for (std::size_t index = operations_.size(); index-- > 0;) {
     free_.push_back(index);
@@ -85,37 +85,36 @@ void UringReader::serve() {
   bell_.await(uring_, kBell);
   bool listening = true;
   while (listening || free_.size() < operations_.size()) {
+    const bool wait = arrived_.empty();
     // Said before looking: who submits after the look rings the bell.
-    idle_ = true;
+    idle_ = wait;
     begin_waiting();
-    if (free_.empty()) {
+    if (in_flight_ == most_in_flight_) {
       idle_ = false;
     }
-    uring_.submit_and_wait();
+    wait ? uring_.submit_and_wait() : uring_.submit();
     idle_ = false;
-    ssize_t checked = 0;
-    Uring::Answer answer{};
-    while (uring_.take(answer)) {
-      if (answer.name != kBell) {
-        take_answer(static_cast<std::size_t>(answer.name), answer.result);
-        checked += std::max<ssize_t>(answer.result, 0);
-      } else if ((listening = !stopping())) {
-        bell_.await(uring_, kBell);
-      }
-      if (checked >= kMostIdleBytes) {
-        begin_waiting();
-        uring_.submit();
-        checked = 0;
-      }
+    if (take_answers() && (listening = !stopping())) {
+      bell_.await(uring_, kBell);
     }
+    if (begin_waiting()) {
+      uring_.submit();
+    }
+    check_some();
   }
 }
 
-void UringReader::begin_waiting() {
-  while (!free_.empty()) {
-    std::optional<Request> request = next();
+bool UringReader::begin_waiting() {
+  const std::size_t before = in_flight_;
+  for (; in_flight_ < most_in_flight_; ++in_flight_) {
+    if (!again_.empty()) {
+      ask(again_.front());
+      again_.pop_front();
+      continue;
+    }
+    std::optional<Request> request = free_.empty() ? std::nullopt : next();
     if (!request) {
-      return;
+      break;
     }
     const std::size_t index = free_.back();
     free_.pop_back();
@@ -124,6 +123,7 @@ void UringReader::begin_waiting() {
     operation.done = std::move(request->done);
     ask(index);
   }
+  return in_flight_ > before;
 }
 
 std::optional<Reader::Request> UringReader::next() {
@@ -141,15 +141,37 @@ void UringReader::ask(std::size_t index) {
   uring_.read(file_.descriptor(), read.pieces().data(), read.pieces().size(), read.offset(), index);
 }
 
-void UringReader::take_answer(std::size_t index, ssize_t result) {
-  Operation& operation = operations_[index];
-  if (!operation.read->finished(result)) {
-    ask(index);
-    return;
+bool UringReader::take_answers() {
+  bool rung = false;
+  Uring::Answer answer{};
+  while (uring_.take(answer)) {
+    const std::size_t index = static_cast<std::size_t>(answer.name);
+    if (answer.name == kBell) {
+      rung = true;
+    } else if (operations_[index].read->arrived(answer.result)) {
+      arrived_.push_back(index);
+      --in_flight_;
+    } else {
+      ask(index);
+    }
   }
-  operation.done(operation.read->run(), operation.read->fault());
-  operation.done = nullptr;
-  free_.push_back(index);
+  return rung;
+}
+
+void UringReader::check_some() {
+  for (std::size_t checked = 0; !arrived_.empty() && checked < kMostIdleBytes;) {
+    const std::size_t index = arrived_.front();
+    arrived_.pop_front();
+    Operation& operation = operations_[index];
+    checked += operation.read->run().slots.size() * file_.slab().slot_bytes();
+    if (!operation.read->finished()) {
+      again_.push_back(index);
+      continue;
+    }
+    operation.done(operation.read->run(), operation.read->fault());
+    operation.done = nullptr;
+    free_.push_back(index);
+  }
 }
 
 }  // namespace flash_llm

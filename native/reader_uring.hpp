@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <optional>
 #include <thread>
 #include <vector>
@@ -31,7 +32,8 @@ class Bell {
   const iovec piece_{&times_, sizeof times_};
 };
 
-// Only its own thread touches the ring; whoever submits rings the bell if that thread sleeps.
+// Only its own thread touches the ring; whoever submits rings the bell if that thread sleeps. What
+// has arrived makes room for the next read first, and is checked while the device works on that.
 class UringReader final : public Reader {
  public:
   // UringRefused where io_uring is not to be had, or cannot read this file.
@@ -48,17 +50,25 @@ class UringReader final : public Reader {
 
   void wake() override;
   void serve();
-  // As many waiting requests as there are free operations, the most urgent first.
-  void begin_waiting();
+  // As many as may be in flight: what has to be read again, then the most urgent requests. Whether
+  // there were any.
+  bool begin_waiting();
   std::optional<Request> next();
   bool stopping();
   void ask(std::size_t index);
-  void take_answer(std::size_t index, ssize_t result);
+  // Answers that have come; true if the bell was among them.
+  bool take_answers();
+  // Some of what has arrived, the earliest first.
+  void check_some();
 
   Bell bell_;
+  const std::size_t most_in_flight_;
   Uring uring_;
-  std::vector<Operation> operations_;
+  std::vector<Operation> operations_;  // so many more that the checks need not keep up
   std::vector<std::size_t> free_;
+  std::size_t in_flight_ = 0;
+  std::deque<std::size_t> arrived_;  // to be checked
+  std::deque<std::size_t> again_;    // to be read again
   std::atomic<bool> idle_{false};  // begins whatever is submitted, when woken
   bool stopping_ = false;          // guarded by mutex_
   std::thread thread_;

@@ -1,8 +1,9 @@
 /* Preloaded in front of libc: makes chosen preadv calls fail, end early or take their time.
  *
  * FAULTS: "n:what" separated by commas, n counted from 1 over all preadv calls; what is an errno
- * number, or "short". DELAYS: each call first sleeps up to so many microseconds, by a fixed
- * pseudo-random sequence.
+ * number; "short"; "flip", which alters the last byte that was read; or "late", which alters it only
+ * when the next read begins. DELAYS: each call first sleeps up to so many microseconds, by a fixed
+ * pseudo-random sequence. most_in_flight() says how many reads there were at once.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -16,6 +17,38 @@
 typedef ssize_t (*preadv2_function)(int, const struct iovec *, int, off_t, int);
 
 static atomic_ulong calls;
+static atomic_int in_flight;
+static atomic_int most;
+static _Atomic(unsigned char *) late;
+
+int most_in_flight(void) { return most; }
+
+void read_begins(void) {
+  const int now = atomic_fetch_add(&in_flight, 1) + 1;
+  int before = most;
+  while (before < now && !atomic_compare_exchange_weak(&most, &before, now)) {
+  }
+  unsigned char *byte = atomic_exchange(&late, NULL);
+  if (byte != NULL) {
+    *byte ^= 1;
+  }
+}
+
+void read_ends(void) { atomic_fetch_sub(&in_flight, 1); }
+
+/* "flip" or "late" on what has arrived in the last of some pieces; 0 for other faults. */
+int damaged(const char *fault, const struct iovec *last) {
+  unsigned char *byte = (unsigned char *)last->iov_base + last->iov_len - 1;
+  if (strncmp(fault, "flip", 4) == 0) {
+    *byte ^= 1;
+    return 1;
+  }
+  if (strncmp(fault, "late", 4) == 0) {
+    late = byte;
+    return 1;
+  }
+  return 0;
+}
 
 /* What is to happen to this call, counted from 1; NULL: nothing. */
 const char *fault_of(unsigned long call) {
@@ -32,7 +65,7 @@ const char *fault_of(unsigned long call) {
   return NULL;
 }
 
-static ssize_t altered(int file, const struct iovec *pieces, int count, off_t offset, int flags) {
+static ssize_t answer(int file, const struct iovec *pieces, int count, off_t offset, int flags) {
   const preadv2_function real = (preadv2_function)dlsym(RTLD_NEXT, "preadv64v2");
   const unsigned long call = atomic_fetch_add(&calls, 1) + 1;
   const char *delays = getenv("DELAYS");
@@ -43,12 +76,26 @@ static ssize_t altered(int file, const struct iovec *pieces, int count, off_t of
   if (fault == NULL) {
     return real(file, pieces, count, offset, flags);
   }
+  if (strncmp(fault, "flip", 4) == 0 || strncmp(fault, "late", 4) == 0) {
+    const ssize_t bytes = real(file, pieces, count, offset, flags);
+    damaged(fault, &pieces[count - 1]);
+    return bytes;
+  }
   if (strncmp(fault, "short", 5) == 0) {
     const struct iovec less = {pieces[0].iov_base, 512};
     return real(file, &less, 1, offset, flags);
   }
   errno = atoi(fault);
   return -1;
+}
+
+static ssize_t altered(int file, const struct iovec *pieces, int count, off_t offset, int flags) {
+  read_begins();
+  const ssize_t bytes = answer(file, pieces, count, offset, flags);
+  const int error_number = errno;
+  read_ends();
+  errno = error_number;
+  return bytes;
 }
 
 /* The four names of one call: C++ uses the first ones, Python the last. */

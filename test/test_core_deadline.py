@@ -4,7 +4,6 @@ from core_cases import Setting, each_core
 from core_oracle import gated, write_neuron_file
 import numpy as np
 import pytest
-from test_core_faults import shim, shimmed  # noqa: F401
 
 from flash_llm_ros.store.errors import ChecksumError
 
@@ -162,7 +161,7 @@ core.close()
 """
 
 
-def test_a_slow_flash_delivers_the_most_important(shimmed):  # noqa: F811
+def test_a_slow_flash_delivers_the_most_important(shimmed):
     """Each read takes up to 60 ms: how many are waited for is bounded by the deadline."""
     assert shimmed(SLOW, DELAYS='60000').splitlines() == [
         'some, not all: True', 'in order of importance: True',

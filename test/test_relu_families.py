@@ -11,9 +11,16 @@ from tiny_checkpoint import CHAT_TEMPLATE, byte_tokenizer, write_checkpoint
 import torch
 from transformers import LlamaForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel
 
+from flash_llm_ros.calibrate.calibration import CalibrationOptions, recalibrate
 from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.calibrate.ffn_weights import FfnWeights
+from flash_llm_ros.calibrate.ordered_store import OrderOptions, order_store
+from flash_llm_ros.calibrate.traces import record
 from flash_llm_ros.checkpoint.checkpoint import CheckpointError, open_checkpoint
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
+from flash_llm_ros.store.aggressive import NEURON_ORDER
+from flash_llm_ros.store.neuron_reader import NeuronReader
+from flash_llm_ros.store.tensor_file import TensorFile
 
 THRESHOLD = 0.1
 RANK = 4
@@ -237,6 +244,41 @@ def test_the_predictor_finds_the_active_set(sparse_model: tuple[str, Path, PreTr
     expected = reference.generate(given, max_new_tokens=40, do_sample=False, pad_token_id=257,
                                   eos_token_id=257, attention_mask=torch.ones_like(given))
     assert generation.tokens == expected[0, given.shape[1]:].tolist()
+
+
+@pytest.mark.parametrize('activity', ['frequency', 'coactivation'])
+def test_neurons_in_the_order_of_their_activity(sparse_model: tuple[str, Path, PreTrainedModel],
+                                                tmp_path: Path, activity: str) -> None:
+    """The same model, biases with their neurons; sparse mode works once it is calibrated."""
+    _, checkpoint, reference = sparse_model
+    plain, ordered, text = store_of(checkpoint, neurons='fp16'), tmp_path / 'store', PROMPTS * 20
+    found = order_store(plain, ordered, text, OrderOptions(activity=activity), lambda *_: None)
+    assert found.manifest.calibration is None
+    engine = open_engine(ordered)
+    tokens = np.array(engine.tokenize(''.join(text))[:64], np.int64)
+    logits = logits_of(engine, tokens)
+    traces = record(engine, tokens.tolist(), tmp_path / 'traces', lambda *_: None)
+    engine.close()
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(tokens)[None]).logits[0].numpy()
+    np.testing.assert_allclose(logits, expected, atol=0.02 * expected.std())
+    with NeuronReader(found) as reader, TensorFile(ordered / NEURON_ORDER) as orders:
+        counts = (FfnWeights(reader, found.manifest, 1).activations(traces.read(1)) != 0).sum(0)
+        assert sorted(orders.read('1')) == list(range(len(counts)))
+    half = len(counts) // 2
+    if activity == 'frequency':
+        assert counts[:half].sum() > 0.8 * counts.sum()
+    recalibrate(ordered, list(text), tmp_path / 'work', CalibrationOptions(most_tokens=600),
+                lambda *_: None)
+    answers = []
+    for options in ({}, {'mode': 'sparse'}):
+        engine = open_engine(ordered, **options)
+        generation = engine.start(GenerationRequest(PROMPTS[0], raw=True, max_tokens=20))
+        for _ in generation:
+            pass
+        answers.append(generation.tokens)
+        engine.close()
+    assert answers[0] == answers[1]
 
 
 # ---- what is refused -----------------------------------------------------------------------------

@@ -13,16 +13,26 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/syscall.h>
+#include <sys/uio.h>
 #include <unistd.h>
 
 const char *fault_of(unsigned long call);
+void read_begins(void);
+void read_ends(void);
+int damaged(const char *fault, const struct iovec *last);
 
-/* The answers of one ring, mapped a second time; the tests have one or two rings at a time. */
+enum { kNames = 1024 };
+
+/* The reads of one ring, mapped a second time; the tests have one or two rings at a time. */
 struct ring {
   int descriptor;
   char *base;
   struct io_cqring_offsets offsets;
   unsigned seen;
+  struct io_sqring_offsets asked_offsets;
+  struct io_uring_sqe *asked;
+  unsigned begun;
+  struct iovec last[kNames]; /* piece of what was asked for under this name */
 };
 
 static struct ring rings[16];
@@ -30,13 +40,38 @@ static atomic_uint made;
 static atomic_ulong reads;
 
 static void remember(int descriptor, const struct io_uring_params *params) {
-  const size_t bytes = params->cq_off.cqes + params->cq_entries * sizeof(struct io_uring_cqe);
+  size_t bytes = params->cq_off.cqes + params->cq_entries * sizeof(struct io_uring_cqe);
+  const size_t asked_bytes = params->sq_off.array + params->sq_entries * sizeof(unsigned);
+  bytes = bytes < asked_bytes ? asked_bytes : bytes;
   struct ring *ring = &rings[atomic_fetch_add(&made, 1) % 16];
   ring->descriptor = descriptor;
   ring->base = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, descriptor,
                     IORING_OFF_CQ_RING);
   ring->offsets = params->cq_off;
   ring->seen = 0;
+  ring->asked_offsets = params->sq_off;
+  ring->asked = mmap(NULL, params->sq_entries * sizeof(struct io_uring_sqe), PROT_READ | PROT_WRITE,
+                     MAP_SHARED, descriptor, IORING_OFF_SQES);
+  ring->begun = 0;
+}
+
+/* What has been put in since the last time, and goes to the kernel now. */
+static void begin(struct ring *ring) {
+  const unsigned tail = *(unsigned *)(ring->base + ring->asked_offsets.tail);
+  const unsigned mask = *(unsigned *)(ring->base + ring->asked_offsets.ring_mask);
+  for (; ring->begun != tail; ++ring->begun) {
+    const struct io_uring_sqe *read = &ring->asked[ring->begun & mask];
+    if (read->user_data == ~0ull) {
+      continue;
+    }
+    read_begins();
+    struct iovec *last = &ring->last[read->user_data % kNames];
+    if (read->opcode == IORING_OP_READV) {
+      *last = ((const struct iovec *)read->addr)[read->len - 1];
+    } else {
+      *last = (struct iovec){(void *)read->addr, read->len};
+    }
+  }
 }
 
 static void alter(struct ring *ring) {
@@ -49,11 +84,21 @@ static void alter(struct ring *ring) {
     if (answer->user_data == ~0ull) {
       continue;
     }
+    read_ends();
     const char *fault = fault_of(atomic_fetch_add(&reads, 1) + 1);
-    if (fault != NULL) {
+    if (fault != NULL && !damaged(fault, &ring->last[answer->user_data % kNames])) {
       answer->res = strncmp(fault, "short", 5) == 0 ? 512 : -atoi(fault);
     }
   }
+}
+
+static struct ring *ring_of(int descriptor) {
+  for (unsigned i = made < 16 ? made : 16; i-- > 0;) {
+    if (rings[i].descriptor == descriptor) {
+      return &rings[i];
+    }
+  }
+  return NULL;
 }
 
 long syscall(long number, ...) {
@@ -70,21 +115,21 @@ long syscall(long number, ...) {
     given[i] = va_arg(list, long);
   }
   va_end(list);
+  struct ring *ring = number == __NR_io_uring_enter ? ring_of((int)given[0]) : NULL;
+  if (ring != NULL) {
+    alter(ring);
+    begin(ring);
+  }
   const long result = real(number, given[0], given[1], given[2], given[3], given[4], given[5]);
   const int error_number = errno;
   if (number == __NR_io_uring_setup && result >= 0) {
     remember((int)result, (const struct io_uring_params *)given[1]);
-  } else if (number == __NR_io_uring_enter) {
+  } else if (ring != NULL) {
     const char *delays = getenv("DELAYS");
     if (delays != NULL) {
       usleep((reads * 2654435761u >> 7) % (unsigned)atoi(delays));
     }
-    for (unsigned i = made < 16 ? made : 16; i-- > 0;) {
-      if (rings[i].descriptor == (int)given[0]) {
-        alter(&rings[i]);
-        break;
-      }
-    }
+    alter(ring);
   }
   errno = error_number;
   return result;

@@ -1,4 +1,8 @@
-"""Writes a store whose neurons lie in the order of their contribution, for mode aggressive."""
+"""Writes a store whose neurons lie in another order.
+
+Of gated-SiLU models in that of their contribution, with what mode aggressive needs; of ReLU models
+in that of their activity, so that what a token needs lies closer together.
+"""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +20,7 @@ from flash_llm_ros.calibrate.ffn_weights import FfnWeights
 from flash_llm_ros.calibrate.head_factors import head_factors
 from flash_llm_ros.calibrate.leading_layers import LEFT_OUT, LeadingLayer, leading_layer
 from flash_llm_ros.calibrate.measured_loss import LossMeter
-from flash_llm_ros.calibrate.neuron_order import Order
+from flash_llm_ros.calibrate.neuron_order import Order, by_coactivation, by_frequency
 from flash_llm_ros.calibrate.residual_meter import ResidualMeter
 from flash_llm_ros.calibrate.samples import Samples
 from flash_llm_ros.calibrate.share_allocation import allocate
@@ -40,12 +44,13 @@ from flash_llm_ros.store.head_sketch_graph import FORMAT, head_sketch_graph, hea
 from flash_llm_ros.store.layer_graphs import ExternalData
 from flash_llm_ros.store.neuron_reader import NeuronReader
 from flash_llm_ros.store.neuron_writer import NeuronWriter
-from flash_llm_ros.store.resident_layout import matrix_tensors
-from flash_llm_ros.store.tensor_file import TensorFileWriter
+from flash_llm_ros.store.resident_layout import matrix_tensors, up_bias
+from flash_llm_ros.store.tensor_file import TensorFile, TensorFileWriter
 from flash_llm_ros.store.writer import Progress
 
 _RANK_STEP = 64         # of the sketch: whole blocks of its 8-bit factors
 _FFN_TOKENS = 6144      # for a layer's statistics: 6144 * 8960 float32 are 220 MB
+ACTIVITY_ORDERS = {'frequency': by_frequency, 'coactivation': by_coactivation}
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,7 @@ class OrderOptions:
     most_tokens: int = 8192
     measured_tokens: int = 512
     most_loss: float = 0.1          # of perplexity, at the default share
+    activity: str = 'frequency'     # what orders a ReLU model's neurons
     replace: bool = False
 
     def __post_init__(self) -> None:
@@ -68,6 +74,9 @@ class OrderOptions:
         for name in ('rank', 'head_rows', 'most_tokens', 'measured_tokens'):
             if (value := getattr(self, name)) < 1:
                 raise ValueError(f'{name} is {value}; it must be at least 1')
+        if self.activity not in ACTIVITY_ORDERS:
+            raise ValueError(f'activity is {self.activity!r}; it must be one of '
+                             f'{", ".join(ACTIVITY_ORDERS)}')
 
 
 def order_store(source: Path, target: Path, texts: list[str], options: OrderOptions,
@@ -78,9 +87,6 @@ def order_store(source: Path, target: Path, texts: list[str], options: OrderOpti
     Nothing is left behind when it fails. Raises FlashLlmError, FileExistsError and ValueError.
     """
     store = FlashStore.open(source)
-    if store.manifest.layout != 'split':
-        raise ValueError(f'{source} has the {store.manifest.layout} layout, where sparse mode '
-                         'reads what is active; only split ones are ordered.')
     if target.exists() and not (options.replace and (target / names.MANIFEST).is_file()):
         raise FileExistsError(f'{target} exists; give another name, or --replace where it is a '
                               'flash store.')
@@ -90,19 +96,32 @@ def order_store(source: Path, target: Path, texts: list[str], options: OrderOpti
         _copy(store, work)
         samples, squares, normed = _read_text(store, texts, work / 'traces', options,
                                                     progress)
-        layers = _layers(store, samples, options, progress)
-        shutil.rmtree(work / 'traces')
-        _write_neurons(store, work, [layer.order for layer in layers], progress)
-        widths = _write_corrections(work, layers, squares, options)
-        _write_head_sketch(store, work, normed, _head_rank(store, options), progress)
-        shares = {name: LeadingShare(found, 0.0) for name, found in widths.items()}
-        prepared = Aggressive(len(samples.tokens), 0, _head_rank(store, options),
-                              options.head_rows, max(options.shares), shares)
-        _seal(store, work, prepared)
-        _seal(store, work, _measured(FlashStore.open(work), prepared, samples, options, progress))
+        if store.manifest.layout == 'split':
+            _prepare_aggressive(store, work, samples, squares, normed, options, progress)
+        else:
+            orders = _by_activity(store, samples, options, progress)
+            shutil.rmtree(work / 'traces')
+            _write_neurons(store, work, orders, progress)
+            _reorder_biases(store, work, orders)
+            _seal(store, work, None)
         return _publish(work, target)
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _prepare_aggressive(store: FlashStore, work: Path, samples: Samples,
+                        squares: NDArray[np.float64], normed: NDArray[np.float32],
+                        options: OrderOptions, progress: Progress) -> None:
+    layers = _layers(store, samples, options, progress)
+    shutil.rmtree(work / 'traces')
+    _write_neurons(store, work, [layer.order for layer in layers], progress)
+    widths = _write_corrections(work, layers, squares, options)
+    _write_head_sketch(store, work, normed, _head_rank(store, options), progress)
+    shares = {name: LeadingShare(found, 0.0) for name, found in widths.items()}
+    prepared = Aggressive(len(samples.tokens), 0, _head_rank(store, options),
+                          options.head_rows, max(options.shares), shares)
+    _seal(store, work, prepared)
+    _seal(store, work, _measured(FlashStore.open(work), prepared, samples, options, progress))
 
 
 def _head_rank(store: FlashStore, options: OrderOptions) -> int:
@@ -152,6 +171,29 @@ def _layers(store: FlashStore, samples: Samples, options: OrderOptions,
     return found
 
 
+def _by_activity(store: FlashStore, samples: Samples, options: OrderOptions,
+                 progress: Progress) -> list[Order]:
+    found, count = [], store.manifest.model.layers
+    with NeuronReader(store) as reader:
+        for layer in range(count):
+            weights = FfnWeights(reader, store.manifest, layer)
+            active = weights.activations(samples.train(layer, _FFN_TOKENS)) != 0
+            found.append(ACTIVITY_ORDERS[options.activity](active))
+            progress('ordering neurons', layer + 1, count)
+    return found
+
+
+def _reorder_biases(store: FlashStore, work: Path, orders: list[Order]) -> None:
+    """Biases of up rows are resident, in the order of the neurons."""
+    if not store.manifest.model.ffn_bias:
+        return
+    with TensorFile(store.path / names.RESIDENT) as tensors:
+        found = {name: tensors.read(name) for name in tensors.names()}
+    for layer, order in enumerate(orders):
+        found[up_bias(layer)] = found[up_bias(layer)][order]
+    _write_tensors(work / names.RESIDENT, found)
+
+
 def _write_neurons(store: FlashStore, work: Path, orders: list[Order],
                    progress: Progress) -> None:
     """The same bytes, bundle for bundle, in another order."""
@@ -165,11 +207,16 @@ def _write_neurons(store: FlashStore, work: Path, orders: list[Order],
             writer.write_encoded(section, parts)
             progress('neurons', section.end_group, geometry.groups)
     writer.close()
-    layout = {f'{layer}': (np.int32, order.shape) for layer, order in enumerate(orders)}
-    tensors = TensorFileWriter(work / NEURON_ORDER, layout)
-    for layer, order in enumerate(orders):
-        tensors.write(f'{layer}', order)
-    tensors.close()
+    _write_tensors(work / NEURON_ORDER,
+                   {f'{layer}': order for layer, order in enumerate(orders)})
+
+
+def _write_tensors(path: Path, tensors: dict[str, NDArray]) -> None:
+    writer = TensorFileWriter(path, {name: (tensor.dtype, tensor.shape)
+                                     for name, tensor in tensors.items()})
+    for name, tensor in tensors.items():
+        writer.write(name, tensor)
+    writer.close()
 
 
 def _write_corrections(work: Path, layers: list[LeadingLayer], squares: NDArray[np.float64],
@@ -185,11 +232,7 @@ def _write_corrections(work: Path, layers: list[LeadingLayer], squares: NDArray[
         for index, (layer, step) in enumerate(zip(layers, steps, strict=True)):
             correction: LowRankMap = layer.corrections[step]
             tensors |= dict(zip(correction_names(name, index), correction, strict=True))
-    layout = {name: (np.float32, tensor.shape) for name, tensor in tensors.items()}
-    writer = TensorFileWriter(work / CORRECTIONS, layout)
-    for name, tensor in tensors.items():
-        writer.write(name, tensor)
-    writer.close()
+    _write_tensors(work / CORRECTIONS, tensors)
     return widths
 
 
@@ -232,7 +275,7 @@ def _measured(store: FlashStore, prepared: Aggressive, samples: Samples, options
                    default_share=min(good, default=max(options.shares)))
 
 
-def _seal(store: FlashStore, work: Path, aggressive: Aggressive) -> None:
+def _seal(store: FlashStore, work: Path, aggressive: Aggressive | None) -> None:
     files = {}
     for path in sorted(path for path in work.rglob('*') if path.is_file()):
         if (name := path.relative_to(work).as_posix()) != names.MANIFEST:

@@ -1,4 +1,4 @@
-"""`flash_llm order`: a store whose neurons lie by contribution, for mode aggressive."""
+"""`flash_llm order`: neurons by contribution, for mode aggressive; of ReLU models by activity."""
 
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flash_llm_ros.calibrate.calibration_text import default_text, read_texts
-from flash_llm_ros.calibrate.ordered_store import OrderOptions, order_store
+from flash_llm_ros.calibrate.ordered_store import ACTIVITY_ORDERS, OrderOptions, order_store
 from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.store.errors import FlashLlmError
@@ -38,13 +38,16 @@ def add_arguments(parser: ArgumentParser) -> None:
                              f'(default: {OrderOptions.head_rows})')
     parser.add_argument('--tokens', type=int, default=OrderOptions.most_tokens,
                         help=f'read at most so many (default: {OrderOptions.most_tokens})')
+    parser.add_argument('--activity', choices=tuple(ACTIVITY_ORDERS), default='frequency',
+                        help="what orders a ReLU model's neurons (default: frequency)")
     parser.add_argument('--replace', action='store_true', help='replace a store that exists')
 
 
 def run(options: Namespace) -> int:
     try:
         chosen = OrderOptions(tuple(options.shares), options.rank, options.head_rank,
-                              options.head_rows, options.tokens, replace=options.replace)
+                              options.head_rows, options.tokens, activity=options.activity,
+                              replace=options.replace)
         texts = read_texts(options.text) if options.text else [default_text()]
         with Steps() as steps:
             store = order_store(options.store.absolute(), options.target.absolute(), texts,
@@ -57,6 +60,10 @@ def run(options: Namespace) -> int:
 
 def _print(store: FlashStore) -> None:
     aggressive, model = store.manifest.aggressive, store.manifest.model
+    if aggressive is None:
+        print(f'{store.path}: neurons by activity; mode sparse needs new predictors: '
+              f'flash_llm calibrate {store.path}')
+        return
     table = Table('neuron_share', 'perplexity relative to exact', 'neurons of a layer')
     for name, share in aggressive.shares.items():
         table.add_row(name, f'{share.perplexity:.3f}',
