@@ -1,6 +1,6 @@
 """Stores whose sections have different codecs: which ones are chosen, and what they compute."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 import math
 from pathlib import Path
@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from test_relu_families import write_fatrelu, write_opt
 from tiny_checkpoint import write_checkpoint
 import torch
 from transformers import AutoModelForCausalLM
@@ -241,3 +242,19 @@ def test_all_modes_run_a_mixed_store_with_both_cores(source: Path, tmp_path: Pat
             list(generation)
             answers[core] = generation.tokens
     assert answers['native'] == answers['numpy'] and len(answers['numpy']) > 4
+
+
+@pytest.mark.parametrize('write', [write_opt, write_fatrelu])
+def test_relu_families_stay_within_the_loss(tmp_path: Path, write: Callable[[Path], Path]
+                                            ) -> None:
+    checkpoint = write(tmp_path / 'checkpoint')
+    store = convert(checkpoint, tmp_path / 'store', ConversionOptions(
+        neurons='int4', int4_loss=0.01, resident='fp32', kv_cache='fp32', calibrate=False), quiet)
+    codecs = {section.codec.name for section in store.manifest.geometry.sections}
+    assert codecs == {'int4', 'int8'}
+    with opened(store) as engine:
+        found = engine_logits(engine, TOKENS.tolist())
+    whole = convert(checkpoint, tmp_path / 'whole', ConversionOptions(
+        neurons='fp16', calibrate=False), quiet)
+    with opened(whole) as engine:
+        assert mean_divergence(engine_logits(engine, TOKENS.tolist()), found) < 0.02
