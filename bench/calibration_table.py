@@ -154,7 +154,7 @@ def say(what: str) -> None:
 
 def show(figures: dict) -> str:
     """Print the tables; returns the headline."""
-    console = Console(width=150)
+    console = Console(width=230)
     table = Table('regime', 'perplexity', f'relative to exact {figures["neurons"]}',
                   'relative to fp16', 'equal shares', 'relative to equal shares',
                   'divergence, nats', 'equal shares', 'saved', 'columns left out', box=MARKDOWN)

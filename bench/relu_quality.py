@@ -7,7 +7,7 @@ On held-out text: perplexity with every
 neuron and with those that are predicted; per layer how many active neurons the predictor misses
 and how many others it takes (the paper, section 3.2: 5 % and 7 %), and the share of the
 contribution it keeps; how many of a token's neurons are in windows of the last used ones, which
-have the rest of the DRAM that the predictors leave.
+have the rest of the DRAM that the predictors leave; and what the engine reads per token.
 """
 
 from argparse import ArgumentParser
@@ -16,7 +16,7 @@ import json
 from pathlib import Path
 import sys
 
-from calibration_quality import ffn_bytes
+from calibration_quality import ffn_bytes, traffic
 from ensure_store import ensure_store
 from fidelity import engine_logits, token_losses
 from held_out_text import held_out_text
@@ -33,6 +33,8 @@ from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.neuron_reader import NeuronReader
 
 WINDOWS = (0.1, 0.2, 0.3, 0.4, 0.5)
+ENGINE_WINDOWS = (0.25, 0.5)
+_TRAFFIC_TOKENS = 96
 _BUDGET = 500_000_000
 Bits = NDArray[np.bool_]
 
@@ -117,6 +119,13 @@ def show(figures: dict) -> None:
         windows.add_row(f'{row["window"]:.0%}', f'{row["window"] + predictors:.0%}',
                         f'{row["hits"]:.1%}', f'{row["new"]:.2%}')
     console.print(windows)
+    reads = Table('window, of the feed-forward bytes', 'read per token: exact', 'sparse',
+                  box=MARKDOWN)
+    for row in figures['traffic']:
+        reads.add_row(f'{row["window"]:.0%}', *(
+            f'{row[mode].read:.1%}, {row[mode].milliseconds:.0f} ms'
+            for mode in ('exact', 'sparse')))
+    console.print(reads)
     exact, sparse = figures['perplexity_exact'], figures['perplexity_predicted']
     print(f'{figures["tokens"]} tokens: perplexity {exact:.2f} with every neuron, {sparse:.2f} '
           f'({figures["relative"]:.3f} ± {figures["error"]:.3f} times) with the predicted '
@@ -160,8 +169,11 @@ def main() -> int:
         hits, new = zip(*(window_facts(said, share) for said in recorder.said), strict=True)
         figures['windows'].append({'window': share, 'hits': float(np.mean(hits)),
                                    'new': float(np.mean(new))})
+    figures['traffic'] = [{'window': window, **{
+        mode: traffic(store, tokens[:_TRAFFIC_TOKENS], mode, mode, window)
+        for mode in ('exact', 'sparse')}} for window in ENGINE_WINDOWS]
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + '\n')
+        options.json.write_text(json.dumps(figures, indent=2, default=vars) + '\n')
     show(figures)
     return 0
 
