@@ -52,6 +52,7 @@ class Predictors:
         self._wanted = np.zeros((1, shape.ffn), np.uint8)
         self._threshold = np.zeros(1, np.float32)
         loader = GraphLoader(str(files.predictors.parent), threads, prepack=True)
+        self._loader = loader       # which holds what ONNX Runtime has not packed
         self._runs = []
         with TensorFile(files.predictors) as tensors:
             self.bytes = sum(tensors.nbytes(name) for name in tensors.names())
