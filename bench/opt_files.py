@@ -222,6 +222,7 @@ def _write_predictors(files: OptFiles) -> None:
     for layer in range(shape.layers):
         for name, size in shape.predictor_form(layer).matrices(shape.ffn, shape.dim).items():
             layout |= matrix_layout(f'predictors.{layer}.{name}', *size, 'q8')
+        layout[f'predictors.{layer}.bias'] = (np.float32, (shape.ffn,))
     writer = TensorFileWriter(files.predictors, layout)
     for name, (dtype, size) in layout.items():
         if dtype is np.uint8:

@@ -132,10 +132,10 @@ void bundled_sparse(NeuronCore& core, int section, const py::object& x, const py
       [&] { core.bundled_sparse(section, x_data, active_data, out_data, neurons, h_data); });
 }
 
-void prefetch(NeuronCore& core, int section, const py::object& wanted) {
+void prefetch(NeuronCore& core, int section, const py::object& wanted, bool needed) {
   const Section found = section_of(core, section, 1, 3);
   const std::uint8_t* data = checked<std::uint8_t>("wanted", wanted, {found.bundles});
-  without_interpreter([&] { core.prefetch(section, data); });
+  without_interpreter([&] { core.prefetch(section, data, needed); });
 }
 
 std::int64_t fetch(NeuronCore& core, int section, const py::object& active,
@@ -306,7 +306,7 @@ PYBIND11_MODULE(_native, module) {
       .def("bundled_sparse", &bundled_sparse, py::arg("section"), py::arg("x"), py::arg("active"),
            py::arg("out"), py::arg("activation"), py::arg("h_out") = py::none(),
            py::arg("bias") = py::none(), py::arg("threshold") = 0.0F)
-      .def("prefetch", &prefetch, py::arg("section"), py::arg("wanted"))
+      .def("prefetch", &prefetch, py::arg("section"), py::arg("wanted"), py::arg("needed") = false)
       .def("fetch", &fetch, py::arg("section"), py::arg("active"), py::arg("importance"),
            py::arg("deadline"))
       .def("read_rows", &read_rows, py::arg("section"), py::arg("ids"), py::arg("out"))

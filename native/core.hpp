@@ -76,7 +76,8 @@ class NeuronCore {
   // `h_out` [bundles], unless null, gets the activations, 0 where a bundle is not active.
   void bundled_sparse(int section, const float* x, const std::uint8_t* active, float* out,
                       const Neurons& neurons, float* h_out);
-  void prefetch(int section, const std::uint8_t* wanted);
+  // Starts reads of groups with wanted bundles; `needed`: the section's next call is for these.
+  void prefetch(int section, const std::uint8_t* wanted, bool needed);
   // Reads groups of active bundles, those of most importance first, until the deadline, and makes
   // bundles that are not in DRAM then inactive; returns how many.
   std::int64_t fetch(int section, std::uint8_t* active, const float* importance,

@@ -97,7 +97,7 @@ void Window::release(const std::vector<std::int32_t>& slots) {
   }
 }
 
-void Window::prefetch(int section, const std::vector<std::int64_t>& groups) {
+void Window::prefetch(int section, const std::vector<std::int64_t>& groups, bool needed) {
   std::vector<std::int64_t> missing;
   std::vector<std::int32_t> missing_entries;
   const std::lock_guard lock(mutex_);
@@ -117,13 +117,14 @@ void Window::prefetch(int section, const std::vector<std::int64_t>& groups) {
     if (index < 0) {
       break;
     }
-    begin_reading(index, true);
+    begin_reading(index, !needed);
+    at(index).fetched = needed;
     table_.expect(index, section);
     missing.push_back(group);
     missing_entries.push_back(index);
   }
-  add(counters_.prefetched, missing.size());
-  submit(Urgency::kPrefetch, section, missing, missing_entries);
+  add(counters_.prefetched, needed ? 0 : missing.size());
+  submit(needed ? Urgency::kDemand : Urgency::kPrefetch, section, missing, missing_entries);
 }
 
 std::vector<bool> Window::fetch(int section, const std::vector<std::int64_t>& groups,

@@ -45,8 +45,9 @@ class Window {
   // here now: they stay, uncounted, until the section is claimed. ReadFault if a read failed.
   std::vector<bool> fetch(int section, const std::vector<std::int64_t>& groups, Deadline deadline);
   // Starts reads of the absent ones among these ascending groups, as far as idle slots are left.
-  // None of them yields before the section is claimed or prefetched for again.
-  void prefetch(int section, const std::vector<std::int64_t>& groups);
+  // None of them yields before the section is claimed or prefetched for again. `needed`: the
+  // section's next claim is for these, so they are as urgent, and misses to it.
+  void prefetch(int section, const std::vector<std::int64_t>& groups, bool needed);
 
  private:
   enum class Status : std::uint8_t { kReading, kReady, kFailed };
@@ -54,7 +55,7 @@ class Window {
     Status status = Status::kReady;
     bool claimed = false;
     bool fresh = false;  // prefetched, not used yet
-    bool fetched = false;  // for the section's next claim, to which it is a miss
+    bool fetched = false;  // read for the section's next claim, to which it is a miss
     std::optional<ReadFault> fault;
   };
 

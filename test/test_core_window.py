@@ -95,6 +95,7 @@ class ModelOfTheCache:
         self.idle = []
         self.expected = []      # (section, group)
         self.unused = set()
+        self.late = set()       # read for the next use, to which they are misses
         self.counts = dict.fromkeys(
             ('hits', 'misses', 'prefetched', 'prefetch_used', 'crc_checked'), 0)
 
@@ -115,9 +116,11 @@ class ModelOfTheCache:
     def use_batch(self, section, batch, cached):
         present = self.present()
         missing = [group for group in cached if group not in present]
-        self.counts['misses'] += len(missing)
+        late = self.late.intersection(cached)
+        self.late -= late
+        self.counts['misses'] += len(missing) + len(late)
         self.counts['crc_checked'] += len(missing)
-        self.counts['hits'] += len(batch) - len(missing)
+        self.counts['hits'] += len(batch) - len(missing) - len(late)
         self.counts['prefetch_used'] += len(self.unused.intersection(cached))
         if not cached:
             return
@@ -127,10 +130,10 @@ class ModelOfTheCache:
         self.settle(section)
         while len(self.present()) + len(cached) > self.slots:
             victim = self.idle.pop(0) if self.idle else self.expected.pop(0)[1]
-            self.unused.discard(victim)
+            self.forget(victim)
         self.idle += cached
 
-    def prefetch(self, section, groups):
+    def prefetch(self, section, groups, needed):
         if not any(group not in self.pinned for group in groups):
             return
         self.settle(section)
@@ -145,11 +148,15 @@ class ModelOfTheCache:
             if len(self.present()) == self.slots:
                 if not self.idle:
                     return
-                self.unused.discard(self.idle.pop(0))
+                self.forget(self.idle.pop(0))
             self.expected.append((section, group))
-            self.unused.add(group)
-            self.counts['prefetched'] += 1
+            (self.late if needed else self.unused).add(group)
+            self.counts['prefetched'] += not needed
             self.counts['crc_checked'] += 1
+
+    def forget(self, group):
+        self.unused.discard(group)
+        self.late.discard(group)
 
     def settle(self, section):
         self.idle += [group for owner, group in self.expected if owner == section]
@@ -177,8 +184,9 @@ def test_hits_and_misses(made, core_class, seed):
         out = np.zeros(made.dim, np.float32)
         kind = rng.random()
         if kind < 0.3:
-            core.prefetch(index, chosen)
-            model.prefetch(index, groups)
+            needed = rng.random() < 0.5
+            core.prefetch(index, chosen, needed)
+            model.prefetch(index, groups, needed)
             # Once its reads are done, prefetching leaves nothing to chance.
             deadline = time.monotonic() + 30
             while (core.stats()['crc_checked'] < model.counts['crc_checked']

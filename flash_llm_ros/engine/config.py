@@ -41,6 +41,7 @@ class EngineConfig:
     verify: bool = True             # compare file hashes on opening
     window_policy: str = DEFAULT_POLICY     # which cached groups yield, see doc/window.md
     down_reads: str = 'auto'        # of sparse mode; auto: stream or scattered, what is faster
+    read_ahead: bool = False        # sparse mode of ReLU models: next layer's bundles, as foreseen
     core: str = 'native'            # or numpy, the slow reference
     max_sessions: int = 4           # conversations kept between requests
     session_folder: Path | None = None      # for parts of the KV cache; None: the user's cache

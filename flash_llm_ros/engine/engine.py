@@ -374,7 +374,8 @@ def _feed_forward(config: EngineConfig, manifest: Manifest, window: Window,
     name = 'bundle' if manifest.layout == 'bundled' else 'down'
     together = (manifest.geometry.section(name, 0).bundles_per_group if config.whole_groups else 1)
     if manifest.layout == 'bundled':
-        return BundledFeedForward(dense, window, predictors, spec, clock, together)
+        return BundledFeedForward(dense, window, predictors, spec, clock, together,
+                                  config.read_ahead)
     limits = activation_limits(manifest.calibration, sparsity, norms)
     return SplitFeedForward(dense, window, predictors, spec.activation, limits, norms, clock,
                             together)

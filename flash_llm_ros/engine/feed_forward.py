@@ -143,20 +143,32 @@ class SplitFeedForward(SparseFeedForward):
 
 
 class BundledFeedForward(SparseFeedForward):
-    """ReLU models: the predictor decides which bundles are read and used (the paper)."""
+    """ReLU models: the predictor decides which bundles are read and used (the paper).
+
+    With `read_ahead` the next layer is predicted from this one's input, too, and what it would
+    need is read while this one is computed. A wrong guess costs time, never text: the decision
+    is made from the layer's own input.
+    """
 
     streamed = ()
 
     def __init__(self, dense: DenseFeedForward, window: Window, predictors: PredictorStack,
-                 spec: ModelSpec, clock: TokenClock | None, together: int = 1) -> None:
+                 spec: ModelSpec, clock: TokenClock | None, together: int = 1,
+                 read_ahead: bool = False) -> None:
         super().__init__(dense, window, spec.activation, clock, together)
         self._predictors, self._threshold = predictors, spec.relu_threshold
+        self._last, self.read_ahead = spec.layers - 1, read_ahead
 
     def _run_active(self, layer: int, x: Array, out: Array) -> NDArray[np.uint8]:
         active = self._predictors.wanted(layer, x[0])
         bundle, scores = self._window.section('bundle', layer), self._predictors.scores
         self._leave_out_late(layer, bundle, active, lambda: scores - scores.min())
         active = self._with_neighbours(active)
+        if self.read_ahead and layer < self._last:
+            active = active.copy()      # the predictors have one array
+            self._window.core.prefetch(bundle, active, True)        # these come first
+            self._window.core.prefetch(self._window.section('bundle', layer + 1),
+                                       self._predictors.wanted(layer + 1, x[0]))
         self._window.core.bundled_sparse(bundle, x[0], active, out[0], self._activation, None,
                                          self._dense.biases[layer], self._threshold)
         return active

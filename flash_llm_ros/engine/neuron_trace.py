@@ -118,9 +118,10 @@ class RecordingCore:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._core, name)
 
-    def prefetch(self, section: int, wanted: NDArray[np.uint8]) -> None:
-        self._note(section, True, wanted)
-        self._core.prefetch(section, wanted)
+    def prefetch(self, section: int, wanted: NDArray[np.uint8], needed: bool = False) -> None:
+        if not needed:      # that is the use which comes next
+            self._note(section, True, wanted)
+        self._core.prefetch(section, wanted, needed)
 
     def add_rows_sparse(self, section: int, h: NDArray[np.float32], active: NDArray[np.uint8],
                         *others: Any) -> None:

@@ -37,12 +37,15 @@ class CachedReads:
         if errors:
             raise errors[0]
 
-    def prefetch(self, section: int, groups: list[int]) -> None:
-        """Read the absent ones, as far as idle slots go; failed reads are forgotten."""
+    def prefetch(self, section: int, groups: list[int], needed: bool) -> None:
+        """Read the absent ones, as far as idle slots go; failed reads are forgotten.
+
+        `needed`: they are misses of the section's next use.
+        """
         missing = self.cache.expect(section, groups)
         failed = [group for run in self._planned(missing) if self._load(run) for group in run]
-        self.counters['prefetched'] += len(missing)
-        self.cache.fresh.update(set(missing) - set(failed))
+        self.counters['prefetched'] += 0 if needed else len(missing)
+        (self.cache.fetched if needed else self.cache.fresh).update(set(missing) - set(failed))
 
     def fetch(self, section: int, groups: list[int], deadline: float) -> list[bool]:
         """Read the absent ones in this order until the deadline; returns which are there then."""

@@ -246,13 +246,16 @@ class NeuronCore:
                 if h_out is not None:
                     h_out[start + index] = values[index]
 
-    def prefetch(self, section: int, wanted: np.ndarray) -> None:
-        """Read groups that hold wanted bundles into the cache, as many as it has slots."""
+    def prefetch(self, section: int, wanted: np.ndarray, needed: bool = False) -> None:
+        """Read groups that hold wanted bundles into the cache, as many as it has slots.
+
+        ``needed``: the section's next call is for these, which then counts them as misses.
+        """
         found = self._compute_section(section, 1, 3)
         check_array('wanted', wanted, np.uint8, (found.bundles,))
         groups = np.unique(np.flatnonzero(wanted) // found.bundles_per_group)
         absent = [found.first_group + int(g) for g in groups[groups >= found.pinned]]
-        self._cached.prefetch(found.first_group, absent)
+        self._cached.prefetch(found.first_group, absent, needed)
 
     def fetch(self, section: int, active: np.ndarray, importance: np.ndarray, deadline: float
               ) -> int:

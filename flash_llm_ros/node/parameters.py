@@ -130,6 +130,10 @@ TABLE = (
     Entry('whole_groups', False, UNCONFIGURED,
           'Sparse mode also uses neurons that are read along with active ones: no more is read, '
           'more is computed, and less of the text is lost'),
+    Entry('read_ahead', False, UNCONFIGURED,
+          'Sparse mode of a ReLU model also predicts each layer from the input of the one before, '
+          'and reads that while the one before is computed: the same text, more bytes, less '
+          'waiting'),
     Entry('token_deadline_ms', 0.0, UNCONFIGURED,
           'Time of one token in sparse mode, where neurons that cannot be read in it are left out; '
           '0: as long as it takes', 'ms', 0.0, 1e6),
@@ -219,7 +223,8 @@ class Parameters:
                 ErrorCode.STORE_NOT_FOUND,
                 'The parameter `store` is empty; it has to name the folder of a flash store.')
         names = ('mode', 'context_length', 'prefill_chunk', 'lookup_tokens', 'structured',
-                 'force_batches', 'whole_groups', 'token_deadline_ms', 'threads', 'reader',
+                 'force_batches', 'whole_groups', 'read_ahead', 'token_deadline_ms', 'threads',
+                 'reader',
                  'reads_in_flight', 'direct_io', 'lock_memory', 'verify', 'window_policy', 'core',
                  'max_sessions')
         folder = self['session_folder']
