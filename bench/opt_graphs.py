@@ -51,13 +51,13 @@ class Predictors:
         self._x = np.zeros((1, shape.dim), np.float32)
         self._wanted = np.zeros((1, shape.ffn), np.uint8)
         self._threshold = np.zeros(1, np.float32)
-        loader = GraphLoader(str(files.predictors.parent), threads, prepack=True)
-        self._loader = loader       # which holds what ONNX Runtime has not packed
+        # Kept, as sessions read biases where it has put them.
+        self._loader = GraphLoader(str(files.predictors.parent), threads, prepack=True)
         self._runs = []
         with TensorFile(files.predictors) as tensors:
             self.bytes = sum(tensors.nbytes(name) for name in tensors.names())
             for layer in range(shape.layers):
-                session = loader.load(files.predictor_graph(layer).read_bytes(), tensors,
+                session = self._loader.load(files.predictor_graph(layer).read_bytes(), tensors,
                                       f'predictors.{layer}.', self._probe)
                 self._runs.append((session, _binding(
                     session, {'ffn_input': self._x, 'threshold': self._threshold},
