@@ -28,8 +28,8 @@ class GraphLoader:
         """A session of `graph` with the tensors whose names start with `prefix`.
 
         ONNX Runtime packs quantised matrices into copies of its own; the originals' pages are
-        then given back. That it reads them no more is not documented, so it is tried: `probe`
-        returns inputs, and the outputs must be the same bytes without the originals.
+        then given back. That it reads them no more is not documented, so it is tried, with all of
+        them or else with each: `probe` returns inputs, and the outputs must stay the same bytes.
         """
         options = self._options()
         names = [] if tensors is None else [n for n in tensors.names() if n.startswith(prefix)]
@@ -73,10 +73,20 @@ class GraphLoader:
     def _release(self, session: ort.InferenceSession, probe: Callable[[], Feeds],
                  memory: mmap.mmap, tensors: TensorFile, names: list[str]) -> None:
         before = session.run(None, probe())
-        memory.madvise(mmap.MADV_DONTNEED)          # the mapping now reads as zeros
-        after = session.run(None, probe())
-        if not all(map(np.array_equal, before, after)):
-            _read(tensors, names, memory)           # not packed on this machine: keep them
+
+        def released(offset: int, size: int) -> bool:
+            memory.madvise(mmap.MADV_DONTNEED, offset, size)    # reads as zeros from now on
+            return all(map(np.array_equal, before, session.run(None, probe())))
+
+        if released(0, len(memory)):
+            return
+        _read(tensors, names, memory)
+        offset, view = 0, memoryview(memory)
+        for name in names:      # a bias is never packed
+            size = _aligned(tensors.nbytes(name))
+            if not released(offset, size):
+                tensors.read_into(name, view[offset:])
+            offset += size
 
 
 def _read(tensors: TensorFile, names: list[str], memory: mmap.mmap) -> Feeds:
