@@ -52,7 +52,7 @@ from flash_llm_ros.store.geometry import Geometry
 from flash_llm_ros.store.manifest import Manifest
 
 # Allocator, Python and code pages that tokens touch first, beyond the buffers planned below.
-_SLACK = 5_000_000
+_SLACK = 7_000_000
 _SESSION_BYTES = 4096       # of a conversation that is kept, beside its tokens
 
 
