@@ -106,7 +106,7 @@ def test_a_mixed_store_against_transformers(tmp_path: Path, core: str, layout: s
     with torch.no_grad():
         expected = rounded_reference(checkpoint, store)(torch.from_numpy(TOKENS[None])
                                                         ).logits[0].numpy()
-    for budget in (8_000_000, 40_000_000):      # streamed and pinned
+    for budget in (10_000_000, 40_000_000):      # streamed and pinned
         with opened(store, core=core, budget=budget) as engine:
             logits = engine_logits(engine, TOKENS.tolist())
             one_by_one = engine_logits(engine, TOKENS.tolist(), dense=False)

@@ -264,7 +264,7 @@ def test_nothing_is_leaked_by_refusals(store: Path) -> None:
 
 def test_the_file_shrinks_after_opening(store: Path) -> None:
     """Small window, so that groups are read while the answer is made."""
-    engine = Engine.open(EngineConfig(store, 8_500_000, core='numpy', context_length=64))
+    engine = Engine.open(EngineConfig(store, 10_500_000, core='numpy', context_length=64))
     with (store / 'neurons.bin').open('r+b') as file:
         file.truncate(4096)
     with pytest.raises(FlashLlmError) as error:

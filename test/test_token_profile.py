@@ -63,7 +63,7 @@ def test_the_parts_of_a_token_add_up_to_it(int8_store, mode, core):
 
 
 def test_what_is_reported_beside_the_parts(int8_store):
-    options = Namespace(store=int8_store, mode='exact', sparsity=None, tokens=4)
+    options = Namespace(store=int8_store, mode='exact', sparsity=None, share=None, tokens=4)
     found = measure(options, BUDGET, 2)
     assert found['threads'] == 2 and found['layers'] == 3
     assert found['calls']['core.gate_up'] > 0 and found['unwatched'] > 0
