@@ -42,9 +42,20 @@ def test_length_follows_success() -> None:
     lookup.learn(4, 4)
     assert lookup.guess(9) == [3, 4, 5, 6, 7, 8]
     lookup.learn(0, 6)
-    assert lookup.guess(9) == [3]
+    assert [lookup.guess(9), lookup.guess(9)] == [[], [3]]
     lookup.learn(0, 0)                      # nothing was guessed: nothing is learned
     assert lookup.guess(9) == [3]
+
+
+def test_rests_grow_while_guesses_are_wrong() -> None:
+    lookup = PromptLookup([1, 2, 3, 4, 5, 1, 2], 4)
+    rests = []
+    for _ in range(7):
+        lookup.learn(0, 1)
+        rests.append(next(passes for passes in range(99) if lookup.guess(9)))
+    assert rests == [1, 2, 4, 8, 16, 16, 16]
+    lookup.learn(1, 1)
+    assert lookup.guess(9) == [3, 4]
 
 
 def test_none() -> None:
