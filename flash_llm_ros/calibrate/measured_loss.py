@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from flash_llm_ros.calibrate.block_stand_in import BlockStandIn
 from flash_llm_ros.calibrate.ffn_weights import Array
 from flash_llm_ros.engine import Engine
 from flash_llm_ros.engine.feed_forward import DenseFeedForward
@@ -40,20 +41,12 @@ class ThresholdedFeedForward:
         core.add_rows(self._window.section('down', layer), h, out)
 
 
-class EnteringLayers:
+class EnteringLayers(BlockStandIn):
     """Stands before a feed-forward block and keeps what enters each layer but the first."""
 
     def __init__(self, inner: DenseFeedForward) -> None:
-        self._inner, self.begin = inner, inner.begin
+        super().__init__(inner)
         self.entering: dict[int, list[Array]] = {}      # by layer, chunk by chunk
-
-    @property
-    def active_neurons(self) -> int:
-        return self._inner.active_neurons
-
-    @property
-    def total_neurons(self) -> int:
-        return self._inner.total_neurons
 
     def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
         self._inner.run(layer, x, out, dense)

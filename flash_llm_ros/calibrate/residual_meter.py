@@ -3,26 +3,19 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from flash_llm_ros.calibrate.block_stand_in import BlockStandIn
 from flash_llm_ros.engine.feed_forward import FeedForward
 
 Array = NDArray[np.float32]
 
 
-class ResidualMeter:
+class ResidualMeter(BlockStandIn):
     """Stands before an engine's feed-forward block and changes nothing."""
 
     def __init__(self, inner: FeedForward, layers: int) -> None:
-        self._inner, self._squares = inner, [[] for _ in range(layers)]
+        super().__init__(inner)
+        self._squares = [[] for _ in range(layers)]
         self._last: list[Array] = []
-        self.begin = inner.begin
-
-    @property
-    def active_neurons(self) -> int:
-        return self._inner.active_neurons
-
-    @property
-    def total_neurons(self) -> int:
-        return self._inner.total_neurons
 
     def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
         self._inner.run(layer, x, out, dense)

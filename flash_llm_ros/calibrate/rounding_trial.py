@@ -6,6 +6,7 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from flash_llm_ros.calibrate.block_stand_in import BlockStandIn
 from flash_llm_ros.calibrate.ffn_weights import Array, FfnWeights
 from flash_llm_ros.calibrate.measured_loss import divergence, log_softmax
 from flash_llm_ros.engine import Engine
@@ -31,21 +32,13 @@ class RoundedReader(NeuronReader):
         return int4_rounded(found) if name == self._name else found
 
 
-class ReplacedLayer:
+class ReplacedLayer(BlockStandIn):
     """An engine's feed-forward block, one layer of which is computed from other weights."""
 
     def __init__(self, inner: FeedForward, layer: int, weights: FfnWeights, codec: str) -> None:
         """`codec`: of the rows that inputs meet, for which the core rounds these, too."""
-        self._inner, self._layer, self._weights, self._codec = inner, layer, weights, codec
-        self.begin = inner.begin
-
-    @property
-    def active_neurons(self) -> int:
-        return self._inner.active_neurons
-
-    @property
-    def total_neurons(self) -> int:
-        return self._inner.total_neurons
+        super().__init__(inner)
+        self._layer, self._weights, self._codec = layer, weights, codec
 
     def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
         if layer == self._layer:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from flash_llm_ros.calibrate.block_stand_in import BlockStandIn
 from flash_llm_ros.engine import Engine
 from flash_llm_ros.engine.feed_forward import FeedForward
 
@@ -42,23 +43,12 @@ class Traces:
         return halves.reshape(-1, self.hidden_size).astype(np.float32)
 
 
-class TraceRecorder:
+class TraceRecorder(BlockStandIn):
     """Stands before an engine's feed-forward block and appends its inputs to traces."""
 
     def __init__(self, inner: FeedForward, traces: Traces) -> None:
-        self._inner = inner
+        super().__init__(inner)
         self._files = [traces.path(layer).open('ab') for layer in range(traces.layers)]
-
-    @property
-    def active_neurons(self) -> int:
-        return self._inner.active_neurons
-
-    @property
-    def total_neurons(self) -> int:
-        return self._inner.total_neurons
-
-    def begin(self, dense: bool, last: bool) -> None:
-        self._inner.begin(dense, last)
 
     def run(self, layer: int, x: NDArray[np.float32], out: NDArray[np.float32],
             dense: bool) -> None:
