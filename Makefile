@@ -20,8 +20,10 @@ BIN := $(VENV)/bin
 DONE := $(VENV)/done
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --constraint requirements/constraints.txt
-MODEL := models/SmolLM2-135M-Instruct.Q4_1.gguf
+GGUF := models/SmolLM2-135M-Instruct.Q4_1.gguf
 STORE := models/smollm2.store
+RELU_STORE := models/smollm2-relu.store
+RELU_FFN := resource/smollm2-135m-relu.ffn
 
 MESSAGES := $(wildcard flash_llm_msgs/*.* flash_llm_msgs/msg/* flash_llm_msgs/srv/* flash_llm_msgs/action/*)
 NATIVE := $(wildcard native/*)
@@ -81,10 +83,10 @@ $(DONE)/test: $(DONE)/requirements requirements/report.txt requirements/test.txt
 	$(call step,test,Installing the test tools (1 to 2 min),$(INSTALL) -r requirements/report.txt -r requirements/test.txt)
 	@mkdir -p $(@D) && touch $@
 
-$(MODEL): | $(DONE)/venv
+$(GGUF): | $(DONE)/venv
 	$(call step,model,Fetching the model (98 MB),$(BIN)/python tools/fetch_demo_model.py $@)
 
-$(STORE)/manifest.yaml: $(MODEL) $(CONVERTER) | $(DONE)/package
+$(STORE)/manifest.yaml: $(GGUF) $(CONVERTER) | $(DONE)/package
 	@echo 'Converting the model to a flash store (1 to 2 min)'
-	@$(BIN)/flash_llm convert --replace $(MODEL) $(STORE)
+	@$(BIN)/flash_llm convert --replace $(GGUF) $(STORE)
 	@mkdir -p $(@D) && touch $@

@@ -17,6 +17,7 @@ from flash_llm_ros.calibrate.ffn_weights import FfnWeights
 from flash_llm_ros.calibrate.ordered_store import OrderOptions, order_store
 from flash_llm_ros.calibrate.traces import record
 from flash_llm_ros.checkpoint.checkpoint import CheckpointError, open_checkpoint
+from flash_llm_ros.checkpoint.ffn_file import write_ffn_file
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.store.aggressive import NEURON_ORDER
 from flash_llm_ros.store.neuron_reader import NeuronReader
@@ -308,3 +309,11 @@ def test_prosparse_is_llama(tmp_path: Path) -> None:
     spec = open_checkpoint(folder).spec
     assert (spec.activation, spec.relu_threshold) == ('relu', THRESHOLD)
     assert spec.sparse_by_nature
+
+
+def test_a_block_without_gate_takes_no_weights_of_gated_ones(tmp_path: Path) -> None:
+    gated = open_checkpoint(write_fatrelu(tmp_path / 'gated'))
+    names = [f'layers.{layer}.{part}' for layer in range(3) for part in ('gate', 'up', 'down')]
+    write_ffn_file(tmp_path / 'relu.ffn', [(name, gated.rows(name)) for name in names], THRESHOLD)
+    with pytest.raises(CheckpointError, match='without gate'):
+        open_checkpoint(write_opt(tmp_path / 'opt'), tmp_path / 'relu.ffn')

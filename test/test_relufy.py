@@ -136,7 +136,7 @@ def biased(tmp_path_factory) -> Path:
 
 def test_training_brings_the_student_nearer(biased: Path, tmp_path: Path) -> None:
     training = relufication(biased, tmp_path / 'state.pt', 128 * 40, zeros=0.5,
-                            learning_rate=2e-3)
+                            learning_rate=2e-3, error_weight=0.3)
     steps: list[Step] = []
     training.train(steps.append)
     assert np.mean([step.error for step in steps[-5:]]) < 0.85 * steps[0].error
@@ -239,3 +239,19 @@ def test_only_gated_silu_is_made_relu(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match='only gated silu'):
         relufication(relu, tmp_path / 'state.pt', 100)
     assert main(['relufy', str(relu), str(tmp_path / 'out'), '--written', '0']) == 1
+
+
+def test_relu_with_a_threshold(biased: Path, tmp_path: Path) -> None:
+    training = relufication(biased, tmp_path / 'state.pt', 128 * 20, threshold=0.2, ramp=0.25)
+    seen: list[float] = []
+    training.train(lambda step: seen.append(training.threshold))
+    assert seen[0] < 0.1 and seen[4:] == [0.2] * 16
+    x = torch.randn(1, 50, 64, generator=torch.Generator().manual_seed(1)).to(MATRIX)
+    weights = dict(training.weights())
+    gate, up, down = (x[0].float().numpy() @ weights['layers.0.gate'].T,
+                      x[0].float().numpy() @ weights['layers.0.up'].T, weights['layers.0.down'])
+    training.student.begin(None)
+    with torch.no_grad():
+        found = training.student(0, x)[0].float().numpy()
+    expected = np.where(gate > 0.2, gate, 0) * up @ down.T
+    assert np.abs(found - expected).mean() < 0.02 * expected.std()      # bfloat16

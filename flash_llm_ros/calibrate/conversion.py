@@ -40,6 +40,7 @@ class ConversionOptions:
     kv_cache: str | None = None     # fp16 or fp32
     block: int = 512                # bytes
     calibrate: bool = True
+    ffn: Path | None = None         # feed-forward weights in place of the checkpoint's
     text: str | None = None         # calibration text; None: the package's own
     most_tokens: int = 2048
     rank: int = 64
@@ -72,7 +73,7 @@ def convert(source: str | Path, target: str | Path, options: ConversionOptions,
         raise FileExistsError(f'{target} exists; give another name, or --replace.')
     if target.exists() and not (target / names.MANIFEST).is_file():
         raise FileExistsError(f'{target} exists and is no flash store; it is not replaced.')
-    checkpoint = open_checkpoint(source)
+    checkpoint = open_checkpoint(source, options.ffn)
     exact = options.neurons == 'fp16'
     layout = 'bundled' if checkpoint.spec.sparse_by_nature else 'split'
     sections = SectionFormats(checkpoint, layout, options.neurons, options.int4_loss)

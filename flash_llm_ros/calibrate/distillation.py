@@ -29,6 +29,7 @@ class SiluBlocks:
 class ReluBlocks(nn.Module):
     """The student's feed-forward blocks, float32 parameters that are multiplied as bfloat16.
 
+    Relu is 0 up to `threshold` (FATReLU, arXiv 2402.13516, section 3.3).
     After a run over all layers `error` is the mean over layers of the outputs' squared error
     relative to `targets`, `size` the mean of relu(gate) relative to that of abs(gate), and
     `zeros` the share of relu(gate) that is 0.
@@ -39,6 +40,7 @@ class ReluBlocks(nn.Module):
         self.gate, self.up, self.down = (
             nn.ParameterList(getattr(w, part).float() for w in weights)
             for part in ('gate', 'up', 'down'))
+        self.threshold = 0.0
         self.begin(None)
 
     def begin(self, targets: list[Tensor] | None) -> None:
@@ -47,7 +49,7 @@ class ReluBlocks(nn.Module):
     def forward(self, layer: int, x: Tensor) -> Tensor:
         count = len(self.gate)
         gate = functional.linear(x, self.gate[layer].to(MATRIX))
-        active = functional.relu(gate)
+        active = functional.threshold(gate, self.threshold, 0.0)
         h = active * functional.linear(x, self.up[layer].to(MATRIX))
         out = functional.linear(h, self.down[layer].to(MATRIX))
         self.zeros += (1 - float(torch.count_nonzero(active)) / active.numel()) / count

@@ -39,12 +39,13 @@ class RelufyOptions:
 
     tokens: int = 2_000_000     # to train on, all in all
     zeros: float = 0.8          # share of relu(gate) to reach
+    threshold: float = 0.0      # of relu, to reach
     learning_rate: float = 4e-4
     warm_up: float = 0.02       # share of the tokens
-    ramp: float = 0.5           # share of the tokens until the zeros are to be there
-    error_weight: float = 0.3   # of the blocks' relative error
+    ramp: float = 0.5           # share of the tokens until zeros and threshold are to be there
+    error_weight: float = 0.02  # of the blocks' relative error
     length: int = 256           # tokens of a sequence
-    sequences: int = 2          # run at once
+    sequences: int = 8          # run at once
     batch: int = 8              # sequences of a step
     save_every: float = 600.0   # s
     measure_every: int = 50     # steps
@@ -58,6 +59,8 @@ class RelufyOptions:
                 raise ValueError(f'{name} is {value}; it must be between 0 and 1')
         if not (math.isfinite(self.learning_rate) and self.learning_rate > 0):
             raise ValueError(f'learning_rate is {self.learning_rate}; it must be positive')
+        if not (math.isfinite(self.threshold) and self.threshold >= 0):
+            raise ValueError(f'threshold is {self.threshold}; it must be a number from 0 on')
         if self.batch % self.sequences:
             raise ValueError(f'batch is {self.batch}; it must be a multiple of sequences, '
                              f'which is {self.sequences}')
@@ -134,12 +137,18 @@ class Relufication:
                 saved = time.monotonic()
             report(Step(self.tokens, divergence, error, self._zeros, self._penalty, measured))
 
+    @property
+    def threshold(self) -> float:
+        """Up to which the student's relu is 0 now."""
+        return self._options.threshold * self._ramp()
+
     def measure(self) -> Measured:
+        self.student.threshold = self.threshold
         perplexity, zeros = self._perplexity(self.student)
         return Measured(self.tokens, perplexity, perplexity / self.teacher_perplexity, zeros)
 
     def weights(self) -> Iterator[tuple[str, NDArray[np.float32]]]:
-        """What was trained, by canonical names."""
+        """What was trained, by canonical names; for relu with `threshold`."""
         for name, parameter in self.student.canonical():
             yield name, parameter.detach().numpy()
 
@@ -156,6 +165,7 @@ class Relufication:
     def _step(self, batch: Tensor) -> tuple[float, float]:
         """Mean divergence and error before the step."""
         options, student = self._options, self.student
+        student.threshold = self.threshold
         for group in self._optimizer.param_groups:
             group['lr'] = options.learning_rate * self._rate()
         parts = batch.split(options.sequences)
@@ -188,13 +198,16 @@ class Relufication:
         fall = (done - warm_up) / (1 - warm_up)
         return _LAST_RATE + (1 - _LAST_RATE) * (1 + math.cos(math.pi * fall)) / 2
 
+    def _ramp(self) -> float:
+        """Share of the way to the zeros and the threshold that are wanted."""
+        return min(self.tokens / self._options.tokens / self._options.ramp, 1.0)
+
     def _follow(self, zeros: float) -> None:
         """Raise the penalty while there are fewer zeros than wanted by now, else lower it."""
         if self._first_zeros < 0:
             self._zeros = self._first_zeros = zeros
         self._zeros = _ZEROS_MEMORY * self._zeros + (1 - _ZEROS_MEMORY) * zeros
-        ramp = min(self.tokens / self._options.tokens / self._options.ramp, 1.0)
-        wanted = self._first_zeros + ramp * (self._options.zeros - self._first_zeros)
+        wanted = self._first_zeros + self._ramp() * (self._options.zeros - self._first_zeros)
         push = max(-1.0, min(1.0, (wanted - self._zeros) / _ZEROS_AT_FULL_STEP))
         self._penalty = max(_LEAST_PENALTY,
                             min(_MOST_PENALTY, self._penalty * math.exp(_PENALTY_STEP * push)))

@@ -80,7 +80,7 @@ class TorchModel:
                      else _tensor(weights, 'head').to(MATRIX))
         self._final_norm = _tensor(weights, 'final_norm')
         cos, sin = rotary_tables(spec, context, np.float32)
-        self._cos, self._sin = (torch.from_numpy(table).repeat(1, 2) for table in (cos, sin))
+        self._cos, self._sin = torch.from_numpy(cos), torch.from_numpy(sin)
 
     def run(self, tokens: Tensor, feed_forward: FeedForward,
             cache: KvCache | None = None) -> Tensor:
@@ -114,8 +114,8 @@ class TorchModel:
         """Rotary positions, in the order of halves."""
         places = slice(start, start + rows.shape[2])
         first, second = rows.float().chunk(2, -1)
-        swapped = torch.cat((-second, first), -1)
-        turned = rows * self._cos[places] + swapped * self._sin[places]
+        cos, sin = self._cos[places], self._sin[places]
+        turned = torch.cat((first * cos - second * sin, second * cos + first * sin), -1)
         return turned.to(rows.dtype)
 
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:

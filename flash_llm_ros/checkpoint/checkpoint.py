@@ -60,9 +60,19 @@ class Checkpoint(ABC):
                                       f'the configuration asks for {expected}')
 
 
-def open_checkpoint(path: str | Path) -> Checkpoint:
-    """Open a GGUF file or a Hugging Face folder; raises CheckpointError."""
-    path = Path(path)
+def open_checkpoint(path: str | Path, ffn: str | Path | None = None) -> Checkpoint:
+    """Open a GGUF file or a Hugging Face folder; raises CheckpointError and OSError.
+
+    `ffn`: a file of feed-forward weights that take the place of the checkpoint's own.
+    """
+    checkpoint = _open(Path(path))
+    if ffn is None:
+        return checkpoint
+    from flash_llm_ros.checkpoint.replaced_ffn import ReplacedFfn
+    return ReplacedFfn(checkpoint, Path(ffn))
+
+
+def _open(path: Path) -> Checkpoint:
     if path.is_dir():
         from flash_llm_ros.checkpoint.huggingface import HuggingFaceCheckpoint
         return HuggingFaceCheckpoint(path)

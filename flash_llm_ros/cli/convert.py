@@ -18,6 +18,7 @@ examples:
   flash_llm convert model.gguf /data/small.store --neurons int4 --int4-loss inf   smallest
   flash_llm convert model.gguf /data/model.store --probe       choose group sizes for this flash
   flash_llm convert model.gguf /data/model.store --profile robot/profile.yaml
+  flash_llm convert smollm2.gguf /data/relu.store --ffn smollm2-relu.ffn
 
 Takes minutes and about as much memory as the largest layer; nothing is left of a
 conversion that fails. `flash_llm calibrate` improves sparse mode afterwards.
@@ -27,6 +28,9 @@ conversion that fails. `flash_llm calibrate` improves sparse mode afterwards.
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='a .gguf file or a Hugging Face folder')
     parser.add_argument('store', help='the folder to write')
+    parser.add_argument('--ffn', type=Path, metavar='FILE',
+                        help="take the feed-forward weights from this file, which `relufy` wrote, "
+                             "instead of the checkpoint's")
     parser.add_argument('--neurons', choices=('int8', 'int4', 'fp16'), default='int8',
                         help='format of the feed-forward weights on flash (default: int8)')
     parser.add_argument('--int4-loss', type=float, default=INT4_LOSS, metavar='NATS',
@@ -58,7 +62,7 @@ def run(options: Namespace) -> int:
     try:
         text = _text(Path(options.text)) if options.text else None
         chosen = ConversionOptions(
-            neurons=options.neurons, int4_loss=options.int4_loss,
+            ffn=options.ffn, neurons=options.neurons, int4_loss=options.int4_loss,
             resident=options.resident, kv_cache=options.kv_cache, block=options.block,
             calibrate=not options.no_calibration, text=text, replace=options.replace,
             probe=options.probe,

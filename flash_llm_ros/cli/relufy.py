@@ -19,6 +19,8 @@ examples:
   flash_llm relufy SmolLM2.gguf smollm2-relu --text manuals/*.txt chats.jsonl --tokens 10000000
   flash_llm relufy SmolLM2.gguf smollm2-relu --written 2000000
   flash_llm convert smollm2-relu smollm2-relu.store
+  flash_llm relufy SmolLM2.gguf smollm2-relu.ffn --text manuals.jsonl --threshold 0.1
+  flash_llm convert SmolLM2.gguf smollm2-relu.store --ffn smollm2-relu.ffn
 
 The same command goes on after an interruption; another --tokens makes it longer or shorter.
 Some hundred thousand tokens keep the text readable, ten million are for real use.
@@ -29,7 +31,9 @@ _HELD_OUT_SHARE = 0.1
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='a .gguf file or a Hugging Face folder: the teacher')
-    parser.add_argument('output', type=Path, help='the Hugging Face folder to write')
+    parser.add_argument('output', type=Path,
+                        help='the Hugging Face folder to write; or NAME.ffn, a file of the '
+                             'feed-forward weights alone, rounded, for `convert --ffn`')
     parser.add_argument('--text', type=Path, nargs='+', metavar='FILE', default=[],
                         help='UTF-8 text or .jsonl files to train on')
     parser.add_argument('--written', type=int, default=0, metavar='N',
@@ -37,11 +41,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--held-out', type=Path, nargs='+', metavar='FILE',
                         help='text to measure on (default: the end of the text)')
     parser.add_argument('--start', metavar='CHECKPOINT',
-                        help="begin with these feed-forward weights (default: the teacher's)")
+                        help="begin with the feed-forward weights of this checkpoint or .ffn "
+                             "file (default: the teacher's)")
     parser.add_argument('--tokens', type=int, default=2_000_000, metavar='N',
                         help='to train on, all in all (default: 2000000)')
     parser.add_argument('--zeros', type=float, default=0.8, metavar='SHARE',
                         help='of the activations, to be reached halfway (default: 0.8)')
+    parser.add_argument('--threshold', type=float, default=0.0, metavar='X',
+                        help='relu is 0 up to there (FATReLU), reached halfway: more zeros for '
+                             'little (default: 0)')
     parser.add_argument('--learning-rate', type=float, default=4e-4, metavar='RATE',
                         help='the largest one (default: 4e-4)')
     parser.add_argument('--length', type=int, default=256, metavar='N',
@@ -68,15 +76,19 @@ def run(options: Namespace) -> int:
 
 def _run(options: Namespace) -> int:
     from flash_llm_ros.calibrate.relufy import Relufication, RelufyOptions, Step
+    from flash_llm_ros.checkpoint.ffn_file import SUFFIX, write_ffn_file
 
     output = options.output.absolute()
     work = options.work or output.with_name(f'.{output.name}.relufy')
     if output.exists():
         raise FileExistsError(f'{output} exists; give another name.')
-    chosen = RelufyOptions(tokens=options.tokens, zeros=options.zeros, length=options.length,
-                           learning_rate=options.learning_rate)
+    chosen = RelufyOptions(tokens=options.tokens, zeros=options.zeros, threshold=options.threshold,
+                           length=options.length, learning_rate=options.learning_rate)
     teacher = open_checkpoint(options.checkpoint)
-    start = open_checkpoint(options.start) if options.start else teacher
+    start = teacher
+    if options.start:
+        start = (open_checkpoint(options.checkpoint, options.start)
+                 if options.start.endswith(SUFFIX) else open_checkpoint(options.start))
     with Steps() as steps:
         text, held_out = _texts(options, teacher, work, steps)
         training = Relufication(teacher, start, text, held_out, chosen, work / 'state.pt')
@@ -90,8 +102,13 @@ def _run(options: Namespace) -> int:
                       file=sys.stderr, flush=True)
 
         training.train(report)
-    found = training.measure()
-    write_huggingface(teacher, output, {'hidden_act': 'relu'}, dict(training.weights()))
+    found, threshold = training.measure(), training.threshold
+    if output.suffix == SUFFIX:
+        write_ffn_file(output, training.weights(), threshold)
+    else:
+        activation = ({'hidden_act': 'fatrelu', 'hidden_act_param': threshold} if threshold
+                      else {'hidden_act': 'relu'})
+        write_huggingface(teacher, output, activation, dict(training.weights()))
     print(f'{output}: {found.tokens} tokens, perplexity {found.perplexity:.3f}, '
           f"{found.relative:.3f} times the teacher's {training.teacher_perplexity:.3f} on "
           f'{len(held_out)} held-out tokens; {found.zeros:.1%} zeros')

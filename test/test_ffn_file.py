@@ -1,0 +1,136 @@
+"""Files of feed-forward weights alone: their rounding, and what they make of a checkpoint."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load, save
+from tiny_checkpoint import write_checkpoint
+
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from flash_llm_ros.checkpoint.ffn_file import FfnFile, write_ffn_file
+from flash_llm_ros.cli.main import main
+from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.neuron_reader import NeuronReader
+
+
+def ffn_of(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
+    return {name: checkpoint.rows(name) for name in checkpoint.family.tensor_shapes(checkpoint.spec)
+            if name.rpartition('.')[2] in ('gate', 'up', 'down')}
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Path:
+    return write_checkpoint(tmp_path / 'base', seed=1)
+
+
+@pytest.fixture
+def trained(tmp_path: Path) -> dict[str, np.ndarray]:
+    return ffn_of(open_checkpoint(write_checkpoint(tmp_path / 'trained', seed=2)))
+
+
+def test_rounding(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = random.standard_normal((400, 576)).astype(np.float32) * np.logspace(-4, 2, 400)[:, None]
+    rows[3] = 0
+    rows[5, 7] = 200 * np.abs(rows[5]).max()
+    write_ffn_file(tmp_path / 'a.ffn', [('layers.0.gate', rows.astype(np.float32))], 0.25)
+    file = FfnFile(tmp_path / 'a.ffn')
+    found = file.rows('layers.0.gate').astype(np.float64)
+    assert file.relu_threshold == 0.25 and file.names == ('layers.0.gate',)
+    assert not found[3].any()
+    usual = np.delete(np.arange(400), [3, 5])
+    step = 0.14 * np.sqrt(np.square(rows[usual].astype(np.float64)).mean(1))
+    error = np.abs(found - rows)[usual].max(1)
+    assert (error <= 0.51 * step).all() and (error >= 0.4 * step).all()
+    assert found[5, 7] == pytest.approx(rows[5, 7], rel=0.5 / 127)
+    assert (tmp_path / 'a.ffn').stat().st_size < 5.1 / 8 * rows.size
+    np.testing.assert_array_equal(file.rows('layers.0.gate', 10, 12), found[10:12])
+
+
+def test_the_rest_is_the_base_s(base: Path, trained: dict[str, np.ndarray], tmp_path: Path) -> None:
+    write_ffn_file(tmp_path / 'relu.ffn', trained.items(), 0.0)
+    own, both = open_checkpoint(base), open_checkpoint(base, tmp_path / 'relu.ffn')
+    both.check_tensors()
+    assert (both.spec.name, both.spec.activation, own.spec.activation) == ('relu', 'relu', 'silu')
+    assert both.files == (*own.files, tmp_path / 'relu.ffn')
+    for name in own.family.tensor_shapes(own.spec):
+        if name in trained:
+            assert np.abs(both.rows(name) - trained[name]).mean() < 0.05 * trained[name].std()
+            np.testing.assert_array_equal(both.rows(name, 3, 9), both.rows(name)[3:9])
+        else:
+            np.testing.assert_array_equal(both.rows(name), own.rows(name))
+
+
+def test_scales_of_the_base_are_not_applied_twice(trained: dict[str, np.ndarray], tmp_path: Path
+                                                  ) -> None:
+    base = write_checkpoint(tmp_path / 'minicpm', model_type='minicpm', scale_depth=1.4,
+                            scale_emb=12, dim_model_base=16)
+    write_ffn_file(tmp_path / 'relu.ffn', trained.items(), 0.0)
+    both = open_checkpoint(base, tmp_path / 'relu.ffn')
+    name = 'layers.1.down'
+    np.testing.assert_array_equal(both.rows(name), FfnFile(tmp_path / 'relu.ffn').rows(name))
+    np.testing.assert_array_equal(both.rows('layers.1.o'), open_checkpoint(base).rows('layers.1.o'))
+
+
+def test_converting(base: Path, trained: dict[str, np.ndarray], tmp_path: Path) -> None:
+    write_ffn_file(tmp_path / 'relu.ffn', trained.items(), 0.125)
+    assert main(['convert', str(base), str(tmp_path / 'store'), '--ffn', str(tmp_path / 'relu.ffn'),
+                 '--neurons', 'fp16']) == 0
+    store = FlashStore.open(tmp_path / 'store')
+    assert store.manifest.layout == 'bundled' and store.manifest.calibration is not None
+    assert store.manifest.model.relu_threshold == 0.125
+    assert 'relu.ffn' in store.manifest.source
+    rounded = FfnFile(tmp_path / 'relu.ffn')
+    with NeuronReader(store) as reader:
+        bundles = reader.bundles('bundle', 1)
+    expected = np.stack([rounded.rows('layers.1.gate'), rounded.rows('layers.1.up'),
+                         rounded.rows('layers.1.down').T], 1)
+    np.testing.assert_allclose(bundles.reshape(expected.shape), expected, rtol=1e-3, atol=1e-7)
+
+
+def test_nothing_half_written(tmp_path: Path) -> None:
+    def weights():
+        yield 'layers.0.gate', np.ones((2, 4), np.float32)
+        raise OSError('the disk is gone')
+
+    with pytest.raises(OSError, match='gone'):
+        write_ffn_file(tmp_path / 'a.ffn', weights(), 0.0)
+    write_ffn_file(tmp_path / 'b.ffn', [('layers.0.gate', np.ones((2, 4), np.float32))], 0.0)
+    with pytest.raises(FileExistsError, match=r'b\.ffn exists'):
+        write_ffn_file(tmp_path / 'b.ffn', [], 0.0)
+    assert [path.name for path in tmp_path.iterdir()] == ['b.ffn']
+
+
+@pytest.mark.parametrize(('damage', 'message'), [
+    (lambda data: b'not gzip', 'Not a gzipped file'),
+    (lambda data: data[:2000], 'ended before'),
+    (lambda data: gzip.compress(b'not safetensors'), 'header'),
+    (lambda data: changed(data, 'relu_threshold', None), "lacks 'relu_threshold'"),
+    (lambda data: changed(data, 'layers.0.up.step', None), "lacks 'layers.0.up.step'"),
+    (lambda data: changed(data, 'layers.0.up', np.ones((2, 3), np.float32)), 'must be int8'),
+    (lambda data: changed(data, 'layers.2.down', None), 'lacks layers.2.down, which'),
+    (lambda data: changed(data, 'layers.2.down', np.ones((64, 8), np.int8)), r'shape \(64, 8\)'),
+    (lambda data: changed(changed(data, 'layers.9.up', np.ones((8, 8), np.int8)),
+                          'layers.9.up.step', np.ones(8, np.float16)), 'has layers.9.up, which'),
+])
+def test_what_is_wrong_with_a_file(base: Path, trained: dict[str, np.ndarray], tmp_path: Path,
+                                   damage, message: str, capsys: pytest.CaptureFixture[str]
+                                   ) -> None:
+    path = tmp_path / 'relu.ffn'
+    write_ffn_file(path, trained.items(), 0.0)
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(CheckpointError, match=message):
+        open_checkpoint(base, path)
+    assert main(['convert', str(base), str(tmp_path / 'store'), '--ffn', str(path)]) == 1
+    assert 'relu.ffn' in capsys.readouterr().err and not (tmp_path / 'store').exists()
+
+
+def changed(data: bytes, name: str, value: np.ndarray | None) -> bytes:
+    tensors = load(gzip.decompress(data))
+    if value is None:
+        del tensors[name]
+    else:
+        tensors[name] = value
+    return gzip.compress(save(tensors))
