@@ -27,6 +27,7 @@ from flash_llm_ros.engine import EngineConfig
 from flash_llm_ros.engine.neuron_trace import NeuronTrace
 from flash_llm_ros.engine.numpy_read_plan import plan_reads
 from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
+from flash_llm_ros.store.errors import FlashLlmError
 
 _TYPICAL = ReadCosts(20e-6, 1 / 2e9, 1 << 20)
 _PLANTED_LAYERS, _PLANTED_NEURONS, _PLANTED_TOKENS = 4, 4096, 200
@@ -100,7 +101,11 @@ def main() -> int:
     costs = profile.costs(EngineConfig.reads_in_flight) if profile else _TYPICAL
     sources = []
     for path in options.trace:
-        trace = NeuronTrace.load(path)
+        try:
+            trace = NeuronTrace.load(path)
+        except (FlashLlmError, OSError) as error:
+            print(f'{parser.prog}: {error}', file=sys.stderr)
+            return 1
         sources.append((trace.model, of_trace(trace), trace.group_bytes))
     if options.planted:
         sources.append(('planted ReLU', planted(), _PLANTED_GROUP_BYTES))

@@ -1,13 +1,14 @@
 """What a ReLU model loses to its predictors, and what windows of its neurons save.
 
-    python bench/relu_quality.py CHECKPOINT [--store FOLDER] [--tokens 1000] [--json PATH]
+    python bench/relu_quality.py CHECKPOINT [--ffn FILE] [--store FOLDER] [--tokens 1000]
+                                 [--json PATH]
 
 The store is made and calibrated, shortly, where there is none; `flash_llm calibrate` does it well.
-On held-out text: perplexity with every
-neuron and with those that are predicted; per layer how many active neurons the predictor misses
-and how many others it takes (the paper, section 3.2: 5 % and 7 %), and the share of the
-contribution it keeps; how many of a token's neurons are in windows of the last used ones, which
-have the rest of the DRAM that the predictors leave; and what the engine reads per token.
+On held-out text: perplexity with every neuron and with those that are predicted; per layer how
+many active neurons the predictor misses and how many others it takes (the paper, section 3.2: 5 %
+and 7 %), and the share of the contribution it keeps; how many of a token's neurons are in windows
+of the last used ones, which have the rest of the DRAM that the predictors leave; and what the
+engine reads per token.
 """
 
 from argparse import ArgumentParser
@@ -28,7 +29,9 @@ from rich.table import Table
 
 from flash_llm_ros.calibrate.ffn_weights import FfnWeights
 from flash_llm_ros.calibrate.perplexity_growth import Growth
+from flash_llm_ros.checkpoint.checkpoint import CheckpointError
 from flash_llm_ros.engine import Engine, EngineConfig
+from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.neuron_reader import NeuronReader
 
@@ -137,14 +140,20 @@ def show(figures: dict) -> None:
 def main() -> int:
     parser = ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument('checkpoint', type=Path, help='a ReLU model; `flash_llm relufy` makes one')
-    parser.add_argument('--store', type=Path, help='(default: CHECKPOINT.store)')
+    parser.add_argument('--ffn', type=Path, help='its feed-forward weights, by `flash_llm relufy`')
+    parser.add_argument('--store', type=Path, help='(default: CHECKPOINT.store or FFN.store)')
     parser.add_argument('--tokens', type=int, default=1000, help='of held-out text (default: 1000)')
     parser.add_argument('--json', type=Path, help='write the figures there')
     options = parser.parse_args()
-    path = options.store or options.checkpoint.with_name(f'{options.checkpoint.name}.store')
-    store = FlashStore.open(ensure_store(options.checkpoint, path))
+    own = options.ffn or options.checkpoint
+    path = options.store or own.with_name(f'{own.name}.store')
+    try:
+        store = FlashStore.open(ensure_store(options.checkpoint, path, ffn=options.ffn))
+    except (CheckpointError, FlashLlmError) as error:
+        print(f'{parser.prog}: {error}', file=sys.stderr)
+        return 1
     if store.manifest.layout != 'bundled':
-        parser.error(f'{options.checkpoint} is no ReLU model')
+        parser.error(f'{own} is no ReLU model')
     exact = open_engine(path, 'exact')
     tokens = exact.tokenize(held_out_text())[:options.tokens]
     every = token_losses(engine_logits(exact, tokens), tokens)

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.engine.tokens import TextTokenizer
+from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import MANIFEST, TOKENIZER, FlashStore, file_sha256
 
 
@@ -57,7 +58,11 @@ def main() -> int:
     parser.add_argument('--tokens', type=int, default=1000, help='tokens of held-out text')
     parser.add_argument('--json', type=Path)
     options = parser.parse_args()
-    store = FlashStore.open(options.store)
+    try:
+        store = FlashStore.open(options.store)
+    except FlashLlmError as error:
+        print(f'{parser.prog}: {error}', file=sys.stderr)
+        return 1
     tokenizer = TextTokenizer(store.text(TOKENIZER), store.manifest.model.begin_token)
     tokens = tokenizer.encode(held_out_text())[:options.tokens]
     found = {}
