@@ -7,15 +7,16 @@ from gguf_checkpoint import write_gguf
 import numpy as np
 import pytest
 from tiny_checkpoint import write_checkpoint
+from tokenizers import Tokenizer
 import torch
 from torch.nn import functional
 from transformers import AutoModelForCausalLM
 
 from flash_llm_ros.calibrate.distillation import Divergence, ReluBlocks, SiluBlocks
 from flash_llm_ros.calibrate.relufy import Measured, Relufication, RelufyOptions, Step
-from flash_llm_ros.calibrate.teacher_text import written_by
+from flash_llm_ros.calibrate.teacher_text import user_turn, written_by
 from flash_llm_ros.calibrate.torch_model import MATRIX, KvCache, TorchModel, gated_weights
-from flash_llm_ros.checkpoint.checkpoint import CheckpointError, open_checkpoint
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from flash_llm_ros.checkpoint.huggingface_writer import write_huggingface
 from flash_llm_ros.cli.main import main
 from flash_llm_ros.model_spec import ModelSpec
@@ -78,6 +79,30 @@ def test_what_the_teacher_writes_is_its_own(checkpoint: Path) -> None:
                                          .flatten(0, 1), text[:, 1:].flatten())
                 for text in (rows, torch.randint(0, spec.vocab_size, rows.shape))]
     assert loss[0] < loss[1] - 1
+
+
+def test_conversations_begin_as_the_chat_template_says(checkpoint: Path) -> None:
+    model, blocks, _ = teacher_of(checkpoint)
+    opened = open_checkpoint(checkpoint)
+    begun = user_turn(opened)
+    assert Tokenizer.from_str(opened.tokenizer_json).decode(begun, skip_special_tokens=False) == (
+        '<|im_start|>user\n')
+    rows = written_by(model, blocks, 16 * 24 * 3, 24, 5, lambda done, total: None, begun)
+    begins = (rows[:, :len(begun)] == torch.tensor(begun)).all(1)
+    assert begins.tolist() == [True] * 16 + [False] * 16 + [True] * 16
+    alone = torch.cat([rows[:1, :20], torch.zeros(1, 1, dtype=torch.int64)], 1)
+    with torch.no_grad():       # the prefix was read: what follows is likely behind it
+        logits = (model.run(alone, blocks)[0] @ model.head.T).float().log_softmax(1)
+    chosen = logits[len(begun) - 1:19].gather(1, rows[0, len(begun):20, None])
+    assert chosen.mean() > logits[len(begun) - 1:19].mean() + 1
+    assert user_turn(without_template(opened)) == []
+    short = written_by(model, blocks, 32, 3, 5, lambda done, total: None, range(3))
+    assert not (short == torch.arange(3)).all(1).any()
+
+
+def without_template(checkpoint: Checkpoint) -> Checkpoint:
+    checkpoint.chat_template = ''
+    return checkpoint
 
 
 def test_divergence_against_autograd() -> None:

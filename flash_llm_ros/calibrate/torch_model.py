@@ -54,19 +54,26 @@ class KvCache:
     """Keys and values of the tokens so far, [B, kv_heads, tokens, head_dim] a layer."""
 
     def __init__(self) -> None:
-        self._rows: dict[int, tuple[Tensor, Tensor]] = {}
+        self._rows: dict[int, Tensor] = {}      # [2, B, kv_heads, room, head_dim]
+        self._lengths: dict[int, int] = {}
 
     @property
     def length(self) -> int:
-        return self._rows[0][0].shape[2] if self._rows else 0
+        """Tokens that went through every layer."""
+        return min(self._lengths.values(), default=0)
 
     def add(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """All of them, these included."""
-        if layer in self._rows:
-            before = self._rows[layer]
-            keys, values = torch.cat((before[0], keys), 2), torch.cat((before[1], values), 2)
-        self._rows[layer] = keys, values
-        return keys, values
+        start = self._lengths.get(layer, 0)
+        stop = self._lengths[layer] = start + keys.shape[2]
+        if layer not in self._rows or stop > self._rows[layer].shape[3]:
+            room = keys.new_empty(2, *keys.shape[:2], 2 * stop, keys.shape[3])
+            if start:
+                room[:, :, :, :start] = self._rows[layer][:, :, :, :start]
+            self._rows[layer] = room
+        rows = self._rows[layer]
+        rows[0, :, :, start:stop], rows[1, :, :, start:stop] = keys, values
+        return rows[0, :, :, :stop], rows[1, :, :, :stop]
 
 
 class TorchModel:

@@ -23,7 +23,8 @@ examples:
   flash_llm convert SmolLM2.gguf smollm2-relu.store --ffn smollm2-relu.ffn
 
 The same command goes on after an interruption; another --tokens makes it longer or shorter.
-Some hundred thousand tokens keep the text readable, ten million are for real use.
+Some hundred thousand tokens keep the text readable, millions are for real use. A model that is to
+answer must see conversations: in the text, in the form of its chat template, or by --written.
 """
 _HELD_OUT = 4096                # tokens at most, and a tenth of the text at most
 _HELD_OUT_SHARE = 0.1
@@ -37,7 +38,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--text', type=Path, nargs='+', metavar='FILE', default=[],
                         help='UTF-8 text or .jsonl files to train on')
     parser.add_argument('--written', type=int, default=0, metavar='N',
-                        help='train on so many tokens that the teacher writes, too (default: 0)')
+                        help='train on so many tokens that the teacher writes, too, half of them '
+                             'conversations where it has a chat template (default: 0)')
     parser.add_argument('--held-out', type=Path, nargs='+', metavar='FILE',
                         help='text to measure on (default: the end of the text)')
     parser.add_argument('--start', metavar='CHECKPOINT',
