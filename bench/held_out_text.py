@@ -18,3 +18,6 @@ def held_out_text() -> str:
 
 def other_text() -> str:
     return default_text()
+
+
+TEXTS = {'held-out': held_out_text, 'other': other_text}

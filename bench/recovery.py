@@ -20,7 +20,7 @@ from typing import Any
 from calibration_text import calibration_text
 from fidelity import engine_logits, token_losses
 from floors import weights_per_token
-from held_out_text import held_out_text, other_text
+from held_out_text import TEXTS
 import numpy as np
 from numpy.typing import NDArray
 from rich.box import MARKDOWN
@@ -35,7 +35,6 @@ from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import CorrectionPlace, FlashStore
 
 Array = NDArray[np.float32]
-TEXTS = {'held-out': held_out_text, 'other': other_text}
 PARTS = {'equal': 'alone, equal shares', 'alone': 'alone, shares by layer', 'mean': 'with mean',
          'corrected': 'with correction', 'learned': 'with learned correction',
          'all': 'and shortlisted head'}

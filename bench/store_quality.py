@@ -1,7 +1,7 @@
 """The price of a store in perplexity: exact and sparse, beside the GGUF in float32.
 
     python bench/store_quality.py MODEL.gguf STORE [--sparsity 0.5 0.7] [--share 0.85]
-        [--tokens 1000] [--json PATH]
+        [--tokens 1000] [--text other] [--json PATH]
 
 The reference is transformers on the dequantised weights, the text is held out from calibration.
 """
@@ -12,7 +12,7 @@ from pathlib import Path
 import sys
 
 from fidelity import engine_logits, perplexity
-from held_out_text import held_out_text
+from held_out_text import TEXTS
 from reference_model import load_reference, reference_logits
 from rich.box import MARKDOWN
 from rich.console import Console
@@ -56,6 +56,9 @@ def main() -> int:
     parser.add_argument('--share', type=float, nargs='*', default=[],
                         help='of mode aggressive, for a store by `flash_llm order`')
     parser.add_argument('--tokens', type=int, default=1000, help='tokens of held-out text')
+    parser.add_argument('--text', choices=tuple(TEXTS), default='held-out',
+                        help='other: of another kind than what models here were calibrated and '
+                             'trained with (default: held-out)')
     parser.add_argument('--json', type=Path)
     options = parser.parse_args()
     try:
@@ -64,7 +67,7 @@ def main() -> int:
         print(f'{parser.prog}: {error}', file=sys.stderr)
         return 1
     tokenizer = TextTokenizer(store.text(TOKENIZER), store.manifest.model.begin_token)
-    tokens = tokenizer.encode(held_out_text())[:options.tokens]
+    tokens = tokenizer.encode(TEXTS[options.text]())[:options.tokens]
     found = {}
     settings = [(None, None), *((sparsity, None) for sparsity in options.sparsity),
                 *((None, share) for share in options.share)]
@@ -80,7 +83,8 @@ def main() -> int:
         table.add_row(name, f'{value:.3f}', f'{value / reference:.3f}')
     Console(width=100).print(table)
     figures = {'store': str(store.path), 'manifest': file_sha256(store.path / MANIFEST),
-               'tokens': len(tokens), 'reference': reference, 'perplexity': found,
+               'text': options.text, 'tokens': len(tokens), 'reference': reference,
+               'perplexity': found,
                'relative': {name: value / reference for name, value in found.items()}}
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + '\n')
