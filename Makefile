@@ -5,9 +5,10 @@ SHELL := /bin/bash
 
 # ROS 2 exists as Python wheels for Python 3.11 only.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
+MODEL ?= smollm2
 PROMPT ?= Name the capital of France.
 BUDGET ?=
-MODE ?=
+MODE ?= $(if $(filter relu,$(MODEL)),sparse)
 PYTEST_ARGS ?=
 export PROMPT BUDGET MODE
 
@@ -21,9 +22,11 @@ DONE := $(VENV)/done
 PIP := $(BIN)/python -m pip --disable-pip-version-check --no-input
 INSTALL := $(PIP) install --constraint requirements/constraints.txt
 GGUF := models/SmolLM2-135M-Instruct.Q4_1.gguf
-STORE := models/smollm2.store
-RELU_STORE := models/smollm2-relu.store
 RELU_FFN := resource/smollm2-135m-relu.ffn
+STORE_OF_smollm2 := models/smollm2.store
+STORE_OF_relu := models/smollm2-relu.store
+STORE := $(STORE_OF_smollm2)
+DEMO_STORE := $(or $(STORE_OF_$(MODEL)),$(error MODEL is '$(MODEL)'; it must be smollm2 or relu))
 
 MESSAGES := $(wildcard flash_llm_msgs/*.* flash_llm_msgs/msg/* flash_llm_msgs/srv/* flash_llm_msgs/action/*)
 NATIVE := $(wildcard native/*)
@@ -44,8 +47,8 @@ endef
 
 setup: $(DONE)/package $(STORE)/manifest.yaml
 
-demo: setup
-	@$(BIN)/flash_llm demo --store $(STORE) --prompt "$$PROMPT" $${BUDGET:+--budget "$$BUDGET"} $${MODE:+--mode "$$MODE"}
+demo: setup $(DEMO_STORE)/manifest.yaml
+	@$(BIN)/flash_llm demo --store $(DEMO_STORE) --prompt "$$PROMPT" $${BUDGET:+--budget "$$BUDGET"} $${MODE:+--mode "$$MODE"}
 
 test: setup $(DONE)/test
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
@@ -89,4 +92,9 @@ $(GGUF): | $(DONE)/venv
 $(STORE)/manifest.yaml: $(GGUF) $(CONVERTER) | $(DONE)/package
 	@echo 'Converting the model to a flash store (1 to 2 min)'
 	@$(BIN)/flash_llm convert --replace $(GGUF) $(STORE)
+	@mkdir -p $(@D) && touch $@
+
+$(STORE_OF_relu)/manifest.yaml: $(GGUF) $(RELU_FFN) $(CONVERTER) | $(DONE)/package
+	@echo 'Converting the ReLU model to a flash store (1 to 2 min)'
+	@$(BIN)/flash_llm convert --replace --ffn $(RELU_FFN) $(GGUF) $(STORE_OF_relu)
 	@mkdir -p $(@D) && touch $@

@@ -229,6 +229,24 @@ def test_the_command_writes_what_convert_reads(tmp_path: Path, source: str,
     assert 'student exists' in capsys.readouterr().err
 
 
+def test_the_command_writes_and_begins_with_an_ffn_file(tmp_path: Path) -> None:
+    path = write_checkpoint(tmp_path / 'teacher')
+    (tmp_path / 'text.txt').write_text('Where is the charging station? Turn left. ' * 60)
+    arguments = ['relufy', str(path), '--text', str(tmp_path / 'text.txt'), '--length', '32',
+                 '--threads', '1', '--threshold', '0.25']
+    assert main([*arguments, str(tmp_path / 'first.ffn'), '--tokens', '1000']) == 0
+    first, teacher = open_checkpoint(path, tmp_path / 'first.ffn'), open_checkpoint(path)
+    assert first.spec.relu_threshold == 0.25
+    name = 'layers.1.gate'
+    assert 0 < np.abs(first.rows(name) - teacher.rows(name)).mean() < 0.1
+    # 1 token, at the last rate of a schedule: next to nothing changes.
+    assert main([*arguments, str(tmp_path / 'second.ffn'), '--tokens', '1', '--start',
+                 str(tmp_path / 'first.ffn'), '--learning-rate', '1e-9']) == 0
+    second = open_checkpoint(path, tmp_path / 'second.ffn')
+    difference = np.abs(second.rows(name) - first.rows(name))
+    assert difference.max() <= 0.08 * np.square(first.rows(name)).mean(1).max() ** 0.5
+
+
 def test_a_folder_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     source = open_checkpoint(write_checkpoint(tmp_path / 'teacher'))
     source.rows = lambda name: (_ for _ in ()).throw(OSError('the disk is gone'))
