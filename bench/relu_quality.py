@@ -29,7 +29,6 @@ from rich.table import Table
 
 from flash_llm_ros.calibrate.ffn_weights import FfnWeights
 from flash_llm_ros.calibrate.perplexity_growth import Growth
-from flash_llm_ros.checkpoint.checkpoint import CheckpointError
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
@@ -149,7 +148,7 @@ def main() -> int:
     path = options.store or own.with_name(f'{own.name}.store')
     try:
         store = FlashStore.open(ensure_store(options.checkpoint, path, ffn=options.ffn))
-    except (CheckpointError, FlashLlmError) as error:
+    except (FlashLlmError, OSError, ValueError) as error:
         print(f'{parser.prog}: {error}', file=sys.stderr)
         return 1
     if store.manifest.layout != 'bundled':

@@ -108,6 +108,8 @@ def test_nothing_half_written(tmp_path: Path) -> None:
     (lambda data: data[:2000], 'ended before'),
     (lambda data: gzip.compress(b'not safetensors'), 'header'),
     (lambda data: changed(data, 'relu_threshold', None), "lacks 'relu_threshold'"),
+    (lambda data: changed(data, 'relu_threshold', np.array([np.nan], np.float32)),
+     'relu_threshold is nan; it must be a number from 0 on'),
     (lambda data: changed(data, 'layers.0.up.step', None), "lacks 'layers.0.up.step'"),
     (lambda data: changed(data, 'layers.0.up', np.ones((2, 3), np.float32)), 'must be int8'),
     (lambda data: changed(data, 'layers.2.down', None), 'lacks layers.2.down, which'),

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from reference_model import load_reference, reference_logits
 from safetensors.numpy import load
+from tokenizers import Tokenizer
 import torch
 
 from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
@@ -34,7 +35,6 @@ class FatRelu(torch.nn.Module):
 
 @pytest.fixture(scope='module')
 def tokens(real_gguf: Path) -> list[int]:
-    from tokenizers import Tokenizer
     tokenizer = Tokenizer.from_str(open_checkpoint(real_gguf).tokenizer_json)
     return tokenizer.encode(held_out_text()).ids[:TOKENS]
 
@@ -65,7 +65,7 @@ def store(real_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_it_is_sparse_and_not_much_worse(expected: dict, tokens: list[int]) -> None:
     assert expected['zeros'] > 0.75
-    assert perplexity(expected['relu'], tokens) < 1.3 * perplexity(expected['original'], tokens)
+    assert perplexity(expected['relu'], tokens) < 1.25 * perplexity(expected['original'], tokens)
 
 
 @pytest.mark.parametrize('mode', ['exact', 'sparse'])

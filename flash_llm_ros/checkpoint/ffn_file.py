@@ -41,6 +41,9 @@ class FfnFile:
             raise CheckpointError(f'{path} is no file of feed-forward weights: {what}') from None
 
     def _check(self) -> None:
+        if not 0 <= self.relu_threshold < np.inf:
+            raise ValueError(f'{_THRESHOLD} is {self.relu_threshold}; it must be a number '
+                             'from 0 on')
         for name in self.names:
             codes, steps = self._tensors[name], self._tensors[f'{name}.step']
             if codes.dtype != np.int8 or codes.ndim != 2 or steps.shape != codes.shape[:1]:
