@@ -14,7 +14,7 @@ from flash_llm_ros.engine import (
     GenerationRequest,
     SamplingParams,
 )
-from flash_llm_ros.engine.process_memory import peak_resident_bytes, resident_bytes
+from flash_llm_ros.engine.memory.process_memory import peak_resident_bytes, resident_bytes
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 PROMPT = 'What is the capital of France? Then tell a long story about a robot in the mountains.'

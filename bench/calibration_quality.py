@@ -8,10 +8,10 @@ import time
 from fidelity import engine_logits, token_losses
 import numpy as np
 
-from flash_llm_ros.calibrate.measured_loss import LossMeter
+from flash_llm_ros.convert.measured_loss import LossMeter
 from flash_llm_ros.engine import Engine, EngineConfig
+from flash_llm_ros.engine.model.predictors import PredictorStack
 from flash_llm_ros.engine.neuron_trace import record
-from flash_llm_ros.engine.predictors import PredictorStack
 from flash_llm_ros.engine.tail_correction import TailCorrection
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.writer import Progress

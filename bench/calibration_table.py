@@ -28,13 +28,13 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
-from flash_llm_ros.calibrate.calibration import CalibrationOptions, recalibrate
-from flash_llm_ros.calibrate.perplexity_growth import Growth
-from flash_llm_ros.calibrate.predictor_forms import DEFAULT_FORMS
 from flash_llm_ros.cli.progress import Steps
-from flash_llm_ros.engine.predictors import at_sparsity
+from flash_llm_ros.convert.calibration import CalibrationOptions, recalibrate
+from flash_llm_ros.convert.perplexity_growth import Growth
+from flash_llm_ros.convert.predictor_forms import DEFAULT_FORMS
+from flash_llm_ros.engine.model.predictors import at_sparsity
 from flash_llm_ros.engine.tail_correction import load_corrections
-from flash_llm_ros.engine.tokens import load_tokenizer
+from flash_llm_ros.engine.text.tokenizer import load_tokenizer
 from flash_llm_ros.store.flash_store import FlashStore
 
 _LOADS = (0.9, 0.8, 0.7)

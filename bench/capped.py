@@ -28,8 +28,8 @@ from floors import Floors
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.engine import EngineConfig
 from flash_llm_ros.engine.byte_size import parse_byte_size
-from flash_llm_ros.engine.prompt import ChatTemplate, Message
-from flash_llm_ros.engine.tokens import TextTokenizer
+from flash_llm_ros.engine.text.chat_template import ChatTemplate, Message
+from flash_llm_ros.engine.text.tokenizer import TextTokenizer
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import (
     CHAT_TEMPLATE,

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
 from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
 
 
 def ensure_store(source: Path, store: Path, **options: object) -> Path:

@@ -19,8 +19,8 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
-from flash_llm_ros.calibrate.ffn_weights import FfnWeights
-from flash_llm_ros.calibrate.perplexity_growth import Growth
+from flash_llm_ros.convert.ffn_weights import FfnWeights
+from flash_llm_ros.convert.perplexity_growth import Growth
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from flash_llm_ros.engine.window_plan import head_index
+from flash_llm_ros.engine.memory.window_plan import head_index
 from flash_llm_ros.store.aggressive import HEAD_SKETCH
 from flash_llm_ros.store.device_profile import usable_profile
 from flash_llm_ros.store.flash_store import RESIDENT, FlashStore

@@ -20,7 +20,7 @@ from rich.table import Table
 import torch
 
 from flash_llm_ros.checkpoint.checkpoint import open_checkpoint
-from flash_llm_ros.engine.tokens import TextTokenizer
+from flash_llm_ros.engine.text.tokenizer import TextTokenizer
 from flash_llm_ros.store.block_quantisation import dequantise, quantise
 from flash_llm_ros.store.codec import row_codec
 

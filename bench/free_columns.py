@@ -23,9 +23,9 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
-from flash_llm_ros.calibrate.perplexity_growth import Growth
+from flash_llm_ros.convert.perplexity_growth import Growth
 from flash_llm_ros.engine import Engine
-from flash_llm_ros.engine.predictors import at_sparsity
+from flash_llm_ros.engine.model.predictors import at_sparsity
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 

@@ -7,7 +7,7 @@ kind, the package's own prose, questions and code: no setting was chosen on it.
 
 from pydoc_data.topics import topics
 
-from flash_llm_ros.calibrate.calibration_text import default_text
+from flash_llm_ros.convert.calibration_text import default_text
 
 _STEP = 17
 

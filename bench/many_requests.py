@@ -90,7 +90,7 @@ class Client:
 
         from flash_llm_msgs.action import GenerateText
         from flash_llm_msgs.srv import GenerateText as GenerateTextService
-        from flash_llm_ros.node.intake import CALLS
+        from flash_llm_ros.node.interfaces.intake import CALLS
 
         self.node = Node(f'client_{number}', context=context, use_global_arguments=False,
                          enable_rosout=False, start_parameter_services=False)

@@ -22,7 +22,7 @@ from planted_activity import PlantedActivity
 from rich.console import Console
 from rich.table import Table
 
-from flash_llm_ros.calibrate.neuron_order import Order, by_coactivation, by_frequency
+from flash_llm_ros.convert.neuron_order import Order, by_coactivation, by_frequency
 from flash_llm_ros.engine import EngineConfig
 from flash_llm_ros.engine.neuron_trace import NeuronTrace
 from flash_llm_ros.engine.numpy_read_plan import plan_reads

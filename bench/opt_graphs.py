@@ -6,7 +6,7 @@ from onnx import TensorProto
 import onnxruntime as ort
 from opt_files import OptFiles, OptShape
 
-from flash_llm_ros.engine.graph_loader import Feeds, GraphLoader
+from flash_llm_ros.engine.model.graph_loader import Feeds, GraphLoader
 from flash_llm_ros.store.layer_graphs import ExternalData, GraphBuilder, value
 from flash_llm_ros.store.tensor_file import TensorFile
 

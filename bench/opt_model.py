@@ -14,7 +14,7 @@ from opt_files import NeuronFile, OptFiles
 from opt_graphs import Attention, Predictors
 from planted_activity import Token
 
-from flash_llm_ros.engine.core import load_core_class
+from flash_llm_ros.engine.memory.core import load_core_class
 
 _CHUNK_BYTES, _CHUNKS = 1 << 20, 8      # the stream ring
 _POLICY = 'least_recent'    # the paper's window: what the last few tokens used

@@ -27,7 +27,7 @@ from token_profile import Stopwatches, TimedCore
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.engine.byte_size import parse_byte_size
-from flash_llm_ros.engine.process_memory import peak_resident_bytes, resident_bytes
+from flash_llm_ros.engine.memory.process_memory import peak_resident_bytes, resident_bytes
 from flash_llm_ros.store.errors import FlashLlmError
 
 _RUNS = 2

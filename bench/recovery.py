@@ -27,7 +27,7 @@ from rich.box import MARKDOWN
 from rich.console import Console
 from rich.table import Table
 
-from flash_llm_ros.calibrate.perplexity_growth import Growth
+from flash_llm_ros.convert.perplexity_growth import Growth
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.engine.tail_correction import TailCorrection, load_corrections
 from flash_llm_ros.store.aggressive import CORRECTIONS

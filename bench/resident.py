@@ -25,9 +25,9 @@ from rich.table import Table
 
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint, open_checkpoint
 from flash_llm_ros.cli.progress import Steps
-from flash_llm_ros.engine.graph_loader import Feeds, GraphLoader
-from flash_llm_ros.engine.process_memory import resident_bytes, trim_heap
-from flash_llm_ros.engine.rotary import rotary_tables
+from flash_llm_ros.engine.memory.process_memory import resident_bytes, trim_heap
+from flash_llm_ros.engine.model.graph_loader import Feeds, GraphLoader
+from flash_llm_ros.engine.model.rotary import rotary_tables
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.layer_graphs import ExternalData, layer_graph
 from flash_llm_ros.store.resident_layout import matrix_layout, matrix_tensors

@@ -22,7 +22,7 @@ from rich.table import Table
 
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.engine import EngineConfig
-from flash_llm_ros.engine.core import load_core_class
+from flash_llm_ros.engine.memory.core import load_core_class
 from flash_llm_ros.store.device_profile import DeviceProfile, ReadCosts, usable_profile
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.geometry import Geometry, Section

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flash_llm_ros.engine import Engine, EngineConfig
-from flash_llm_ros.engine.tokens import TextTokenizer
+from flash_llm_ros.engine.text.tokenizer import TextTokenizer
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import MANIFEST, TOKENIZER, FlashStore, file_sha256
 

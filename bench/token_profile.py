@@ -29,7 +29,7 @@ from rich.table import Table
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.engine.byte_size import parse_byte_size
-from flash_llm_ros.engine.generation import Generation
+from flash_llm_ros.engine.request.generation import Generation
 from flash_llm_ros.store.errors import FlashLlmError
 
 PROMPT = 'Tell a long story about a robot in the mountains.'

@@ -13,7 +13,7 @@ import pytest
 from ros_fixtures import active_node, transport  # noqa: F401
 from tiny_checkpoint import tiny_store, write_checkpoint
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
 
 # No assertion on wall time: a busy machine must not fail a test.
 settings.register_profile('no_deadline', deadline=None)

@@ -17,7 +17,7 @@ sys.path.insert(0, {test!r})
 import numpy as np
 from core_cases import Setting
 from core_oracle import write_neuron_file
-from flash_llm_ros.engine.core import load_core_class
+from flash_llm_ros.engine.memory.core import load_core_class
 from functools import partial
 from pathlib import Path
 made = write_neuron_file(Path({path!r}), np.random.default_rng(1), 'int8', 64, 1024,

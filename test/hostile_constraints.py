@@ -13,15 +13,15 @@ import sys
 
 import numpy as np
 
-from flash_llm_ros.engine.constrained_decoding import ConstrainedDecoding
-from flash_llm_ros.engine.constraint import Constraint, ConstraintKind
-from flash_llm_ros.engine.process_memory import (
+from flash_llm_ros.engine.memory.process_memory import (
     peak_resident_bytes,
     resident_bytes,
     return_large_blocks,
     trim_heap,
 )
-from flash_llm_ros.engine.tokens import load_tokenizer
+from flash_llm_ros.engine.request.constrained_decoding import ConstrainedDecoding
+from flash_llm_ros.engine.request.constraint import Constraint, ConstraintKind
+from flash_llm_ros.engine.text.tokenizer import load_tokenizer
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 

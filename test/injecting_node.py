@@ -11,7 +11,7 @@ import sys
 import time
 
 from flash_llm_ros.engine import Engine
-from flash_llm_ros.node import heat
+from flash_llm_ros.node.health import heat
 from flash_llm_ros.node.main import main
 from flash_llm_ros.store.errors import ReadFailedError
 

@@ -12,9 +12,9 @@ from safetensors.numpy import load_file, save_file
 from tiny_checkpoint import write_checkpoint
 import yaml
 
-from flash_llm_ros.calibrate.calibration import CalibrationOptions, recalibrate
 from flash_llm_ros.calibrate.ordered_store import OrderOptions, order_store
 from flash_llm_ros.calibrate.tail_correction import LowRankMap
+from flash_llm_ros.convert.calibration import CalibrationOptions, recalibrate
 from flash_llm_ros.store.recovery import RecoveredSetting
 
 TEXT = ' '.join(f'Boat {number} {verb} the {place} at {number % 12} and leaves.'

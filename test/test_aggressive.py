@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from flash_llm_ros.calibrate.head_factors import head_factors
-from flash_llm_ros.calibrate.neuron_order import by_coactivation, by_contribution, by_frequency
 from flash_llm_ros.calibrate.ordered_store import OrderOptions, order_store
 from flash_llm_ros.calibrate.share_allocation import allocate
 from flash_llm_ros.calibrate.tail_correction import RidgeInputs
+from flash_llm_ros.convert.neuron_order import by_coactivation, by_contribution, by_frequency
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore

@@ -7,7 +7,7 @@ from planted_checkpoint import PLANTED_RANK, write_planted_checkpoint
 import pytest
 from tiny_checkpoint import write_checkpoint
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.store.flash_store import FlashStore
 
 TOKENS = 20

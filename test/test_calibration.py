@@ -9,9 +9,9 @@ from safetensors.numpy import load_file
 import torch
 import yaml
 
-from flash_llm_ros.calibrate.low_rank import InputStatistics, LowRankFactors
-from flash_llm_ros.calibrate.traces import record
-from flash_llm_ros.engine.predictors import PredictorStack, at_sparsity
+from flash_llm_ros.convert.low_rank import InputStatistics, LowRankFactors
+from flash_llm_ros.convert.traces import record
+from flash_llm_ros.engine.model.predictors import PredictorStack, at_sparsity
 from flash_llm_ros.store.flash_store import FlashStore
 
 TEXT = 'The robot turns left at the door, waits, and asks the next person for the way. ' * 9

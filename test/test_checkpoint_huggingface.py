@@ -13,7 +13,7 @@ from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError, open_checkpoint
-from flash_llm_ros.engine.rotary import rotary_tables
+from flash_llm_ros.engine.model.rotary import rotary_tables
 
 HF_NAMES = {
     'embedding': 'model.embed_tokens.weight', 'final_norm': 'model.norm.weight',

@@ -18,8 +18,8 @@ from flash_llm_ros.engine import (
     Generation,
     SamplingParams,
 )
-from flash_llm_ros.engine.constrained_decoding import ConstrainedDecoding
-from flash_llm_ros.engine.tokens import load_tokenizer
+from flash_llm_ros.engine.request.constrained_decoding import ConstrainedDecoding
+from flash_llm_ros.engine.text.tokenizer import load_tokenizer
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 

@@ -9,7 +9,7 @@ from budget import PEAK_SLACK, run_worker
 from hostile_constraints import HOSTILE
 import pytest
 
-from flash_llm_ros.engine.constrained_decoding import WORK_BYTES
+from flash_llm_ros.engine.request.constrained_decoding import WORK_BYTES
 
 SCRIPT = Path(__file__).with_name('hostile_constraints.py')
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from core_oracle import gated, plain_crc32c, rounded, ungated, write_neuron_file
 import numpy as np
 import pytest
 
-from flash_llm_ros.engine.core import load_core_class
+from flash_llm_ros.engine.memory.core import load_core_class
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 

@@ -9,7 +9,7 @@ from core_oracle import gated, rounded, ungated, write_neuron_file
 import numpy as np
 import pytest
 
-from flash_llm_ros.engine.core import core_scratch_bytes, load_core_class
+from flash_llm_ros.engine.memory.core import core_scratch_bytes, load_core_class
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.geometry import Geometry, Section
 

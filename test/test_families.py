@@ -9,8 +9,8 @@ from tiny_checkpoint import write_checkpoint
 import torch
 from transformers import AutoModelForCausalLM
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
 from flash_llm_ros.checkpoint.checkpoint import CheckpointError, open_checkpoint
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 
 FAMILIES = ('llama', 'qwen2')

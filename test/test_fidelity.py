@@ -12,7 +12,7 @@ import pytest
 from quality import EXPECTED, PROMPTS
 from reference_model import load_reference, reference_greedy, reference_logits
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]

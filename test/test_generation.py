@@ -18,7 +18,7 @@ import pytest
 from tiny_checkpoint import write_checkpoint
 import torch
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import FinishReason, SamplingParams
 
 

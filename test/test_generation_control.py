@@ -10,9 +10,9 @@ import pytest
 from tiny_checkpoint import write_checkpoint
 from tokenizers import AddedToken, Tokenizer
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import Engine, EngineConfig, FinishReason, GenerationRequest
-from flash_llm_ros.engine.process_memory import resident_bytes
+from flash_llm_ros.engine.memory.process_memory import resident_bytes
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 

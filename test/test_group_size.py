@@ -5,9 +5,9 @@ from flash_costs import linear_profile
 import numpy as np
 import pytest
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
 from flash_llm_ros.cli.main import main
-from flash_llm_ros.engine import device_probe
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from flash_llm_ros.engine.memory import device_probe
 from flash_llm_ros.engine.numpy_read_plan import plan_reads
 from flash_llm_ros.store.device_profile import PROFILE, DeviceProfile, ReadCosts
 from flash_llm_ros.store.flash_store import FlashStore
@@ -113,7 +113,7 @@ def test_blocks_are_as_long_as_the_shortest_direct_read(checkpoint_folder, tmp_p
 def test_probing_before_converting(checkpoint_folder, tmp_path, monkeypatch):
     pytest.importorskip('flash_llm_ros._native')
     monkeypatch.setattr(device_probe, '_TEMPORARY_SPAN', 2 << 20)
-    monkeypatch.setattr('flash_llm_ros.calibrate.conversion._PROBE_SECONDS', 0.1)
+    monkeypatch.setattr('flash_llm_ros.convert.conversion._PROBE_SECONDS', 0.1)
     steps = set()
     target = tmp_path / 'deeper' / 'a.store'
     convert(checkpoint_folder, target, ConversionOptions(calibrate=False, probe=True),

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from flash_llm_ros.node.engine_traffic import Traffic
-from flash_llm_ros.node.flash_health import FlashHealth, Throughput
-from flash_llm_ros.node.health import Level, worst
-from flash_llm_ros.node.heat import Heat
-from flash_llm_ros.node.memory_health import memory_health, swapped_bytes
+from flash_llm_ros.node.health.engine_traffic import Traffic
+from flash_llm_ros.node.health.flash_health import FlashHealth, Throughput
+from flash_llm_ros.node.health.health import Level, worst
+from flash_llm_ros.node.health.heat import Heat
+from flash_llm_ros.node.health.memory_health import memory_health, swapped_bytes
 from flash_llm_ros.store.device_profile import DeviceProfile, Measurement
 from flash_llm_ros.store.flash_device import FlashDevice
 

@@ -7,9 +7,9 @@ from generation_cases import opened
 import numpy as np
 import pytest
 
-from flash_llm_ros.calibrate.measured_loss import LossMeter, ThresholdedFeedForward
-from flash_llm_ros.calibrate.samples import Samples
-from flash_llm_ros.calibrate.traces import Traces
+from flash_llm_ros.convert.measured_loss import LossMeter, ThresholdedFeedForward
+from flash_llm_ros.convert.samples import Samples
+from flash_llm_ros.convert.traces import Traces
 from flash_llm_ros.engine import Engine
 
 TEXT = 'The robot turns left at the door, waits for the lift and then goes on to room 12. ' * 6

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 import pytest
 
 from flash_llm_ros.engine.byte_size import parse_byte_size
-from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow, plan_memory
+from flash_llm_ros.engine.plan import MemoryPlan, PlanRow, plan_memory
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 ROWS = st.lists(st.builds(PlanRow, st.sampled_from(['weights', 'KV cache', 'scratch']),

@@ -13,9 +13,9 @@ from tiny_checkpoint import write_checkpoint
 import torch
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
 from flash_llm_ros.checkpoint.checkpoint import CheckpointError, open_checkpoint
 from flash_llm_ros.checkpoint.huggingface_writer import write_huggingface
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 
 EMBEDDING, DEPTH, BASE = 3.0, 2.4, 16           # each far from 1, none drowns the others

@@ -5,7 +5,7 @@ import threading
 import pytest
 
 from flash_llm_ros.engine import FinishReason, GenerationRequest
-from flash_llm_ros.node.request import Request
+from flash_llm_ros.node.work.request import Request
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 pytestmark = pytest.mark.ros
@@ -41,7 +41,7 @@ def handle():
 
 
 def make(handle):
-    from flash_llm_ros.node.generate_action import _Goal
+    from flash_llm_ros.node.interfaces.generate_action import _Goal
 
     goal = _Goal(handle)
     goal.request = Request('r', GenerationRequest('a'), [goal])

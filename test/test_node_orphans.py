@@ -9,7 +9,7 @@ import time
 import pytest
 from ros_fixtures import BUDGET, INJECTING, START_TIMEOUT, new_domain
 
-from flash_llm_ros.node.client_watch import DISCOVERY, PERIOD
+from flash_llm_ros.node.interfaces.client_watch import DISCOVERY, PERIOD
 
 pytestmark = pytest.mark.ros
 TRANSPORTS = ('SHM', 'UDPv4')

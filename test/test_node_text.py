@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from flash_llm_ros.node.cdr_string import read_cdr_string
+from flash_llm_ros.node.interfaces.cdr_string import read_cdr_string
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 pytestmark = pytest.mark.ros

@@ -7,8 +7,8 @@ import pytest
 from scripted_engine import SETTINGS, TIMEOUT, Listener, ScriptedEngine
 
 from flash_llm_ros.engine import FinishReason, GenerationRequest
-from flash_llm_ros.node.request import Request
-from flash_llm_ros.node.worker import Worker
+from flash_llm_ros.node.work.request import Request
+from flash_llm_ros.node.work.worker import Worker
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 

@@ -8,9 +8,9 @@ import pytest
 from scripted_engine import SETTINGS, TIMEOUT, Listener, ScriptedEngine
 
 from flash_llm_ros.engine import GenerationRequest
-from flash_llm_ros.node.pace import Pace
-from flash_llm_ros.node.request import Request
-from flash_llm_ros.node.worker import Worker
+from flash_llm_ros.node.work.pace import Pace
+from flash_llm_ros.node.work.request import Request
+from flash_llm_ros.node.work.worker import Worker
 
 
 class Clock:

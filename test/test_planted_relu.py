@@ -7,8 +7,8 @@ from safetensors.numpy import load_file
 import torch
 from transformers import LlamaForCausalLM
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
-from flash_llm_ros.calibrate.traces import TraceRecorder, Traces
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.traces import TraceRecorder, Traces
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.store.flash_store import FlashStore
 

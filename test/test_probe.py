@@ -12,7 +12,7 @@ import pytest
 from flash_llm_ros.cli import probe as probe_command
 from flash_llm_ros.cli.main import main
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
-from flash_llm_ros.engine.device_probe import DEPTHS, SIZES, probe
+from flash_llm_ros.engine.memory.device_probe import DEPTHS, SIZES, probe
 from flash_llm_ros.store.device_profile import PROFILE, DeviceProfile
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 import pytest
 
 from flash_llm_ros.engine import SamplingParams
-from flash_llm_ros.engine.prompt_lookup import PromptLookup
+from flash_llm_ros.engine.request.prompt_lookup import PromptLookup
 
 REPEATING = 'one two three four. one two three four. one two three four. one two'
 

@@ -12,8 +12,8 @@ from random_schemas import random_case
 from structured import invalid
 
 from flash_llm_ros.engine import Constraint, ConstraintKind
-from flash_llm_ros.engine.constrained_decoding import ConstrainedDecoding
-from flash_llm_ros.engine.tokens import load_tokenizer
+from flash_llm_ros.engine.request.constrained_decoding import ConstrainedDecoding
+from flash_llm_ros.engine.text.tokenizer import load_tokenizer
 from flash_llm_ros.store.flash_store import FlashStore
 
 ROOT = Path(__file__).parents[1]

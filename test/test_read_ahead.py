@@ -6,7 +6,7 @@ from core_cases import needs_native, needs_uring
 from planted_checkpoint import write_planted_checkpoint
 import pytest
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 
 BUDGET = 20_000_000

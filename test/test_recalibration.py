@@ -10,15 +10,15 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
-from flash_llm_ros.calibrate import calibration
-from flash_llm_ros.calibrate.calibration import CalibrationOptions, recalibrate
-from flash_llm_ros.calibrate.calibration_text import read_texts
-from flash_llm_ros.calibrate.ffn_weights import FfnWeights
-from flash_llm_ros.calibrate.measured_loss import LossMeter
-from flash_llm_ros.calibrate.traces import Traces
 from flash_llm_ros.cli.main import main
+from flash_llm_ros.convert import calibration
+from flash_llm_ros.convert.calibration import CalibrationOptions, recalibrate
+from flash_llm_ros.convert.calibration_text import read_texts
+from flash_llm_ros.convert.ffn_weights import FfnWeights
+from flash_llm_ros.convert.measured_loss import LossMeter
+from flash_llm_ros.convert.traces import Traces
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
-from flash_llm_ros.engine.predictors import PredictorStack
+from flash_llm_ros.engine.model.predictors import PredictorStack
 from flash_llm_ros.store.errors import ChecksumError
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.neuron_reader import NeuronReader

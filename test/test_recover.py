@@ -24,9 +24,9 @@ from tiny_checkpoint import write_checkpoint
 import torch
 import yaml
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
 from flash_llm_ros.calibrate.recovery import Outcome, RecoveryOptions, recover
 from flash_llm_ros.cli.main import main
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore, file_sha256
 from flash_llm_ros.store.manifest import Manifest

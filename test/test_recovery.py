@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 import torch
 import yaml
 
-from flash_llm_ros.calibrate.measured_loss import LossMeter
+from flash_llm_ros.convert.measured_loss import LossMeter
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.engine.tail_correction import load_corrections
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError

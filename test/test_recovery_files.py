@@ -21,9 +21,9 @@ from recovery_cases import (
 from safetensors.numpy import load_file
 import yaml
 
-from flash_llm_ros.calibrate.calibration import CalibrationOptions, recalibrate
 from flash_llm_ros.calibrate.ordered_store import OrderOptions, order_store
 from flash_llm_ros.cli.main import main
+from flash_llm_ros.convert.calibration import CalibrationOptions, recalibrate
 from flash_llm_ros.report.page import Findings, page
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore

@@ -5,8 +5,8 @@ import mmap
 import numpy as np
 from planted_checkpoint import write_planted_checkpoint
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
-from flash_llm_ros.engine.predictors import PredictorStack
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from flash_llm_ros.engine.model.predictors import PredictorStack
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.tensor_file import TensorFile
 

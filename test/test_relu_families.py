@@ -11,13 +11,13 @@ from tiny_checkpoint import CHAT_TEMPLATE, byte_tokenizer, write_checkpoint
 import torch
 from transformers import LlamaForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel
 
-from flash_llm_ros.calibrate.calibration import CalibrationOptions, recalibrate
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
-from flash_llm_ros.calibrate.ffn_weights import FfnWeights
 from flash_llm_ros.calibrate.ordered_store import OrderOptions, order_store
-from flash_llm_ros.calibrate.traces import record
 from flash_llm_ros.checkpoint.checkpoint import CheckpointError, open_checkpoint
 from flash_llm_ros.checkpoint.ffn_file import write_ffn_file
+from flash_llm_ros.convert.calibration import CalibrationOptions, recalibrate
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.ffn_weights import FfnWeights
+from flash_llm_ros.convert.traces import record
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.store.aggressive import NEURON_ORDER
 from flash_llm_ros.store.neuron_reader import NeuronReader

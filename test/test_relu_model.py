@@ -12,8 +12,8 @@ from safetensors.numpy import load
 from tokenizers import Tokenizer
 import torch
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
 from flash_llm_ros.checkpoint.checkpoint import open_checkpoint
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import Engine, EngineConfig
 
 pytestmark = pytest.mark.timeout(600)

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from flash_llm_ros.calibrate.predictor import Predictor
-from flash_llm_ros.calibrate.predictor_quality import RELU_LOSS, LayerSamples, judge_bundled
-from flash_llm_ros.calibrate.samples import Samples
+from flash_llm_ros.convert.predictor import Predictor
+from flash_llm_ros.convert.predictor_quality import RELU_LOSS, LayerSamples, judge_bundled
+from flash_llm_ros.convert.samples import Samples
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.predictor_graph import PredictorForm
 

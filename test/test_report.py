@@ -9,8 +9,8 @@ import pytest
 
 from flash_llm_ros.cli.main import main
 from flash_llm_ros.engine import Engine, EngineConfig
+from flash_llm_ros.engine.memory.window_plan import head_index
 from flash_llm_ros.engine.neuron_trace import NeuronTrace
-from flash_llm_ros.engine.window_plan import head_index
 from flash_llm_ros.report.advice import recommended
 from flash_llm_ros.report.figures import BudgetFloor, budget_floors, gini, layer_activities
 from flash_llm_ros.store.flash_store import FlashStore

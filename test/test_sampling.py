@@ -7,7 +7,7 @@ import pytest
 import torch
 from transformers.generation import logits_process as reference
 
-from flash_llm_ros.engine.sampling import Sampler, SamplingParams
+from flash_llm_ros.engine.request.sampling import Sampler, SamplingParams
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 VOCABULARY = 40

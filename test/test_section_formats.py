@@ -16,12 +16,12 @@ from tiny_checkpoint import write_checkpoint
 import torch
 from transformers import AutoModelForCausalLM
 
-from flash_llm_ros.calibrate.calibration_text import default_text
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
 from flash_llm_ros.calibrate.ordered_store import OrderOptions, order_store
-from flash_llm_ros.calibrate.rounding_trial import RoundingTrial, int4_rounded
-from flash_llm_ros.calibrate.section_formats import Price, SectionFormats, worth_keeping
 from flash_llm_ros.checkpoint.checkpoint import open_checkpoint
+from flash_llm_ros.convert.calibration_text import default_text
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.rounding_trial import RoundingTrial, int4_rounded
+from flash_llm_ros.convert.section_formats import Price, SectionFormats, worth_keeping
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.flash_store import FlashStore

@@ -8,15 +8,15 @@ from recovery_cases import quiet, random_corrections, write_planted_tail
 import torch
 from transformers import LlamaForCausalLM
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
 from flash_llm_ros.calibrate.corrected_blocks import LeadingBlocks, SparseBlocks
 from flash_llm_ros.calibrate.distillation import SiluBlocks
-from flash_llm_ros.calibrate.perplexity_growth import Growth
 from flash_llm_ros.calibrate.self_distillation import SelfDistillation
 from flash_llm_ros.calibrate.store_tensors import StoreTensors
 from flash_llm_ros.calibrate.tail_correction import LowRankMap
 from flash_llm_ros.calibrate.teacher_text import written_by
 from flash_llm_ros.calibrate.torch_model import MATRIX, GatedWeights, TorchModel, gated_weights
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.perplexity_growth import Growth
 
 pytestmark = pytest.mark.timeout(120)
 LENGTH = 32

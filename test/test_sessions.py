@@ -26,7 +26,7 @@ from flash_llm_ros.engine import (
     FinishReason,
     Message,
 )
-from flash_llm_ros.engine.tokens import TextTokenizer
+from flash_llm_ros.engine.text.tokenizer import TextTokenizer
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from tiny_checkpoint import CHAT_TEMPLATE, write_checkpoint
 import yaml
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.store.flash_store import FlashStore
 
 LAYER = 'model.layers.{layer}.mlp.{part}_proj.weight'

@@ -15,9 +15,14 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from flash_llm_ros.checkpoint.gguf_tokenizer import tokenizer_json
-from flash_llm_ros.engine.prompt import ChatTemplate, Message, check_text, system_message
-from flash_llm_ros.engine.stop_strings import StopStrings
-from flash_llm_ros.engine.tokens import TextTokenizer
+from flash_llm_ros.engine.request.stop_strings import StopStrings
+from flash_llm_ros.engine.text.chat_template import (
+    ChatTemplate,
+    Message,
+    check_text,
+    system_message,
+)
+from flash_llm_ros.engine.text.tokenizer import TextTokenizer
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 EMOJI = '👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇫🇷 naïve 日本語 e\u0301 ½ \U0010ffff'

@@ -7,10 +7,6 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 
-from flash_llm_ros.calibrate.ffn_weights import FfnWeights
-from flash_llm_ros.calibrate.perplexity_growth import Growth
-from flash_llm_ros.calibrate.predictor_choice import Candidate, choose
-from flash_llm_ros.calibrate.predictor_quality import Quality
 from flash_llm_ros.calibrate.threshold_search import affordable_sparsity
 from flash_llm_ros.calibrate.thresholds import (
     SHARES,
@@ -19,6 +15,10 @@ from flash_llm_ros.calibrate.thresholds import (
     size_quantiles,
     threshold,
 )
+from flash_llm_ros.convert.ffn_weights import FfnWeights
+from flash_llm_ros.convert.perplexity_growth import Growth
+from flash_llm_ros.convert.predictor_choice import Candidate, choose
+from flash_llm_ros.convert.predictor_quality import Quality
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.neuron_reader import NeuronReader
 

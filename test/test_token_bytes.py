@@ -10,9 +10,9 @@ import pytest
 from test_gguf_tokenizer import sentence_piece_fields
 
 from flash_llm_ros.checkpoint.gguf_tokenizer import tokenizer_json
-from flash_llm_ros.engine.constrained_decoding import ConstrainedDecoding
-from flash_llm_ros.engine.constraint import Constraint, ConstraintKind
-from flash_llm_ros.engine.tokens import LibraryTokenizer, Vocabulary, load_tokenizer
+from flash_llm_ros.engine.request.constrained_decoding import ConstrainedDecoding
+from flash_llm_ros.engine.request.constraint import Constraint, ConstraintKind
+from flash_llm_ros.engine.text.tokenizer import LibraryTokenizer, Vocabulary, load_tokenizer
 from flash_llm_ros.store.flash_store import FlashStore
 
 TEXT = st.text(st.sampled_from('  etaohlr!é日xß👍\n"{}:,0<|im_end|>'), max_size=24)

@@ -13,8 +13,8 @@ from test_gguf_tokenizer import sentence_piece_fields
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from flash_llm_ros.checkpoint.gguf_tokenizer import tokenizer_json
-from flash_llm_ros.engine.byte_level_tokenizer import ByteLevelTokenizer
-from flash_llm_ros.engine.tokens import LibraryTokenizer, load_tokenizer
+from flash_llm_ros.engine.text.byte_level_tokenizer import ByteLevelTokenizer
+from flash_llm_ros.engine.text.tokenizer import LibraryTokenizer, load_tokenizer
 from flash_llm_ros.store.flash_store import TOKENIZER_TABLES, FlashStore
 from flash_llm_ros.store.manifest import Manifest
 from flash_llm_ros.store.tensor_file import TensorFile, TensorFileWriter

@@ -4,7 +4,7 @@ import numpy as np
 from planted_checkpoint import write_planted_checkpoint
 import pytest
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.engine.neuron_trace import RecordingCore
 

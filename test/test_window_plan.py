@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from flash_llm_ros.engine.window_plan import (
+from flash_llm_ros.engine.memory.window_plan import (
     WindowPlan,
     head_index,
     least_slots,

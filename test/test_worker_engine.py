@@ -5,8 +5,8 @@ import pytest
 from scripted_engine import SETTINGS, Listener
 
 from flash_llm_ros.engine import FinishReason, GenerationRequest, SamplingParams
-from flash_llm_ros.node.request import Request
-from flash_llm_ros.node.worker import Worker
+from flash_llm_ros.node.work.request import Request
+from flash_llm_ros.node.work.worker import Worker
 from flash_llm_ros.store.errors import ErrorCode
 
 CHUNK = 16

@@ -7,7 +7,7 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
 
 SPECIAL_TOKENS = ('<|im_start|>', '<|im_end|>')
 CHAT_TEMPLATE = ("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + "

@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.calibrate.ffn_weights import Array, FfnWeights
-from flash_llm_ros.calibrate.neuron_order import Order, by_contribution
 from flash_llm_ros.calibrate.tail_correction import LowRankMap, RidgeInputs
+from flash_llm_ros.convert.ffn_weights import Array, FfnWeights
+from flash_llm_ros.convert.neuron_order import Order, by_contribution
 
 # Shares of a layer's neurons that it may leave out.
 LEFT_OUT = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)

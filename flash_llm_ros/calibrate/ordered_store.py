@@ -14,18 +14,18 @@ import shutil
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.calibrate.calibration import CalibrationOptions, engine_config
-from flash_llm_ros.calibrate.calibration_text import tokens_of
-from flash_llm_ros.calibrate.ffn_weights import FfnWeights
 from flash_llm_ros.calibrate.head_factors import head_factors
 from flash_llm_ros.calibrate.leading_layers import LEFT_OUT, LeadingLayer, leading_layer
-from flash_llm_ros.calibrate.measured_loss import LossMeter
-from flash_llm_ros.calibrate.neuron_order import Order, by_coactivation, by_frequency
 from flash_llm_ros.calibrate.residual_meter import ResidualMeter
-from flash_llm_ros.calibrate.samples import Samples
 from flash_llm_ros.calibrate.share_allocation import allocate
 from flash_llm_ros.calibrate.tail_correction import LowRankMap
-from flash_llm_ros.calibrate.traces import Traces, record
+from flash_llm_ros.convert.calibration import CalibrationOptions, engine_config
+from flash_llm_ros.convert.calibration_text import tokens_of
+from flash_llm_ros.convert.ffn_weights import FfnWeights
+from flash_llm_ros.convert.measured_loss import LossMeter
+from flash_llm_ros.convert.neuron_order import Order, by_coactivation, by_frequency
+from flash_llm_ros.convert.samples import Samples
+from flash_llm_ros.convert.traces import Traces, record
 from flash_llm_ros.engine import Engine
 from flash_llm_ros.store import flash_store as names
 from flash_llm_ros.store.aggressive import (

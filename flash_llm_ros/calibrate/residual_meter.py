@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.calibrate.block_stand_in import BlockStandIn
-from flash_llm_ros.engine.feed_forward import FeedForward
+from flash_llm_ros.convert.block_stand_in import BlockStandIn
+from flash_llm_ros.engine.model.feed_forward import FeedForward
 
 Array = NDArray[np.float32]
 

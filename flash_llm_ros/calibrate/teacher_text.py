@@ -22,8 +22,8 @@ from flash_llm_ros.calibrate.torch_model import (
     gated_weights,
 )
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
-from flash_llm_ros.engine.prompt import ChatTemplate, Message
-from flash_llm_ros.engine.tokens import TextTokenizer
+from flash_llm_ros.engine.text.chat_template import ChatTemplate, Message
+from flash_llm_ros.engine.text.tokenizer import TextTokenizer
 
 _SEQUENCES = 16         # written at once
 _QUESTION = 'the-question-stands-here'

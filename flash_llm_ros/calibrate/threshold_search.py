@@ -9,12 +9,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.calibrate.ffn_weights import FfnWeights
 from flash_llm_ros.calibrate.likely_means import likely_means
-from flash_llm_ros.calibrate.measured_loss import LossMeter
-from flash_llm_ros.calibrate.perplexity_growth import Growth
-from flash_llm_ros.calibrate.resumable_folder import ResumableFolder
-from flash_llm_ros.calibrate.samples import Samples
 from flash_llm_ros.calibrate.thresholds import (
     SHARES,
     SPARSITIES,
@@ -23,8 +18,13 @@ from flash_llm_ros.calibrate.thresholds import (
     size_quantiles,
     threshold,
 )
+from flash_llm_ros.convert.ffn_weights import FfnWeights
+from flash_llm_ros.convert.measured_loss import LossMeter
+from flash_llm_ros.convert.perplexity_growth import Growth
+from flash_llm_ros.convert.resumable_folder import ResumableFolder
+from flash_llm_ros.convert.samples import Samples
 from flash_llm_ros.engine import Engine
-from flash_llm_ros.engine.predictors import at_sparsity
+from flash_llm_ros.engine.model.predictors import at_sparsity
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.neuron_reader import NeuronReader
 from flash_llm_ros.store.writer import Progress

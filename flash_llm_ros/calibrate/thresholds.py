@@ -7,7 +7,7 @@ down column, at the same share left out, though what the layer's output lacks is
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.calibrate.ffn_weights import Array, FfnWeights
+from flash_llm_ros.convert.ffn_weights import Array, FfnWeights
 
 SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 STEP = 0.05

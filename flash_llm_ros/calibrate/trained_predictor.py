@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from flash_llm_ros.calibrate.ffn_weights import Array
+from flash_llm_ros.convert.ffn_weights import Array
 from flash_llm_ros.model_spec import ModelSpec
 
 if TYPE_CHECKING:

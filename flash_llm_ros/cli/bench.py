@@ -17,7 +17,7 @@ from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.engine.byte_size import parse_byte_size
-from flash_llm_ros.engine.process_memory import (
+from flash_llm_ros.engine.memory.process_memory import (
     forget_peak,
     peak_resident_bytes,
     resident_bytes,

@@ -7,20 +7,20 @@ import resource
 from rich.console import Console
 from rich.table import Table
 
-from flash_llm_ros.calibrate.calibration import (
+from flash_llm_ros.calibrate.threshold_search import FoundThresholds
+from flash_llm_ros.calibrate.trained_predictor import TorchMissingError, torch_is_installed
+from flash_llm_ros.cli.main import fail
+from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.convert.calibration import (
     WORK_FOLDERS,
     CalibratedStore,
     CalibrationOptions,
     recalibrate,
 )
-from flash_llm_ros.calibrate.calibration_text import read_texts
-from flash_llm_ros.calibrate.perplexity_growth import Growth
-from flash_llm_ros.calibrate.predictor_forms import DEFAULT_FORMS, TRAINED_FORMS
-from flash_llm_ros.calibrate.resumable_folder import remove_parts
-from flash_llm_ros.calibrate.threshold_search import FoundThresholds
-from flash_llm_ros.calibrate.trained_predictor import TorchMissingError, torch_is_installed
-from flash_llm_ros.cli.main import fail
-from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.convert.calibration_text import read_texts
+from flash_llm_ros.convert.perplexity_growth import Growth
+from flash_llm_ros.convert.predictor_forms import DEFAULT_FORMS, TRAINED_FORMS
+from flash_llm_ros.convert.resumable_folder import remove_parts
 from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.engine.down_reads import needed_groups, streams_down
 from flash_llm_ros.store.errors import FlashLlmError

@@ -3,11 +3,11 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from flash_llm_ros.calibrate.conversion import ConversionOptions, convert
-from flash_llm_ros.calibrate.section_formats import INT4_LOSS
 from flash_llm_ros.checkpoint.checkpoint import CheckpointError
 from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.section_formats import INT4_LOSS
 from flash_llm_ros.store.device_profile import DeviceProfile
 from flash_llm_ros.store.errors import FlashLlmError
 

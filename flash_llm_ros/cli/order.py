@@ -6,10 +6,10 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from flash_llm_ros.calibrate.calibration_text import default_text, read_texts
 from flash_llm_ros.calibrate.ordered_store import ACTIVITY_ORDERS, OrderOptions, order_store
 from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.convert.calibration_text import default_text, read_texts
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 

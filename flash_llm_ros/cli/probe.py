@@ -11,7 +11,7 @@ from rich.table import Table
 
 from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.progress import Steps
-from flash_llm_ros.engine.device_probe import SMALL_SPAN, probe
+from flash_llm_ros.engine.memory.device_probe import SMALL_SPAN, probe
 from flash_llm_ros.store.device_profile import PATTERNS, PROFILE, DeviceProfile
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore

@@ -13,7 +13,7 @@ from flash_llm_ros.store.errors import FlashLlmError
 if TYPE_CHECKING:
     from flash_llm_ros.client import FlashLlmClient
     from flash_llm_ros.engine import GenerationCost
-    from flash_llm_ros.engine.constraint import Constraint
+    from flash_llm_ros.engine.request.constraint import Constraint
 
 EPILOG = """\
 examples:
@@ -160,7 +160,7 @@ def _by_engine(options: Namespace) -> int:
     # Takes a second to import, which asking the node does not need.
     from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest, SamplingParams
     from flash_llm_ros.engine.byte_size import parse_byte_size
-    from flash_llm_ros.engine.process_memory import peak_resident_bytes
+    from flash_llm_ros.engine.memory.process_memory import peak_resident_bytes
 
     def value(name: str, default: object) -> object:
         given = getattr(options, name)
@@ -191,7 +191,7 @@ def _by_engine(options: Namespace) -> int:
 
 
 def _constraint(options: Namespace) -> 'Constraint | None':
-    from flash_llm_ros.engine.constraint import Constraint, ConstraintKind
+    from flash_llm_ros.engine.request.constraint import Constraint, ConstraintKind
 
     if options.json_schema is not None:
         return Constraint(ConstraintKind.JSON_SCHEMA, options.json_schema.read_text('utf-8'))

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
-from flash_llm_ros.calibrate.calibration_text import read_texts
-from flash_llm_ros.calibrate.resumable_folder import remove_parts
 from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.convert.calibration_text import read_texts
+from flash_llm_ros.convert.resumable_folder import remove_parts
 from flash_llm_ros.store.errors import FlashLlmError
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.engine.byte_size import parse_byte_size
-from flash_llm_ros.engine.memory_plan import MemoryPlan
 from flash_llm_ros.engine.neuron_trace import NeuronTrace, record
+from flash_llm_ros.engine.plan import MemoryPlan
 from flash_llm_ros.report.figures import budget_floors, hit_rates, layer_activities
 from flash_llm_ros.report.page import Findings, page
 from flash_llm_ros.report.plots import require_matplotlib

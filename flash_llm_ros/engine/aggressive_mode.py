@@ -2,9 +2,9 @@
 
 from flash_llm_ros.engine.head_shortlist import HeadShortlist, shortlist_scratch_bytes
 from flash_llm_ros.engine.leading_feed_forward import LeadingFeedForward
-from flash_llm_ros.engine.memory_plan import PlanRow
+from flash_llm_ros.engine.memory.window import Window
+from flash_llm_ros.engine.plan import PlanRow
 from flash_llm_ros.engine.tail_correction import correction_bytes, load_corrections
-from flash_llm_ros.engine.window import Window
 from flash_llm_ros.store.aggressive import HEAD_SKETCH
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore

@@ -6,33 +6,34 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.engine.aggressive_mode import AggressiveMode
-from flash_llm_ros.engine.attention import AttentionStack, kv_cache_bytes
 from flash_llm_ros.engine.config import MOST_THREADS, EngineConfig
-from flash_llm_ros.engine.constrained_decoding import (
-    WORK_BYTES,
-    ConstrainedDecoding,
-    planned_bytes,
+from flash_llm_ros.engine.conversations.runs import Runs, Suspended
+from flash_llm_ros.engine.memory.core import core_scratch_bytes
+from flash_llm_ros.engine.memory.process_memory import (
+    release_code,
+    resident_bytes,
+    return_large_blocks,
+    trim_heap,
 )
-from flash_llm_ros.engine.core import core_scratch_bytes
-from flash_llm_ros.engine.feed_forward import (
+from flash_llm_ros.engine.memory.window import Window
+from flash_llm_ros.engine.memory.window_plan import least_slots, most_slots, plan_window
+from flash_llm_ros.engine.model.attention import AttentionStack, kv_cache_bytes
+from flash_llm_ros.engine.model.feed_forward import (
     BundledFeedForward,
     DenseFeedForward,
     FeedForward,
     SplitFeedForward,
     up_biases,
 )
-from flash_llm_ros.engine.generation import Generation, GenerationRequest
-from flash_llm_ros.engine.memory_plan import MemoryPlan, PlanRow, plan_memory
-from flash_llm_ros.engine.model import Model
-from flash_llm_ros.engine.predictors import PredictorStack, activation_limits, down_norms
-from flash_llm_ros.engine.process_memory import (
-    release_code,
-    resident_bytes,
-    return_large_blocks,
-    trim_heap,
+from flash_llm_ros.engine.model.model import Model
+from flash_llm_ros.engine.model.predictors import PredictorStack, activation_limits, down_norms
+from flash_llm_ros.engine.plan import MemoryPlan, PlanRow, plan_memory
+from flash_llm_ros.engine.request.constrained_decoding import (
+    WORK_BYTES,
+    ConstrainedDecoding,
+    planned_bytes,
 )
-from flash_llm_ros.engine.prompt import ChatTemplate
-from flash_llm_ros.engine.runs import Runs, Suspended
+from flash_llm_ros.engine.request.generation import Generation, GenerationRequest
 from flash_llm_ros.engine.sparse_mode import (
     chosen_sparsity,
     learned_corrections,
@@ -44,10 +45,9 @@ from flash_llm_ros.engine.tail_correction import (
     correction_bytes,
     load_corrections,
 )
+from flash_llm_ros.engine.text.chat_template import ChatTemplate
+from flash_llm_ros.engine.text.tokenizer import TextTokenizer, load_tokenizer
 from flash_llm_ros.engine.token_clock import TokenClock
-from flash_llm_ros.engine.tokens import TextTokenizer, load_tokenizer
-from flash_llm_ros.engine.window import Window
-from flash_llm_ros.engine.window_plan import least_slots, most_slots, plan_window
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_device import FlashDevice
 from flash_llm_ros.store.flash_store import (

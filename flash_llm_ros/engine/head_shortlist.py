@@ -7,8 +7,8 @@ logits are computed exactly; the others keep the sketch's.
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.engine.graph_loader import Feeds, GraphLoader
-from flash_llm_ros.engine.window import Window
+from flash_llm_ros.engine.memory.window import Window
+from flash_llm_ros.engine.model.graph_loader import Feeds, GraphLoader
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.aggressive import HEAD_GRAPH, HEAD_SKETCH
 from flash_llm_ros.store.flash_store import FlashStore

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from flash_llm_ros.engine.memory.window import Window
 from flash_llm_ros.engine.tail_correction import TailCorrection
-from flash_llm_ros.engine.window import Window
 from flash_llm_ros.model_spec import ModelSpec
 
 Array = NDArray[np.float32]

@@ -12,13 +12,13 @@ from flash_llm_ros.engine.core_arguments import check, check_array, check_pair
 from flash_llm_ros.engine.numpy_cached_reads import CachedReads
 from flash_llm_ros.engine.numpy_flash import MAX_CHUNK_BYTES, GroupFile, Slab, request_groups
 from flash_llm_ros.engine.numpy_policies import DEFAULT_POLICY, make_policy
-from flash_llm_ros.engine.numpy_rounding import rounded
 from flash_llm_ros.engine.numpy_section import Section
 from flash_llm_ros.engine.numpy_weights import DECODED_GROUPS, GroupWeights
 from flash_llm_ros.engine.numpy_window import GroupCache
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.geometry import CHECKSUM_BYTES
+from flash_llm_ros.store.rounding import rounded
 
 
 class NeuronCore:

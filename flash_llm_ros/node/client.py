@@ -24,8 +24,8 @@ from flash_llm_msgs.action import GenerateText
 from flash_llm_msgs.msg import EngineStatus, TokenChunk
 from flash_llm_msgs.srv import GenerateText as GenerateTextService
 from flash_llm_ros.client.own_node import OwnNode
-from flash_llm_ros.node.intake import CALLS
-from flash_llm_ros.node.status import QOS as STATUS_QOS
+from flash_llm_ros.node.health.status import QOS as STATUS_QOS
+from flash_llm_ros.node.interfaces.intake import CALLS
 
 POLL = 0.02  # s
 CALL_TIMEOUT = 30.0  # s

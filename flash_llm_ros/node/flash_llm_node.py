@@ -7,21 +7,21 @@ from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallba
 from rclpy.node import Node
 
 from flash_llm_ros.engine import Engine
-from flash_llm_ros.node.client_watch import ClientWatch
-from flash_llm_ros.node.diagnostics import Diagnostics
-from flash_llm_ros.node.generate_action import GenerateAction
-from flash_llm_ros.node.generate_service import GenerateService
-from flash_llm_ros.node.heat import Heat
-from flash_llm_ros.node.intake import Intake, StreamTopic
-from flash_llm_ros.node.ledger import Ledger
+from flash_llm_ros.node.health.diagnostics import Diagnostics
+from flash_llm_ros.node.health.heat import Heat
+from flash_llm_ros.node.health.status import StatusReport, StatusTopic
+from flash_llm_ros.node.interfaces.client_watch import ClientWatch
+from flash_llm_ros.node.interfaces.generate_action import GenerateAction
+from flash_llm_ros.node.interfaces.generate_service import GenerateService
+from flash_llm_ros.node.interfaces.intake import Intake, StreamTopic
+from flash_llm_ros.node.interfaces.prompt_topic import PromptTopic
+from flash_llm_ros.node.interfaces.request_numbers import RequestNumbers
+from flash_llm_ros.node.interfaces.reset_session import ResetSession
+from flash_llm_ros.node.interfaces.tokenize import Tokenize
 from flash_llm_ros.node.lifecycle_guard import LifecycleGuard
 from flash_llm_ros.node.parameters import Parameters
-from flash_llm_ros.node.prompt_topic import PromptTopic
-from flash_llm_ros.node.request_numbers import RequestNumbers
-from flash_llm_ros.node.reset_session import ResetSession
-from flash_llm_ros.node.status import StatusReport, StatusTopic
-from flash_llm_ros.node.tokenize import Tokenize
-from flash_llm_ros.node.worker import Worker
+from flash_llm_ros.node.work.ledger import Ledger
+from flash_llm_ros.node.work.worker import Worker
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE

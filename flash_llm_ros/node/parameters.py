@@ -20,7 +20,7 @@ from flash_llm_ros.engine.byte_size import RIGHT as BYTE_SIZE_FORM
 from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.engine.config import MOST_SESSIONS
 from flash_llm_ros.engine.numpy_policies import POLICY_FORM, make_policy
-from flash_llm_ros.node.turns import WHEN_BUSY
+from flash_llm_ros.node.work.turns import WHEN_BUSY
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 Value = str | bool | int | float

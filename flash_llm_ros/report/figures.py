@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.engine.memory_plan import MemoryPlan
+from flash_llm_ros.engine.memory.window_plan import head_index, least_slots, most_slots, plan_window
 from flash_llm_ros.engine.neuron_trace import NeuronTrace
 from flash_llm_ros.engine.numpy_policies import DEFAULT_POLICY
-from flash_llm_ros.engine.window_plan import head_index, least_slots, most_slots, plan_window
+from flash_llm_ros.engine.plan import MemoryPlan
 from flash_llm_ros.store.device_profile import DeviceProfile
 from flash_llm_ros.store.geometry import Geometry
 

@@ -1,0 +1,113 @@
+"""Which sections of an int4 store stay int8: those where 4 bits cost the model most, per byte."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint
+from flash_llm_ros.convert.calibration import CalibrationOptions, opened
+from flash_llm_ros.convert.calibration_text import tokens_of
+from flash_llm_ros.convert.rounding_trial import RoundingTrial
+from flash_llm_ros.store.codec import row_codec
+from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.geometry import Section, SectionSpec, model_sections
+from flash_llm_ros.store.writer import Progress
+
+INT4_LOSS = 0.025       # nats a token: about 2.5 % of perplexity
+_TOKENS = 256
+# Squared error relative to the rows: 4-bit sources stay below 1e-5, others reach 5e-3.
+_NOTHING_LOST = 1e-4
+_LOOKED_AT = 256        # rows of a matrix that tell whether it has more than 4 bits
+# Matrices whose rows a section's rows are. Down columns run across the source's blocks: they lose.
+_MATRICES = {'gate_up': ('layers.{}.gate', 'layers.{}.up'), 'embedding': ('embedding',),
+             'head': ('head',)}
+
+
+@dataclass(frozen=True)
+class Price:
+    """What keeping a section in int8 costs, and what it saves."""
+
+    bytes: int              # more than in int4
+    divergence: float       # nats a token that int4 costs, measured with this section alone
+
+
+class SectionFormats:
+    """The codecs of all sections in file order: `first`, what is sure, then `measured`.
+
+    With int4 neurons a section is int4 where its matrices have no more to keep (a GGUF of 4 bits).
+    Others are written in int8 first and measured. An embedding that is not the head stays int8:
+    a token needs one row of it.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, layout: str, neurons: str, loss: float) -> None:
+        """`loss`: nats a token that rounding to int4 may cost together; inf measures nothing."""
+        spec = checkpoint.spec
+        self._loss, self._dim = loss, spec.hidden_size
+        self._specs = model_sections(layout, spec.layers, spec.ffn_size, spec.vocab_size,
+                                     spec.tied_embeddings, spec.gated)
+        self.first = (neurons,) * len(self._specs)
+        self.undecided: list[int] = []
+        if neurons == 'int4' and loss < np.inf:
+            loses = [_loses(checkpoint, section) for section in self._specs]
+            self.first = tuple('int8' if lost else 'int4' for lost in loses)
+            self.undecided = [index for index, section in enumerate(self._specs) if loses[index]
+                              and (section.name != 'embedding' or spec.tied_embeddings)]
+
+    def measured(self, store: FlashStore, text: str, progress: Progress) -> tuple[str, ...]:
+        """The codecs to use, of a store that has the `first` ones; FlashLlmError, ValueError."""
+        options = CalibrationOptions(most_tokens=_TOKENS)
+        prices: dict[int, Price] = {}
+        with opened(store, options) as engine:
+            tokens = tokens_of(engine, [text], _TOKENS)[:engine.config.context_length]
+            trial = RoundingTrial(store, engine, np.array(tokens, np.int64))
+            for done, index in enumerate(self.undecided, 1):
+                section = store.manifest.geometry.sections[index]
+                prices[index] = Price(self._more_bytes(section), trial.divergence(section))
+                progress('trying 4 bits', done, len(self.undecided))
+        kept = worth_keeping(prices, self._loss)
+        return tuple('int4' if index in prices and index not in kept else codec
+                     for index, codec in enumerate(self.first))
+
+    def _more_bytes(self, section: Section) -> int:
+        more = (row_codec('int8', self._dim).row_bytes - row_codec('int4', self._dim).row_bytes)
+        return more * section.rows * section.bundles
+
+
+def worth_keeping(prices: Mapping[int, Price], loss: float) -> set[int]:
+    """Sections to keep in int8 so that the others cost at most `loss` together.
+
+    Those that save most per byte are kept first; then those are given up, worst first, that turn
+    out not to be needed. Divergences of single sections add up.
+    """
+    order = sorted(prices, key=lambda index: -prices[index].divergence / prices[index].bytes)
+    rest, kept = sum(price.divergence for price in prices.values()), []
+    for index in order:
+        if rest <= loss:
+            break
+        kept.append(index)
+        rest -= prices[index].divergence
+    for index in reversed(kept.copy()):
+        if rest + prices[index].divergence <= loss:
+            kept.remove(index)
+            rest += prices[index].divergence
+    return set(kept)
+
+
+def _loses(checkpoint: Checkpoint, section: SectionSpec) -> bool:
+    if section.name not in _MATRICES:
+        return True
+    return any(_error(checkpoint.rows(name.format(section.layer), 0, _LOOKED_AT)) > _NOTHING_LOST
+               for name in _MATRICES[section.name])
+
+
+def _error(rows: NDArray[np.float32]) -> float:
+    """Squared error of int4 rows relative to their squares; 1 where they do not fit."""
+    codec = row_codec('int4', rows.shape[1])
+    try:
+        lost = codec.decode(codec.encode(rows)) - rows
+    except ValueError:
+        return 1.0          # writing or trying them says what is wrong
+    size = np.square(rows, dtype=np.float64).sum()
+    return float(np.square(lost, dtype=np.float64).sum() / size) if size else 0.0

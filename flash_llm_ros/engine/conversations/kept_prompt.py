@@ -1,0 +1,102 @@
+"""A system prompt whose keys and values lie on flash, so that no request has to compute them."""
+
+from collections.abc import Callable
+from contextlib import suppress
+import hashlib
+import json
+import os
+from pathlib import Path
+import platform
+import sys
+
+import onnxruntime
+
+from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.conversations.kv_snapshot import (
+    not_written,
+    read_snapshot,
+    write_snapshot,
+)
+from flash_llm_ros.engine.model.model import Model
+from flash_llm_ros.store.errors import FlashLlmError
+from flash_llm_ros.store.flash_store import MANIFEST, FlashStore
+
+_PREFIX, _SUFFIX = 'flash_llm_', '.kv'
+_MOST_FILES = 8         # in a folder: of those that were used longest ago, the rest are removed
+
+
+class KeptPrompt:
+    """The tokens that prompts with one system prompt begin with, and the file with their rows."""
+
+    def __init__(self, system_prompt: str, tokens: list[int], folder: Path, settings: str) -> None:
+        self.system_prompt, self.tokens = system_prompt, tokens
+        self._folder = folder
+        self._key = hashlib.sha256(f'{settings}{json.dumps(tokens)}'.encode()).digest()
+        self.path = folder / f'{_PREFIX}{self._key.hex()[:32]}{_SUFFIX}'
+
+    def begins(self, tokens: list[int]) -> bool:
+        """Whether these tokens are a prompt with this system prompt."""
+        count = len(self.tokens)
+        return 0 < count < len(tokens) and tokens[:count] == self.tokens
+
+    def restore(self, model: Model, log: Callable[[str], None]) -> bool:
+        """Fill the KV cache from the file; False where there is none that can be trusted."""
+        try:
+            with open(self.path, 'rb', opener=_without_waiting) as file:
+                read_snapshot(file, str(self.path), self._key,
+                              model.attention.rows(len(self.tokens)))
+            os.utime(self.path)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            log(f'{self.path} is not used: {error.strerror}.')
+            return False
+        except FlashLlmError as error:
+            log(f'{error} It is not used; the system prompt is computed anew.')
+            return False
+        return True
+
+    def keep(self, model: Model, log: Callable[[str], None]) -> None:
+        """Write the file, whole or not at all, from the KV cache."""
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            # The name is the content's: what an interrupted write has left is written over.
+            part = self.path.with_suffix('.part')
+            try:
+                with part.open('wb') as file:
+                    write_snapshot(file, self._key, model.attention.rows(len(self.tokens)))
+                    file.flush()
+                    os.fsync(file.fileno())
+                part.replace(self.path)
+            except BaseException:
+                part.unlink(missing_ok=True)
+                raise
+        except OSError as error:
+            log(f'{not_written(self._folder, error)} The next start computes the system prompt '
+                'anew.')
+            return
+        with suppress(OSError):     # another process may have removed them meanwhile
+            self._remove_oldest()
+
+    def _remove_oldest(self) -> None:
+        files = sorted(self._folder.glob(f'{_PREFIX}*{_SUFFIX}'),
+                       key=lambda path: path.stat().st_mtime)
+        for path in files[:-_MOST_FILES]:
+            path.unlink(missing_ok=True)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """Opens what is no file, too, without waiting for who writes to it."""
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def settings_of(store: FlashStore, config: EngineConfig, model: Model) -> str:
+    """All that the bytes of keys and values follow from, beside the tokens."""
+    core = model.window.core
+    code = Path(sys.modules[type(core).__module__].__file__).read_bytes()
+    return json.dumps({
+        'store': hashlib.sha256(store.content(MANIFEST)).hexdigest(),
+        'core': hashlib.sha256(code).hexdigest(), 'kernels': getattr(core, 'kernels', ''),
+        'onnxruntime': onnxruntime.__version__, 'machine': platform.machine(),
+        **{name: getattr(config, name) for name in (
+            'mode', 'context_length', 'prefill_chunk', 'threads')}})

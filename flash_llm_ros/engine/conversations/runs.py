@@ -1,0 +1,215 @@
+"""What runs on the model, one request at a time, and what of it stays in the KV cache."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.conversations.kept_prompt import KeptPrompt, settings_of
+from flash_llm_ros.engine.conversations.kv_snapshot import KvSnapshot
+from flash_llm_ros.engine.conversations.sessions import Session, Sessions
+from flash_llm_ros.engine.model.model import Model
+from flash_llm_ros.engine.request.constrained_decoding import AnswerRules, ConstrainedDecoding
+from flash_llm_ros.engine.request.constraint import refuse
+from flash_llm_ros.engine.request.generation import FinishReason, Generation, GenerationRequest
+from flash_llm_ros.engine.request.prompt_tokens import PromptTokens
+from flash_llm_ros.engine.text.chat_template import ChatTemplate, check_text
+from flash_llm_ros.engine.text.tokenizer import TextStream, TextTokenizer
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.flash_store import FlashStore
+
+
+@dataclass(frozen=True)
+class Run:
+    """A generation, the session that it is a turn of, and the system prompt that it begins with."""
+
+    generation: Generation
+    session: Session | None
+    kept: KeptPrompt | None
+
+
+@dataclass(frozen=True)
+class Suspended:
+    """A generation that waits while another runs; its state lies on flash."""
+
+    run: Run
+    snapshot: KvSnapshot
+
+
+class Runs:
+    """Starts requests with as much of them in the KV cache as is kept; Engine says what of."""
+
+    def __init__(self, config: EngineConfig, store: FlashStore, model: Model,
+                 tokenizer: TextTokenizer, template: ChatTemplate,
+                 log: Callable[[str], None], constrained: ConstrainedDecoding | None) -> None:
+        self._constrained = constrained
+        self._config, self._model, self._tokenizer, self._log = config, model, tokenizer, log
+        self._prompts = PromptTokens(model.spec, tokenizer, template, config.context_length)
+        self.sessions = Sessions(config.max_sessions, config.kv_folder, model, log)
+        self._kept_settings = settings_of(store, config, model)
+        self._kept_prompt: KeptPrompt | None = None         # the last one asked for
+        self._kept_in_place: KeptPrompt | None = None       # whose rows are in the KV cache
+        self._run: Run | None = None
+
+    def keep_system_prompt(self, system_prompt: str) -> None:
+        """As Engine.keep_system_prompt."""
+        self._give_up()
+        check_text('system_prompt', system_prompt, self._config.context_length)
+        kept = self._kept(system_prompt)
+        count = len(kept.tokens)
+        if not count:       # a template that begins with the user's words
+            return
+        if count >= self._config.context_length:
+            raise FlashLlmError(ErrorCode.PROMPT_TOO_LONG,
+                                f'system_prompt has {count} tokens with its template; '
+                                f'context_length is {self._config.context_length}.')
+        self.sessions.load(None)
+        if not kept.restore(self._model, self._log):
+            self._log(f'computing the {count} tokens of the system prompt')
+            tokens = np.array(kept.tokens, np.int64)
+            for start in range(0, count, self._model.chunk):
+                chunk = tokens[start:start + self._model.chunk]
+                self._model.forward(chunk, start, dense=True)
+            kept.keep(self._model, self._log)
+        else:
+            self._log(f'read the {count} tokens of the system prompt from {kept.path}')
+        self._kept_in_place = kept
+
+    def start(self, request: GenerationRequest) -> Generation:
+        """As Engine.start."""
+        self._give_up()
+        self._prompts.check(request)
+        session = self.sessions.find(request.session_id) if request.session_id else None
+        if session is None:
+            tokens = self._prompts.first(request)
+        else:
+            _check_system_prompt(request, session)
+            tokens = self._prompts.following(request, session.tokens.tolist(),
+                                             session.system_prompt)
+        stream, rules = self._answer_rules(request)
+        if request.session_id:
+            session = self.sessions.begin(request.session_id, session, request.system_prompt)
+        try:
+            cached, kept = self._load(request, session, tokens)
+            self._model.length = cached
+            generation = Generation(
+                self._model, stream, tokens, request, self._config.context_length,
+                len(self._model.logits) - 1, rules, self._config.force_batches, cached=cached,
+                border=0 if kept is None else len(kept.tokens))
+        except BaseException:
+            if session is not None:
+                self.sessions.abandon(session)
+            raise
+        self._run = Run(generation, session, kept)
+        return generation
+
+    def suspend(self) -> Suspended:
+        """As Engine.suspend."""
+        if self._run is None:
+            raise RuntimeError('nothing runs that could be suspended')
+        snapshot = KvSnapshot(self._config.kv_folder, self._model, self._model.length, logits=True)
+        suspended = Suspended(self._run, snapshot)
+        self._run.generation.pause()
+        self._keep_prompt(self._run)
+        self._run = self._kept_in_place = None
+        self.sessions.leave()
+        return suspended
+
+    def resume(self, suspended: Suspended) -> None:
+        """As Engine.resume."""
+        self._give_up()
+        self.sessions.load(None)
+        self._kept_in_place = None
+        run, snapshot = suspended.run, suspended.snapshot
+        self._model.length = snapshot.length
+        try:
+            snapshot.restore(self._model)
+        except FlashLlmError:
+            self.discard(suspended)
+            raise
+        snapshot.close()
+        self.sessions.enter(run.session)
+        if run.kept is not None and snapshot.length >= len(run.kept.tokens):
+            self._kept_in_place = run.kept
+        run.generation.go_on()
+        self._run = run
+
+    def discard(self, suspended: Suspended) -> None:
+        """As Engine.discard."""
+        suspended.run.generation.stop(FinishReason.CANCELLED)
+        if suspended.run.session is None:
+            suspended.snapshot.close()
+        else:
+            self.sessions.abandon(suspended.run.session, suspended.snapshot)
+
+    def close(self) -> None:
+        """Forget everything."""
+        self._run = None
+        self.sessions.reset('')
+
+    def _give_up(self) -> None:
+        """Settle what ran last: a session keeps a turn that came to its end, and no other."""
+        run, self._run = self._run, None
+        if run is None:
+            return
+        generation = run.generation
+        if generation.finish_reason is FinishReason.RUNNING:
+            generation.stop(FinishReason.CANCELLED)
+        if run.session is not None:
+            if generation.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
+                tokens = [*generation.prompt_tokens, *generation.tokens]
+                # The last one is computed with what follows, which needs a first token.
+                self.sessions.keep(run.session, tokens, min(generation.rows, len(tokens) - 1))
+            else:
+                self.sessions.abandon(run.session)
+        self._keep_prompt(run)
+
+    def _keep_prompt(self, run: Run) -> None:
+        """Write the system prompt that this run was the first to compute."""
+        kept = run.kept
+        if (kept is not None and kept is not self._kept_in_place
+                and self._model.length >= len(kept.tokens)):
+            kept.keep(self._model, self._log)
+            self._kept_in_place = kept
+
+    def _answer_rules(self, request: GenerationRequest) -> tuple[TextStream, AnswerRules | None]:
+        if request.constraint is None:
+            return self._tokenizer.stream(), None
+        if self._constrained is None:
+            refuse('structured is false here; it must be true for constraints')
+        if request.stop:
+            raise FlashLlmError(ErrorCode.INVALID_REQUEST, 'stop must be empty where there is a '
+                                'constraint, which says by itself when an answer is complete.')
+        answer = self._constrained.start(request.constraint)
+        return answer, answer
+
+    def _load(self, request: GenerationRequest, session: Session | None,
+              tokens: list[int]) -> tuple[int, KeptPrompt | None]:
+        """How many tokens are in the KV cache, and the system prompt that they begin with."""
+        rows = self.sessions.load(session)
+        if rows:
+            self._kept_in_place = None
+            return rows, None
+        kept = self._kept(request.system_prompt) if request.keep_system_prompt else None
+        if kept is None or not kept.begins(tokens):
+            self._kept_in_place = None
+            return 0, None
+        if self._kept_in_place is not kept:
+            self._kept_in_place = kept if kept.restore(self._model, self._log) else None
+        return (0 if self._kept_in_place is None else len(kept.tokens)), kept
+
+    def _kept(self, system_prompt: str) -> KeptPrompt:
+        if self._kept_prompt is None or self._kept_prompt.system_prompt != system_prompt:
+            self._kept_prompt = KeptPrompt(system_prompt, self._prompts.preamble(system_prompt),
+                                           self._config.kv_folder, self._kept_settings)
+        return self._kept_prompt
+
+
+def _check_system_prompt(request: GenerationRequest, session: Session) -> None:
+    """The node's own system prompt may change meanwhile; one that a request brings may not."""
+    if (not request.keep_system_prompt and request.system_prompt
+            and request.system_prompt != session.system_prompt):
+        raise FlashLlmError(ErrorCode.INVALID_REQUEST,
+                            f'system_prompt is not the one that session {request.session_id!r} '
+                            'began with; reset the session, or leave system_prompt out.')

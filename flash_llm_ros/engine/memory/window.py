@@ -1,0 +1,80 @@
+"""The neuron file behind its window: sections by name, shared out as the window plan says."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.memory.core import load_core_class
+from flash_llm_ros.engine.memory.window_plan import WindowPlan, head_index
+from flash_llm_ros.store.device_profile import ReadCosts
+from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.geometry import Geometry
+
+
+class Window:
+    """Owns the core; everything below is computed on groups in the window's slots."""
+
+    def __init__(self, store: FlashStore, config: EngineConfig, plan: WindowPlan,
+                 costs: ReadCosts | None = None, geometry: Geometry | None = None) -> None:
+        """`geometry`: the part of the neuron file to use; None is all of it."""
+        geometry = geometry or store.manifest.geometry
+        self._in_flight = config.reads_in_flight
+        self.plan, self.layers = plan, store.manifest.model.layers
+        self.core: Any = load_core_class(config.core)(
+            str(store.neurons), geometry.group_bytes, geometry.groups, geometry.dim,
+            plan.slots, threads=config.threads, reader=config.reader,
+            reads_in_flight=config.reads_in_flight, direct_io=config.direct_io,
+            lock_memory=config.lock_memory)
+        try:
+            ids = [self.core.add_section(section.first_group, section.bundles,
+                                         section.bundles_per_group, section.rows,
+                                         section.codec.name)
+                   for section in geometry.sections]
+            self._ids = {(section.name, section.layer): ids[index]
+                         for index, section in enumerate(geometry.sections)}
+            self.head = ids[head_index(geometry)]
+            self.embedding = self._ids['embedding', -1]
+            self.core.set_ring(plan.chunk_groups, plan.chunks)
+            self.core.set_cache(plan.cache_slots, config.window_policy)
+            if costs is not None:
+                self.core.set_read_costs(costs.request_seconds, costs.byte_seconds,
+                                         costs.largest_bytes)
+            for index, groups in plan.pins.items():
+                self.core.pin(ids[index], groups)
+        except BaseException:
+            self.core.close()
+            raise
+        self._order: list[int] = []
+
+    @property
+    def reader(self) -> str:
+        """How flash is read, for people."""
+        return f'{self.core.reader}, up to {self._in_flight} reads at once'
+
+    def section(self, name: str, layer: int) -> int:
+        return self._ids[name, layer]
+
+    def stream(self, names: tuple[str, ...], head: bool) -> None:
+        """Read ahead, over and over: these sections of every layer, then the head."""
+        order = [self._ids[name, layer] for layer in range(self.layers) for name in names]
+        order += [self.head] if head else []
+        if order != self._order:
+            self._order = order
+            self.core.set_stream_order(order)
+
+    def embed(self, tokens: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        """Rows of the embedding, float32 [tokens, d]."""
+        self.core.read_rows(self.embedding, tokens, out)
+
+    def logits(self, normed: NDArray[np.float32], out: NDArray[np.float32]) -> None:
+        """The output head, float32 [n, d] -> [n, vocabulary]."""
+        self.core.rows_dot(self.head, normed, out)
+
+    def head_rows(self, tokens: NDArray[np.int64], out: NDArray[np.float32]) -> None:
+        """Rows of the output head, float32 [tokens, d], read group by group."""
+        self.core.read_rows(self.head, tokens, out)
+
+    def close(self) -> None:
+        self.core.close()

@@ -1,0 +1,113 @@
+"""The resident part of every layer: norms, attention, and the KV cache, in ONNX Runtime."""
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import onnxruntime as ort
+
+from flash_llm_ros.engine.model.graph_loader import Feeds, GraphLoader
+from flash_llm_ros.engine.model.rotary import rotary_tables
+from flash_llm_ros.store.flash_store import FINAL_GRAPH, RESIDENT, FlashStore, layer_graph
+from flash_llm_ros.store.resident_layout import POSITIONS
+from flash_llm_ros.store.tensor_file import TensorFile
+
+_KV_TYPES = {'fp16': np.float16, 'fp32': np.float32}
+
+
+def kv_cache_bytes(store: FlashStore, context: int) -> int:
+    spec, kind = store.manifest.model, _KV_TYPES[store.manifest.kv_cache]
+    return 2 * spec.layers * spec.kv_heads * spec.head_dim * context * np.dtype(kind).itemsize
+
+
+class AttentionStack:
+    """One ONNX Runtime session a layer; keys and values are updated in place."""
+
+    def __init__(self, store: FlashStore, threads: int) -> None:
+        manifest = store.manifest
+        self._spec, self._kv_type = manifest.model, _KV_TYPES[manifest.kv_cache]
+        self._loader = GraphLoader(str(store.path), threads, prepack=manifest.resident != 'fp32')
+        with TensorFile(store.path / RESIDENT) as tensors:
+            self._sessions = [self._loader.load(store.content(layer_graph(layer)), tensors,
+                                                f'layers.{layer}.', self._probe)
+                              for layer in range(self._spec.layers)]
+            self._positions = (tensors.read(POSITIONS) if self._spec.positions == 'learned'
+                               else None)
+            tensors.drop_page_cache()
+        self._final = self._loader.load(store.content(FINAL_GRAPH))
+
+    def warm(self) -> None:
+        """Run one layer, so that the code of a layer is in memory."""
+        self._sessions[0].run(None, self._probe())
+
+    def allocate(self, context: int, chunk: int) -> None:
+        """Allocate and touch the KV cache and the buffers; nothing grows afterwards."""
+        spec = self._spec
+        self.context = context
+        shape = (spec.layers, 2, 1, spec.kv_heads, context, spec.head_dim)
+        self._cache = np.full(shape, 0, self._kv_type)      # full() touches every page
+        self._rotary = self._rotary_inputs(context)
+        self._last_position, self._total_length = np.zeros((2, 1), np.int32)
+        # A layer reads one of these and writes the other, the next layer the other way round.
+        self._hidden = np.zeros((2, chunk, spec.hidden_size), np.float32)
+        self._ffn_input = np.zeros((chunk, spec.hidden_size), np.float32)
+        self._decode = [self._bind(layer, 1) for layer in range(spec.layers)]
+
+    def hidden(self, layer: int, tokens: int) -> NDArray[np.float32]:
+        """What enters layer `layer` (spec.layers: the final norm), float32 [tokens, d]."""
+        return self._hidden[layer % 2, :tokens]
+
+    def run(self, layer: int, tokens: int,
+            position: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Attention of `tokens` tokens from `position` on.
+
+        Returns the FFN's input and the residual stream that the FFN's output is to be added to,
+        both float32 [tokens, d]; the residual is `hidden(layer + 1, tokens)`.
+        """
+        self._last_position[0] = position + tokens - 1
+        self._total_length[0] = position + tokens
+        if layer == 0 and self._positions is not None:
+            self.hidden(0, tokens)[:] += self._positions[position:position + tokens]
+        binding = self._decode[layer] if tokens == 1 else self._bind(layer, tokens)
+        self._sessions[layer].run_with_iobinding(binding)
+        return self._ffn_input[:tokens], self.hidden(layer + 1, tokens)
+
+    def rows(self, count: int) -> list[memoryview]:
+        """The bytes of the first `count` tokens' keys and values, in their place."""
+        places = self._cache.reshape(-1, self.context, self._spec.head_dim)[:, :count]
+        return [memoryview(place).cast('B') for place in places] if count else []
+
+    def final_norm(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The norm before the head, float32 [n, d]."""
+        return self._final.run(None, {'hidden': rows[None]})[0][0]
+
+    def _bind(self, layer: int, tokens: int) -> ort.IOBinding:
+        key, value = self._cache[layer]
+        inputs: dict[str, NDArray[Any]] = {
+            'hidden': self.hidden(layer, tokens)[None], 'past_key': key, 'past_value': value,
+            'last_position': self._last_position, 'total_length': self._total_length,
+            **self._rotary}
+        outputs = {'ffn_input': self._ffn_input[None, :tokens],
+                   'residual': self.hidden(layer + 1, tokens)[None],
+                   'present_key': key, 'present_value': value}
+        binding = self._sessions[layer].io_binding()
+        for name, array in inputs.items():
+            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
+        for name, array in outputs.items():
+            binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
+        return binding
+
+    def _probe(self) -> Feeds:
+        """Inputs of a layer graph with a context of two tokens."""
+        spec = self._spec
+        cache = np.zeros((1, spec.kv_heads, 2, spec.head_dim), self._kv_type)
+        hidden = np.sin(np.arange(2 * spec.hidden_size, dtype=np.float32)).reshape(1, 2, -1)
+        return {'hidden': hidden, 'past_key': cache, 'past_value': cache.copy(),
+                'last_position': np.array([1], np.int32), 'total_length': np.array([2], np.int32),
+                **self._rotary_inputs(2)}
+
+    def _rotary_inputs(self, context: int) -> Feeds:
+        if self._spec.positions != 'rotary':
+            return {}
+        cos, sin = rotary_tables(self._spec, context, self._kv_type)
+        return {'cos': cos, 'sin': sin}

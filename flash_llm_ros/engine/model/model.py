@@ -1,0 +1,62 @@
+"""The forward pass: tokens in, logits out, layer after layer."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flash_llm_ros.engine.head_shortlist import HeadShortlist
+from flash_llm_ros.engine.memory.window import Window
+from flash_llm_ros.engine.model.attention import AttentionStack
+from flash_llm_ros.engine.model.feed_forward import FeedForward
+from flash_llm_ros.engine.token_clock import TokenClock
+from flash_llm_ros.model_spec import ModelSpec
+
+
+class Model:
+    """Attention, feed-forward block and window of one flash store."""
+
+    def __init__(self, spec: ModelSpec, attention: AttentionStack, feed_forward: FeedForward,
+                 window: Window, chunk: int, clock: TokenClock | None = None,
+                 logits_rows: int = 1, shortlist: HeadShortlist | None = None) -> None:
+        """`logits_rows` is for how many tokens at once logits are computed at most."""
+        self.spec, self.attention, self.window = spec, attention, window
+        self.feed_forward, self.chunk, self.clock = feed_forward, chunk, clock
+        self.shortlist = shortlist
+        self.logits = np.zeros((logits_rows, spec.vocab_size), np.float32)
+        self.length = 0     # tokens whose keys and values the last request has computed
+
+    @property
+    def deadlines_missed(self) -> int:
+        """Tokens that took longer than they may."""
+        return 0 if self.clock is None else self.clock.missed
+
+    def forward(self, tokens: NDArray[np.int64], position: int, dense: bool,
+                logits: NDArray[np.float32] | None = None) -> None:
+        """Run up to `chunk` tokens that stand at `position` and after.
+
+        `dense` uses every neuron. `logits`, float32 [n, vocabulary], gets those of the last n
+        tokens; None leaves the output head out.
+        """
+        count = len(tokens)
+        clock = None if dense else self.clock
+        if clock is not None:
+            clock.begin()
+        self.feed_forward.begin(dense, logits is not None)
+        self.window.embed(tokens, self.attention.hidden(0, count))
+        self.run_layers(0, count, position, dense, logits)
+        self.length = position + count
+        if clock is not None:
+            clock.end()
+
+    def run_layers(self, first: int, count: int, position: int, dense: bool,
+                   logits: NDArray[np.float32] | None) -> None:
+        """From layer `first` on, which `count` tokens enter as `attention.hidden` holds them."""
+        for layer in range(first, self.spec.layers):
+            ffn_input, residual = self.attention.run(layer, count, position)
+            self.feed_forward.run(layer, ffn_input, residual, dense)
+        if logits is not None:
+            hidden = self.attention.hidden(self.spec.layers, count)
+            normed = self.attention.final_norm(hidden[count - len(logits):])
+            if self.shortlist is None:
+                self.window.logits(normed, logits)
+            else:
+                self.shortlist.logits(self.window, normed, logits)

@@ -1,0 +1,211 @@
+"""Which tokens an answer may go on with: llguidance over the model's own vocabulary.
+
+A constraint becomes a parser that walks a trie of all tokens ("Efficient Guided Generation",
+arXiv 2307.09702; llguidance's Earley parser over derivatives of regular expressions).
+"""
+
+from codecs import getincrementaldecoder
+import json
+from types import ModuleType
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flash_llm_ros.engine.request.constraint import Constraint, ConstraintKind, refuse
+from flash_llm_ros.engine.text.tokenizer import Vocabulary
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+
+# What a constraint may take, however malicious: no more than WORK_BYTES, and tens of
+# milliseconds a step (test_constraint_limits.py).
+_LIMITS = {'max_items_in_row': 500, 'initial_lexer_fuel': 100_000, 'step_lexer_fuel': 50_000,
+           'step_max_items': 20_000, 'max_lexer_states': 20_000, 'max_grammar_size': 50_000,
+           'verbose_errors': False}
+WORK_BYTES = 20_000_000
+_FORCED_CHARACTERS = 4096   # at a time; a constraint can force any number of them
+_BYTES_PER_TOKEN = 130      # of the trie, about
+_LIBRARY_BYTES = 3_000_000
+# No blanks between JSON's parts: each would be a pass over the flash. A schema may not loosen it.
+_JSON = {'whitespace_flexible': False, 'lenient': False, 'coerce_one_of': False}
+_EXPLANATION = 400          # characters
+
+
+class AnswerRules(Protocol):
+    """What the tokens of one answer have to keep to, from its first token to its last."""
+
+    complete: bool          # nothing may follow
+
+    def allowed(self) -> NDArray[np.bool_] | None:
+        """Which tokens may come next, [vocabulary]; None: any."""
+
+    def forced(self) -> list[int]:
+        """The tokens that have to come next, where there is no choice."""
+
+    def take(self, token: int) -> None:
+        """The answer goes on with this token."""
+
+    def fitting(self, guess: list[int]) -> list[int]:
+        """As many of the guessed tokens as may come next."""
+
+    def check_end(self, reason: str) -> None:
+        """Raise FlashLlmError(CONSTRAINT_UNMET) where the answer may not end here."""
+
+
+class NoRules:
+    """Any text."""
+
+    complete = False
+
+    def allowed(self) -> None:
+        return None
+
+    def forced(self) -> list[int]:
+        return []
+
+    def take(self, token: int) -> None:
+        pass
+
+    def fitting(self, guess: list[int]) -> list[int]:
+        return guess
+
+    def check_end(self, reason: str) -> None:
+        pass
+
+
+class ConstrainedDecoding:
+    """llguidance with the vocabulary of one model, made once; one `start` for every answer."""
+
+    def __init__(self, vocabulary: Vocabulary, vocab_size: int,
+                 end_tokens: tuple[int, ...]) -> None:
+        """Raises FlashLlmError(INVALID_PARAMETER) where the package or an end token is missing."""
+        self._library = _library()
+        if not end_tokens:
+            raise FlashLlmError(ErrorCode.INVALID_PARAMETER, 'structured is true, but the model '
+                                'has no token that ends an answer; it must be false.')
+        self._vocab_size = vocab_size
+        wrapper = _Tokens(vocabulary, vocab_size, end_tokens)
+        # Without slices, which triple the trie's memory to save milliseconds a token.
+        self._tokenizer = self._library.LLTokenizer(
+            wrapper, n_vocab=vocab_size, eos_token=list(end_tokens), slices=[])
+        wrapper.tokens = []         # the trie has them
+        self._limits = self._library.LLParserLimits(**_LIMITS)
+
+    def warm(self) -> None:
+        """Have in memory what a first answer would bring there."""
+        answer = self.start(Constraint(ConstraintKind.JSON_SCHEMA, '{"type": "string"}'))
+        answer.allowed()
+        answer.forced()
+
+    def start(self, constraint: Constraint) -> 'ConstrainedAnswer':
+        """Raises FlashLlmError(INVALID_CONSTRAINT) with llguidance's explanation."""
+        try:
+            grammar = self._grammar(constraint)
+        except ValueError as error:
+            refuse(_explained(str(error)))
+        matcher = self._library.LLMatcher(
+            self._tokenizer, grammar, log_level=0, limits=self._limits)
+        if matcher.is_error():
+            refuse(_explained(matcher.get_error()))
+        return ConstrainedAnswer(matcher, self._tokenizer.decode_bytes, self._vocab_size)
+
+    def _grammar(self, constraint: Constraint) -> str:
+        matcher = self._library.LLMatcher
+        if constraint.kind == ConstraintKind.JSON_SCHEMA:
+            return matcher.grammar_from_json_schema(constraint.text, overrides=_JSON)
+        if constraint.kind == ConstraintKind.REGEX:
+            return matcher.grammar_from_regex(constraint.text)
+        if constraint.kind == ConstraintKind.CHOICES:
+            alternatives = ' | '.join(json.dumps(choice, ensure_ascii=False)
+                                      for choice in dict.fromkeys(constraint.choices))
+            return matcher.grammar_from_lark(f'start: CHOICE\nCHOICE: {alternatives}')
+        return matcher.grammar_from_lark(constraint.text)
+
+
+class ConstrainedAnswer:
+    """Keeps one answer to its constraint, and is its text, too: the bytes that the parser saw."""
+
+    def __init__(self, matcher: object, bytes_of: object, vocab_size: int) -> None:
+        self._matcher, self._bytes_of = matcher, bytes_of
+        self._mask = np.zeros((vocab_size + 31) // 32, np.int32)
+        self._vocab_size = vocab_size
+        self._characters = getincrementaldecoder('utf-8')('replace')
+
+    @property
+    def complete(self) -> bool:
+        return self._matcher.is_stopped()
+
+    def allowed(self) -> NDArray[np.bool_]:
+        """Raises FlashLlmError(INVALID_CONSTRAINT) where nothing can follow, or at a limit."""
+        mask = self._mask
+        self._matcher.unsafe_compute_mask_ptr(mask.ctypes.data, mask.nbytes)
+        self._check()
+        bits = np.unpackbits(mask.view(np.uint8), count=self._vocab_size, bitorder='little')
+        return bits.view(bool)
+
+    def forced(self) -> list[int]:
+        tokens = self._matcher.compute_ff_tokens()
+        self._check()
+        return self.fitting(tokens)
+
+    def take(self, token: int) -> None:
+        self._matcher.consume_token(token)
+        self._check()
+
+    def fitting(self, guess: list[int]) -> list[int]:
+        return guess[:self._matcher.validate_tokens(guess)]
+
+    def check_end(self, reason: str) -> None:
+        if not self._matcher.is_accepting():
+            raise FlashLlmError(ErrorCode.CONSTRAINT_UNMET,
+                                f'{reason} before the answer was what its constraint asks for.')
+
+    def step(self, token: int) -> str:
+        """Text that this token completes, '' while a character is incomplete."""
+        return self._characters.decode(self._bytes_of([token]))
+
+    def _check(self) -> None:
+        if self._matcher.is_error():
+            refuse(_explained(self._matcher.get_error()))
+
+
+class _Tokens:
+    """The vocabulary as llguidance asks for it."""
+
+    is_tokenizer_wrapper = True
+    bos_token_id = None
+
+    def __init__(self, vocabulary: Vocabulary, vocab_size: int,
+                 end_tokens: tuple[int, ...]) -> None:
+        self._vocabulary = vocabulary
+        self.eos_token_id = end_tokens[0]
+        texts, special = vocabulary.token_bytes()
+        self.tokens = (texts + [b''] * (vocab_size - len(texts)))[:vocab_size]
+        self.special_token_ids = sorted({*special, *end_tokens} & set(range(vocab_size)))
+
+    def __call__(self, text: str) -> list[int]:
+        tokens = self._vocabulary.encode_inside(text[:_FORCED_CHARACTERS])
+        # The last one of a part might be another one in the whole.
+        return tokens if len(text) <= _FORCED_CHARACTERS else tokens[:-1]
+
+
+def planned_bytes(vocab_size: int) -> int:
+    """About what ConstrainedDecoding takes, without WORK_BYTES."""
+    return _LIBRARY_BYTES + _BYTES_PER_TOKEN * vocab_size
+
+
+def _library() -> ModuleType:
+    try:
+        import llguidance
+    except ImportError as error:
+        raise FlashLlmError(
+            ErrorCode.INVALID_PARAMETER,
+            'structured is true, but the package llguidance cannot be imported '
+            f"({error}); pip install 'flash_llm_ros[structured]', or set it to false.") from None
+    return llguidance
+
+
+def _explained(error: str) -> str:
+    if 'NoExtensionBias' in error:
+        return 'there is no answer that it allows'
+    text = ' '.join(error.replace('<non-verbose/>', '').split()).rstrip('.')
+    return text if len(text) <= _EXPLANATION else f'{text[:_EXPLANATION]} ...'

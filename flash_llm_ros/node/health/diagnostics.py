@@ -1,0 +1,147 @@
+"""/diagnostics at 1 Hz after REP 107: the health of the node's parts and its memory plan."""
+
+from collections.abc import Callable
+
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from rclpy.qos import QoSProfile
+
+from flash_llm_msgs.msg import EngineError, EngineStatus
+from flash_llm_ros.engine.byte_size import parse_byte_size
+from flash_llm_ros.engine.memory.process_memory import resident_bytes
+from flash_llm_ros.node.health.flash_health import FlashHealth
+from flash_llm_ros.node.health.health import Health, Level
+from flash_llm_ros.node.health.heat import Heat
+from flash_llm_ros.node.health.memory_health import memory_health, swapped_bytes
+from flash_llm_ros.node.health.qos_mismatches import communication_health
+from flash_llm_ros.node.health.status import StatusReport
+from flash_llm_ros.node.parameters import Parameters
+from flash_llm_ros.node.work.ledger import FAULTS, Ledger
+from flash_llm_ros.node.work.worker import Worker
+from flash_llm_ros.store.device_profile import usable_profile
+
+PERIOD = 1.0  # s
+STATE_NAMES = {
+    EngineStatus.UNCONFIGURED: 'unconfigured', EngineStatus.INACTIVE: 'inactive',
+    EngineStatus.IDLE: 'idle', EngineStatus.PREFILL: 'reading a prompt',
+    EngineStatus.GENERATING: 'generating',
+}
+
+
+class Diagnostics:
+    """Runs in a callback group of its own: health must be heard during a long prefill too."""
+
+    def __init__(
+        self,
+        node: Node,
+        parameters: Parameters,
+        report: StatusReport,
+        heat: Heat,
+        ledger: Ledger,
+        current_worker: Callable[[], Worker | None],
+        callback_group: CallbackGroup,
+    ) -> None:
+        self._node = node
+        self._parameters = parameters
+        self._report = report
+        self._heat = heat
+        self._ledger = ledger
+        self._current_worker = current_worker
+        self._bare = resident_bytes()
+        self._judged: tuple[Worker, FlashHealth] | None = None
+        self._publisher = node.create_publisher(
+            DiagnosticArray, '/diagnostics', QoSProfile(depth=10), callback_group=callback_group)
+        node.create_timer(PERIOD, self.publish, callback_group=callback_group)
+
+    def publish(self) -> None:
+        """Publish the health of now."""
+        self._heat.look()
+        limits = self._parameters
+        parts = {
+            'engine': self._engine(),
+            'memory plan': self._memory_plan(),
+            'memory': self._memory(),
+            'flash': self._flash(),
+            'heat': self._heat.health(limits['temperature_warning'], limits['temperature_error']),
+            'communication': communication_health(self._node),
+        }
+        array = DiagnosticArray(status=[
+            self._status(part, health) for part, health in parts.items()])
+        array.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(array)
+
+    def _engine(self) -> Health:
+        status = self._report.message()
+        level, text = self._health(status)
+        worker = self._current_worker()
+        return Health(level, text, {
+            'state': STATE_NAMES[status.state],
+            'model': status.model,
+            'mode': status.mode,
+            'reader': worker.engine.reader if worker else '',
+            'requests done': status.requests_done,
+            'requests failed': status.requests_failed,
+            'faults': self._ledger.totals.faults,
+            'requests waiting': status.queue_length,
+            'tokens generated': status.tokens_generated,
+            'tokens per second': f'{status.tokens_per_second:.2f}',
+            'time to first token (s)': f'{status.time_to_first_token:.3f}',
+            'read from flash (B)': status.flash_bytes,
+            'reads from flash': status.flash_reads,
+            'window hits': status.window_hits,
+            'window misses': status.window_misses,
+            'window hit rate': f'{status.hit_rate:.4f}',
+            'neurons left out in time': status.neurons_left_out,
+            'token deadlines missed': status.deadlines_missed,
+            'resident set (B)': status.rss,
+        })
+
+    def _health(self, status: EngineStatus) -> tuple[Level, str]:
+        error = status.error
+        state = STATE_NAMES[status.state]
+        if error.code == EngineError.NONE:
+            return Level.OK, state
+        sentence = f'{state}; {error.message}'
+        return Level.ERROR if error.code in FAULTS else Level.WARN, sentence
+
+    def _memory_plan(self) -> Health:
+        worker = self._current_worker()
+        if worker is None:
+            return Health(Level.OK, 'not configured')
+        plan = worker.engine.plan
+        values = {row.name: f'{row.bytes} B; {row.note}' for row in plan.rows}
+        values |= {'planned': f'{plan.planned} B', 'budget': f'{plan.budget} B',
+                   'model on flash': f'{worker.engine.model_bytes} B'}
+        return Health(Level.OK, f'{plan.planned} of {plan.budget} B planned', values)
+
+    def _memory(self) -> Health:
+        worker = self._current_worker()
+        if worker is None:
+            return Health(Level.OK, 'not configured')
+        plan = worker.engine.plan
+        tolerance = parse_byte_size('memory_tolerance', self._parameters['memory_tolerance'])
+        return memory_health(resident_bytes(), self._bare, plan.planned, plan.budget, tolerance,
+                             swapped_bytes())
+
+    def _flash(self) -> Health:
+        worker = self._current_worker()
+        if worker is None:
+            return Health(Level.OK, 'not configured')
+        counters = worker.engine.flash_counters()
+        if self._judged is None or self._judged[0] is not worker:
+            profile, _ = usable_profile(worker.engine.config.store)
+            self._judged = worker, FlashHealth(profile, counters)
+        health = self._judged[1]
+        health.look(counters)
+        return health.health(
+            self._report.traffic(worker), self._parameters['flash_slowdown_warning'],
+            self._parameters['hit_rate_warning'])
+
+    def _status(self, part: str, health: Health) -> DiagnosticStatus:
+        return DiagnosticStatus(
+            level=bytes([health.level]),
+            name=f'{self._node.get_name()}: {part}',
+            message=health.text,
+            hardware_id=self._node.get_fully_qualified_name(),
+            values=[KeyValue(key=key, value=str(value)) for key, value in health.values.items()])

@@ -1,0 +1,123 @@
+"""~/status: flat numbers of the engine, latched for late joiners."""
+
+from collections.abc import Callable
+import time
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile
+
+from flash_llm_msgs.msg import EngineStatus
+from flash_llm_ros.engine.memory.process_memory import resident_bytes
+from flash_llm_ros.node.health.engine_traffic import Traffic
+from flash_llm_ros.node.health.flash_health import Throughput
+from flash_llm_ros.node.health.heat import Heat
+from flash_llm_ros.node.interfaces.conversions import error_message
+from flash_llm_ros.node.work.ledger import Ledger
+from flash_llm_ros.node.work.worker import Worker
+
+QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+PHASES = {'': EngineStatus.IDLE, 'prefill': EngineStatus.PREFILL,
+          'decode': EngineStatus.GENERATING}
+
+
+class StatusReport:
+    """Fills EngineStatus from the worker that is there, if any."""
+
+    def __init__(
+        self,
+        node: Node,
+        ledger: Ledger,
+        heat: Heat,
+        current_worker: Callable[[], Worker | None],
+    ) -> None:
+        self._node = node
+        self._ledger = ledger
+        self._heat = heat
+        self._current_worker = current_worker
+        self._throughput = Throughput()
+        self._start: dict[str, int] = {}
+
+    def restart_counting(self) -> None:
+        """Count flash traffic from here on."""
+        worker = self._current_worker()
+        self._start = worker.counts if worker is not None else {}
+
+    def next_period(self) -> None:
+        """Measure the throughput of the flash since the call before, also within a long prompt."""
+        worker = self._current_worker()
+        counted = None if worker is None else worker.engine.flash_counters()['flash_bytes']
+        self._throughput.look(counted, time.monotonic())
+
+    def traffic(self, worker: Worker) -> Traffic:
+        """Return what was moved since ``restart_counting``."""
+        return Traffic.since(self._start, worker.counts)
+
+    def message(self) -> EngineStatus:
+        """Return the state of now."""
+        totals = self._ledger.totals
+        status = EngineStatus(
+            stamp=self._node.get_clock().now().to_msg(),
+            state=EngineStatus.UNCONFIGURED,
+            requests_done=totals.requests_done,
+            requests_failed=totals.requests_failed,
+            requests_cancelled=totals.requests_cancelled,
+            preemptions=totals.preemptions,
+            tokens_generated=totals.tokens_generated,
+            rss=resident_bytes(),
+            temperature=self._heat.temperature,
+            flash_bytes_per_second=self._throughput.bytes_per_second,
+            error=error_message(totals.last_error))
+        worker = self._current_worker()
+        if worker is not None:
+            self._add_engine(status, worker)
+        cost = (worker and worker.cost) or totals.last_cost
+        if cost is not None:
+            status.tokens_per_second = float(cost.tokens_per_second)
+            status.time_to_first_token = float(cost.time_to_first_token)
+        return status
+
+    def _add_engine(self, status: EngineStatus, worker: Worker) -> None:
+        engine = worker.engine
+        plan = engine.plan
+        traffic = self.traffic(worker)
+        status.state = PHASES[worker.phase] if worker.active else EngineStatus.INACTIVE
+        status.model = engine.model_name
+        status.mode = engine.config.mode
+        status.sessions = engine.sessions
+        status.queue_length = worker.queue_length
+        status.duty_cycle = worker.duty_cycle
+        status.threads = engine.threads
+        status.model_bytes = engine.model_bytes
+        status.dram_budget = plan.budget
+        status.dram_planned = plan.planned
+        status.window_bytes = plan.window_bytes
+        status.flash_bytes = traffic.flash_bytes
+        status.flash_reads = traffic.flash_reads
+        status.window_hits = traffic.hits
+        status.window_misses = traffic.misses
+        status.hit_rate = traffic.hit_rate
+        status.active_fraction = traffic.active_fraction
+        status.neurons_left_out = traffic.left_out
+        status.deadlines_missed = traffic.deadlines_missed
+
+
+class StatusTopic:
+    """Publishes at a fixed rate, and at once when the node has changed its state."""
+
+    def __init__(
+        self, node: Node, report: StatusReport, rate: float, callback_group: CallbackGroup,
+    ) -> None:
+        """``rate`` in messages per second."""
+        self._report = report
+        self._publisher = node.create_publisher(
+            EngineStatus, '~/status', QOS, callback_group=callback_group)
+        node.create_timer(1.0 / rate, self._tick, callback_group=callback_group)
+
+    def publish(self) -> None:
+        """Publish the state of now."""
+        self._publisher.publish(self._report.message())
+
+    def _tick(self) -> None:
+        self._report.next_period()
+        self.publish()

@@ -1,0 +1,63 @@
+"""Ends requests whose client has left the ROS graph: nobody is there to take the answer."""
+
+import queue
+import time
+
+from rclpy.callback_groups import CallbackGroup
+from rclpy.node import Node
+
+from flash_llm_ros.node.work.request import Request
+
+PERIOD = 1.0  # s
+DISCOVERY = 3.0  # s, after which a client that has sent a request is in the graph
+
+
+class ClientWatch:
+    """Looks at the graph once a second while there are requests.
+
+    rclpy does not tell which client a request came from. So the clients of a service that are in
+    the graph when a request arrives are its possible senders; it is ended once none of them is
+    left. Where the middleware does not show them, no request is ever ended.
+    """
+
+    def __init__(self, node: Node, callback_group: CallbackGroup) -> None:
+        self._node = node
+        self._new: queue.SimpleQueue[_Watched] = queue.SimpleQueue()
+        self._watched: list[_Watched] = []
+        node.create_timer(PERIOD, self._look, callback_group=callback_group)
+
+    def add(self, request: Request, service: str) -> None:
+        """Watch over a request that came by a service, such as '~/generate/_action/send_goal'."""
+        service = self._node.resolve_service_name(service)
+        self._new.put(_Watched(request, service, self._clients(service)))
+
+    def _look(self) -> None:
+        while not self._new.empty():
+            self._watched.append(self._new.get())
+        self._watched = [watched for watched in self._watched if not watched.request.ended]
+        present = {service: self._clients(service)
+                   for service in {watched.service for watched in self._watched}}
+        for watched in self._watched:
+            watched.look(present[watched.service])
+
+    def _clients(self, service: str) -> set[bytes]:
+        # A service's clients are the writers of this topic of the middleware.
+        writers = self._node.get_publishers_info_by_topic(f'rq{service}Request', no_mangle=True)
+        return {bytes(writer.endpoint_gid) for writer in writers}
+
+
+class _Watched:
+    """A request and who may have sent it."""
+
+    def __init__(self, request: Request, service: str, present: set[bytes]) -> None:
+        self.request = request
+        self.service = service
+        self._senders = present
+        self._all_seen = time.monotonic() + DISCOVERY
+
+    def look(self, present: set[bytes]) -> None:
+        """Take note of the clients in the graph now."""
+        if time.monotonic() < self._all_seen:
+            self._senders = self._senders | present
+        if self._senders and not self._senders & present:
+            self.request.abandon()

@@ -1,0 +1,96 @@
+"""Between the messages of flash_llm_msgs and the engine's types."""
+
+import math
+
+from flash_llm_msgs.action import GenerateText as GenerateTextAction
+from flash_llm_msgs.msg import EngineError, GenerationStats, OutputConstraint, TokenChunk
+from flash_llm_msgs.srv import GenerateText as GenerateTextService
+from flash_llm_ros.engine import Constraint, GenerationRequest, Message, SamplingParams
+from flash_llm_ros.node.work.request import Chunk, Outcome
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+
+Ask = GenerateTextAction.Goal | GenerateTextService.Request
+Answer = GenerateTextAction.Result | GenerateTextService.Response
+LONGEST_DEADLINE = 1e6  # s
+
+
+def generation_request(ask: Ask, *, max_tokens: int, system_prompt: str) -> GenerationRequest:
+    """Return what the engine is asked; the keywords stand in for what the message leaves open.
+
+    Raises FlashLlmError(INVALID_SAMPLING, INVALID_CONSTRAINT and others), naming the field.
+    """
+    sampling = ask.sampling
+    messages = tuple(Message(message.role, message.content) for message in ask.messages)
+    has_own = ask.system_prompt or ask.raw or (messages and messages[0].role == 'system')
+    return GenerationRequest(
+        prompt=ask.prompt,
+        messages=messages,
+        system_prompt=ask.system_prompt if has_own else system_prompt,
+        keep_system_prompt=bool(system_prompt and not has_own),
+        raw=ask.raw,
+        session_id=ask.session_id,
+        sampling=SamplingParams(
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            min_p=sampling.min_p,
+            repetition_penalty=sampling.repetition_penalty,
+            seed=sampling.seed),
+        max_tokens=sampling.max_tokens or max_tokens,
+        stop=tuple(sampling.stop),
+        constraint=_constraint(ask.constraint))
+
+
+def _constraint(message: OutputConstraint) -> Constraint | None:
+    choices = tuple(message.choices)
+    if message.kind != OutputConstraint.NONE:
+        return Constraint(message.kind, message.text, choices)
+    if message.text or choices:
+        raise FlashLlmError(
+            ErrorCode.INVALID_CONSTRAINT, 'constraint.kind is NONE (0), but text or choices are '
+            'given; it has to say what they are.')
+    return None
+
+
+def deadline_seconds(ask: Ask, *, default: float) -> float:
+    """Return the deadline in seconds from now; raises FlashLlmError(INVALID_REQUEST)."""
+    if not (math.isfinite(ask.deadline) and 0 <= ask.deadline <= LONGEST_DEADLINE):
+        raise FlashLlmError(
+            ErrorCode.INVALID_REQUEST,
+            f'deadline is {ask.deadline}; it has to be 0 (the node decides) or a number of '
+            f'seconds up to {LONGEST_DEADLINE:g}.')
+    return ask.deadline or default
+
+
+def chunk_message(chunk: Chunk) -> TokenChunk:
+    """Return the message of a chunk."""
+    return TokenChunk(
+        request_id=chunk.request_id, sequence=chunk.sequence, text=chunk.text,
+        finish_reason=int(chunk.finish_reason))
+
+
+def error_message(error: FlashLlmError | None) -> EngineError:
+    """Return the message of an error; NONE for no error."""
+    if error is None:
+        return EngineError(code=EngineError.NONE)
+    return EngineError(code=int(error.code), message=str(error))
+
+
+def stats_message(outcome: Outcome) -> GenerationStats:
+    """Return what a request cost; zeros where the engine never saw it."""
+    own = ('queue_time', 'total_time', 'preemptions')
+    stats = GenerationStats(**{name: getattr(outcome, name) for name in own})
+    if outcome.cost is not None:
+        for name in GenerationStats.get_fields_and_field_types():
+            if name not in own:
+                setattr(stats, name, getattr(outcome.cost, name))
+    return stats
+
+
+def fill_answer(answer: Answer, outcome: Outcome) -> Answer:
+    """Fill an action's result or a service's response and return it."""
+    answer.text = outcome.text
+    answer.finish_reason = int(outcome.finish_reason)
+    answer.error = error_message(outcome.error)
+    answer.stats = stats_message(outcome)
+    return answer
