@@ -29,9 +29,9 @@ STORE := $(STORE_OF_smollm2)
 DEMO_STORE := $(or $(STORE_OF_$(MODEL)),$(error MODEL is '$(MODEL)'; it must be smollm2 or relu))
 
 MESSAGES := $(wildcard flash_llm_msgs/*.* flash_llm_msgs/msg/* flash_llm_msgs/srv/* flash_llm_msgs/action/*)
-NATIVE := $(wildcard native/*)
+NATIVE := $(wildcard native/*.* native/*/*)
 INSTALLED := $(wildcard launch/* config/* resource/*) setup.py setup.cfg pyproject.toml package.xml
-CONVERTER := $(wildcard $(foreach part,checkpoint checkpoint/families store calibrate,flash_llm_ros/$(part)/*.*)) \
+CONVERTER := $(wildcard $(foreach part,checkpoint checkpoint/families store convert calibrate,flash_llm_ros/$(part)/*.*)) \
 	flash_llm_ros/model_spec.py
 
 # $(call step,NAME,WHAT,COMMAND): one line on the terminal; the rest goes to build/log/NAME.log.

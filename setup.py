@@ -43,11 +43,11 @@ def native_core() -> list[Extension]:
         headers = []            # apt's pybind11-dev lies in /usr/include
     else:
         headers = [pybind11.get_include()]
-    sources = native_files('*.cpp')
+    sources = native_files('*/*.cpp')
     return [Extension(
         f'{NAME}._native',
         sources,
-        depends=native_files('*.hpp'),
+        depends=native_files('**/*.hpp'),
         include_dirs=[str(HERE / 'native'), *headers],
         extra_compile_args=['-std=c++17', '-O3', '-g0', '-pthread', '-fvisibility=hidden',
                             '-ffp-contract=off'],       # kernels fuse where they say so

@@ -11,7 +11,7 @@ _LEAST_PEAK = np.float32(1e-30)
 def rounded(x: np.ndarray, codec: str) -> np.ndarray:
     """float32 [S, dim] -> float32 [S, dim] in steps of a scale per block of 32; fp16 rows: x.
 
-    The rule is in native/kernels.hpp. A block with a NaN or an infinity becomes NaN.
+    The rule is in native/math/kernels.hpp. A block with a NaN or an infinity becomes NaN.
     """
     if codec not in _LEVELS:
         return x

@@ -1,0 +1,119 @@
+// The neuron core: sections of a neuron file, the memory they share, and what is computed on them.
+#pragma once
+
+#include <cstdint>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "io/counters.hpp"
+#include "io/group_file.hpp"
+#include "io/reader.hpp"
+#include "io/slab.hpp"
+#include "math/batch.hpp"
+#include "math/batch_math.hpp"
+#include "window/group_cache.hpp"
+#include "window/group_walk.hpp"
+#include "window/read_plan.hpp"
+#include "window/sections.hpp"
+#include "window/stream_ring.hpp"
+
+namespace flash_llm {
+
+struct CoreOptions {
+  std::string path;
+  std::int64_t group_bytes;
+  std::int64_t groups;
+  std::int64_t dim;
+  std::int64_t slots;
+  int threads;
+  std::string reader;  // auto, io_uring or threads
+  int reads_in_flight;
+  bool direct_io;
+  bool lock_memory;
+};
+
+// Calls of several threads take turns; counters can be read at any time. Array arguments have been
+// checked by the caller to fit `dim()` and `section()`. Throws ArgumentError, ReadFault, and
+// std::runtime_error once closed. What outputs hold after a fault is unspecified.
+class NeuronCore {
+ public:
+  explicit NeuronCore(const CoreOptions& options);
+  ~NeuronCore();
+
+  bool direct() const { return direct_; }
+  bool locked() const { return locked_; }
+  const char* reader_name() const { return reader_name_; }
+  std::size_t scratch_bytes() const {
+    return math_.scratch_bytes() + batch_.bytes() + group_bytes();
+  }
+  const char* kernels_name() const { return math_.kernels_name(); }
+  std::int64_t dim() const { return dim_; }
+  const Counters& counters() const { return counters_; }
+
+  // Of rows in this codec: int8, int4 or fp16.
+  int add_section(std::int64_t first_group, std::int64_t bundles, std::int64_t bundles_per_group,
+                  int rows, const std::string& codec);
+  // The section's shape; ArgumentError if there is none, or if it has not so many rows.
+  Section section(int index, int least_rows, int most_rows);
+  void pin(int section, std::int64_t groups);
+  void set_ring(std::int64_t chunk_groups, std::int64_t chunks);
+  void set_cache(std::int64_t slots, const std::string& policy);
+  void set_stream_order(const std::vector<int>& sections);
+  // What scattered reads cost on this device; until then only neighbours are read together.
+  void set_read_costs(double request_seconds, double byte_seconds, std::int64_t largest_bytes);
+  // Compute with at most so many of the threads from now on; results stay the same bytes.
+  void limit_threads(int most);
+  void close();
+
+  void rows_dot(int section, Inputs x, Outputs out);
+  void gate_up(int section, Inputs x, Activation activation, Outputs h);
+  void add_rows(int section, Inputs h, Outputs out);
+  void bundled(int section, Inputs x, const Neurons& neurons, Outputs out);
+  void add_rows_sparse(int section, const float* h, const std::uint8_t* active, float* out,
+                       bool stream);
+  // `h_out` [bundles], unless null, gets the activations, 0 where a bundle is not active.
+  void bundled_sparse(int section, const float* x, const std::uint8_t* active, float* out,
+                      const Neurons& neurons, float* h_out);
+  // Starts reads of groups with wanted bundles; `needed`: the section's next call is for these.
+  void prefetch(int section, const std::uint8_t* wanted, bool needed);
+  // Reads groups of active bundles, those of most importance first, until the deadline, and makes
+  // bundles that are not in DRAM then inactive; returns how many.
+  std::int64_t fetch(int section, std::uint8_t* active, const float* importance,
+                     Deadline deadline);
+  void read_rows(int section, const std::int64_t* ids, std::int64_t count, float* out);
+
+ private:
+  std::size_t group_bytes() const { return static_cast<std::size_t>(group_bytes_); }
+  Section& find(int section);
+  PreparedInputs prepare(int section, Inputs x);
+  // Over a section that exists.
+  GroupWalk walk(int section);
+  void begin_sum(int section, Outputs out);
+  void dots(int section, Inputs x, const Neurons& neurons, Outputs out);
+  void check_open() const;
+  void read_pinned(int section, std::int64_t groups, std::int32_t first_slot);
+
+  const std::int64_t dim_;
+  const std::int64_t group_bytes_;
+  const std::int64_t groups_;
+  BatchMath math_;
+  Batch batch_;
+  Sections sections_;
+  Counters counters_;
+  ReadCosts read_costs_;
+  bool direct_ = false;
+  bool locked_ = false;
+  const char* reader_name_ = "";
+
+  std::mutex calls_;
+  // Each uses the ones before it; closing goes backwards.
+  std::unique_ptr<Slab> slab_;
+  std::unique_ptr<GroupFile> file_;
+  std::unique_ptr<Reader> reader_;
+  std::unique_ptr<Window> window_;
+  std::unique_ptr<StreamRing> ring_;
+};
+
+}  // namespace flash_llm

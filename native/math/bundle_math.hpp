@@ -1,0 +1,54 @@
+// What one thread computes on a batch of bundles.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "math/batch.hpp"
+#include "math/kernels.hpp"
+#include "math/neurons.hpp"
+#include "math/token_rows.hpp"
+
+namespace flash_llm {
+
+// Owns the scratch memory of one thread, which fits rows of some formats. One token is computed on the encoded rows, several on rows
+// unpacked once. Results do not depend on how bundles and columns are divided among calls.
+class BundleMath {
+ public:
+  explicit BundleMath(const Kernels& kernels) : kernels_(kernels) {}
+
+  // Makes room for rows of this format, too; before any are computed on.
+  void fit(const RowFormat& format);
+  std::size_t scratch_bytes() const;
+  // Rows that are worked on at a time; the best share of a batch is a multiple.
+  static std::int64_t step_rows(const RowFormat& format);
+
+  // h [tokens, places of the batch] = the activations at the places from `first` to before `end`.
+  void activate(const Batch& batch, std::int64_t first, std::int64_t end, const Neurons& neurons,
+                const PreparedInputs& x, Outputs h);
+  // out [dim] += h [places] * the last rows at these places, in order, for one token.
+  void add_last_rows(const Batch& batch, std::int64_t first, std::int64_t end, int bundle_rows,
+                     const float* h, float* out);
+  // out [tokens, dim] += h [tokens, places] * the last rows of all bundles, in order, at these
+  // columns.
+  void add_last_rows(const Batch& batch, int bundle_rows, Columns columns, Inputs h, Outputs out);
+  // out [dim] = a row.
+  void decode_row(const RowFormat& format, const std::uint8_t* row, float* out);
+
+ private:
+  // Rows from `row` on of each bundle at these places, into rows_.
+  void list_rows(const Batch& batch, std::int64_t first, std::int64_t end, int bundle_rows, int row,
+                 int rows);
+  void list_biases(const Batch& batch, std::int64_t first, std::int64_t end,
+                   const Neurons& neurons);
+  void combine(const float* dots, std::int64_t count, const Neurons& neurons, float* h) const;
+
+  const Kernels& kernels_;
+  std::vector<const std::uint8_t*> rows_;
+  std::vector<float> biases_;
+  std::vector<float> dots_;          // of some tokens with rows_
+  std::vector<CacheLine> unpacked_;  // rows_ packed or decoded for several tokens
+};
+
+}  // namespace flash_llm

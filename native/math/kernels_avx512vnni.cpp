@@ -1,0 +1,49 @@
+#include "math/kernels.hpp"
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+
+// From here to the end of the file, so that templates are compiled for the same processor.
+#if defined(__clang__)
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,avx512vnni"))), \
+    apply_to = function)
+#else
+// GCC 12 warns about its own intrinsics, which leave what a full mask hides uninitialized.
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC target("avx512f,avx512bw,avx512vl,avx512dq,avx2,fma,f16c,avx512vnni")
+#endif
+
+namespace flash_llm {
+namespace {
+
+#include "math/avx512_vectors.hpp"
+#include "math/kernels_float_body.hpp"
+#include "math/kernels_half_body.hpp"
+#include "math/kernels_rounding_body.hpp"
+
+struct Ints : Vec512Ints {
+  static I dot_nibbles(I low, I x_low, I high, I x_high) {
+    return _mm512_dpbusd_epi32(_mm512_dpbusd_epi32(zero(), low, x_low), high, x_high);
+  }
+  static I add_pairs_dot(I sum, I a, I b) { return _mm512_dpwssd_epi32(sum, a, b); }
+  static I add_nibbles_dot(I sum, I nibbles, I x) {
+    return _mm512_dpbusd_epi32(sum, nibbles, x);
+  }
+  static I end_nibbles_dot(I sum) { return sum; }
+};
+
+#include "math/kernels_wide_body.hpp"
+#include "math/kernels_table_body.hpp"
+
+}  // namespace
+
+const Kernels kAvx512VnniKernels = kernels_named("avx512vnni");
+
+}  // namespace flash_llm
+
+#if defined(__clang__)
+#pragma clang attribute pop
+#endif
+#endif

@@ -1,0 +1,136 @@
+// What every processor runs, in plain C++: vectors of four by the compiler's own types.
+#include "math/kernels.hpp"
+
+namespace flash_llm {
+namespace {
+
+struct Vec {
+  using F = float __attribute__((vector_size(16)));
+  static constexpr int kLanes = 4;
+  static constexpr int kDotRows = 2;
+  static constexpr int kAddTokens = 4;
+  static constexpr int kAddRows = 4;
+
+  static F zero() { return F{}; }
+  static F all(float value) { return F{value, value, value, value}; }
+  static F load(const float* from) {
+    F value;
+    __builtin_memcpy(&value, from, sizeof value);
+    return value;
+  }
+  static void store(float* to, F value) { __builtin_memcpy(to, &value, sizeof value); }
+  static F add(F a, F b) { return a + b; }
+  static F mul(F a, F b) { return a * b; }
+  static F fma(F a, F b, F c) { return a * b + c; }
+  static float sum(F value) { return (value[0] + value[2]) + (value[1] + value[3]); }
+  static F from_int8(const std::uint8_t* from) {
+    return F{int8_at(from), int8_at(from + 1), int8_at(from + 2), int8_at(from + 3)};
+  }
+  static F from_low_int4(const std::uint8_t* from) {
+    return F{low_at(from), low_at(from + 1), low_at(from + 2), low_at(from + 3)};
+  }
+  static F from_high_int4(const std::uint8_t* from) {
+    return F{high_at(from), high_at(from + 1), high_at(from + 2), high_at(from + 3)};
+  }
+  static F from_half(const std::uint8_t* from) {
+    return F{half_at(from), half_at(from + 2), half_at(from + 4), half_at(from + 6)};
+  }
+  // The first `count` of them, zeros behind.
+  static F from_some_halves(const std::uint8_t* from, std::int64_t count) {
+    if (count >= kLanes) {
+      return from_half(from);
+    }
+    std::uint8_t halves[2 * kLanes] = {};
+    for (std::int64_t i = 0; i < 2 * count; ++i) {
+      halves[i] = from[i];
+    }
+    return from_half(halves);
+  }
+  static F all_half(const std::uint8_t* from) { return all(half_at(from)); }
+  // The first `count` of them, zeros behind.
+  static F from_some_uint8(const std::uint8_t* from, std::int64_t count) {
+    F values = zero();
+    for (std::int64_t i = 0; i < kLanes && i < count; ++i) {
+      values[i] = from[i];
+    }
+    return values;
+  }
+  static F from_some_int8(const std::uint8_t* from, std::int64_t count) {
+    F values = zero();
+    for (std::int64_t i = 0; i < kLanes && i < count; ++i) {
+      values[i] = int8_at(from + i);
+    }
+    return values;
+  }
+
+  static float int8_at(const std::uint8_t* from) { return static_cast<std::int8_t>(*from); }
+  static float low_at(const std::uint8_t* from) { return static_cast<float>((*from & 15) - 8); }
+  static float high_at(const std::uint8_t* from) { return static_cast<float>((*from >> 4) - 8); }
+  static float half_at(const std::uint8_t* from) {
+    const std::uint32_t half = from[0] | static_cast<std::uint32_t>(from[1]) << 8;
+    const std::uint32_t magnitude = half & 0x7FFF;
+    // No float32 subnormals on the way: a thread may have been set to flush them.
+    float value = static_cast<float>(magnitude) * 0x1p-24f;
+    if (magnitude >= 0x0400) {
+      const std::uint32_t bits = (magnitude << 13) + (112u << 23);
+      __builtin_memcpy(&value, &bits, sizeof value);
+    }
+    return (half & 0x8000) != 0 ? -value : value;
+  }
+};
+
+#include "math/kernels_float_body.hpp"
+#include "math/kernels_half_body.hpp"
+#include "math/kernels_rounding_body.hpp"
+
+inline F only_lane(std::int32_t value) { return F{static_cast<float>(value), 0, 0, 0}; }
+
+struct Int4Dot {
+  using Row = Int4Row;
+  static constexpr std::int64_t kXBytes = 32;
+  static constexpr std::int64_t kBlockBytes = 16;
+  static constexpr float kLevels = kInt4Levels;
+
+  static void put_x(const std::int32_t* steps, std::uint8_t* x) {
+    for (int i = 0; i < kBlock; ++i) {
+      x[i] = static_cast<std::uint8_t>(steps[i]);
+    }
+  }
+  static F dot(const std::uint8_t* weights, const std::uint8_t* x) {
+    std::int32_t sum = 0;
+    for (int i = 0; i < 16; ++i) {
+      sum += (weights[i] & 15) * static_cast<std::int8_t>(x[i]) +
+             (weights[i] >> 4) * static_cast<std::int8_t>(x[16 + i]);
+    }
+    return only_lane(sum);
+  }
+};
+
+struct Int8Dot {
+  using Row = Int8Row;
+  static constexpr std::int64_t kXBytes = 64;
+  static constexpr std::int64_t kBlockBytes = 32;
+  static constexpr float kLevels = kInt8Levels;
+
+  static void put_x(const std::int32_t* steps, std::uint8_t* x) {
+    for (int i = 0; i < kBlock; ++i) {
+      reinterpret_cast<std::int16_t*>(x)[i] = static_cast<std::int16_t>(steps[i]);
+    }
+  }
+  static F dot(const std::uint8_t* weights, const std::uint8_t* x) {
+    std::int32_t sum = 0;
+    for (int i = 0; i < kBlock; ++i) {
+      sum += static_cast<std::int8_t>(weights[i]) * reinterpret_cast<const std::int16_t*>(x)[i];
+    }
+    return only_lane(sum);
+  }
+};
+
+#include "math/kernels_narrow_body.hpp"
+#include "math/kernels_table_body.hpp"
+
+}  // namespace
+
+const Kernels kPlainKernels = kernels_named("plain");
+
+}  // namespace flash_llm

@@ -1,0 +1,119 @@
+#include "math/thread_pool.hpp"
+
+#include <pthread.h>
+
+#include "io/signals_blocked.hpp"
+
+namespace flash_llm {
+namespace {
+
+// Jobs of one call follow each other within microseconds; that long a thread looks for the next one
+// before it sleeps, since falling asleep and waking up again take longer.
+constexpr int kLooks = 100;
+
+void pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+template <typename Condition>
+bool comes_soon(Condition condition) {
+  for (int look = 0; look < kLooks; ++look) {
+    if (condition()) {
+      return true;
+    }
+    pause();
+  }
+  return false;
+}
+
+}  // namespace
+
+ThreadPool::ThreadPool(int threads) {
+  const SignalsBlocked blocked;
+  for (int thread = 1; thread < threads; ++thread) {
+    workers_.emplace_back(&ThreadPool::serve, this, thread);
+    pthread_setname_np(workers_.back().native_handle(), "flash_compute");
+  }
+}
+
+void ThreadPool::stop() {
+  {
+    const std::lock_guard lock(mutex_);
+    stopping_ = true;
+    number_.fetch_add(1);
+  }
+  wake_.notify_all();
+  for (std::thread& worker : workers_) {
+    worker.join();
+  }
+  workers_.clear();
+}
+
+void ThreadPool::run(const Job& job) {
+  bool asleep;
+  {
+    const std::lock_guard lock(mutex_);
+    job_ = job;
+    open_ = true;
+    next_unit_.store(0);
+    number_.fetch_add(1);
+    asleep = sleeping_ > 0;
+  }
+  if (asleep) {
+    wake_.notify_all();
+  }
+  take_units(job, 0);
+  std::unique_lock lock(mutex_);
+  open_ = false;
+  if (working_.load() > 0) {
+    lock.unlock();
+    if (comes_soon([&] { return working_.load() == 0; })) {
+      return;
+    }
+    lock.lock();
+    finished_.wait(lock, [&] { return working_.load() == 0; });
+  }
+}
+
+void ThreadPool::serve(int thread) {
+  std::uint64_t seen = 0;
+  while (true) {
+    comes_soon([&] { return number_.load() != seen; });
+    std::unique_lock lock(mutex_);
+    ++sleeping_;
+    wake_.wait(lock, [&] { return number_.load() != seen; });
+    --sleeping_;
+    if (stopping_) {
+      return;
+    }
+    seen = number_.load();
+    if (!open_ || thread >= threads()) {
+      continue;
+    }
+    const Job job = job_;
+    working_.fetch_add(1);
+    lock.unlock();
+    take_units(job, thread);
+    if (working_.fetch_sub(1) == 1) {
+      // Under the lock, so that it cannot fall between the caller's look and its sleep.
+      lock.lock();
+      finished_.notify_one();
+    }
+  }
+}
+
+void ThreadPool::take_units(const Job& job, int thread) {
+  while (true) {
+    const std::int64_t unit = next_unit_.fetch_add(1);
+    if (unit >= job.units) {
+      return;
+    }
+    job.call(job.work, unit, thread);
+  }
+}
+
+}  // namespace flash_llm

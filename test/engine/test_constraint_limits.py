@@ -1,0 +1,37 @@
+"""However a constraint is made, it takes no more memory than the plan has for it, and it ends."""
+
+import json
+from pathlib import Path
+import subprocess
+import sys
+
+from budget import PEAK_SLACK, run_worker
+from hostile_constraints import HOSTILE
+import pytest
+
+from flash_llm_ros.engine.request.constrained_decoding import WORK_BYTES
+
+SCRIPT = Path(__file__).parents[1] / 'support/hostile_constraints.py'
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.mark.timeout(180)
+def test_hostile_constraints(plain_store: Path) -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT), str(plain_store)], cwd=ROOT,
+                          env={'PYTHONPATH': ':'.join(sys.path)}, capture_output=True, text=True,
+                          check=False)
+    assert done.returncode == 0, done.stderr[-2000:]        # no crash, no endless recursion
+    results = json.loads(done.stdout)
+    assert results.keys() == HOSTILE.keys()
+    for name, (peak, ended) in results.items():
+        assert peak <= WORK_BYTES, name
+        assert ended.endswith('tokens') or ended.startswith('INVALID_CONSTRAINT: '), ended
+    assert sum('INVALID' in ended for _, ended in results.values()) < len(results) / 2
+
+
+@pytest.mark.timeout(120)
+def test_the_budget_holds_with_constraints(plain_store: Path) -> None:
+    budget = 120_000_000
+    figures = run_worker(plain_store, budget, 'exact', 40, structured=True)
+    assert figures['peak'] - figures['bare'] < budget + PEAK_SLACK
+    assert figures['planned'] <= budget

@@ -1,0 +1,60 @@
+"""The house rules that a program can check."""
+
+import ast
+from pathlib import Path
+import subprocess
+import sys
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / 'flash_llm_ros'
+SOURCES = [
+    path for folder in ('bench', 'flash_llm_ros', 'native', 'launch', 'test', 'tools')
+    for path in sorted((ROOT / folder).rglob('*')) if path.suffix in ('.py', '.cpp', '.hpp')
+]
+
+
+def run(*command: str) -> None:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_ruff_finds_nothing() -> None:
+    run(sys.executable, '-m', 'ruff', 'check', '--no-cache', '.')
+
+
+def test_parts_import_only_what_they_may() -> None:
+    run(str(Path(sys.prefix, 'bin', 'lint-imports')), '--no-cache')
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_files_stay_short_and_say_what_is_in_them(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 450
+    assert 'util' not in path.stem
+
+
+def imports_on_loading(tree: ast.AST) -> set[str]:
+    """Return the top-level packages that a module imports at once, whatever is called later."""
+    found = set()
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.partition('.')[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            found.add(node.module.partition('.')[0])
+        elif isinstance(node, ast.If) and ast.unparse(node.test) == 'TYPE_CHECKING':
+            continue
+        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            found |= imports_on_loading(node)
+    return found
+
+
+def test_only_node_and_client_import_ros_on_loading() -> None:
+    ros = {'rclpy', 'flash_llm_msgs', 'std_msgs', 'lifecycle_msgs', 'diagnostic_msgs'}
+    guilty = {
+        str(path.relative_to(ROOT)) for path in PACKAGE.rglob('*.py')
+        if imports_on_loading(ast.parse(path.read_text())) & ros
+    }
+    assert guilty, 'the node imports rclpy: this test looks at the wrong files'
+    rooms = ('flash_llm_ros/client/', 'flash_llm_ros/node/')
+    assert {path for path in guilty if not path.startswith(rooms)} == set()
