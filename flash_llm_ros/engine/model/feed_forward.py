@@ -28,8 +28,11 @@ class FeedForward(Protocol):
     def begin(self, dense: bool, last: bool) -> None:
         """Announce a pass over all layers; `last`: the output head follows it."""
 
-    def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
-        """One layer; `dense` uses every neuron, in whatever mode the engine is."""
+    def run(self, layer: int, x: Array, out: Array, dense: bool) -> NDArray[np.uint8] | None:
+        """One layer; `dense` uses every neuron, in whatever mode the engine is.
+
+        Returns 1 for each neuron that was used, uint8 [ffn], valid until the next call; None: all.
+        """
 
 
 class DenseFeedForward:
@@ -88,11 +91,12 @@ class SparseFeedForward(ABC):
         else:
             self._window.stream(self.streamed, last)
 
-    def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
+    def run(self, layer: int, x: Array, out: Array, dense: bool) -> NDArray[np.uint8] | None:
         if dense:
-            self._dense.run(layer, x, out, dense)
-        else:
-            self._dense.count(int(np.count_nonzero(self._run_active(layer, x, out))))
+            return self._dense.run(layer, x, out, dense)
+        active = self._run_active(layer, x, out)
+        self._dense.count(int(np.count_nonzero(active)))
+        return active
 
     def _leave_out_late(self, layer: int, section: int, active: NDArray[np.uint8],
                         importance: Callable[[], Array]) -> None:

@@ -7,6 +7,7 @@ from flash_llm_ros.engine.head_shortlist import HeadShortlist
 from flash_llm_ros.engine.memory.window import Window
 from flash_llm_ros.engine.model.attention import AttentionStack
 from flash_llm_ros.engine.model.feed_forward import FeedForward
+from flash_llm_ros.engine.model.observer import ForwardObserver
 from flash_llm_ros.engine.token_clock import TokenClock
 from flash_llm_ros.model_spec import ModelSpec
 
@@ -22,6 +23,7 @@ class Model:
         self.feed_forward, self.chunk, self.clock = feed_forward, chunk, clock
         self.shortlist = shortlist
         self.logits = np.zeros((logits_rows, spec.vocab_size), np.float32)
+        self.observer: ForwardObserver | None = None
         self.length = 0     # tokens whose keys and values the last request has computed
 
     @property
@@ -52,7 +54,9 @@ class Model:
         """From layer `first` on, which `count` tokens enter as `attention.hidden` holds them."""
         for layer in range(first, self.spec.layers):
             ffn_input, residual = self.attention.run(layer, count, position)
-            self.feed_forward.run(layer, ffn_input, residual, dense)
+            active = self.feed_forward.run(layer, ffn_input, residual, dense)
+            if self.observer is not None:
+                self.observer.feed_forward(layer, ffn_input, active)
         if logits is not None:
             hidden = self.attention.hidden(self.spec.layers, count)
             normed = self.attention.final_norm(hidden[count - len(logits):])
