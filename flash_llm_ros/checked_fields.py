@@ -1,0 +1,139 @@
+"""Values from outside (YAML, JSON, parameters), checked: an error names the field that is wrong."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import MISSING, fields, is_dataclass
+import math
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+
+class FieldError(ValueError):
+    """`field` is wrong; `problem` says what it is and what would be right."""
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f'{field} {problem}')
+        self.field, self.problem = field, problem
+
+
+def check(right: bool, field: str, value: object, wanted: str) -> None:
+    """FieldError unless `right`: `field` is `value`, and must be `wanted`."""
+    if not right:
+        raise FieldError(field, f'is {_shown(value)}; it must be {wanted}')
+
+
+def check_integers(owner: object, names: Iterable[str], least: int = 1,
+                   most: int | None = None) -> None:
+    """Attributes of `owner` are integers, which booleans are not, from `least` to `most`."""
+    span = f'an integer of at least {least}' + ('' if most is None else f' and at most {most}')
+    for name in names:
+        value = getattr(owner, name)
+        check(_is_integer(value) and value >= least and (most is None or value <= most),
+              name, value, span)
+
+
+def check_numbers(owner: object, names: Iterable[str], within: Callable[[float], bool],
+                  wanted: str) -> None:
+    """Attributes of `owner` are finite numbers that `within` is true of; `wanted` says which."""
+    for name in names:
+        value = getattr(owner, name)
+        check(_is_number(value) and within(value), name, value, wanted)
+
+
+def check_choice(owner: object, name: str, known: Iterable[str]) -> None:
+    value, known = getattr(owner, name), tuple(known)
+    check(isinstance(value, str) and value in known, name, value, f'one of {", ".join(known)}')
+
+
+def parsed_yaml(text: str) -> Any:
+    """Raises ValueError where it is no YAML of plain values."""
+    try:
+        return yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        raise ValueError('it is not valid YAML') from None
+
+
+def structured(kind: Any, data: Any, field: str) -> Any:
+    """`data`, as YAML or JSON gives it, as an object of type `kind`.
+
+    `kind` is a dataclass (from a mapping; what it checks on creation is checked), a NamedTuple
+    (from a list), int, float (finite), str, bool, or a list, tuple, dict or optional of such.
+    Raises FieldError with the whole path of what is wrong, as in `model.attention.heads`.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if kind is Any:
+        return data
+    if origin in (Union, UnionType):
+        inner = next(argument for argument in arguments if argument is not NoneType)
+        return None if data is None else structured(inner, data, field)
+    if origin is dict:
+        _check_mapping(data, field)
+        return {key: structured(arguments[1], value, f'{field}.{key}')
+                for key, value in data.items()}
+    if origin in (list, tuple):
+        check(isinstance(data, list), field, data, 'a list')
+        return origin(structured(arguments[0], value, f'{field}[{index}]')
+                      for index, value in enumerate(data))
+    if is_dataclass(kind):
+        return _record(kind, data, field)
+    if issubclass(kind, tuple):
+        names = kind._fields
+        check(isinstance(data, list) and len(data) == len(names), field, data,
+              f'a list of {", ".join(names)}')
+        return _record(kind, dict(zip(names, data, strict=True)), field)
+    right, wanted = _PLAIN[kind]
+    check(right(data), field, data, wanted)
+    return kind(data)
+
+
+def _record(kind: Any, data: Any, field: str) -> Any:
+    _check_mapping(data, field)
+    hints = get_type_hints(kind)
+    optional = ({one.name for one in fields(kind)
+                 if one.default is not MISSING or one.default_factory is not MISSING}
+                if is_dataclass(kind) else set())
+    for name in data:
+        if name not in hints:
+            raise FieldError(f'{field}.{name}', f'is unknown; known are {", ".join(hints)}')
+    for name in hints:
+        if name not in data and name not in optional:
+            raise FieldError(f'{field}.{name}', 'is missing')
+    values = {name: structured(hints[name], value, f'{field}.{name}')
+              for name, value in data.items()}
+    try:
+        return kind(**values)
+    except FieldError as error:
+        raise FieldError(f'{field}.{error.field}', error.problem) from None
+
+
+def _check_mapping(data: Any, field: str) -> None:
+    check(isinstance(data, dict) and all(isinstance(name, str) for name in data), field, data,
+          'a mapping with names')
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: object) -> bool:
+    try:
+        return (_is_integer(value) or isinstance(value, float)) and math.isfinite(value)
+    except OverflowError:       # an integer that no float holds
+        return False
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:          # an integer of thousands of digits
+        text = 'a huge number'
+    return text if len(text) <= 80 else f'{text[:77]}...'
+
+
+_PLAIN: dict[type, tuple[Callable[[Any], bool], str]] = {
+    bool: (lambda value: isinstance(value, bool), 'true or false'),
+    int: (_is_integer, 'an integer'),
+    float: (_is_number, 'a finite number'),
+    str: (lambda value: isinstance(value, str), 'a text'),
+}
