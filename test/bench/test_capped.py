@@ -6,14 +6,14 @@ import math
 import shutil
 import sys
 
-import capped
-from capped_process import bare_bytes, run_capped
-from capped_table import PEER, Side, headline, summary
 from floors import Floors, copy_rate, direct_read_rate, weights_per_token
-from memory_cgroup import cgroup_version
 import numpy as np
 import pytest
 
+from bench.memory import capped
+from bench.memory.capped_table import PEER, Side, headline, summary
+from bench.support.capped_process import bare_bytes, run_capped
+from bench.support.memory_cgroup import cgroup_version
 from flash_llm_ros.store.device_profile import PATTERNS, PROFILE, DeviceProfile, Measurement
 from flash_llm_ros.store.flash_device import FlashDevice
 from flash_llm_ros.store.flash_store import FlashStore

@@ -1,4 +1,4 @@
-"""bench/paper_table.py end to end on the small shape: its rows read what they are said to read."""
+"""bench/paper/table.py end to end on the small shape: its rows read what they are said to read."""
 
 from collections import OrderedDict
 import json
@@ -8,14 +8,14 @@ import sys
 from types import SimpleNamespace
 
 import numpy as np
-from opt_files import OptShape, describe, prepare, weights
-from opt_model import OptModel, techniques
-from planted_activity import PlantedActivity, Token
 import pytest
 
+from bench.paper.opt_files import OptShape, describe, prepare, weights
+from bench.paper.opt_model import OptModel, techniques
+from bench.paper.planted_activity import PlantedActivity, Token
 from flash_llm_ros.cli.progress import Steps
 
-SCRIPT = Path(__file__).parents[2] / 'bench/paper_table.py'
+ROOT = Path(__file__).parents[2]
 TINY = OptShape(dim=256, ffn=512, layers=3, heads=4, vocabulary=1100, rank=32, last_rank=64)
 ROW, BUNDLE = 2560, 4608            # bytes of groups of the small shape: 2048 and 4096, padded
 LAYERS, NEURONS, RING = 8, 4096, 9 << 20
@@ -28,9 +28,11 @@ def report(tmp_path_factory):
     """What --json holds after a run of one round, and the last line that was printed."""
     pytest.importorskip('flash_llm_ros._native')     # it measures the device through it
     folder = tmp_path_factory.mktemp('paper')
-    command = [sys.executable, SCRIPT, '--small', '--folder', folder / 'files', '--rounds', '1',
-               '--tokens', str(TOKENS), '--json', folder / 'figures.json']
-    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False)
+    command = [sys.executable, '-m', 'bench.paper.table', '--small', '--folder',
+               folder / 'files', '--rounds', '1', '--tokens', str(TOKENS),
+               '--json', folder / 'figures.json']
+    done = subprocess.run(command, capture_output=True, text=True, timeout=250, check=False,
+                          cwd=ROOT)
     assert done.returncode == 0, done.stderr
     figures = json.loads((folder / 'figures.json').read_text())
     return {row['name']: row for row in figures['rows']}, done.stdout.splitlines()[-1]

@@ -1,8 +1,9 @@
 """Planted neuron activity has the statistics that it promises."""
 
 import numpy as np
-from planted_activity import PlantedActivity, power_law
 import pytest
+
+from bench.paper.planted_activity import PlantedActivity, power_law
 
 NEURONS, TOKENS = 8192, 80
 

@@ -4,8 +4,8 @@ from argparse import Namespace
 import time
 
 import pytest
-from token_profile import Stopwatches, measure, middle, parts_of, profile
 
+from bench.model.token_profile import Stopwatches, measure, middle, parts_of, profile
 from flash_llm_ros.engine import Engine, EngineConfig
 
 BUDGET = 150_000_000

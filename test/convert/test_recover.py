@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 
-from fidelity import engine_logits, token_losses
 from generation_cases import opened
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from tiny_checkpoint import write_checkpoint
 import torch
 import yaml
 
+from bench.quality.fidelity import engine_logits, token_losses
 from flash_llm_ros.calibrate.recovery import Outcome, RecoveryOptions, recover
 from flash_llm_ros.cli.main import main
 from flash_llm_ros.convert.conversion import ConversionOptions, convert

@@ -4,7 +4,6 @@ from pathlib import Path
 import re
 import shutil
 
-from fidelity import engine_logits, log_softmax, token_losses
 from generation_cases import ReferenceModel, answer, opened, thresholds
 import numpy as np
 import pytest
@@ -18,6 +17,7 @@ from safetensors.numpy import load_file
 import torch
 import yaml
 
+from bench.quality.fidelity import engine_logits, log_softmax, token_losses
 from flash_llm_ros.convert.measured_loss import LossMeter
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.engine.tail_correction import load_corrections

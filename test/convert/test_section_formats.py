@@ -5,7 +5,6 @@ from contextlib import contextmanager
 import math
 from pathlib import Path
 
-from fidelity import engine_logits, mean_divergence
 from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
@@ -16,6 +15,7 @@ from tiny_checkpoint import write_checkpoint
 import torch
 from transformers import AutoModelForCausalLM
 
+from bench.quality.fidelity import engine_logits, mean_divergence
 from flash_llm_ros.calibrate.ordered_store import OrderOptions, order_store
 from flash_llm_ros.checkpoint.checkpoint import open_checkpoint
 from flash_llm_ros.convert.calibration_text import default_text

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from fidelity import engine_logits
 import numpy as np
 import onnx
 import pytest
@@ -10,6 +9,7 @@ from safetensors.numpy import load_file
 from tiny_checkpoint import write_checkpoint
 import torch
 
+from bench.quality.fidelity import engine_logits
 from flash_llm_ros.calibrate.distillation import SiluBlocks
 from flash_llm_ros.calibrate.store_tensors import StoreTensors
 from flash_llm_ros.calibrate.torch_model import MATRIX, TorchModel, gated_weights

@@ -3,11 +3,11 @@
 import builtins
 from types import SimpleNamespace
 
-from calibration_text import calibration_text, word_runs
-from held_out_text import held_out_text
 import numpy as np
 import pytest
 
+from bench.quality.calibration_text import calibration_text, word_runs
+from bench.quality.held_out_text import held_out_text
 from flash_llm_ros.calibrate.trained_predictor import TorchMissingError, train
 
 

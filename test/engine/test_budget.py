@@ -1,8 +1,9 @@
 """The DRAM budget is a promise, and reads do not go through the page cache."""
 
-from budget import LIMIT_SLACK, PEAK_SLACK, measure, run_worker
-from memory_cgroup import cgroup_version, memory_cgroup
 import pytest
+
+from bench.memory.budget import LIMIT_SLACK, PEAK_SLACK, measure, run_worker
+from bench.support.memory_cgroup import cgroup_version, memory_cgroup
 
 BUDGET = 96_000_000
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

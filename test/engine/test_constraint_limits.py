@@ -5,10 +5,10 @@ from pathlib import Path
 import subprocess
 import sys
 
-from budget import PEAK_SLACK, run_worker
 from hostile_constraints import HOSTILE
 import pytest
 
+from bench.memory.budget import PEAK_SLACK, run_worker
 from flash_llm_ros.engine.request.constrained_decoding import WORK_BYTES
 
 SCRIPT = Path(__file__).parents[1] / 'support/hostile_constraints.py'

@@ -8,9 +8,9 @@ import sys
 from jsonschema import Draft202012Validator
 import numpy as np
 import pytest
-from random_schemas import random_case
-from structured import invalid
 
+from bench.request.random_schemas import random_case
+from bench.request.structured import invalid
 from flash_llm_ros.engine import Constraint, ConstraintKind
 from flash_llm_ros.engine.request.constrained_decoding import ConstrainedDecoding
 from flash_llm_ros.engine.text.tokenizer import load_tokenizer

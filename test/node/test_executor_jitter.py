@@ -1,7 +1,8 @@
 """A timer in the node's own process goes on while the node reads a prompt and generates."""
 
-from executor_jitter import measure
 import pytest
+
+from bench.node.executor_jitter import measure
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(400)]
 

@@ -1,9 +1,10 @@
 """The whole node keeps the budget, too: the demo's work under a kernel cap."""
 
-from budget import LIMIT_SLACK, PEAK_SLACK
-from memory_cgroup import cgroup_version, memory_cgroup
 import pytest
 from ros_fixtures import new_domain
+
+from bench.memory.budget import LIMIT_SLACK, PEAK_SLACK
+from bench.support.memory_cgroup import cgroup_version, memory_cgroup
 
 BUDGET = 96_000_000
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(240),

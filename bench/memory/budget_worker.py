@@ -1,0 +1,54 @@
+"""The process that bench/budget.py measures: answers one prompt, reports its memory as JSON."""
+
+import json
+from pathlib import Path
+import sys
+
+from bench.support.page_cache import cached_bytes
+from flash_llm_ros.engine import (
+    Constraint,
+    ConstraintKind,
+    Engine,
+    EngineConfig,
+    GenerationRequest,
+    SamplingParams,
+)
+from flash_llm_ros.engine.memory.process_memory import peak_resident_bytes, resident_bytes
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+
+PROMPT = 'What is the capital of France? Then tell a long story about a robot in the mountains.'
+# Constraints that take much memory, each in its own way.
+LARGE = ({'type': 'string', 'minLength': 2000, 'maxLength': 10 ** 7},
+         {'type': 'object', 'required': [f'key{i}' for i in range(1500)]},
+         {'type': 'array', 'minItems': 1000, 'items': {'type': 'string', 'minLength': 9}})
+
+
+def main(store: str, budget: str, mode: str, tokens: str, structured: str = '') -> None:
+    bare = resident_bytes()
+    if mode == 'bare':
+        print(json.dumps({'bare': bare}))
+        return
+    engine = Engine.open(EngineConfig(Path(store), int(budget), mode, structured=bool(structured)))
+    cache_before = cached_bytes(Path(store))
+    generation = engine.start(GenerationRequest(PROMPT, max_tokens=int(tokens)))
+    for _ in generation:
+        pass
+    for schema in LARGE if structured else ():
+        constrained = engine.start(GenerationRequest(
+            PROMPT, max_tokens=int(tokens), sampling=SamplingParams(temperature=1.5),
+            constraint=Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(schema))))
+        try:
+            for _ in constrained:
+                pass
+        except FlashLlmError as error:
+            assert error.code is ErrorCode.CONSTRAINT_UNMET
+    cost = generation.stats
+    print(json.dumps({
+        'bare': bare, 'peak': peak_resident_bytes(), 'planned': engine.plan.planned,
+        'direct': engine.model.window.core.direct, 'tokens': cost.generated_tokens,
+        'flash_bytes': cost.flash_bytes, 'tokens_per_second': cost.tokens_per_second,
+        'cache_growth': cached_bytes(Path(store)) - cache_before, 'text': generation.text}))
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])
