@@ -1,106 +1,160 @@
 """What the engine must know of a model, whatever file it came from."""
 
-from dataclasses import MISSING, asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 import math
 from typing import Any
 
-ACTIVATIONS = ('silu', 'relu')
+from flash_llm_ros.activation import ACTIVATIONS, Array
+from flash_llm_ros.checked_fields import (
+    check,
+    check_choice,
+    check_integers,
+    check_numbers,
+    structured,
+)
+
 NORMS = ('rms', 'layer')
 POSITIONS = ('rotary', 'learned')
 
 
 @dataclass(frozen=True)
+class AttentionSpec:
+    """Grouped-query attention."""
+
+    heads: int
+    kv_heads: int
+    head_dim: int
+    bias: bool = False                  # on queries, keys and values
+    output_bias: bool = False
+
+    def __post_init__(self) -> None:
+        check_integers(self, ('heads', 'kv_heads', 'head_dim'))
+        check(self.heads % self.kv_heads == 0, 'kv_heads', self.kv_heads,
+              f'a divisor of heads, {self.heads}')
+        check(self.head_dim % 2 == 0, 'head_dim', self.head_dim, 'even')
+
+    @property
+    def query_width(self) -> int:
+        return self.heads * self.head_dim
+
+    @property
+    def kv_width(self) -> int:
+        """Of the keys, and of the values."""
+        return self.kv_heads * self.head_dim
+
+    @property
+    def qkv_width(self) -> int:
+        return self.query_width + 2 * self.kv_width
+
+
+@dataclass(frozen=True)
+class FeedForwardSpec:
+    """down(activation(gate x) * up x), or down(activation(up x)) where there is no gate."""
+
+    size: int                           # neurons
+    activation: str
+    gated: bool = True
+    bias: bool = False                  # on up rows and on the block's output; ungated only
+    relu_threshold: float = 0.0         # relu is 0 up to here (FATReLU, arXiv 2402.13516)
+
+    def __post_init__(self) -> None:
+        check_integers(self, ('size',))
+        check_choice(self, 'activation', ACTIVATIONS)
+        check_numbers(self, ('relu_threshold',), lambda value: value >= 0, 'a number from 0 on')
+        check(self.gated or self.sparse_by_nature, 'activation', self.activation,
+              'relu in a block without gate')
+        check(not (self.gated and self.bias), 'bias', self.bias, 'false in a block with a gate')
+
+    @property
+    def sparse_by_nature(self) -> bool:
+        """Whether most activations are exact zeros, so that a predictor may decide."""
+        return ACTIVATIONS[self.activation].sparse
+
+    def activate(self, z: Array) -> Array:
+        """The activation function of each value."""
+        return ACTIVATIONS[self.activation].function(z, self.relu_threshold)
+
+
+@dataclass(frozen=True)
+class NormSpec:
+    kind: str                           # rms, or layer, with biases
+    eps: float
+    first: bool = True                  # else after attention and block are added
+
+    def __post_init__(self) -> None:
+        check_choice(self, 'kind', NORMS)
+        check_numbers(self, ('eps',), lambda value: value > 0, 'a positive number')
+
+
+@dataclass(frozen=True)
+class PositionSpec:
+    kind: str                           # rotary or learned
+    theta: float = 10000.0              # rotary
+    factors: tuple[float, ...] = ()     # divide the rotary inverse frequencies, [head_dim / 2]
+    offset: int = 0                     # rows of the learned table before position 0
+
+    def __post_init__(self) -> None:
+        check_choice(self, 'kind', POSITIONS)
+        check_numbers(self, ('theta',), lambda value: value > 0, 'a positive number')
+        check_integers(self, ('offset',), least=0)
+        check(all(math.isfinite(factor) and factor > 0 for factor in self.factors),
+              'factors', self.factors, 'positive numbers')
+
+
+@dataclass(frozen=True)
+class EmbeddingSpec:
+    vocab_size: int
+    tied: bool                          # whether the output head is the embedding
+
+    def __post_init__(self) -> None:
+        check_integers(self, ('vocab_size',))
+
+
+@dataclass(frozen=True)
 class ModelSpec:
-    """The shape of a decoder-only transformer. What OPT has otherwise than llama comes last."""
+    """A decoder-only transformer of equal layers."""
 
     name: str
     model_type: str
     hidden_size: int
     layers: int
-    heads: int
-    kv_heads: int
-    head_dim: int
-    ffn_size: int
-    vocab_size: int
-    max_context: int
-    norm_eps: float
-    rope_theta: float                   # used by rotary positions only
-    activation: str
-    tied_embeddings: bool
+    max_context: int                    # tokens
+    attention: AttentionSpec
+    feed_forward: FeedForwardSpec
+    norm: NormSpec
+    positions: PositionSpec
+    embedding: EmbeddingSpec
     end_tokens: tuple[int, ...]
     begin_token: int | None = None      # put before every prompt when not None
-    attention_bias: bool = False        # on queries, keys and values
-    rope_factors: tuple[float, ...] = ()  # divide the inverse frequencies, [head_dim / 2]
-    relu_threshold: float = 0.0         # relu is 0 up to here (FATReLU, arXiv 2402.13516)
-    gated: bool = True                  # or the activation function takes the up rows
-    ffn_bias: bool = False              # on up rows and on the block's output; ungated only
-    output_bias: bool = False           # on the attention's output
-    norm: str = 'rms'                   # or layer, with biases
-    norm_first: bool = True             # else after attention and block are added
-    positions: str = 'rotary'           # or learned
-    position_offset: int = 0            # rows of the learned table before position 0
 
     def __post_init__(self) -> None:
-        for name in ('hidden_size', 'layers', 'heads', 'kv_heads', 'head_dim', 'ffn_size',
-                     'vocab_size', 'max_context'):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
-                raise ValueError(f'{name} is {value!r}; it must be a positive integer')
-        for name in ('norm_eps', 'rope_theta'):
-            value = getattr(self, name)
-            if not (isinstance(value, (int, float)) and math.isfinite(value) and value > 0):
-                raise ValueError(f'{name} is {value!r}; it must be a positive number')
-        if self.heads % self.kv_heads:
-            raise ValueError(f'heads is {self.heads} and kv_heads {self.kv_heads}; '
-                             'heads must be a multiple of kv_heads')
-        if self.head_dim % 2:
-            raise ValueError(f'head_dim is {self.head_dim}; it must be even')
-        if self.activation not in ACTIVATIONS:
-            raise ValueError(f'activation is {self.activation!r}; supported are '
-                             f'{", ".join(ACTIVATIONS)}')
-        for name, known in (('norm', NORMS), ('positions', POSITIONS)):
-            if (value := getattr(self, name)) not in known:
-                raise ValueError(f'{name} is {value!r}; it must be one of {", ".join(known)}')
-        if not (math.isfinite(self.relu_threshold) and self.relu_threshold >= 0):
-            raise ValueError(f'relu_threshold is {self.relu_threshold!r}; it must be a number '
-                             'from 0 on')
-        if not self.gated and self.activation != 'relu':
-            raise ValueError(f'activation is {self.activation!r}; a block without gate must '
-                             'have relu')
-        if self.gated and self.ffn_bias:
-            raise ValueError('ffn_bias is true; a block with a gate must have no biases')
-        if self.rope_factors and len(self.rope_factors) != self.head_dim // 2:
-            raise ValueError(f'rope_factors has {len(self.rope_factors)} values; it must have '
-                             f'head_dim / 2 = {self.head_dim // 2}')
-        if not all(math.isfinite(factor) and factor > 0 for factor in self.rope_factors):
-            raise ValueError('rope_factors must be positive numbers')
-        for token in (*self.end_tokens,
-                      *(() if self.begin_token is None else (self.begin_token,))):
-            if not isinstance(token, int) or not 0 <= token < self.vocab_size:
-                raise ValueError(f'token id {token!r} is outside of the vocabulary of '
-                                 f'{self.vocab_size}')
+        check_integers(self, ('hidden_size', 'layers', 'max_context'))
+        half = self.rotary_width // 2
+        check(len(self.positions.factors) in (0, half), 'positions.factors',
+              self.positions.factors, f'{half} values, half as many as a head turns')
+        vocabulary = self.embedding.vocab_size
+        begin = () if self.begin_token is None else (self.begin_token,)
+        for name, tokens in (('end_tokens', self.end_tokens), ('begin_token', begin)):
+            for token in tokens:
+                check(isinstance(token, int) and 0 <= token < vocabulary, name, token,
+                      f'in the vocabulary of {vocabulary}')
 
     @property
-    def sparse_by_nature(self) -> bool:
-        """Whether most activations are exact zeros, so that a predictor may decide."""
-        return self.activation == 'relu'
+    def rotary_width(self) -> int:
+        """How many of a head's numbers its position turns."""
+        return self.attention.head_dim
 
     def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), 'end_tokens': list(self.end_tokens),
-                'rope_factors': list(self.rope_factors)}
+        """Nested mappings and lists, as YAML has them."""
+        return _plain(asdict(self))
 
     @classmethod
     def from_dict(cls, data: Any) -> 'ModelSpec':
-        """Raises ValueError naming what is missing or unknown."""
-        if not isinstance(data, dict):
-            raise ValueError('the model specification must be a mapping')
-        names = {f.name for f in fields(cls)}
-        optional = {f.name for f in fields(cls) if f.default is not MISSING}
-        if missing := names - optional - data.keys():
-            raise ValueError(f'the model specification lacks {", ".join(sorted(missing))}')
-        if unknown := data.keys() - names:
-            raise ValueError(f'the model specification has unknown {", ".join(sorted(unknown))}')
-        data = dict(data)
-        data['end_tokens'] = tuple(data['end_tokens'])
-        data['rope_factors'] = tuple(data.get('rope_factors', ()))
-        return cls(**data)
+        """Raises FieldError."""
+        return structured(cls, data, 'model')
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    return list(value) if isinstance(value, tuple) else value

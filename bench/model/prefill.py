@@ -69,8 +69,8 @@ def medians(records: list[dict[str, Any]]) -> list[dict[str, Any]]:
 def _prefill(engine: Engine, length: int) -> dict[str, float]:
     """From tokens to the logits of the last one; tokens are random, since time knows no words."""
     model, watches = engine.model, Stopwatches()
-    tokens = np.random.default_rng(length).integers(0, model.spec.vocab_size, length)
-    logits = np.empty((1, model.spec.vocab_size), np.float32)
+    tokens = np.random.default_rng(length).integers(0, model.spec.embedding.vocab_size, length)
+    logits = np.empty((1, model.spec.embedding.vocab_size), np.float32)
     watches.wrap(model.attention, 'run', 'attention')
     watches.replace(model.window, 'core', TimedCore(model.window.core, watches))
     before, begin = engine.stats(), time.perf_counter()

@@ -16,7 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.cli.progress import Steps
-from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.model_spec import (
+    AttentionSpec,
+    EmbeddingSpec,
+    FeedForwardSpec,
+    ModelSpec,
+    NormSpec,
+    PositionSpec,
+)
 from flash_llm_ros.store.checksum import crc32c
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.geometry import CHECKSUM_BYTES
@@ -239,6 +246,8 @@ def _write_predictors(files: OptFiles) -> None:
 def _spec(shape: OptShape) -> ModelSpec:
     return ModelSpec(
         name='opt', model_type='opt', hidden_size=shape.dim, layers=shape.layers,
-        heads=shape.heads, kv_heads=shape.heads, head_dim=shape.dim // shape.heads,
-        ffn_size=shape.ffn, vocab_size=shape.vocabulary, max_context=2048, norm_eps=1e-5,
-        rope_theta=10000.0, activation='relu', tied_embeddings=True, end_tokens=(2,))
+        max_context=2048, end_tokens=(2,),
+        attention=AttentionSpec(shape.heads, shape.heads, shape.dim // shape.heads),
+        feed_forward=FeedForwardSpec(shape.ffn, 'relu'), norm=NormSpec('rms', 1e-5),
+        positions=PositionSpec('rotary'),
+        embedding=EmbeddingSpec(shape.vocabulary, tied=True))

@@ -12,7 +12,7 @@ def engine_logits(engine: Engine, tokens: list[int], dense: bool = True) -> np.n
     """
     model = engine.model
     step = model.chunk if dense else 1
-    result = np.empty((len(tokens), model.spec.vocab_size), np.float32)
+    result = np.empty((len(tokens), model.spec.embedding.vocab_size), np.float32)
     for start in range(0, len(tokens), step):
         part = np.array(tokens[start:start + step], np.int64)
         model.forward(part, start, dense, result[start:start + len(part)])

@@ -185,7 +185,7 @@ def _by_activity(store: FlashStore, samples: Samples, options: OrderOptions,
 
 def _reorder_biases(store: FlashStore, work: Path, orders: list[Order]) -> None:
     """Biases of up rows are resident, in the order of the neurons."""
-    if not store.manifest.model.ffn_bias:
+    if not store.manifest.model.feed_forward.bias:
         return
     with TensorFile(store.path / names.RESIDENT) as tensors:
         found = {name: tensors.read(name) for name in tensors.names()}
@@ -239,7 +239,7 @@ def _write_corrections(work: Path, layers: list[LeadingLayer], squares: NDArray[
 def _write_head_sketch(store: FlashStore, work: Path, normed: NDArray[np.float32], rank: int,
                        progress: Progress) -> None:
     spec, geometry = store.manifest.model, store.manifest.geometry
-    section: Section = geometry.section('embedding' if spec.tied_embeddings else 'head')
+    section: Section = geometry.section('embedding' if spec.embedding.tied else 'head')
     layout = head_sketch_layout(spec, rank)
     writer = TensorFileWriter(work / HEAD_SKETCH, layout)
     with NeuronReader(store) as reader:

@@ -254,13 +254,16 @@ class Relufication:
 
 def check_pair(teacher: Checkpoint, start: Checkpoint) -> None:
     """CheckpointError where these cannot be a teacher and what its student begins with."""
-    spec = teacher.spec
-    if not spec.gated or spec.activation != 'silu':
+    spec, block = teacher.spec, teacher.spec.feed_forward
+    if not block.gated or block.activation != 'silu':
         raise CheckpointError(f'{teacher.path}: its blocks are '
-                              f'{"gated" if spec.gated else "without gate"} {spec.activation}; '
+                              f'{"gated" if block.gated else "without gate"} {block.activation}; '
                               'only gated silu can be made relu')
-    shapes = ('hidden_size', 'layers', 'ffn_size', 'vocab_size')
-    for name in shapes:
-        if (ours := getattr(start.spec, name)) != getattr(spec, name):
+    for name, ours, theirs in (
+            ('hidden_size', start.spec.hidden_size, spec.hidden_size),
+            ('layers', start.spec.layers, spec.layers),
+            ('feed_forward.size', start.spec.feed_forward.size, block.size),
+            ('embedding.vocab_size', start.spec.embedding.vocab_size, spec.embedding.vocab_size)):
+        if ours != theirs:
             raise CheckpointError(f'{start.path}: {name} is {ours}; it must be the '
-                                  f"teacher's, {getattr(spec, name)}")
+                                  f"teacher's, {theirs}")

@@ -47,7 +47,7 @@ class StoreTensors:
         if part == 'down':
             return np.ascontiguousarray(self._section('down', layer)[:, 0].T)
         if part == 'o':
-            return self._matrix(f'layers.{layer}.o', self.spec.heads * self.spec.head_dim)
+            return self._matrix(f'layers.{layer}.o', self.spec.attention.query_width)
         return self._query_part(layer, part)
 
     def _query_part(self, layer: int, part: str) -> Array:
@@ -57,8 +57,7 @@ class StoreTensors:
             raise KeyError(f'layers.{layer}.{part}')
         whole = (self._inline(layer_graph(layer), ('qkv.bias',)) if bias
                  else self._matrix(f'layers.{layer}.qkv', self.spec.hidden_size))
-        query, key = (count * self.spec.head_dim for count in (self.spec.heads,
-                                                               self.spec.kv_heads))
+        query, key = self.spec.attention.query_width, self.spec.attention.kv_width
         return np.split(whole, [query, query + key])['qkv'.index(head)]
 
     def _section(self, name: str, layer: int = -1) -> Array:

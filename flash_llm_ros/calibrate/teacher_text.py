@@ -44,7 +44,8 @@ def written_by(model: TorchModel, blocks: FeedForward, tokens: int, length: int,
         if 0 < len(begun) < length and len(found) % 2 == 0:
             rows = begun.repeat(_SEQUENCES, 1)
         else:
-            rows = torch.randint(0, model.spec.vocab_size, (_SEQUENCES, 1), generator=random)
+            rows = torch.randint(0, model.spec.embedding.vocab_size, (_SEQUENCES, 1),
+                                 generator=random)
         cache = KvCache()
         while rows.shape[1] < length:
             while cache.length < rows.shape[1]:

@@ -83,7 +83,7 @@ class TorchModel:
         self.spec = spec = weights.spec
         self._layers = [_frozen_layer(weights, layer) for layer in range(spec.layers)]
         self.embedding = _tensor(weights, 'embedding').to(MATRIX)
-        self.head = (self.embedding if spec.tied_embeddings
+        self.head = (self.embedding if spec.embedding.tied
                      else _tensor(weights, 'head').to(MATRIX))
         self._final_norm = _tensor(weights, 'final_norm')
         cos, sin = rotary_tables(spec, context, np.float32)
@@ -104,7 +104,7 @@ class TorchModel:
 
     def _attention(self, index: int, layer: FrozenLayer, hidden: Tensor, start: int,
                    cache: KvCache | None) -> Tensor:
-        spec, (batch, length, _) = self.spec, hidden.shape
+        spec, (batch, length, _) = self.spec.attention, hidden.shape
         normed = self._norm(hidden, layer.attention_norm)
         qkv = functional.linear(normed, layer.qkv, layer.qkv_bias)
         rows = qkv.view(batch, length, -1, spec.head_dim).transpose(1, 2)
@@ -126,7 +126,7 @@ class TorchModel:
         return turned.to(rows.dtype)
 
     def _norm(self, hidden: Tensor, weight: Tensor) -> Tensor:
-        return functional.rms_norm(hidden, weight.shape, weight, self.spec.norm_eps).to(MATRIX)
+        return functional.rms_norm(hidden, weight.shape, weight, self.spec.norm.eps).to(MATRIX)
 
 
 def gated_weights(weights: Weights, layer: int, dtype: torch.dtype) -> GatedWeights:
@@ -139,7 +139,7 @@ def _frozen_layer(weights: Weights, layer: int) -> FrozenLayer:
         return _tensor(weights, f'layers.{layer}.{part}')
 
     bias = (torch.cat([tensor(f'{part}_bias') for part in 'qkv']).to(MATRIX)
-            if weights.spec.attention_bias else None)
+            if weights.spec.attention.bias else None)
     return FrozenLayer(tensor('attention_norm'),
                        torch.cat([tensor(part) for part in 'qkv']).to(MATRIX), bias,
                        tensor('o').to(MATRIX), tensor('ffn_norm'))

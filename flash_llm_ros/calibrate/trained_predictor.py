@@ -74,7 +74,7 @@ def _scores(z: 'torch.Tensor', layout: str, spec: ModelSpec,
             shift: 'torch.Tensor') -> 'torch.Tensor':
     import torch
     if layout == 'bundled':
-        return z + shift - spec.relu_threshold
+        return z + shift - spec.feed_forward.relu_threshold
     gate, up = z.chunk(2, dim=1)
     return (torch.nn.functional.silu(gate) * up).abs()
 

@@ -34,7 +34,7 @@ class Checkpoint(ABC):
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Rows [start, stop) of a canonical tensor as float32, C-contiguous, scales folded in."""
         rows = self._stored_rows(name, start, stop)
-        scale = self.scales.of(name, self.spec.tied_embeddings)
+        scale = self.scales.of(name, self.spec.embedding.tied)
         return rows if scale == 1 else rows * np.float32(scale)
 
     @abstractmethod

@@ -1,6 +1,7 @@
 """GGUF files, every quantisation type that the gguf library dequantises."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError
 from flash_llm_ros.checkpoint.families import family
 from flash_llm_ros.checkpoint.gguf_tokenizer import LLAMA3_SPLITS, tokenizer_json
 from flash_llm_ros.checkpoint.weight_scales import WeightScales
-from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.model_spec import EmbeddingSpec, ModelSpec
 
 
 class GgufCheckpoint(Checkpoint):
@@ -59,9 +60,9 @@ class GgufCheckpoint(Checkpoint):
 
     def _unpermuted(self, tensor: Any, part: str) -> NDArray[np.float32]:
         """Rows of q or k back in the order of the Hugging Face rotary layout."""
-        heads = self.spec.heads if part == 'q' else self.spec.kv_heads
+        heads = self.spec.attention.heads if part == 'q' else self.spec.attention.kv_heads
         rows = self._dequantised(tensor, slice(None))
-        pairs = rows.reshape(heads, self.spec.head_dim // 2, 2, -1)
+        pairs = rows.reshape(heads, self.spec.attention.head_dim // 2, 2, -1)
         return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
 
     def _tensor(self, name: str) -> Any:
@@ -75,12 +76,14 @@ class GgufCheckpoint(Checkpoint):
         data = self.family.spec_from_gguf(fields, name)
         self.scales = data.pop('scales', WeightScales())
         if (factors := self._tensors.get('rope_freqs.weight')) is not None:
-            data['rope_factors'] = tuple(float(f) for f in factors.data.ravel())
+            data['positions'] = replace(
+                data['positions'], factors=tuple(float(f) for f in factors.data.ravel()))
+        embedding = EmbeddingSpec(data.pop('vocab_size'), 'output.weight' not in self._tensors)
         ends = [fields.get(f'tokenizer.ggml.{key}_token_id') for key in ('eos', 'eot')]
         adds = fields.get('tokenizer.ggml.add_bos_token',   # else what llama.cpp assumes
                           fields.get('tokenizer.ggml.model') == 'llama'
                           or fields.get('tokenizer.ggml.pre') in LLAMA3_SPLITS)
         return ModelSpec(
-            **data, tied_embeddings='output.weight' not in self._tensors,
+            **data, embedding=embedding,
             end_tokens=tuple(dict.fromkeys(int(end) for end in ends if end is not None)),
             begin_token=int(fields['tokenizer.ggml.bos_token_id']) if adds else None)

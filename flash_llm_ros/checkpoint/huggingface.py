@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError
 from flash_llm_ros.checkpoint.families import family
 from flash_llm_ros.checkpoint.weight_scales import WeightScales
-from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.model_spec import EmbeddingSpec, ModelSpec
 
 _DTYPES = ('F64', 'F32', 'F16', 'BF16')
 
@@ -73,7 +73,8 @@ class HuggingFaceCheckpoint(Checkpoint):
         tied = config.get('tie_word_embeddings', not has_head) or not has_head
         data = self.family.spec_from_huggingface(config, self.path.resolve().name)
         self.scales = data.pop('scales', WeightScales())
-        return ModelSpec(**data, tied_embeddings=tied, end_tokens=end,
+        embedding = EmbeddingSpec(data.pop('vocab_size'), tied)
+        return ModelSpec(**data, embedding=embedding, end_tokens=end,
                          begin_token=self._begin_token(config, tokenizer))
 
     def _begin_token(self, config: dict[str, Any], tokenizer: Tokenizer) -> int | None:

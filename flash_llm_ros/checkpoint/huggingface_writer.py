@@ -73,18 +73,18 @@ def _config(source: Checkpoint) -> dict[str, Any]:
     return {
         'model_type': model_type, 'architectures': [f'{model_type.capitalize()}ForCausalLM'],
         'hidden_size': spec.hidden_size, 'num_hidden_layers': spec.layers,
-        'num_attention_heads': spec.heads, 'num_key_value_heads': spec.kv_heads,
-        'head_dim': spec.head_dim, 'intermediate_size': spec.ffn_size,
-        'vocab_size': spec.vocab_size, 'max_position_embeddings': spec.max_context,
-        'rms_norm_eps': spec.norm_eps, 'rope_theta': spec.rope_theta,
-        'rope_scaling': _rope_scaling(spec), 'hidden_act': spec.activation,
-        'tie_word_embeddings': spec.tied_embeddings, 'bos_token_id': spec.begin_token,
+        'num_attention_heads': spec.attention.heads, 'num_key_value_heads': spec.attention.kv_heads,
+        'head_dim': spec.attention.head_dim, 'intermediate_size': spec.feed_forward.size,
+        'vocab_size': spec.embedding.vocab_size, 'max_position_embeddings': spec.max_context,
+        'rms_norm_eps': spec.norm.eps, 'rope_theta': spec.positions.theta,
+        'rope_scaling': _rope_scaling(spec), 'hidden_act': spec.feed_forward.activation,
+        'tie_word_embeddings': spec.embedding.tied, 'bos_token_id': spec.begin_token,
         'eos_token_id': spec.end_tokens[0] if spec.end_tokens else None,
     }
 
 
 def _rope_scaling(spec: ModelSpec) -> dict[str, Any] | None:
-    factors = set(spec.rope_factors)
+    factors = set(spec.positions.factors)
     if len(factors) > 1:
         raise CheckpointError(f'{spec.name}: rotary frequencies scaled one by one cannot be '
                               'written; start from the Hugging Face folder of this model')

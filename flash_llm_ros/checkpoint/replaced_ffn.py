@@ -16,13 +16,14 @@ class ReplacedFfn(Checkpoint):
 
     def __init__(self, base: Checkpoint, path: Path) -> None:
         self._base, self._ffn = base, FfnFile(path)
-        if not base.spec.gated:
+        if not base.spec.feed_forward.gated:
             raise CheckpointError(f'{base.path}: its blocks are without gate; {path} has gates')
         self.path, self.family, self.scales = path, base.family, base.scales
         self.tokenizer_json, self.chat_template = base.tokenizer_json, base.chat_template
         self.files = (*base.files, path)
-        self.spec = replace(base.spec, name=path.stem, activation='relu',
-                            relu_threshold=self._ffn.relu_threshold)
+        block = replace(base.spec.feed_forward, activation='relu',
+                        relu_threshold=self._ffn.relu_threshold)
+        self.spec = replace(base.spec, name=path.stem, feed_forward=block)
         self._names = frozenset(self._ffn.names)
         for name, expected in base.family.tensor_shapes(base.spec).items():
             part = name.rpartition('.')[2]

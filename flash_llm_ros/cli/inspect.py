@@ -52,11 +52,12 @@ def _print(store: FlashStore) -> None:
     spec, calibration = manifest.model, manifest.calibration
     lines = {
         'model': f'{spec.name} ({spec.model_type}), {spec.layers} layers of width '
-                 f'{spec.hidden_size}, {spec.ffn_size} neurons each, {spec.activation}',
-        'attention': f'{spec.heads} heads, {spec.kv_heads} for keys and values, context of at '
-                     f'most {spec.max_context} tokens',
-        'vocabulary': f'{spec.vocab_size} tokens, head '
-                      + ('tied to the embedding' if spec.tied_embeddings else 'of its own'),
+                 f'{spec.hidden_size}, {spec.feed_forward.size} neurons each, '
+                 f'{spec.feed_forward.activation}',
+        'attention': f'{spec.attention.heads} heads, {spec.attention.kv_heads} for keys and '
+                     f'values, context of at most {spec.max_context} tokens',
+        'vocabulary': f'{spec.embedding.vocab_size} tokens, head '
+                      + ('tied to the embedding' if spec.embedding.tied else 'of its own'),
         'formats': f'neurons {geometry.formats_text}, attention {manifest.resident}, '
                    f'KV cache {manifest.kv_cache}',
         'flash': f'{manifest.layout} layout, {geometry.groups} groups of {geometry.group_bytes} '

@@ -67,7 +67,7 @@ def _print(store: FlashStore) -> None:
     table = Table('neuron_share', 'perplexity relative to exact', 'neurons of a layer')
     for name, share in aggressive.shares.items():
         table.add_row(name, f'{share.perplexity:.3f}',
-                      f'{min(share.widths)} to {max(share.widths)} of {model.ffn_size}')
+                      f'{min(share.widths)} to {max(share.widths)} of {model.feed_forward.size}')
     Console(width=100).print(table)
     print(f'{store.path}: mode aggressive uses {aggressive.default_share:.0%} of the neurons by '
           f'default; measured on {aggressive.measured_tokens} held-out tokens')

@@ -75,7 +75,7 @@ def convert(source: str | Path, target: str | Path, options: ConversionOptions,
         raise FileExistsError(f'{target} exists and is no flash store; it is not replaced.')
     checkpoint = open_checkpoint(source, options.ffn)
     exact = options.neurons == 'fp16'
-    layout = 'bundled' if checkpoint.spec.sparse_by_nature else 'split'
+    layout = 'bundled' if checkpoint.spec.feed_forward.sparse_by_nature else 'split'
     sections = SectionFormats(checkpoint, layout, options.neurons, options.int4_loss)
     form = StoreFormat(layout, sections.first,
                        options.resident or ('fp32' if exact else _resident(checkpoint)),
@@ -113,8 +113,9 @@ def _resident(checkpoint: Checkpoint) -> str:
 def _for_device(form: StoreFormat, spec: ModelSpec, profile: DeviceProfile) -> StoreFormat:
     """The same format in blocks that the device reads directly and groups that suit it."""
     block = max(form.block, profile.sizes[0])
-    sections = model_sections(form.layout, spec.layers, spec.ffn_size, spec.vocab_size,
-                              spec.tied_embeddings, spec.gated)
+    sections = model_sections(form.layout, spec.layers, spec.feed_forward.size,
+                              spec.embedding.vocab_size,
+                              spec.embedding.tied, spec.feed_forward.gated)
     return replace(form, block=block, min_group_bytes=best_min_group_bytes(
         spec.hidden_size, form.codecs, sections, block, _ACTIVE_SHARE[form.layout],
         profile.costs(EngineConfig.reads_in_flight)))
@@ -127,7 +128,7 @@ def _short(spec: ModelSpec, options: ConversionOptions) -> CalibrationOptions:
     """
     rank = min(options.rank, -(-spec.hidden_size // _RANK_STEP) * _RANK_STEP)
     forms = [PredictorForm('low_rank', rank)]
-    if spec.sparse_by_nature:
+    if spec.feed_forward.sparse_by_nature:
         forms.append(PredictorForm('sketch', 4))
     return CalibrationOptions(most_tokens=options.most_tokens, measured_tokens=0,
                               forms=tuple(forms))

@@ -3,7 +3,6 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.flash_store import RESIDENT
 from flash_llm_ros.store.manifest import Manifest
 from flash_llm_ros.store.neuron_reader import NeuronReader
@@ -31,15 +30,16 @@ class FfnWeights:
         else:
             bundles = reader.bundles('bundle', layer)
             self.gate, self.down = bundles[:, 0], bundles[:, -1]
-            self.up = bundles[:, 1] if spec.gated else None
-        if spec.ffn_bias:
+            self.up = bundles[:, 1] if spec.feed_forward.gated else None
+        if spec.feed_forward.bias:
             with TensorFile(reader.store.path / RESIDENT) as tensors:
                 self.bias = tensors.read(up_bias(layer))
         self.down_norm = np.linalg.norm(self.down, axis=1).astype(np.float32)
 
     def activations(self, x: Array) -> Array:
         """h, what the down columns are multiplied with; float32 [tokens, ffn]."""
-        return gated(self.gates(x), 1.0 if self.up is None else x @ self.up.T, self._spec)
+        h = self._spec.feed_forward.activate(self.gates(x))
+        return h if self.up is None else h * (x @ self.up.T)
 
     def gates(self, x: Array) -> Array:
         """What the activation function is given; float32 [tokens, ffn], or [ffn] of one input."""
@@ -49,10 +49,3 @@ class FfnWeights:
     def contributions(self, x: Array) -> Array:
         """abs(h) times the norm of the down column, float32 [tokens, ffn]."""
         return np.abs(self.activations(x)) * self.down_norm
-
-
-def gated(gate: Array, up: Array | float, spec: ModelSpec) -> Array:
-    """The activation function of `gate`, times `up`."""
-    if spec.activation == 'relu':
-        return np.where(gate > spec.relu_threshold, gate, np.float32(0)) * up
-    return gate / (1 + np.exp(-np.clip(gate, -60, 60))) * up

@@ -36,7 +36,8 @@ class ThresholdedFeedForward:
 
     def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
         core, h = self._window.core, self._dense.activations[:len(x)]
-        core.gate_up(self._window.section('gate_up', layer), x, h, self._spec.activation)
+        core.gate_up(self._window.section('gate_up', layer), x, h,
+                     self._spec.feed_forward.activation)
         used = np.abs(h) > self._thresholds[layer]
         h *= used
         self.active_neurons += int(np.count_nonzero(used))
@@ -78,7 +79,8 @@ class LossMeter:
         self._model = engine.model
         self._plain = engine.model.feed_forward
         self._sparse = ThresholdedFeedForward(self._plain, engine)
-        self._logits = np.empty((engine.model.chunk, engine.model.spec.vocab_size), np.float32)
+        vocabulary = engine.model.spec.embedding.vocab_size
+        self._logits = np.empty((engine.model.chunk, vocabulary), np.float32)
 
     @property
     def tokens(self) -> int:

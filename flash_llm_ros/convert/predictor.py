@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.convert.ffn_weights import Array, FfnWeights, gated
+from flash_llm_ros.convert.ffn_weights import Array, FfnWeights
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.block_quantisation import dequantise, quantise
 from flash_llm_ros.store.predictor_graph import PredictorForm
@@ -21,7 +21,7 @@ class Predictor:
         self.form, self._matrices, self._layout, self._spec = form, matrices, layout, spec
         self._stored = [dequantise(quantise(matrix, form.resident), matrix.shape[1])
                         for matrix in matrices.values()]
-        self._bias = np.zeros(spec.ffn_size, np.float32) if bias is None else bias
+        self._bias = np.zeros(spec.feed_forward.size, np.float32) if bias is None else bias
 
     def centre(self, x: Array, scores: Array) -> None:
         """Give the mean input `x` [d] these scores [ffn]: nothing is wrong on average then.
@@ -34,7 +34,8 @@ class Predictor:
         """float32 [tokens, ffn]."""
         found = self._product(x)
         if self._layout == 'split':
-            return np.abs(gated(*np.split(found, 2, axis=1), self._spec))
+            gate, up = np.split(found, 2, axis=1)
+            return np.abs(self._spec.feed_forward.activate(gate) * up)
         return found + self._bias
 
     def tensors(self, layer: int) -> dict[str, NDArray[Any]]:

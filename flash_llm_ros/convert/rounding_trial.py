@@ -85,7 +85,7 @@ class RoundingTrial:
     def _logits(self) -> Array:
         """Log probabilities, float32 [tokens, vocabulary]."""
         model = self._model
-        found = np.empty((len(self._tokens), model.spec.vocab_size), np.float32)
+        found = np.empty((len(self._tokens), model.spec.embedding.vocab_size), np.float32)
         for start in range(0, len(self._tokens), model.chunk):
             part = self._tokens[start:start + model.chunk]
             model.forward(part, start, dense=True, logits=found[start:start + len(part)])
@@ -122,7 +122,7 @@ class RoundingTrial:
                     out[:, first:first + len(rows)] = x @ int4_rounded(rows[:, 0]).T
 
         window.logits = rounded_head
-        if self._store.manifest.model.tied_embeddings:
+        if self._store.manifest.model.embedding.tied:
             window.embed = rounded_embed
         try:
             return self._logits()

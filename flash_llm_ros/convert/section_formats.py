@@ -45,15 +45,16 @@ class SectionFormats:
         """`loss`: nats a token that rounding to int4 may cost together; inf measures nothing."""
         spec = checkpoint.spec
         self._loss, self._dim = loss, spec.hidden_size
-        self._specs = model_sections(layout, spec.layers, spec.ffn_size, spec.vocab_size,
-                                     spec.tied_embeddings, spec.gated)
+        self._specs = model_sections(layout, spec.layers, spec.feed_forward.size,
+                                    spec.embedding.vocab_size,
+                                     spec.embedding.tied, spec.feed_forward.gated)
         self.first = (neurons,) * len(self._specs)
         self.undecided: list[int] = []
         if neurons == 'int4' and loss < np.inf:
             loses = [_loses(checkpoint, section) for section in self._specs]
             self.first = tuple('int8' if lost else 'int4' for lost in loses)
             self.undecided = [index for index, section in enumerate(self._specs) if loses[index]
-                              and (section.name != 'embedding' or spec.tied_embeddings)]
+                              and (section.name != 'embedding' or spec.embedding.tied)]
 
     def measured(self, store: FlashStore, text: str, progress: Progress) -> tuple[str, ...]:
         """The codecs to use, of a store that has the `first` ones; FlashLlmError, ValueError."""

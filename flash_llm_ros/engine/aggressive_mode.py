@@ -48,7 +48,7 @@ class AggressiveMode:
     def describe(self) -> str:
         """For the log: what is used, and its price."""
         used = sum(self.setting.widths) / (len(self.setting.widths)
-                                           * self._store.manifest.model.ffn_size)
+                                           * self._store.manifest.model.feed_forward.size)
         price = f'perplexity {self.setting.perplexity:.3f} times that of exact mode'
         recovery = self._store.manifest.recovery
         if recovery is not None and (found := recovery.aggressive.get(self.share)):

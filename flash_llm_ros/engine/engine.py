@@ -109,7 +109,8 @@ class Engine:
             log(aggressive.describe())
             estimate += aggressive.estimate()
         buffers = _buffers(config, store) + (aggressive.buffers() if aggressive else [])
-        rows = [_structured_row(planned_bytes(manifest.model.vocab_size))] * config.structured
+        vocabulary = manifest.model.embedding.vocab_size
+        rows = [_structured_row(planned_bytes(vocabulary))] * config.structured
         plan_memory(config.dram_budget, [*estimate, *rows, *buffers], *sizes)
 
         return_large_blocks()
@@ -295,14 +296,14 @@ def _resident_estimate(store: FlashStore, predictors: bool) -> list[PlanRow]:
 
 def _buffers(config: EngineConfig, store: FlashStore) -> list[PlanRow]:
     spec, chunk, context = store.manifest.model, config.prefill_chunk, config.context_length
-    qkv = (spec.heads + 2 * spec.kv_heads) * spec.head_dim
     # hidden x 2, FFN input, activations; logits
-    floats = chunk * (3 * spec.hidden_size + spec.ffn_size)
-    floats += spec.vocab_size * (1 + _lookup_tokens(config))
+    floats = chunk * (3 * spec.hidden_size + spec.feed_forward.size)
+    floats += spec.embedding.vocab_size * (1 + _lookup_tokens(config))
     # A layer's normed, attended, projected, qkv twice for the cast, scores; or, when it is done,
     # what sampling takes: scores, order, weights in 8 bytes each, and a mask
-    floats += max(chunk * (3 * spec.hidden_size + 2 * qkv + spec.heads * context),
-                  spec.vocab_size * 7)
+    floats += max(chunk * (3 * spec.hidden_size + 2 * spec.attention.qkv_width
+                           + spec.attention.heads * context),
+                  spec.embedding.vocab_size * 7)
     core = core_scratch_bytes(store.manifest.geometry, config.threads, chunk)
     sessions = ([PlanRow('sessions', config.max_sessions * (4 * context + _SESSION_BYTES),
                          'their tokens; keys and values lie on flash')]
@@ -320,10 +321,11 @@ def _constrained_decoding(
     if not config.structured:
         return None, []
     spec, before = manifest.model, resident_bytes()
-    constrained = ConstrainedDecoding(tokenizer.vocabulary, spec.vocab_size, spec.end_tokens)
+    constrained = ConstrainedDecoding(tokenizer.vocabulary, spec.embedding.vocab_size,
+                                      spec.end_tokens)
     constrained.warm()
     trim_heap()
-    taken = max(resident_bytes() - before, planned_bytes(spec.vocab_size))
+    taken = max(resident_bytes() - before, planned_bytes(spec.embedding.vocab_size))
     return constrained, [_structured_row(taken)]
 
 
@@ -359,8 +361,8 @@ def _feed_forward(config: EngineConfig, manifest: Manifest, window: Window,
         return BundledFeedForward(dense, window, predictors, spec, clock, together,
                                   config.read_ahead)
     limits = activation_limits(manifest.calibration, sparsity, norms)
-    return SplitFeedForward(dense, window, predictors, spec.activation, limits, norms, clock,
-                            together, corrections)
+    return SplitFeedForward(dense, window, predictors, spec.feed_forward.activation, limits, norms,
+                            clock, together, corrections)
 
 
 def _warnings(window: Window, config: EngineConfig) -> list[str]:

@@ -22,7 +22,7 @@ class HeadShortlist:
 
     def __init__(self, store: FlashStore, threads: int, rows: int) -> None:
         spec = store.manifest.model
-        self._rows = min(rows, spec.vocab_size)
+        self._rows = min(rows, spec.embedding.vocab_size)
         self._decoded = np.zeros((min(_ROWS_AT_ONCE, self._rows), spec.hidden_size), np.float32)
         self._hidden_size = spec.hidden_size
         self._loader = GraphLoader(str(store.path), threads, prepack=True)
@@ -49,4 +49,4 @@ class HeadShortlist:
 
 def shortlist_scratch_bytes(spec: ModelSpec, rows: int) -> int:
     """A sketch's output, its order, and the rows that are decoded at once."""
-    return spec.vocab_size * (4 + 8) + min(rows, _ROWS_AT_ONCE) * spec.hidden_size * 4
+    return spec.embedding.vocab_size * (4 + 8) + min(rows, _ROWS_AT_ONCE) * spec.hidden_size * 4

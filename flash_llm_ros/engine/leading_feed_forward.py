@@ -26,10 +26,11 @@ class LeadingFeedForward:
         self._window.stream(('gate_up', 'down'), head=False)     # rows of it are read one by one
 
     def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
-        core, activation, width = self._window.core, self._spec.activation, self._widths[layer]
+        core, width = self._window.core, self._widths[layer]
+        activation = self._spec.feed_forward.activation
         h = self._activations[:len(x) * width].reshape(len(x), width)
         core.gate_up(self._window.section('gate_up', layer), x, h, activation)
         core.add_rows(self._window.section('down', layer), h, out)
         self._corrections[layer].add(x, out)
         self.active_neurons += len(x) * width
-        self.total_neurons += len(x) * self._spec.ffn_size
+        self.total_neurons += len(x) * self._spec.feed_forward.size

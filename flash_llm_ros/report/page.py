@@ -35,7 +35,8 @@ def page(store: FlashStore, found: Findings) -> str:
     spec, geometry = manifest.model, manifest.geometry
     parts = [
         f'<h1>{escape(spec.name)}</h1>',
-        f'<p>{spec.layers} layers of {spec.ffn_size} neurons ({escape(spec.activation)}), '
+        f'<p>{spec.layers} layers of {spec.feed_forward.size} neurons '
+        f'({escape(spec.feed_forward.activation)}), '
         f'{escape(geometry.formats_text)}, {escape(manifest.layout)} layout; '
         f'{store.bytes / 1e6:.1f} MB on flash in groups of {geometry.group_bytes} bytes.</p>']
     for title, content, why in (

@@ -11,13 +11,13 @@ FORMAT = 'q8'
 
 def head_sketch_layout(spec: ModelSpec, rank: int) -> Layout:
     return {**matrix_layout('head.inner', rank, spec.hidden_size, FORMAT),
-            **matrix_layout('head.outer', spec.vocab_size, rank, FORMAT)}
+            **matrix_layout('head.outer', spec.embedding.vocab_size, rank, FORMAT)}
 
 
 def head_sketch_graph(spec: ModelSpec, rank: int, data: ExternalData) -> bytes:
     """normed [1, d] float32 -> score float32 [1, vocabulary], which estimates the logits."""
     g = GraphBuilder(FORMAT, data)
     g.matmul('normed', 'head.inner', 'inner', rank, spec.hidden_size)
-    g.matmul('inner', 'head.outer', 'score', spec.vocab_size, rank)
+    g.matmul('inner', 'head.outer', 'score', spec.embedding.vocab_size, rank)
     return g.model('head_sketch', [value('normed', TensorProto.FLOAT, [1, spec.hidden_size])],
-                   [value('score', TensorProto.FLOAT, [1, spec.vocab_size])])
+                   [value('score', TensorProto.FLOAT, [1, spec.embedding.vocab_size])])

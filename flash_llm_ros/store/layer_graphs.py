@@ -2,7 +2,7 @@
 
 Matrices are external data in a tensor file, so that they exist once on disk; norms are inline.
 Shapes: hidden, ffn_input, residual [1, S, d] float32; past and present keys and values
-[1, kv_heads, context, head_dim]; cos, sin [context, head_dim / 2], where positions are rotary.
+[1, kv_heads, context, head_dim]; cos, sin [context, rotary_width / 2], where positions are rotary.
 """
 
 from collections.abc import Callable
@@ -126,29 +126,30 @@ def layer_graph(spec: ModelSpec, layer: int, resident: str, kv_cache: str, data:
     with the last norm of the one before.
     """
     g = GraphBuilder(resident, data)
-    d, size, prefix = spec.hidden_size, spec.head_dim, f'layers.{layer}'
+    d, size, prefix = spec.hidden_size, spec.attention.head_dim, f'layers.{layer}'
     hidden = 'hidden'
-    if spec.norm_first:
+    if spec.norm.first:
         _norm(g, spec, hidden, f'{prefix}.attention_norm', 'normed', rows)
     elif layer:
         hidden = _norm(g, spec, hidden, f'layers.{layer - 1}.ffn_norm', 'normed', rows)
     qkv_bias = (np.concatenate([rows(f'{prefix}.{part}_bias') for part in 'qkv'])
-                if spec.attention_bias else None)
-    g.matmul('normed' if spec.norm_first else hidden, f'{prefix}.qkv', 'qkv',
-             (spec.heads + 2 * spec.kv_heads) * size, d, qkv_bias)
+                if spec.attention.bias else None)
+    g.matmul('normed' if spec.norm.first else hidden, f'{prefix}.qkv', 'qkv',
+             spec.attention.qkv_width, d, qkv_bias)
     _attention(g, spec, kv_cache == 'fp16')
-    g.matmul('attended', f'{prefix}.o', 'projected', d, spec.heads * size,
-             rows(f'{prefix}.o_bias') if spec.output_bias else None)
+    g.matmul('attended', f'{prefix}.o', 'projected', d, spec.attention.query_width,
+             rows(f'{prefix}.o_bias') if spec.attention.output_bias else None)
     _into_block(g, spec, prefix, hidden, rows)
 
     kv_type = TensorProto.FLOAT16 if kv_cache == 'fp16' else TensorProto.FLOAT
-    cache = [1, spec.kv_heads, 'context', size]
+    cache = [1, spec.attention.kv_heads, 'context', size]
     inputs = [value('hidden', TensorProto.FLOAT, [1, 'S', d]),
               value('past_key', kv_type, cache), value('past_value', kv_type, cache),
               value('last_position', TensorProto.INT32, [1]),
               value('total_length', TensorProto.INT32, [1])]
-    if spec.positions == 'rotary':
-        inputs += [value(name, kv_type, ['context', size // 2]) for name in ('cos', 'sin')]
+    if spec.positions.kind == 'rotary':
+        inputs += [value(name, kv_type, ['context', spec.rotary_width // 2])
+                   for name in ('cos', 'sin')]
     outputs = [value('ffn_input', TensorProto.FLOAT, [1, 'S', d]),
                value('residual', TensorProto.FLOAT, [1, 'S', d]),
                value('present_key', kv_type, cache), value('present_value', kv_type, cache)]
@@ -158,7 +159,7 @@ def layer_graph(spec: ModelSpec, layer: int, resident: str, kv_cache: str, data:
 def final_graph(spec: ModelSpec, rows: Rows) -> bytes:
     """The norm before the output head: hidden -> normed, both [1, S, d] float32."""
     g = GraphBuilder('fp32', ExternalData('', {}, {}))
-    last = 'final_norm' if spec.norm_first else f'layers.{spec.layers - 1}.ffn_norm'
+    last = 'final_norm' if spec.norm.first else f'layers.{spec.layers - 1}.ffn_norm'
     _norm(g, spec, 'hidden', last, 'normed', rows)
     shape = [1, 'S', spec.hidden_size]
     return g.model('final', [value('hidden', TensorProto.FLOAT, shape)],
@@ -167,7 +168,7 @@ def final_graph(spec: ModelSpec, rows: Rows) -> bytes:
 
 def _attention(g: GraphBuilder, spec: ModelSpec, half: bool) -> None:
     """From qkv to attended, through the KV cache."""
-    rotary = spec.positions == 'rotary'
+    rotary = spec.positions.kind == 'rotary'
     qkv = 'qkv'
     if half:
         g.node('Cast', [qkv], ['qkv_half'], to=TensorProto.FLOAT16)
@@ -176,24 +177,24 @@ def _attention(g: GraphBuilder, spec: ModelSpec, half: bool) -> None:
            [qkv, '', '', 'past_key', 'past_value', 'last_position', 'total_length',
             *(['cos', 'sin'] if rotary else [])],
            ['attended16' if half else 'attended', 'present_key', 'present_value'], _MS,
-           num_heads=spec.heads, kv_num_heads=spec.kv_heads, do_rotary=int(rotary),
-           rotary_interleaved=0)
+           num_heads=spec.attention.heads, kv_num_heads=spec.attention.kv_heads,
+           do_rotary=int(rotary), rotary_interleaved=0)
     if half:
         g.node('Cast', ['attended16'], ['attended'], to=TensorProto.FLOAT)
 
 
 def _into_block(g: GraphBuilder, spec: ModelSpec, prefix: str, hidden: str, rows: Rows) -> None:
     """The block's input, and the residual stream that its output is to be added to."""
-    norm = f'{prefix}.{"ffn" if spec.norm_first else "attention"}_norm'
-    if spec.norm == 'rms' and spec.norm_first and not spec.ffn_bias:
+    norm = f'{prefix}.{"ffn" if spec.norm.first else "attention"}_norm'
+    if spec.norm.kind == 'rms' and spec.norm.first and not spec.feed_forward.bias:
         g.node('SkipSimplifiedLayerNormalization',
                [hidden, 'projected', g.inline('ffn_norm', rows(norm))],
-               ['ffn_input', '', '', 'residual'], _MS, epsilon=spec.norm_eps)
+               ['ffn_input', '', '', 'residual'], _MS, epsilon=spec.norm.eps)
         return
     g.node('Add', [hidden, 'projected'], ['sum'])
     _norm(g, spec, 'sum', norm, 'ffn_input', rows)
-    stream = 'sum' if spec.norm_first else 'ffn_input'
-    if spec.ffn_bias:
+    stream = 'sum' if spec.norm.first else 'ffn_input'
+    if spec.feed_forward.bias:
         g.node('Add', [stream, g.inline('down_bias', rows(f'{prefix}.down_bias'))], ['residual'])
     else:
         g.node('Identity', [stream], ['residual'])
@@ -203,11 +204,11 @@ def _norm(g: GraphBuilder, spec: ModelSpec, source: str, name: str, output: str,
           rows: Rows) -> str:
     """Returns `output`."""
     weight = g.inline(f'{output}.weight', rows(name))
-    if spec.norm == 'rms':
+    if spec.norm.kind == 'rms':
         g.node('SimplifiedLayerNormalization', [source, weight], [output], axis=-1,
-               epsilon=spec.norm_eps)
+               epsilon=spec.norm.eps)
     else:
         bias = g.inline(f'{output}.bias', rows(f'{name}_bias'))
         g.node('LayerNormalization', [source, weight, bias], [output], axis=-1,
-               epsilon=spec.norm_eps)
+               epsilon=spec.norm.eps)
     return output

@@ -159,8 +159,9 @@ class Manifest:
                 raise ValueError(f'{name} is {value!r}; it must be one of {", ".join(known)}')
         model, calibration = ModelSpec.from_dict(data['model']), data['calibration']
         geometry = Geometry.from_dict(data['geometry'])
-        sections = model_sections(data['layout'], model.layers, model.ffn_size, model.vocab_size,
-                                  model.tied_embeddings, model.gated)
+        sections = model_sections(data['layout'], model.layers, model.feed_forward.size,
+                                  model.embedding.vocab_size,
+                                  model.embedding.tied, model.feed_forward.gated)
         if geometry.dim != model.hidden_size or sections != [
                 (s.name, s.layer, s.rows, s.bundles) for s in geometry.sections]:
             raise ValueError('its geometry is not the one of its model')

@@ -55,12 +55,12 @@ def predictor_layout(spec: ModelSpec, layout: str, forms: list[PredictorForm]) -
         for name, shape in form.matrices(outer_rows(spec, layout), spec.hidden_size).items():
             tensors |= matrix_layout(f'predictors.{layer}.{name}', *shape, form.resident)
         name = 'down_norm' if layout == 'split' else 'bias'
-        tensors[f'predictors.{layer}.{name}'] = (np.float32, (spec.ffn_size,))
+        tensors[f'predictors.{layer}.{name}'] = (np.float32, (spec.feed_forward.size,))
     return tensors
 
 
 def outer_rows(spec: ModelSpec, layout: str) -> int:
-    return spec.ffn_size * (2 if layout == 'split' else 1)
+    return spec.feed_forward.size * (2 if layout == 'split' else 1)
 
 
 def predictor_graph(spec: ModelSpec, layout: str, layer: int, form: PredictorForm,
@@ -73,7 +73,7 @@ def predictor_graph(spec: ModelSpec, layout: str, layer: int, form: PredictorFor
     average.
     """
     g = GraphBuilder(form.resident, data)
-    f, source = spec.ffn_size, 'input'
+    f, source = spec.feed_forward.size, 'input'
     g.node('Unsqueeze', ['ffn_input', g.inline('token_axis', np.array([1], np.int64))], [source])
     for name, shape in form.matrices(outer_rows(spec, layout), spec.hidden_size).items():
         g.matmul(source, f'predictors.{layer}.{name}', name, *shape)

@@ -14,15 +14,15 @@ POSITIONS = 'positions'         # what is added to the embedding at each positio
 
 def attention_layout(spec: ModelSpec, resident: str) -> Layout:
     """Tensor name -> (dtype, shape) of resident.safetensors, in file order."""
-    d, q = spec.hidden_size, spec.heads * spec.head_dim
+    d, attention = spec.hidden_size, spec.attention
     layout: Layout = {}
     for layer in range(spec.layers):
-        layout |= matrix_layout(f'layers.{layer}.qkv', q + 2 * spec.kv_heads * spec.head_dim, d,
-                                resident)
-        layout |= matrix_layout(f'layers.{layer}.o', d, q, resident)
-    if spec.ffn_bias:
-        layout |= {up_bias(layer): (np.float32, (spec.ffn_size,)) for layer in range(spec.layers)}
-    if spec.positions == 'learned':
+        layout |= matrix_layout(f'layers.{layer}.qkv', attention.qkv_width, d, resident)
+        layout |= matrix_layout(f'layers.{layer}.o', d, attention.query_width, resident)
+    if spec.feed_forward.bias:
+        layout |= {up_bias(layer): (np.float32, (spec.feed_forward.size,))
+                   for layer in range(spec.layers)}
+    if spec.positions.kind == 'learned':
         exact = np.float32 if resident == 'fp32' else np.float16
         layout[POSITIONS] = (exact, (spec.max_context, d))
     return layout

@@ -186,7 +186,7 @@ class StoreWriter:
             stop = min(start + _ROWS_AT_ONCE, section.bundles)
             parts = []
             if section.name in ('gate_up', 'bundle'):
-                if self._weights.spec.gated:
+                if self._weights.spec.feed_forward.gated:
                     parts.append(rows(f'{prefix}.gate', start, stop))
                 parts.append(rows(f'{prefix}.up', start, stop))
             if down is not None:
@@ -220,11 +220,11 @@ class StoreWriter:
             graph = layer_graph(spec, layer, form.resident, form.kv_cache, data, rows)
             (self.path / names.layer_graph(layer)).write_bytes(graph)
             self._progress('attention', layer + 1, spec.layers)
-        if spec.ffn_bias:
+        if spec.feed_forward.bias:
             for layer in range(spec.layers):
                 writer.write(up_bias(layer), rows(f'layers.{layer}.up_bias'))
-        if spec.positions == 'learned':
-            first = spec.position_offset
+        if spec.positions.kind == 'learned':
+            first = spec.positions.offset
             table = rows('positions', first, first + spec.max_context)
             writer.write(POSITIONS, table.astype(layout[POSITIONS][0]))
         writer.close()
@@ -232,7 +232,8 @@ class StoreWriter:
 
 
 def _geometry(spec: ModelSpec, form: StoreFormat) -> Geometry:
-    sections = model_sections(form.layout, spec.layers, spec.ffn_size, spec.vocab_size,
-                              spec.tied_embeddings, spec.gated)
+    sections = model_sections(form.layout, spec.layers, spec.feed_forward.size,
+                              spec.embedding.vocab_size,
+                              spec.embedding.tied, spec.feed_forward.gated)
     return plan_geometry(spec.hidden_size, form.codecs, sections, form.block,
                          form.min_group_bytes)

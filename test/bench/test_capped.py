@@ -127,7 +127,7 @@ def test_the_weights_of_a_token_are_counted_row_by_row(int8_store, mode, active)
     store = FlashStore.open(int8_store)
     spec, files = store.manifest.model, store.manifest.files
     row = spec.hidden_size + 2 * -(-spec.hidden_size // 32)     # int8, a scale per block of 32
-    rows = spec.layers * spec.ffn_size * (2 + active) + spec.vocab_size
+    rows = spec.layers * spec.feed_forward.size * (2 + active) + spec.embedding.vocab_size
     expected = rows * row + files['resident.safetensors']['bytes']
     if mode == 'sparse':
         expected += files['predictors.safetensors']['bytes']

@@ -139,7 +139,7 @@ def test_specification(checkpoint_folder: Path, gguf_file: Path) -> None:
     other = open_checkpoint(checkpoint_folder)
     found, expected = checkpoint.spec.to_dict(), other.spec.to_dict()
     assert found.pop('name') == 'tiny' and expected.pop('name') == 'checkpoint'
-    assert found.pop('norm_eps') == pytest.approx(expected.pop('norm_eps'))
+    assert found['norm'].pop('eps') == pytest.approx(expected['norm'].pop('eps'))
     assert found == expected
     assert checkpoint.chat_template == other.chat_template
     assert checkpoint.files == (gguf_file,)
@@ -147,20 +147,20 @@ def test_specification(checkpoint_folder: Path, gguf_file: Path) -> None:
 
 def test_tied_head(tmp_path: Path, gguf_file: Path) -> None:
     folder = write_checkpoint(tmp_path / 'tied', tie_word_embeddings=True)
-    assert opened(folder, gguf_file).spec.tied_embeddings
+    assert opened(folder, gguf_file).spec.embedding.tied
 
 
 def test_rope_factors_of_a_tensor(checkpoint_folder: Path, gguf_file: Path) -> None:
     factors = np.linspace(1, 8, 8, dtype=np.float32)
     checkpoint = opened(checkpoint_folder, gguf_file,
                         extra={'rope_freqs.weight': (factors, Type.F32)})
-    assert checkpoint.spec.rope_factors == tuple(factors.tolist())
+    assert checkpoint.spec.positions.factors == tuple(factors.tolist())
 
 
 def test_linear_rope_scaling(checkpoint_folder: Path, gguf_file: Path) -> None:
     checkpoint = opened(checkpoint_folder, gguf_file, metadata={
         'llama.rope.scaling.type': 'linear', 'llama.rope.scaling.factor': 4.0})
-    assert checkpoint.spec.rope_factors == (4.0,) * 8
+    assert checkpoint.spec.positions.factors == (4.0,) * 8
 
 
 @pytest.mark.parametrize(('metadata', 'expected'), [

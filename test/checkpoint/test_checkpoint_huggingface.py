@@ -14,6 +14,14 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError, open_checkpoint
 from flash_llm_ros.engine.model.rotary import rotary_tables
+from flash_llm_ros.model_spec import (
+    AttentionSpec,
+    EmbeddingSpec,
+    FeedForwardSpec,
+    ModelSpec,
+    NormSpec,
+    PositionSpec,
+)
 
 HF_NAMES = {
     'embedding': 'model.embed_tokens.weight', 'final_norm': 'model.norm.weight',
@@ -75,12 +83,12 @@ def refused(folder: Path) -> str:
 
 def test_specification(checkpoint_folder: Path) -> None:
     spec = open_checkpoint(checkpoint_folder).spec
-    found = (spec.hidden_size, spec.layers, spec.heads, spec.kv_heads, spec.head_dim,
-             spec.ffn_size, spec.vocab_size, spec.max_context, spec.norm_eps, spec.rope_theta)
-    assert found == (64, 3, 4, 2, 16, 256, 258, 4096, 1e-5, 10000.0)
-    assert (spec.model_type, spec.activation, spec.name) == ('llama', 'silu', 'checkpoint')
-    assert not spec.sparse_by_nature and not spec.tied_embeddings
-    assert spec.end_tokens == (257,) and spec.begin_token is None and spec.rope_factors == ()
+    assert spec == ModelSpec(
+        name='checkpoint', model_type='llama', hidden_size=64, layers=3, max_context=4096,
+        attention=AttentionSpec(4, 2, 16), feed_forward=FeedForwardSpec(256, 'silu'),
+        norm=NormSpec('rms', 1e-5), positions=PositionSpec('rotary', 10000.0),
+        embedding=EmbeddingSpec(258, tied=False), end_tokens=(257,))
+    assert not spec.feed_forward.sparse_by_nature
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float16, ml_dtypes.bfloat16])
@@ -110,13 +118,13 @@ def test_rows_are_those_of_a_slice(checkpoint_folder: Path,
 def test_tied_head(tmp_path: Path) -> None:
     folder = write_checkpoint(tmp_path / 'tied', tie_word_embeddings=True)
     checkpoint = open_checkpoint(folder)
-    assert checkpoint.spec.tied_embeddings
+    assert checkpoint.spec.embedding.tied
     assert 'head' not in checkpoint.family.tensor_shapes(checkpoint.spec)
 
 
 def test_tied_wins_over_a_head_that_is_stored(checkpoint_folder: Path) -> None:
     edit_json(checkpoint_folder / 'config.json', tie_word_embeddings=True)
-    assert open_checkpoint(checkpoint_folder).spec.tied_embeddings
+    assert open_checkpoint(checkpoint_folder).spec.embedding.tied
 
 
 @pytest.mark.parametrize(('config', 'generation', 'expected'), [
@@ -225,10 +233,10 @@ def test_unsupported_rope_scaling(checkpoint_folder: Path) -> None:
     ({'num_hidden_layers': 0}, ('layers', '0')),
     ({'num_attention_heads': 0, 'head_dim': None}, ('config.json',)),
     ({'num_key_value_heads': 3}, ('kv_heads', '3')),
-    ({'rms_norm_eps': float('nan')}, ('norm_eps', 'nan')),
-    ({'rope_theta': -1.0}, ('rope_theta', '-1')),
+    ({'rms_norm_eps': float('nan')}, ('eps', 'nan')),
+    ({'rope_theta': -1.0}, ('theta', '-1')),
     ({'rope_theta': 10 ** 400}, ('config.json',)),
-    ({'rope_scaling': {'rope_type': 'linear', 'factor': 0}}, ('rope_factors',)),
+    ({'rope_scaling': {'rope_type': 'linear', 'factor': 0}}, ('factors',)),
     ({'rope_scaling': {**LLAMA3, 'factor': 0.0}}, ('config.json',)),
     ({'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0}}, ('low_freq_factor',)),
     ({'rope_scaling': ['linear']}, ('config.json',)),

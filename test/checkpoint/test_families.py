@@ -45,7 +45,7 @@ def test_greedy_tokens_and_logits(checkpoint: Path, source: str, tmp_path: Path)
                                           pad_token_id=257)
             assert generation.tokens == expected[0, given.shape[1]:].tolist()
         tokens = np.array(generation.prompt_tokens[:60], np.int64)
-        logits = np.empty((len(tokens), engine.model.spec.vocab_size), np.float32)
+        logits = np.empty((len(tokens), engine.model.spec.embedding.vocab_size), np.float32)
         engine.model.forward(tokens, 0, True, logits)
     finally:
         engine.close()
@@ -62,7 +62,7 @@ def test_a_quantised_store_adds_the_biases_too(tmp_path: Path) -> None:
     reference = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
     engine = Engine.open(EngineConfig(tmp_path / 'store', 40_000_000, lock_memory=False))
     tokens = np.arange(20, 60)
-    logits = np.empty((len(tokens), engine.model.spec.vocab_size), np.float32)
+    logits = np.empty((len(tokens), engine.model.spec.embedding.vocab_size), np.float32)
     engine.model.forward(tokens, 0, True, logits)
     engine.close()
     with torch.no_grad():

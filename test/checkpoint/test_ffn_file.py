@@ -53,7 +53,8 @@ def test_the_rest_is_the_base_s(base: Path, trained: dict[str, np.ndarray], tmp_
     write_ffn_file(tmp_path / 'relu.ffn', trained.items(), 0.0)
     own, both = open_checkpoint(base), open_checkpoint(base, tmp_path / 'relu.ffn')
     both.check_tensors()
-    assert (both.spec.name, both.spec.activation, own.spec.activation) == ('relu', 'relu', 'silu')
+    assert (both.spec.name, both.spec.feed_forward.activation) == ('relu', 'relu')
+    assert own.spec.feed_forward.activation == 'silu'
     assert both.files == (*own.files, tmp_path / 'relu.ffn')
     for name in own.family.tensor_shapes(own.spec):
         if name in trained:
@@ -80,7 +81,7 @@ def test_converting(base: Path, trained: dict[str, np.ndarray], tmp_path: Path) 
                  '--neurons', 'fp16']) == 0
     store = FlashStore.open(tmp_path / 'store')
     assert store.manifest.layout == 'bundled' and store.manifest.calibration is not None
-    assert store.manifest.model.relu_threshold == 0.125
+    assert store.manifest.model.feed_forward.relu_threshold == 0.125
     assert 'relu.ffn' in store.manifest.source
     rounded = FfnFile(tmp_path / 'relu.ffn')
     with NeuronReader(store) as reader:

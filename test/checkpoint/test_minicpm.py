@@ -80,7 +80,7 @@ def test_greedy_tokens_and_logits(checkpoint: Path, neurons: str, tmp_path: Path
                                           pad_token_id=257, attention_mask=torch.ones_like(given))
             assert neurons != 'fp16' or generation.tokens == expected[0, given.shape[1]:].tolist()
         tokens = np.array(generation.prompt_tokens[:60], np.int64)
-        logits = np.empty((len(tokens), engine.model.spec.vocab_size), np.float32)
+        logits = np.empty((len(tokens), engine.model.spec.embedding.vocab_size), np.float32)
         engine.model.forward(tokens, 0, True, logits)
     finally:
         engine.close()
@@ -95,8 +95,8 @@ def test_gguf_is_the_same_model(checkpoint: Path, tmp_path: Path) -> None:
     """But for the activation function, of which GGUF files of MiniCPM say nothing."""
     write_gguf(checkpoint, tmp_path / 'model.gguf', metadata=GGUF_SCALES)
     folder, file = open_checkpoint(checkpoint), open_checkpoint(tmp_path / 'model.gguf')
-    assert file.spec.tied_embeddings == folder.spec.tied_embeddings
-    assert file.spec.activation == 'silu'
+    assert file.spec.embedding.tied == folder.spec.embedding.tied
+    assert file.spec.feed_forward.activation == 'silu'
     for name in folder.family.tensor_shapes(folder.spec):
         np.testing.assert_allclose(file.rows(name), folder.rows(name), rtol=1e-6)
         np.testing.assert_array_equal(file.rows(name, 3, 7), file.rows(name)[3:7])

@@ -110,7 +110,7 @@ def open_engine(store: Path, **options: object) -> Engine:
 
 
 def logits_of(engine: Engine, tokens: np.ndarray) -> np.ndarray:
-    logits = np.empty((len(tokens), engine.model.spec.vocab_size), np.float32)
+    logits = np.empty((len(tokens), engine.model.spec.embedding.vocab_size), np.float32)
     engine.model.forward(tokens, 0, True, logits)
     return logits
 
@@ -307,8 +307,8 @@ def test_fatrelu_without_its_threshold_is_refused(tmp_path: Path) -> None:
 def test_prosparse_is_llama(tmp_path: Path) -> None:
     folder = write_fatrelu(tmp_path, model_type='sparsellama')
     spec = open_checkpoint(folder).spec
-    assert (spec.activation, spec.relu_threshold) == ('relu', THRESHOLD)
-    assert spec.sparse_by_nature
+    assert (spec.feed_forward.activation, spec.feed_forward.relu_threshold) == ('relu', THRESHOLD)
+    assert spec.feed_forward.sparse_by_nature
 
 
 def test_a_block_without_gate_takes_no_weights_of_gated_ones(tmp_path: Path) -> None:

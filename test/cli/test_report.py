@@ -76,7 +76,7 @@ def test_what_a_budget_leaves_to_read_is_what_the_engine_reads(int8_store: Path)
                                           lock_memory=False))
         try:
             tokens = np.arange(1, 2, dtype=np.int64)
-            logits = np.empty((1, store.manifest.model.vocab_size), np.float32)
+            logits = np.empty((1, store.manifest.model.embedding.vocab_size), np.float32)
             engine.model.forward(tokens, 0, dense=False, logits=logits)
             before = engine.stats()['flash_bytes']
             for position in range(1, 9):

@@ -36,7 +36,7 @@ def log_probabilities(engine: Engine, piece: np.ndarray,
     if thresholds is not None:
         model.feed_forward = ThresholdedFeedForward(plain, engine)
         model.feed_forward.use(thresholds)
-    rows = np.empty((len(piece), model.spec.vocab_size), np.float32)
+    rows = np.empty((len(piece), model.spec.embedding.vocab_size), np.float32)
     try:
         for position in range(len(piece)):
             model.forward(piece[position:position + 1], position, dense=True,

@@ -101,7 +101,7 @@ def test_measured_perplexity_is_that_of_sparse_mode(calibrated: Path) -> None:
         engine.close()
     engine = Engine.open(EngineConfig(calibrated, 20_000_000, 'sparse', sparsity=0.6,
                                       lock_memory=False))
-    loss, logits = 0.0, np.empty((1, engine.model.spec.vocab_size), np.float32)
+    loss, logits = 0.0, np.empty((1, engine.model.spec.embedding.vocab_size), np.float32)
     try:
         for position, following in enumerate(tokens[1:]):
             engine.model.forward(tokens[position:position + 1], position, dense=False,

@@ -1,6 +1,5 @@
 """Predictors that decide: centred, thresholds that bound what is lost, on text of their own."""
 
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,9 +14,9 @@ from flash_llm_ros.store.predictor_graph import PredictorForm
 
 def test_centred_sketches_are_right_on_average(fp16_store: Path) -> None:
     """Of a bundled layout's predictor: inputs with a mean, against gate rows in float64."""
-    spec = replace(FlashStore.open(fp16_store).manifest.model, activation='relu')
+    spec = FlashStore.open(fp16_store).manifest.model
     random = np.random.default_rng(3)
-    gate = random.standard_normal((spec.ffn_size, spec.hidden_size)).astype(np.float32)
+    gate = random.standard_normal((spec.feed_forward.size, spec.hidden_size)).astype(np.float32)
     x = (random.standard_normal((200, spec.hidden_size)) + 2).astype(np.float32)
     predictor = Predictor(PredictorForm('sketch', 2), {'sketch': gate}, 'bundled', spec)
     exact = x.astype(np.float64) @ gate.astype(np.float64).T

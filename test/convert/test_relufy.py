@@ -77,7 +77,7 @@ def test_what_the_teacher_writes_is_its_own(checkpoint: Path) -> None:
     with torch.no_grad():
         loss = [functional.cross_entropy((model.run(text, blocks)[:, :-1] @ model.head.T).float()
                                          .flatten(0, 1), text[:, 1:].flatten())
-                for text in (rows, torch.randint(0, spec.vocab_size, rows.shape))]
+                for text in (rows, torch.randint(0, spec.embedding.vocab_size, rows.shape))]
     assert loss[0] < loss[1] - 1
 
 
@@ -217,9 +217,9 @@ def test_the_command_writes_what_convert_reads(tmp_path: Path, source: str,
     assert 'held-out tokens' in said and 'zeros' in said
     spec = open_checkpoint(tmp_path / 'student').spec
     teacher = open_checkpoint(path).spec
-    assert (spec.activation, teacher.activation) == ('relu', 'silu')
-    for name in ('hidden_size', 'layers', 'kv_heads', 'head_dim', 'rope_theta', 'end_tokens',
-                 'begin_token', 'tied_embeddings', 'max_context'):
+    assert (spec.feed_forward.activation, teacher.feed_forward.activation) == ('relu', 'silu')
+    for name in ('hidden_size', 'layers', 'attention', 'positions', 'embedding', 'end_tokens',
+                 'begin_token', 'max_context'):
         assert getattr(spec, name) == getattr(teacher, name)
     model = AutoModelForCausalLM.from_pretrained(tmp_path / 'student')
     assert isinstance(model.model.layers[0].mlp.act_fn, torch.nn.ReLU)
@@ -236,7 +236,7 @@ def test_the_command_writes_and_begins_with_an_ffn_file(tmp_path: Path) -> None:
                  '--threads', '1', '--threshold', '0.25']
     assert main([*arguments, str(tmp_path / 'first.ffn'), '--tokens', '1000']) == 0
     first, teacher = open_checkpoint(path, tmp_path / 'first.ffn'), open_checkpoint(path)
-    assert first.spec.relu_threshold == 0.25
+    assert first.spec.feed_forward.relu_threshold == 0.25
     name = 'layers.1.gate'
     assert 0 < np.abs(first.rows(name) - teacher.rows(name)).mean() < 0.1
     # 1 token, at the last rate of a schedule: next to nothing changes.

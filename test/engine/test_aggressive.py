@@ -122,7 +122,7 @@ def _engine(store: Path, **changes: object) -> Engine:
 
 
 def _logits(engine: Engine, tokens: list[int]) -> np.ndarray:
-    out = np.empty((len(tokens), engine.model.spec.vocab_size), np.float32)
+    out = np.empty((len(tokens), engine.model.spec.embedding.vocab_size), np.float32)
     engine.model.forward(np.array(tokens, np.int64), 0, True, out)
     return out
 
@@ -139,7 +139,7 @@ def test_exact_mode_does_not_depend_on_the_order(fp16_store, ordered):
     before, after = FlashStore.open(fp16_store), FlashStore.open(ordered)
     with TensorFile(ordered / 'neuron_order.safetensors') as tensors:
         order = tensors.read('1')
-    assert sorted(order) == list(range(before.manifest.model.ffn_size))
+    assert sorted(order) == list(range(before.manifest.model.feed_forward.size))
     with NeuronReader(before) as old, NeuronReader(after) as new:
         for name in ('gate_up', 'down'):
             np.testing.assert_array_equal(new.bundles(name, 1), old.bundles(name, 1)[order])
@@ -159,7 +159,7 @@ def test_the_leading_neurons_and_the_correction_give_what_numpy_gives(ordered):
                               for part in ('inner', 'outer', 'mean'))
     a = x @ gate.T
     expected = a / (1 + np.exp(-a)) * (x @ up.T) @ down + x @ inner.T @ outer.T + mean
-    assert sum(widths) < 0.8 * len(widths) * store.manifest.model.ffn_size + len(widths)
+    assert sum(widths) < 0.8 * len(widths) * store.manifest.model.feed_forward.size + len(widths)
     for core in ('native', 'numpy'):
         engine = _engine(ordered, mode='aggressive', neuron_share=0.8, core=core)
         out = np.zeros_like(x)
@@ -176,7 +176,7 @@ def test_a_shortlist_computes_its_rows_exactly_and_reads_less(ordered):
                     ({}, {'mode': 'aggressive', 'neuron_share': 1.0}))
     normed = np.random.default_rng(5).standard_normal((1, exact.model.spec.hidden_size))
     normed = normed.astype(np.float32)
-    whole, found = (np.empty((1, exact.model.spec.vocab_size), np.float32) for _ in range(2))
+    whole, found = np.empty((2, 1, exact.model.spec.embedding.vocab_size), np.float32)
     exact.model.window.logits(normed, whole)
     short.model.shortlist.logits(short.model.window, normed, found)
     error = np.abs(found - whole)[0]

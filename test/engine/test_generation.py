@@ -75,7 +75,7 @@ def test_int4_answers_are_the_same_with_both_cores(int4_store: Path, mode: str) 
     for core in CORES:
         engine = opened(int4_store, core, mode=mode)
         answers = [answer(engine, prompt, max_tokens=24).tokens for prompt in PROMPTS]
-        logits = np.empty((len(tokens), engine.model.spec.vocab_size), np.float32)
+        logits = np.empty((len(tokens), engine.model.spec.embedding.vocab_size), np.float32)
         engine.model.forward(tokens, 0, True, logits)
         found[core] = answers, logits
         engine.close()
@@ -97,7 +97,7 @@ def test_int4_answers_do_not_depend_on_the_window(int4_store: Path, mode: str) -
 def test_int4_is_close_to_the_checkpoint(int4_store: Path, reference: ReferenceModel) -> None:
     engine = opened(int4_store)
     tokens = np.arange(20, 80)
-    logits = np.empty((len(tokens), engine.model.spec.vocab_size), np.float32)
+    logits = np.empty((len(tokens), engine.model.spec.embedding.vocab_size), np.float32)
     engine.model.forward(tokens, 0, True, logits)
     engine.close()
     reference.thresholds = None

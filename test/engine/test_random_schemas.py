@@ -23,9 +23,10 @@ ROOT = Path(__file__).parents[2]
 def test_with_tokens_drawn_at_random(plain_store: Path) -> None:
     """What no model would write, in a vocabulary of 49 thousand tokens."""
     store = FlashStore.open(plain_store)
-    end = store.manifest.model.end_tokens[0]
-    decoding = ConstrainedDecoding(load_tokenizer(store).vocabulary,
-                                   store.manifest.model.vocab_size, store.manifest.model.end_tokens)
+    spec = store.manifest.model
+    end = spec.end_tokens[0]
+    decoding = ConstrainedDecoding(load_tokenizer(store).vocabulary, spec.embedding.vocab_size,
+                                   spec.end_tokens)
     for number in range(250):
         schema, _ = random_case(number)
         Draft202012Validator.check_schema(schema)

@@ -104,7 +104,7 @@ def main() -> None:
     return_large_blocks()
     store = FlashStore.open(Path(sys.argv[1]))
     spec = store.manifest.model
-    decoding = ConstrainedDecoding(load_tokenizer(store).vocabulary, spec.vocab_size,
+    decoding = ConstrainedDecoding(load_tokenizer(store).vocabulary, spec.embedding.vocab_size,
                                    spec.end_tokens)
     decoding.warm()
     results = {}

@@ -3,7 +3,13 @@
 import math
 from typing import Any
 
-from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.model_spec import (
+    AttentionSpec,
+    FeedForwardSpec,
+    ModelSpec,
+    NormSpec,
+    PositionSpec,
+)
 
 GGUF_PERMUTED = ('q', 'k')              # GGUF stores their rows in the interleaved rotary order
 
@@ -27,14 +33,15 @@ _MODEL_TENSORS = {
 
 def tensor_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Canonical tensor names and their shapes, [out, in] for matrices."""
-    d, f = spec.hidden_size, spec.ffn_size
-    q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-    shapes: dict[str, tuple[int, ...]] = {'embedding': (spec.vocab_size, d), 'final_norm': (d,)}
-    if not spec.tied_embeddings:
-        shapes['head'] = (spec.vocab_size, d)
+    d, f = spec.hidden_size, spec.feed_forward.size
+    q, kv = spec.attention.query_width, spec.attention.kv_width
+    shapes: dict[str, tuple[int, ...]] = {
+        'embedding': (spec.embedding.vocab_size, d), 'final_norm': (d,)}
+    if not spec.embedding.tied:
+        shapes['head'] = (spec.embedding.vocab_size, d)
     layer = {'attention_norm': (d,), 'q': (q, d), 'k': (kv, d), 'v': (kv, d), 'o': (d, q),
              'ffn_norm': (d,), 'gate': (f, d), 'up': (f, d), 'down': (d, f)}
-    if spec.attention_bias:
+    if spec.attention.bias:
         layer |= {'q_bias': (q,), 'k_bias': (kv,), 'v_bias': (kv,)}
     for index in range(spec.layers):
         shapes.update({f'layers.{index}.{name}': shape for name, shape in layer.items()})
@@ -80,15 +87,12 @@ def shape_from_huggingface(config: dict[str, Any], name: str) -> dict[str, Any]:
     return {
         'name': name, 'model_type': config['model_type'],
         'hidden_size': config['hidden_size'],
-        'layers': config['num_hidden_layers'], 'heads': heads,
-        'kv_heads': config.get('num_key_value_heads') or heads,
-        'head_dim': head_dim,
-        'ffn_size': config['intermediate_size'], 'vocab_size': config['vocab_size'],
-        'max_context': config['max_position_embeddings'],
-        'norm_eps': float(config['rms_norm_eps']),
-        'rope_theta': theta,
-        **_activation(config),
-        'rope_factors': _rope_factors(rope, head_dim, theta),
+        'layers': config['num_hidden_layers'], 'max_context': config['max_position_embeddings'],
+        'attention': AttentionSpec(heads, config.get('num_key_value_heads') or heads, head_dim),
+        'feed_forward': FeedForwardSpec(config['intermediate_size'], **_activation(config)),
+        'norm': NormSpec('rms', float(config['rms_norm_eps'])),
+        'positions': PositionSpec('rotary', theta, _rope_factors(rope, head_dim, theta)),
+        'vocab_size': config['vocab_size'],
     }
 
 
@@ -122,16 +126,12 @@ def spec_from_gguf(fields: dict[str, Any], name: str) -> dict[str, Any]:
             'factor': field('rope.scaling.factor', 1.0)}
     return {
         'name': name, 'model_type': kind, 'hidden_size': hidden,
-        'layers': field('block_count'), 'heads': heads,
-        'kv_heads': field('attention.head_count_kv', heads),
-        'head_dim': head_dim,
-        'ffn_size': field('feed_forward_length'),
+        'layers': field('block_count'), 'max_context': field('context_length'),
+        'attention': AttentionSpec(heads, field('attention.head_count_kv', heads), head_dim),
+        'feed_forward': FeedForwardSpec(field('feed_forward_length'), field('hidden_act', 'silu')),
+        'norm': NormSpec('rms', float(field('attention.layer_norm_rms_epsilon'))),
+        'positions': PositionSpec('rotary', float(theta), _rope_factors(rope, head_dim, theta)),
         'vocab_size': len(fields['tokenizer.ggml.tokens']),
-        'max_context': field('context_length'),
-        'norm_eps': float(field('attention.layer_norm_rms_epsilon')),
-        'rope_theta': float(theta),
-        'activation': field('hidden_act', 'silu'),
-        'rope_factors': _rope_factors(rope, head_dim, theta),
     }
 
 

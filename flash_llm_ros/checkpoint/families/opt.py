@@ -2,7 +2,13 @@
 
 from typing import Any
 
-from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.model_spec import (
+    AttentionSpec,
+    FeedForwardSpec,
+    ModelSpec,
+    NormSpec,
+    PositionSpec,
+)
 
 GGUF_PERMUTED = ()
 
@@ -19,17 +25,18 @@ _MODEL_TENSORS = {'embedding': 'model.decoder.embed_tokens', 'head': 'lm_head',
 
 def tensor_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
     """Canonical tensor names and their shapes, [out, in] for matrices."""
-    d, f = spec.hidden_size, spec.ffn_size
+    d, f = spec.hidden_size, spec.feed_forward.size
     shapes: dict[str, tuple[int, ...]] = {
-        'embedding': (spec.vocab_size, d), 'positions': (spec.max_context + _POSITION_OFFSET, d)}
-    if spec.norm_first:
+        'embedding': (spec.embedding.vocab_size, d),
+        'positions': (spec.max_context + _POSITION_OFFSET, d)}
+    if spec.norm.first:
         shapes |= {'final_norm': (d,), 'final_norm_bias': (d,)}
-    if not spec.tied_embeddings:
-        shapes['head'] = (spec.vocab_size, d)
+    if not spec.embedding.tied:
+        shapes['head'] = (spec.embedding.vocab_size, d)
     layer = {'attention_norm': (d,), 'attention_norm_bias': (d,), 'ffn_norm': (d,),
              'ffn_norm_bias': (d,), 'q': (d, d), 'k': (d, d), 'v': (d, d), 'o': (d, d),
              'up': (f, d), 'down': (d, f)}
-    if spec.attention_bias:
+    if spec.attention.bias:
         layer |= {f'{part}_bias': (d,) for part in ('q', 'k', 'v', 'o', 'down')}
         layer['up_bias'] = (f,)
     for index in range(spec.layers):
@@ -64,14 +71,14 @@ def spec_from_huggingface(config: dict[str, Any], name: str) -> dict[str, Any]:
     biases = config.get('enable_bias', True)
     return {
         'name': name, 'model_type': config['model_type'], 'hidden_size': hidden,
-        'layers': config['num_hidden_layers'], 'heads': heads, 'kv_heads': heads,
-        'head_dim': hidden // heads, 'ffn_size': config['ffn_dim'],
-        'vocab_size': config['vocab_size'], 'max_context': config['max_position_embeddings'],
-        'norm_eps': 1e-5, 'rope_theta': 1e4,
-        'activation': config.get('activation_function', 'relu'),
-        'attention_bias': biases, 'output_bias': biases, 'ffn_bias': biases, 'gated': False,
-        'norm': 'layer', 'norm_first': config.get('do_layer_norm_before', True),
-        'positions': 'learned', 'position_offset': _POSITION_OFFSET,
+        'layers': config['num_hidden_layers'], 'max_context': config['max_position_embeddings'],
+        'attention': AttentionSpec(heads, heads, hidden // heads, biases, biases),
+        'feed_forward': FeedForwardSpec(config['ffn_dim'],
+                                        config.get('activation_function', 'relu'), gated=False,
+                                        bias=biases),
+        'norm': NormSpec('layer', 1e-5, config.get('do_layer_norm_before', True)),
+        'positions': PositionSpec('learned', offset=_POSITION_OFFSET),
+        'vocab_size': config['vocab_size'],
     }
 
 

@@ -17,7 +17,7 @@ _KV_TYPES = {'fp16': np.float16, 'fp32': np.float32}
 
 def kv_cache_bytes(store: FlashStore, context: int) -> int:
     spec, kind = store.manifest.model, _KV_TYPES[store.manifest.kv_cache]
-    return 2 * spec.layers * spec.kv_heads * spec.head_dim * context * np.dtype(kind).itemsize
+    return 2 * spec.layers * spec.attention.kv_width * context * np.dtype(kind).itemsize
 
 
 class AttentionStack:
@@ -31,7 +31,7 @@ class AttentionStack:
             self._sessions = [self._loader.load(store.content(layer_graph(layer)), tensors,
                                                 f'layers.{layer}.', self._probe)
                               for layer in range(self._spec.layers)]
-            self._positions = (tensors.read(POSITIONS) if self._spec.positions == 'learned'
+            self._positions = (tensors.read(POSITIONS) if self._spec.positions.kind == 'learned'
                                else None)
             tensors.drop_page_cache()
         self._final = self._loader.load(store.content(FINAL_GRAPH))
@@ -44,7 +44,7 @@ class AttentionStack:
         """Allocate and touch the KV cache and the buffers; nothing grows afterwards."""
         spec = self._spec
         self.context = context
-        shape = (spec.layers, 2, 1, spec.kv_heads, context, spec.head_dim)
+        shape = (spec.layers, 2, 1, spec.attention.kv_heads, context, spec.attention.head_dim)
         self._cache = np.full(shape, 0, self._kv_type)      # full() touches every page
         self._rotary = self._rotary_inputs(context)
         self._last_position, self._total_length = np.zeros((2, 1), np.int32)
@@ -74,7 +74,7 @@ class AttentionStack:
 
     def rows(self, count: int) -> list[memoryview]:
         """The bytes of the first `count` tokens' keys and values, in their place."""
-        places = self._cache.reshape(-1, self.context, self._spec.head_dim)[:, :count]
+        places = self._cache.reshape(-1, self.context, self._spec.attention.head_dim)[:, :count]
         return [memoryview(place).cast('B') for place in places] if count else []
 
     def final_norm(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -100,14 +100,14 @@ class AttentionStack:
     def _probe(self) -> Feeds:
         """Inputs of a layer graph with a context of two tokens."""
         spec = self._spec
-        cache = np.zeros((1, spec.kv_heads, 2, spec.head_dim), self._kv_type)
+        cache = np.zeros((1, spec.attention.kv_heads, 2, spec.attention.head_dim), self._kv_type)
         hidden = np.sin(np.arange(2 * spec.hidden_size, dtype=np.float32)).reshape(1, 2, -1)
         return {'hidden': hidden, 'past_key': cache, 'past_value': cache.copy(),
                 'last_position': np.array([1], np.int32), 'total_length': np.array([2], np.int32),
                 **self._rotary_inputs(2)}
 
     def _rotary_inputs(self, context: int) -> Feeds:
-        if self._spec.positions != 'rotary':
+        if self._spec.positions.kind != 'rotary':
             return {}
         cos, sin = rotary_tables(self._spec, context, self._kv_type)
         return {'cos': cos, 'sin': sin}

@@ -44,26 +44,27 @@ class DenseFeedForward:
         self._window, self._spec, self._layout = window, spec, layout
         self.biases = biases
         self._names = ('gate_up', 'down') if layout == 'split' else ('bundle',)
-        self.activations = np.zeros((chunk if layout == 'split' else 1, spec.ffn_size), np.float32)
+        self.activations = np.zeros((chunk if layout == 'split' else 1, spec.feed_forward.size),
+                                    np.float32)
         self.active_neurons = self.total_neurons = 0
 
     def begin(self, dense: bool, last: bool) -> None:
         self._window.stream(self._names, last)
 
     def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
-        core, activation = self._window.core, self._spec.activation
+        core, activation = self._window.core, self._spec.feed_forward.activation
         if self._layout == 'split':
             h = self.activations[:len(x)]
             core.gate_up(self._window.section('gate_up', layer), x, h, activation)
             core.add_rows(self._window.section('down', layer), h, out)
         else:
             core.bundled(self._window.section('bundle', layer), x, out, activation,
-                         self.biases[layer], self._spec.relu_threshold)
-        self.count(len(x) * self._spec.ffn_size, len(x))
+                         self.biases[layer], self._spec.feed_forward.relu_threshold)
+        self.count(len(x) * self._spec.feed_forward.size, len(x))
 
     def count(self, active: int, tokens: int = 1) -> None:
         self.active_neurons += active
-        self.total_neurons += tokens * self._spec.ffn_size
+        self.total_neurons += tokens * self._spec.feed_forward.size
 
 
 class SparseFeedForward(ABC):
@@ -165,8 +166,8 @@ class BundledFeedForward(SparseFeedForward):
     def __init__(self, dense: DenseFeedForward, window: Window, predictors: PredictorStack,
                  spec: ModelSpec, clock: TokenClock | None, together: int = 1,
                  read_ahead: bool = False) -> None:
-        super().__init__(dense, window, spec.activation, clock, together)
-        self._predictors, self._threshold = predictors, spec.relu_threshold
+        super().__init__(dense, window, spec.feed_forward.activation, clock, together)
+        self._predictors, self._threshold = predictors, spec.feed_forward.relu_threshold
         self._last, self.read_ahead = spec.layers - 1, read_ahead
 
     def _run_active(self, layer: int, x: Array, out: Array) -> NDArray[np.uint8]:
@@ -187,7 +188,7 @@ class BundledFeedForward(SparseFeedForward):
 def up_biases(store: FlashStore) -> list[Array | None]:
     """What is added to what a layer's up rows give, float32 [ffn]; None where nothing is."""
     spec = store.manifest.model
-    if not spec.ffn_bias:
+    if not spec.feed_forward.bias:
         return [None] * spec.layers
     with TensorFile(store.path / RESIDENT) as tensors:
         biases = [tensors.read(up_bias(layer)) for layer in range(spec.layers)]

@@ -22,7 +22,7 @@ class Model:
         self.spec, self.attention, self.window = spec, attention, window
         self.feed_forward, self.chunk, self.clock = feed_forward, chunk, clock
         self.shortlist = shortlist
-        self.logits = np.zeros((logits_rows, spec.vocab_size), np.float32)
+        self.logits = np.zeros((logits_rows, spec.embedding.vocab_size), np.float32)
         self.observer: ForwardObserver | None = None
         self.length = 0     # tokens whose keys and values the last request has computed
 

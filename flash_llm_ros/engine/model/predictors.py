@@ -17,8 +17,8 @@ class PredictorStack:
                  scores: bool = False) -> None:
         spec, calibration = store.manifest.model, store.manifest.calibration
         self._input = np.zeros((1, spec.hidden_size), np.float32)
-        self._wanted = np.zeros((1, spec.ffn_size), np.uint8)
-        self._scores = np.ones((1, spec.ffn_size), np.float32)
+        self._wanted = np.zeros((1, spec.feed_forward.size), np.uint8)
+        self._scores = np.ones((1, spec.feed_forward.size), np.float32)
         self._scored = scores
         thresholds = at_sparsity(calibration.predictor_thresholds, sparsity)
         self._thresholds = thresholds.astype(np.float32).reshape(-1, 1)

@@ -87,7 +87,7 @@ class Generation:
         self._prompt = np.asarray(tokens, np.int64)
         self._border = border
         self._max_tokens = request.max_tokens
-        self._sampler = Sampler(request.sampling, self._prompt, model.spec.vocab_size)
+        self._sampler = Sampler(request.sampling, self._prompt, model.spec.embedding.vocab_size)
         self._stops = StopStrings(request.stop)
         self._rules = rules or NoRules()
         self._force_batches = force_batches

@@ -88,9 +88,9 @@ class PromptTokens:
         if not tokens:
             raise FlashLlmError(ErrorCode.EMPTY_PROMPT, f'{what} has only characters for which '
                                 'the model has no tokens; it must hold some text.')
-        if max(tokens) >= self._spec.vocab_size:
+        if max(tokens) >= self._spec.embedding.vocab_size:
             raise FlashLlmError(ErrorCode.INVALID_TEXT, f'{what} holds the token {max(tokens)}, '
-                                f'but the model has only {self._spec.vocab_size}.')
+                                f'but the model has only {self._spec.embedding.vocab_size}.')
         if len(tokens) >= self._context:
             raise FlashLlmError(ErrorCode.PROMPT_TOO_LONG,
                                 f'{what} has {len(tokens)} tokens with its template; '
