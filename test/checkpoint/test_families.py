@@ -47,11 +47,16 @@ def test_greedy_tokens_and_logits(checkpoint: Path, source: str, tmp_path: Path)
         tokens = np.array(generation.prompt_tokens[:60], np.int64)
         logits = np.empty((len(tokens), engine.model.spec.embedding.vocab_size), np.float32)
         engine.model.forward(tokens, 0, True, logits)
+        given = np.random.default_rng(0).standard_normal((40, 64), np.float32)
+        of_embeddings = np.empty((len(given), logits.shape[1]), np.float32)
+        engine.model.forward_embeddings(given, 0, True, of_embeddings)
     finally:
         engine.close()
-    with torch.no_grad():
-        expected = reference(torch.from_numpy(tokens[None])).logits[0].numpy()
-    assert np.abs(logits - expected).max() < 0.02 * expected.std()
+    for found, inputs in ((logits, {'input_ids': torch.from_numpy(tokens[None])}),
+                          (of_embeddings, {'inputs_embeds': torch.from_numpy(given[None])})):
+        with torch.no_grad():
+            expected = reference(**inputs).logits[0].numpy()
+        assert np.abs(found - expected).max() < 0.02 * expected.std()
 
 
 def test_a_quantised_store_adds_the_biases_too(tmp_path: Path) -> None:

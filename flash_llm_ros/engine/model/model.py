@@ -49,6 +49,15 @@ class Model:
         if clock is not None:
             clock.end()
 
+    def forward_embeddings(self, embeddings: NDArray[np.float32], position: int, dense: bool,
+                           logits: NDArray[np.float32] | None = None) -> None:
+        """The same of float32 [tokens, d] that stand in the place of tokens' embeddings."""
+        count = len(embeddings)
+        self.feed_forward.begin(dense, logits is not None)
+        self.attention.hidden(0, count)[:] = embeddings
+        self.run_layers(0, count, position, dense, logits)
+        self.length = position + count
+
     def run_layers(self, first: int, count: int, position: int, dense: bool,
                    logits: NDArray[np.float32] | None) -> None:
         """From layer `first` on, which `count` tokens enter as `attention.hidden` holds them."""
