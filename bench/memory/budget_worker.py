@@ -1,4 +1,4 @@
-"""The process that bench/budget.py measures: answers one prompt, reports its memory as JSON."""
+"""The process that bench.memory.budget measures: answers one prompt, reports its memory as JSON."""
 
 import json
 from pathlib import Path
@@ -23,19 +23,22 @@ LARGE = ({'type': 'string', 'minLength': 2000, 'maxLength': 10 ** 7},
          {'type': 'array', 'minItems': 1000, 'items': {'type': 'string', 'minLength': 9}})
 
 
-def main(store: str, budget: str, mode: str, tokens: str, structured: str = '') -> None:
+def main() -> None:
     bare = resident_bytes()
-    if mode == 'bare':
+    job = json.loads(sys.argv[1])
+    if 'bare' in job:
         print(json.dumps({'bare': bare}))
         return
-    engine = Engine.open(EngineConfig(Path(store), int(budget), mode, structured=bool(structured)))
-    cache_before = cached_bytes(Path(store))
-    generation = engine.start(GenerationRequest(PROMPT, max_tokens=int(tokens)))
+    store, tokens = Path(job['store']), job['tokens']
+    engine = Engine.open(EngineConfig(store, job['budget'], job['mode'],
+                                      structured=job['structured']))
+    cache_before = cached_bytes(store)
+    generation = engine.start(GenerationRequest(PROMPT, max_tokens=tokens))
     for _ in generation:
         pass
-    for schema in LARGE if structured else ():
+    for schema in LARGE if job['structured'] else ():
         constrained = engine.start(GenerationRequest(
-            PROMPT, max_tokens=int(tokens), sampling=SamplingParams(temperature=1.5),
+            PROMPT, max_tokens=tokens, sampling=SamplingParams(temperature=1.5),
             constraint=Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(schema))))
         try:
             for _ in constrained:
@@ -45,10 +48,10 @@ def main(store: str, budget: str, mode: str, tokens: str, structured: str = '') 
     cost = generation.stats
     print(json.dumps({
         'bare': bare, 'peak': peak_resident_bytes(), 'planned': engine.plan.planned,
-        'direct': engine.model.window.core.direct, 'tokens': cost.generated_tokens,
+        'direct': engine.model.window.core.direct, 'generated': cost.generated_tokens,
         'flash_bytes': cost.flash_bytes, 'tokens_per_second': cost.tokens_per_second,
-        'cache_growth': cached_bytes(Path(store)) - cache_before, 'text': generation.text}))
+        'cache_growth': cached_bytes(store) - cache_before, 'text': generation.text}))
 
 
 if __name__ == '__main__':
-    main(*sys.argv[1:])
+    main()

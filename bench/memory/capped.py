@@ -1,49 +1,48 @@
-"""Our engine and llama.cpp under the same memory cap, on the same disk, with the same prompt.
-
-    python bench/capped.py MODEL.gguf 560MB 1.3GB --peer-python PYTHON [--store STORE]
-        [--threads 1 2] [--tokens 32] [--rounds 2] [--sparsity 0.7] [--quality] [--json PATH]
+"""Our engine and llama.cpp (the wheel xllamacpp) under the same memory cap, on the same disk, with
+the same prompt: tokens per second, percentiles, bytes read, memory.
 
 Each run is a process of its own in a memory cgroup whose limit is the bare process of that engine
-(interpreter and imports, no model) + the allowance. Our memory budget is the allowance. Model and
-store are dropped from the page cache before every run; the engines take turns. Without an
-interpreter that has llama-cpp-python 0.3.36 (doc/performance.md says how to make one) only our
-engine is measured.
+(interpreter and imports, no model) + the allowance, which is our memory budget. Model and store are
+dropped from the page cache before every run; the engines take turns. Where xllamacpp is not
+installed only our engine is measured.
 """
 
 from argparse import ArgumentParser, Namespace
-import json
+from dataclasses import dataclass
+from importlib.util import find_spec
 import os
 from pathlib import Path
-import platform
-import subprocess
+import statistics
 import sys
-import tempfile
 from typing import Any
 
-from floors import Floors
+import numpy as np
 
-from bench.memory.capped_table import PEER, Side, headline, show, summary
-from bench.support.capped_process import bare_bytes, drop_from_page_cache, run_capped
+from bench.support.command import Report, at_least, byte_size, command, run, show
 from bench.support.ensure_store import ensure_store
+from bench.support.worker import bare_bytes, drop_from_page_cache, run_capped
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.engine import EngineConfig
-from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.engine.text.chat_template import ChatTemplate, Message
 from flash_llm_ros.engine.text.tokenizer import TextTokenizer
-from flash_llm_ros.store.errors import FlashLlmError
-from flash_llm_ros.store.flash_store import (
-    CHAT_TEMPLATE,
-    MANIFEST,
-    TOKENIZER,
-    FlashStore,
-    file_sha256,
-)
+from flash_llm_ros.store.flash_store import CHAT_TEMPLATE, TOKENIZER, FlashStore
 
+PEER = 'llama.cpp'
 # An answer that repeats its question would flatter the guessing of tokens.
 PROMPT = ('Write a short story about a lighthouse keeper on a stormy coast. Begin with the '
           'weather, then let a stranger knock at the door.')
 _MOST_CACHED = 0.01         # share of the weights that does not falsify a cold start
-_HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Side:
+    """An engine as it is measured; `weights` is the file or folder that it runs from."""
+
+    name: str
+    module: str
+    weights: Path
+    bare: int               # bytes
+    job: dict[str, Any]
 
 
 def prompt_of(store: FlashStore) -> dict[str, Any]:
@@ -58,151 +57,135 @@ def prompt_of(store: FlashStore) -> dict[str, Any]:
 
 
 def sides_of(options: Namespace, store: FlashStore) -> list[Side]:
-    """The peer, exact mode without and with guessed tokens, sparse and aggressive settings."""
+    """The peer; exact mode without and with guessed tokens; gated mode where the store has it."""
     common = {**prompt_of(store), 'context': options.context, 'batch': options.chunk,
               'new_tokens': options.tokens}
-    worker = _HERE / 'capped_ours.py'
-    bare = bare_bytes(sys.executable, worker)['bare']
-
-    def side(name: str, regime: str, lookup_tokens: int, sparsity: float | None = None,
-             share: float | None = None) -> Side:
-        mode = 'aggressive' if share else 'exact' if sparsity is None else 'sparse'
-        return Side(name, mode, regime, sys.executable, worker, bare, store.bytes,
-                    {**common, 'store': str(store.path), 'mode': mode, 'sparsity': sparsity,
-                     'neuron_share': share, 'lookup_tokens': lookup_tokens})
-
-    sides = [side('exact', 'exact', 0),
-             side('exact, lookup', 'exact', EngineConfig.lookup_tokens)]
-    calibration = store.manifest.calibration
-    if calibration is None:
-        print(f'{store.path} has no calibration: sparse mode is left out', file=sys.stderr)
-    else:
-        sparsities = {round(calibration.default_sparsity, 4), *(options.sparsity or [0.7])}
-        sides += [side(f'sparse {sparsity:.0%}', f'sparse {sparsity:.0%}', 0, sparsity)
-                  for sparsity in sorted(sparsities)]
-    if store.manifest.aggressive is not None:
-        shares = [float(share) for share in store.manifest.aggressive.shares]
-        sides += [side(f'aggressive {share:.0%}', f'aggressive {share:.0%}', 0, share=share)
-                  for share in shares]
-        sides.append(side(f'aggressive {min(shares):.0%}, lookup', f'aggressive {min(shares):.0%}',
-                          EngineConfig.lookup_tokens, share=min(shares)))
-    if options.peer_python is None:
-        print('no --peer-python: only our engine is measured', file=sys.stderr)
+    ours, theirs = 'bench.memory.ours', 'bench.memory.llama_cpp'
+    bare, path = bare_bytes(ours), store.path.resolve()
+    settings = {'exact': ('exact', 0), 'exact, lookup': ('exact', EngineConfig.lookup_tokens)}
+    if store.manifest.calibration is not None:
+        settings['gated'] = 'gated', 0
+    sides = [Side(name, ours, path, bare,
+                  {**common, 'store': str(path), 'mode': mode, 'lookup_tokens': lookup_tokens})
+             for name, (mode, lookup_tokens) in settings.items()]
+    if find_spec('xllamacpp') is None:
+        print('xllamacpp is not installed (requirements/bench.txt): only our engine is measured',
+              file=sys.stderr)
         return sides
-    worker = _HERE / 'capped_llama.py'
-    bare = bare_bytes(options.peer_python, worker)['bare']
-    peer = Side(PEER, 'peer', PEER, options.peer_python, worker, bare,
-                options.model.stat().st_size, {**common, 'model': str(options.model)})
-    return [peer, *sides]
+    model = options.model.resolve()
+    return [Side(PEER, theirs, model, bare_bytes(theirs), {**common, 'model': str(model)}), *sides]
 
 
-def quality_of(options: Namespace, store: FlashStore,
-               sides: list[Side]) -> dict[str, Any] | None:
-    """What bench/store_quality.py prints for these sides; from --json when it is there already."""
-    ours = {side.regime: side.job for side in sides if side.name != PEER}
-    settings = {name: [str(job[name]) for job in ours.values() if job[name] is not None]
-                for name in ('sparsity', 'neuron_share')}
-    if options.json and options.json.exists():
-        earlier = json.loads(options.json.read_text()).get('quality')
-        if (earlier and earlier['manifest'] == file_sha256(store.path / MANIFEST)
-                and ours.keys() <= earlier['relative'].keys()):
-            return earlier
-    if not options.quality:
-        return None
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / 'quality.json'
-        # A process of its own: the reference takes gigabytes that the runs after it could need.
-        command = [sys.executable, str(_HERE / 'store_quality.py'), str(options.model),
-                   str(store.path), '--tokens', str(options.quality_tokens), '--json', str(path),
-                   '--sparsity', *settings['sparsity'], '--share', *settings['neuron_share']]
-        subprocess.run(command, check=True)
-        return json.loads(path.read_text())
-
-
-def measure(side: Side, allowance: int, threads: int, options: Namespace,
-            store: FlashStore) -> dict[str, Any]:
+def one_run(side: Side, sides: list[Side], allowance: int, threads: int,
+            timeout: float) -> dict[str, Any]:
     """One run from a cold page cache."""
-    cached = {path: drop_from_page_cache(path) for path in (options.model, store.path)}
-    load = os.getloadavg()[0]
-    path = options.model if side.name == PEER else store.path
-    if cached[path] > _MOST_CACHED * side.weights:
-        figures = {'oom_kills': 0, 'failed': f'{cached[path] / 1e6:.0f} MB of {path} stay in the '
-                   'page cache because another process uses them; they would not count under '
-                   'the cap'}
+    cached = {path: drop_from_page_cache(path) for path in {other.weights for other in sides}}
+    load, left = os.getloadavg()[0], cached[side.weights]
+    if left > _MOST_CACHED * weight(side.weights):
+        found = {'failed': f'{left / 1e6:.0f} MB of {side.weights} stay in the page cache because '
+                 'another process uses them; they would not count under the cap', 'oom_kills': 0}
     else:
-        figures = run_capped(side.interpreter, side.worker,
-                             {**side.job, 'threads': threads, 'budget': allowance},
-                             side.bare + allowance, options.timeout)
+        found = run_capped(side.module, {**side.job, 'threads': threads, 'budget': allowance},
+                           side.bare + allowance, timeout)
     return {'side': side.name, 'allowance': allowance, 'threads': threads, 'load': load,
-            'bare': side.bare, 'still_cached': cached[path], **figures}
+            'bare': side.bare, **found}
 
 
-def parse() -> Namespace:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('model', type=Path, help='a .gguf file')
-    parser.add_argument('allowance', nargs='+', help="memory beside the bare process: '560MB'")
-    parser.add_argument('--store', type=Path, help='the flash store of that model (default: '
-                        'beside it, with int4 neurons; made when it is missing)')
-    parser.add_argument('--peer-python', metavar='PYTHON',
-                        help='an interpreter that has llama-cpp-python 0.3.36')
-    parser.add_argument('--threads', type=int, nargs='+', default=[1, 2])
-    parser.add_argument('--tokens', type=int, default=32, help='new tokens of each run')
-    parser.add_argument('--rounds', type=int, default=2, help='runs of each engine')
-    parser.add_argument('--context', type=int, default=512, help='tokens of prompt and answer')
-    parser.add_argument('--chunk', type=int, default=64, help='prompt tokens computed at once')
-    parser.add_argument('--sparsity', type=float, nargs='+',
-                        help='for sparse mode, beside the calibrated one (default: 0.7)')
-    parser.add_argument('--quality', action='store_true',
-                        help='also measure what each regime costs in perplexity')
-    parser.add_argument('--quality-tokens', type=int, default=1000)
-    parser.add_argument('--timeout', type=float, default=900.0, help='seconds for one run')
-    parser.add_argument('--json', type=Path)
-    options = parser.parse_args()
-    if options.tokens < 3:
-        parser.error(f'--tokens is {options.tokens}; it must be at least 3')
-    return options
+def weight(path: Path) -> int:
+    """Bytes of a file, or of all files in a folder."""
+    return sum(file.stat().st_size for file in ([path] if path.is_file() else path.rglob('*')))
 
 
-def main() -> int:
-    options = parse()
-    try:
-        allowances = [parse_byte_size('allowance', text) for text in options.allowance]
-        path = options.store or options.model.with_suffix('.int4.store')
-        store = FlashStore.open(ensure_store(options.model, path, neurons='int4'))
-    except (FlashLlmError, ValueError, OSError) as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
+def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """One row for the runs of one side. Times in seconds: percentiles over all tokens, medians
+    over runs.
+    """
+    row = {name: runs[0][name] for name in ('side', 'allowance', 'threads', 'bare')}
+    row |= {'oom_kills': sum(run['oom_kills'] for run in runs),
+            'why_not': next((run[key] for run in runs for key in ('refused', 'failed')
+                             if key in run), None)}
+    good = [run for run in runs if 'token_seconds' in run]
+    if not good:
+        return row
+    times = np.concatenate([run['token_seconds'] for run in good])
+    row |= {f'p{point}': float(np.percentile(times, point)) for point in (50, 95, 99)}
+    row |= {name: statistics.median(run[name] / len(run['token_seconds']) for run in good)
+            for name in ('bytes', 'reads', 'cpu_seconds')}
+    return row | {
+        'tokens_per_second': statistics.median(
+            len(run['token_seconds']) / sum(run['token_seconds']) for run in good),
+        'first_token': statistics.median(run['first_token_seconds'] for run in good),
+        'peak': max(run['peak'] for run in good)}
+
+
+def cells(row: dict[str, Any], peer: float | None) -> list[str]:
+    """`peer`: its tokens per second."""
+    if 'p50' not in row:
+        return [row['side'], '-', *[''] * 9, str(row['oom_kills'])]
+    speed = row['tokens_per_second']
+    return [row['side'], f'{speed:.2f}', f'{speed / peer:.2f}' if peer else '',
+            *(f'{row[name] * 1e3:.1f}' for name in ('p50', 'p95', 'p99')),
+            f'{row["first_token"]:.2f}', f'{row["bytes"] / 1e6:.1f}', f'{row["reads"]:.0f}',
+            f'{row["cpu_seconds"] * 1e3:.0f}', f'{row["peak"] / 1e6:.0f}', str(row['oom_kills'])]
+
+
+def print_rows(rows: list[dict[str, Any]]) -> str:
+    """Print a table for each allowance and number of threads; returns the headline."""
+    parts = []
+    for allowance, threads in dict.fromkeys((row['allowance'], row['threads']) for row in rows):
+        mine = [row for row in rows if (row['allowance'], row['threads']) == (allowance, threads)]
+        peer = next((row for row in mine if row['side'] == PEER), {}).get('tokens_per_second')
+        what = f'{allowance / 1e6:.0f} MB, {threads} thr.'
+        show(('engine', 'tokens/s', 'gain', 'p50 ms', 'p95', 'p99', 'first token s', 'MB/token',
+              'reads', 'CPU ms', 'peak RSS MB', 'OOM kills'),
+             [cells(row, peer) for row in mine], what)
+        for why in dict.fromkeys(row['why_not'] for row in mine if row['why_not']):
+            print(f'{", ".join(row["side"] for row in mine if row["why_not"] == why)}: {why}')
+        speeds = [(row['side'], row.get('tokens_per_second')) for row in mine
+                  if row['side'] != PEER]
+        parts.append(f'{what}: ' + ', '.join(
+            f'{name} ' + ('no run' if speed is None else f'{speed / peer:.2f}x' if peer
+                          else f'{speed:.2f} tokens/s') for name, speed in speeds))
+    print('gain: tokens/s beside llama.cpp. MB and reads per token: ours as the engine counts '
+          'them, those of llama.cpp from /proc/self/io and its major page faults.')
+    return f'against llama.cpp: {"; ".join(parts)}'
+
+
+def measure(options: Namespace) -> Report:
+    path = options.store or options.model.with_suffix('.int4.store')
+    store = FlashStore.open(ensure_store(options.model, path, neurons='int4'))
     sides = sides_of(options, store)
-    quality = quality_of(options, store, sides)
-    floors = Floors(store, options.threads)
-    runs: list[dict[str, Any]] = []
-    order = [(allowance, threads, side) for allowance in allowances for threads in options.threads
-             for _ in range(options.rounds) for side in sides]
+    cases = [(allowance, threads) for allowance in options.allowance
+             for threads in options.threads]
+    runs = {(case, side.name): [] for case in cases for side in sides}
+    order = [(case, side) for case in cases for _ in range(options.rounds) for side in sides]
     with Steps() as steps:
-        for allowance, threads, side in order:
-            runs.append(measure(side, allowance, threads, options, store))
-            steps('runs', len(runs), len(order))
-    floors.measure_again()
-    rows = [summary(side, allowance, threads, runs, floors, quality)
-            for allowance in allowances for threads in options.threads for side in sides]
-    show(rows, floors)
-    if options.json:
-        options.json.write_text(json.dumps({
-            'model': str(options.model), 'store': str(store.path), 'processor': processor(),
-            'prompt_tokens': len(sides[0].job['tokens']), 'floors': floors.to_dict(),
-            'quality': quality, 'rows': rows, 'runs': runs}, indent=2) + '\n')
-    print(headline(options.model.name, rows))
-    return 0
+        for done, (case, side) in enumerate(order, 1):
+            runs[case, side.name].append(one_run(side, sides, *case, options.timeout))
+            steps('runs', done, len(order))
+    rows = [summary(found) for found in runs.values()]
+    headline = print_rows(rows)
+    return Report({'model': str(options.model), 'store': str(path), 'rows': rows,
+                   'prompt_tokens': len(sides[0].job['tokens']),
+                   'runs': [run for found in runs.values() for run in found]},
+                  f'{options.model.name} {headline}')
 
 
-def processor() -> str:
-    try:
-        with open('/proc/cpuinfo', encoding='utf-8') as file:
-            name = next(line.split(':', 1)[1].strip() for line in file if 'model name' in line)
-    except (OSError, StopIteration):
-        name = platform.machine()
-    return f'{os.cpu_count()} x {name}'
+def parser() -> ArgumentParser:
+    result = command(__doc__)
+    result.add_argument('model', type=Path, help='a .gguf file')
+    result.add_argument('allowance', type=byte_size, nargs='+',
+                        help="memory beside the bare process: '560MB'")
+    result.add_argument('--store', type=Path, help='the flash store of that model (default: '
+                        'beside it, with int4 neurons; made when it is missing)')
+    result.add_argument('--threads', type=at_least(1), nargs='+', default=[1, 2])
+    result.add_argument('--tokens', type=at_least(3), default=32, help='new tokens of each run')
+    result.add_argument('--rounds', type=at_least(1), default=2, help='runs of each engine')
+    result.add_argument('--context', type=int, default=512, help='tokens of prompt and answer')
+    result.add_argument('--chunk', type=int, default=64, help='prompt tokens computed at once')
+    result.add_argument('--timeout', type=float, default=900.0, help='seconds for one run')
+    return result
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run(parser(), measure))

@@ -8,7 +8,8 @@ import sys
 from hostile_constraints import HOSTILE
 import pytest
 
-from bench.memory.budget import PEAK_SLACK, run_worker
+from bench.memory.budget import PEAK_SLACK, WORKER, job_of
+from bench.support.worker import run_worker
 from flash_llm_ros.engine.request.constrained_decoding import WORK_BYTES
 
 SCRIPT = Path(__file__).parents[1] / 'support/hostile_constraints.py'
@@ -32,6 +33,6 @@ def test_hostile_constraints(plain_store: Path) -> None:
 @pytest.mark.timeout(120)
 def test_the_budget_holds_with_constraints(plain_store: Path) -> None:
     budget = 120_000_000
-    figures = run_worker(plain_store, budget, 'exact', 40, structured=True)
+    figures = run_worker(WORKER, job_of(plain_store, budget, 'exact', 40, structured=True))
     assert figures['peak'] - figures['bare'] < budget + PEAK_SLACK
     assert figures['planned'] <= budget

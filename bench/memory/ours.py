@@ -1,4 +1,4 @@
-"""The process of our engine that bench/capped.py measures: one prompt, greedy, figures as JSON."""
+"""The process of our engine that bench.memory.capped measures: one prompt, greedy, JSON out."""
 
 from dataclasses import replace
 import json
@@ -8,12 +8,7 @@ import time
 
 import numpy as np
 
-from bench.support.process_figures import (
-    cpu_seconds,
-    device_bytes,
-    peak_resident_bytes,
-    resident_bytes,
-)
+from bench.support.process_figures import cpu_seconds, peak_resident_bytes, resident_bytes
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.store.errors import FlashLlmError
 
@@ -21,15 +16,14 @@ from flash_llm_ros.store.errors import FlashLlmError
 def main() -> None:
     bare = resident_bytes()
     job = json.loads(sys.argv[1])
-    if job['bare']:
+    if 'bare' in job:
         print(json.dumps({'bare': bare}))
         return
     begin = time.perf_counter()
     try:
         engine = Engine.open(EngineConfig(
             Path(job['store']), job['budget'], job['mode'], context_length=job['context'],
-            prefill_chunk=job['batch'], sparsity=job['sparsity'],
-            neuron_share=job['neuron_share'], threads=job['threads'],
+            prefill_chunk=job['batch'], threads=job['threads'],
             lookup_tokens=job['lookup_tokens']))
     except FlashLlmError as error:
         print(json.dumps({'refused': str(error)}))
@@ -50,18 +44,14 @@ def main() -> None:
     used = {name: value - before[name] for name, value in _counts(engine).items()}
     print(json.dumps({
         'open_seconds': opened - begin, 'first_token_seconds': times[0] - opened,
-        'token_seconds': np.diff(times).tolist(), 'tokens': generation.tokens,
+        'token_seconds': np.diff(times).tolist(), 'text': generation.text,
         'bytes': used['flash_bytes'], 'reads': used['flash_reads'], 'cpu_seconds': used['cpu'],
-        'device_bytes': used['device'], 'hits': used['hits'], 'misses': used['misses'],
-        'passes': len(times) - 1 - generation.stats.right_guesses,
-        'guessed_tokens': generation.stats.guessed_tokens,
-        'active_fraction': used['active_neurons'] / used['total_neurons'],
         'peak': peak_resident_bytes(), 'kernels': engine.model.window.core.kernels,
-        'plan': engine.plan.table(), 'text': generation.text}))
+        'plan': engine.plan.table()}))
 
 
 def _counts(engine: Engine) -> dict[str, float]:
-    return {**engine.stats(), 'cpu': cpu_seconds(), 'device': device_bytes()}
+    return {**engine.stats(), 'cpu': cpu_seconds()}
 
 
 if __name__ == '__main__':
