@@ -21,7 +21,8 @@ from torch.nn import functional
 
 from flash_llm_ros.calibrate.distillation import Divergence, ReluBlocks, SiluBlocks
 from flash_llm_ros.calibrate.torch_model import MATRIX, FeedForward, TorchModel, gated_weights
-from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint
+from flash_llm_ros.checkpoint.errors import CheckpointError
 
 _FIRST_PENALTY, _LEAST_PENALTY, _MOST_PENALTY = 0.05, 1e-4, 10.0
 _PENALTY_STEP = 0.1             # largest change of the penalty's logarithm in a step

@@ -2,30 +2,33 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from numpy.typing import NDArray
 
+from flash_llm_ros.checkpoint.errors import CheckpointError
+from flash_llm_ros.checkpoint.families.family import Family, Tensor
 from flash_llm_ros.checkpoint.weight_scales import WeightScales
 from flash_llm_ros.model_spec import ModelSpec
 
 
-class CheckpointError(ValueError):
-    """The checkpoint cannot be used; the sentence says what is wrong with which file."""
-
-
 class Checkpoint(ABC):
-    """What `convert` reads. Tensor names are the canonical ones of `families`."""
+    """What `convert` reads. Tensors have the canonical names of `families`."""
 
     path: Path
     spec: ModelSpec
     scales: WeightScales                # folded into what `rows` gives
-    family: ModuleType
+    family: Family
     tokenizer_json: str
     chat_template: str                  # empty when the checkpoint has none
     files: tuple[Path, ...]             # what was read, for the manifest's source hashes
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        """All that there must be, by canonical name."""
+        return {tensor.name: tensor for tensor in self.family.tensors(self.spec)}
 
     @abstractmethod
     def shape(self, name: str) -> tuple[int, ...]:
@@ -47,37 +50,13 @@ class Checkpoint(ABC):
 
     def check_tensors(self) -> None:
         """Raise CheckpointError for a tensor of another shape, and for a bias nobody would add."""
-        shapes = self.family.tensor_shapes(self.spec)
-        known = {rename(name) for rename in (self.family.huggingface_name, self.family.gguf_name)
-                 for name in shapes}
+        known = {name for tensor in self.tensors.values()
+                 for name in (tensor.huggingface, tensor.gguf)}
         for name in self.stored_names():
             if name.endswith('.bias') and name not in known:
                 raise CheckpointError(f'{self.path}: tensor {name} is a bias; the '
                                       f'{self.spec.model_type} family here has no such')
-        for name, expected in shapes.items():
-            if (found := self.shape(name)) != expected:
+        for name, tensor in self.tensors.items():
+            if (found := self.shape(name)) != tensor.shape:
                 raise CheckpointError(f'{self.path}: tensor {name} has shape {found}; '
-                                      f'the configuration asks for {expected}')
-
-
-def open_checkpoint(path: str | Path, ffn: str | Path | None = None) -> Checkpoint:
-    """Open a GGUF file or a Hugging Face folder; raises CheckpointError and OSError.
-
-    `ffn`: a file of feed-forward weights that take the place of the checkpoint's own.
-    """
-    checkpoint = _open(Path(path))
-    if ffn is None:
-        return checkpoint
-    from flash_llm_ros.checkpoint.replaced_ffn import ReplacedFfn
-    return ReplacedFfn(checkpoint, Path(ffn))
-
-
-def _open(path: Path) -> Checkpoint:
-    if path.is_dir():
-        from flash_llm_ros.checkpoint.huggingface import HuggingFaceCheckpoint
-        return HuggingFaceCheckpoint(path)
-    if path.is_file():
-        from flash_llm_ros.checkpoint.gguf_file import GgufCheckpoint
-        return GgufCheckpoint(path)
-    raise CheckpointError(f'{path} does not exist; a checkpoint is a Hugging Face folder '
-                          'or a .gguf file')
+                                      f'the configuration asks for {tensor.shape}')

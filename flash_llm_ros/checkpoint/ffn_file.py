@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load, save
 
-from flash_llm_ros.checkpoint.checkpoint import CheckpointError
+from flash_llm_ros.checkpoint.errors import CheckpointError
 
 SUFFIX = '.ffn'
 _STEP = 0.072           # of the row's root mean square

@@ -9,11 +9,11 @@ import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint
+from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.families import family
 from flash_llm_ros.checkpoint.gguf_tokenizer import LLAMA3_SPLITS, tokenizer_json
-from flash_llm_ros.checkpoint.weight_scales import WeightScales
-from flash_llm_ros.model_spec import EmbeddingSpec, ModelSpec
+from flash_llm_ros.model_spec import ModelSpec
 
 
 class GgufCheckpoint(Checkpoint):
@@ -44,9 +44,9 @@ class GgufCheckpoint(Checkpoint):
         return self._tensors
 
     def _stored_rows(self, name: str, start: int, stop: int | None) -> NDArray[np.float32]:
-        tensor, part = self._tensor(name), name.rpartition('.')[2]
-        if part in self.family.GGUF_PERMUTED:
-            return self._unpermuted(tensor, part)[start:stop]
+        tensor = self._tensor(name)
+        if heads := self.tensors[name].interleaved_heads:
+            return self._in_halves(tensor, heads)[start:stop]
         return self._dequantised(tensor, slice(start, stop))
 
     def _dequantised(self, tensor: Any, rows: slice) -> NDArray[np.float32]:
@@ -58,32 +58,31 @@ class GgufCheckpoint(Checkpoint):
                                   'dequantise') from None
         return np.ascontiguousarray(values, dtype=np.float32)
 
-    def _unpermuted(self, tensor: Any, part: str) -> NDArray[np.float32]:
-        """Rows of q or k back in the order of the Hugging Face rotary layout."""
-        heads = self.spec.attention.heads if part == 'q' else self.spec.attention.kv_heads
+    def _in_halves(self, tensor: Any, heads: int) -> NDArray[np.float32]:
+        """Rows that turn together are neighbours in GGUF, half a head apart in the engine."""
         rows = self._dequantised(tensor, slice(None))
-        pairs = rows.reshape(heads, self.spec.attention.head_dim // 2, 2, -1)
+        pairs = rows.reshape(heads, len(rows) // heads // 2, 2, -1)
         return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
 
     def _tensor(self, name: str) -> Any:
-        key = self.family.gguf_name(name)
+        key = self.tensors[name].gguf
         if key not in self._tensors:
             raise CheckpointError(f'{self.path}: tensor {key} is missing')
         return self._tensors[key]
 
     def _spec(self, fields: dict[str, Any]) -> ModelSpec:
-        name = fields.get('general.name') or self.path.stem
-        data = self.family.spec_from_gguf(fields, name)
-        self.scales = data.pop('scales', WeightScales())
-        if (factors := self._tensors.get('rope_freqs.weight')) is not None:
-            data['positions'] = replace(
-                data['positions'], factors=tuple(float(f) for f in factors.data.ravel()))
-        embedding = EmbeddingSpec(data.pop('vocab_size'), 'output.weight' not in self._tensors)
+        config = self.family.config_of_gguf(fields)
+        self.scales = self.family.scales(config)
         ends = [fields.get(f'tokenizer.ggml.{key}_token_id') for key in ('eos', 'eot')]
         adds = fields.get('tokenizer.ggml.add_bos_token',   # else what llama.cpp assumes
                           fields.get('tokenizer.ggml.model') == 'llama'
                           or fields.get('tokenizer.ggml.pre') in LLAMA3_SPLITS)
-        return ModelSpec(
-            **data, embedding=embedding,
+        spec = self.family.spec(
+            config, fields.get('general.name') or self.path.stem,
+            tied='output.weight' not in self._tensors,
             end_tokens=tuple(dict.fromkeys(int(end) for end in ends if end is not None)),
             begin_token=int(fields['tokenizer.ggml.bos_token_id']) if adds else None)
+        if (factors := self._tensors.get('rope_freqs.weight')) is None:
+            return spec
+        return replace(spec, positions=replace(
+            spec.positions, factors=tuple(float(factor) for factor in factors.data.ravel())))

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
-from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint
+from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.families import family
-from flash_llm_ros.checkpoint.weight_scales import WeightScales
-from flash_llm_ros.model_spec import EmbeddingSpec, ModelSpec
+from flash_llm_ros.model_spec import ModelSpec
 
 _DTYPES = ('F64', 'F32', 'F16', 'BF16')
 
@@ -58,7 +58,7 @@ class HuggingFaceCheckpoint(Checkpoint):
                                     dtype=np.float32)
 
     def _slice(self, name: str) -> Any:
-        key = self.family.huggingface_name(name)
+        key = self.tensors[name].huggingface
         if key not in self._index:
             raise CheckpointError(f'{self.path}: tensor {key} is missing')
         try:
@@ -71,11 +71,9 @@ class HuggingFaceCheckpoint(Checkpoint):
         end = config.get('eos_token_id') if end is None else end
         end = tuple(end) if isinstance(end, list) else () if end is None else (end,)
         tied = config.get('tie_word_embeddings', not has_head) or not has_head
-        data = self.family.spec_from_huggingface(config, self.path.resolve().name)
-        self.scales = data.pop('scales', WeightScales())
-        embedding = EmbeddingSpec(data.pop('vocab_size'), tied)
-        return ModelSpec(**data, embedding=embedding, end_tokens=end,
-                         begin_token=self._begin_token(config, tokenizer))
+        self.scales = self.family.scales(config)
+        return self.family.spec(config, self.path.resolve().name, tied, end,
+                                self._begin_token(config, tokenizer))
 
     def _begin_token(self, config: dict[str, Any], tokenizer: Tokenizer) -> int | None:
         """The settings decide; where they are silent, what the tokenizer itself puts in front."""

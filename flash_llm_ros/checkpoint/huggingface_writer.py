@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import save_file
 
-from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint
+from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.huggingface import HuggingFaceCheckpoint
 from flash_llm_ros.checkpoint.weight_scales import WeightScales
 from flash_llm_ros.model_spec import ModelSpec
@@ -51,10 +52,9 @@ def _write(path: Path, text: str) -> None:
 def _tensors(source: Checkpoint,
              replaced: dict[str, NDArray[np.float32]]) -> dict[str, NDArray[Any]]:
     tensors = {}
-    for name in source.family.tensor_shapes(source.spec):
+    for name, tensor in source.tensors.items():
         rows = replaced[name] if name in replaced else source.rows(name)
-        tensors[source.family.huggingface_name(name)] = (rows if rows.ndim == 1
-                                                         else _halves(source, name, rows))
+        tensors[tensor.huggingface] = rows if rows.ndim == 1 else _halves(source, name, rows)
     return tensors
 
 

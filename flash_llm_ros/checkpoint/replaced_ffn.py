@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint
+from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.ffn_file import FfnFile
 
 
@@ -25,16 +26,16 @@ class ReplacedFfn(Checkpoint):
                         relu_threshold=self._ffn.relu_threshold)
         self.spec = replace(base.spec, name=path.stem, feed_forward=block)
         self._names = frozenset(self._ffn.names)
-        for name, expected in base.family.tensor_shapes(base.spec).items():
+        for name, tensor in base.tensors.items():
             part = name.rpartition('.')[2]
             if part not in ('gate', 'up', 'down'):
                 continue
             if name not in self._names:
                 raise CheckpointError(f'{path} lacks {name}, which {base.path} has')
-            if (found := self._ffn.shape(name)) != expected:
+            if (found := self._ffn.shape(name)) != tensor.shape:
                 raise CheckpointError(f'{path}: tensor {name} has shape {found}; that of '
-                                      f'{base.path} has {expected}')
-        if unknown := self._names - base.family.tensor_shapes(base.spec).keys():
+                                      f'{base.path} has {tensor.shape}')
+        if unknown := self._names - base.tensors.keys():
             raise CheckpointError(f'{path} has {min(unknown)}, which {base.path} has not')
 
     def shape(self, name: str) -> tuple[int, ...]:

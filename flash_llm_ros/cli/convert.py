@@ -3,7 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from flash_llm_ros.checkpoint.checkpoint import CheckpointError
+from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.convert.conversion import ConversionOptions, convert

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint
+from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.huggingface_writer import write_huggingface
+from flash_llm_ros.checkpoint.open import open_checkpoint
 from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.convert.calibration_text import read_texts

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flash_llm_ros.calibrate.threshold_search import DEFAULT_SPARSITY
-from flash_llm_ros.checkpoint.checkpoint import Checkpoint, open_checkpoint
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint
+from flash_llm_ros.checkpoint.open import open_checkpoint
 from flash_llm_ros.convert.calibration import CalibrationOptions, calibrate_new
 from flash_llm_ros.convert.calibration_text import default_text
 from flash_llm_ros.convert.section_formats import INT4_LOSS, SectionFormats

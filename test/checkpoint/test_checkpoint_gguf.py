@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from tiny_checkpoint import write_checkpoint
 
-from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError, open_checkpoint
-from flash_llm_ros.checkpoint.families.llama import gguf_name
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint
+from flash_llm_ros.checkpoint.errors import CheckpointError
+from flash_llm_ros.checkpoint.open import open_checkpoint
 
 HALF = np.dtype('<f2')
 
@@ -101,8 +102,9 @@ def test_plain_values_and_the_order_of_rows(checkpoint_folder: Path, gguf_file: 
     tensors = write_gguf(checkpoint_folder, gguf_file, kind)
     checkpoint = open_checkpoint(gguf_file)
     precision = {Type.F32: 0.0, Type.F16: 2.0 ** -11, Type.BF16: 2.0 ** -8}[kind]
-    for name in checkpoint.family.tensor_shapes(checkpoint.spec):
-        original, rows = tensors[gguf_name(name)], checkpoint.rows(name)
+    assert {tensor.gguf for tensor in checkpoint.tensors.values()} == tensors.keys()
+    for name, tensor in checkpoint.tensors.items():
+        original, rows = tensors[tensor.gguf], checkpoint.rows(name)
         assert rows.dtype == np.float32 and rows.flags.c_contiguous
         np.testing.assert_allclose(rows, original, rtol=precision, atol=1e-7, err_msg=name)
         np.testing.assert_array_equal(checkpoint.rows(name, 5, 12), rows[5:12], err_msg=name)
@@ -202,9 +204,9 @@ def test_missing_metadata(checkpoint_folder: Path, gguf_file: Path, key: str) ->
     ({'llama.attention.head_count': [4, 4, 2]}, ('model.gguf',)),
     ({'llama.embedding_length': 0, 'llama.attention.key_length': 16}, ('hidden_size', '0')),
     ({'llama.embedding_length': 128, 'llama.rope.dimension_count': 32}, ('embedding', '128')),
-    ({'llama.expert_count': 8}, ('expert_count',)),
+    ({'llama.expert_count': 8}, ('mixtures of experts',)),
     ({'llama.rope.scaling.type': 'yarn'}, ("'yarn'",)),
-    ({'llama.rope.dimension_count': 8}, ('rope.dimension_count', '8', '16')),
+    ({'llama.rope.dimension_count': 8}, ('rotary_dim', '8', '16')),
     ({'tokenizer.ggml.model': 'bert'}, ("'bert'", 'gpt2')),
     ({'tokenizer.ggml.pre': 'deepseek-llm'}, ("'deepseek-llm'", 'smollm')),
     ({'tokenizer.ggml.token_type': [1] * 10}, ('model.gguf',)),

@@ -9,7 +9,8 @@ from tiny_checkpoint import write_checkpoint
 import torch
 from transformers import AutoModelForCausalLM
 
-from flash_llm_ros.checkpoint.checkpoint import CheckpointError, open_checkpoint
+from flash_llm_ros.checkpoint.errors import CheckpointError
+from flash_llm_ros.checkpoint.open import open_checkpoint
 from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 

@@ -8,15 +8,17 @@ import pytest
 from safetensors.numpy import load, save
 from tiny_checkpoint import write_checkpoint
 
-from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint
+from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.ffn_file import FfnFile, write_ffn_file
+from flash_llm_ros.checkpoint.open import open_checkpoint
 from flash_llm_ros.cli.main import main
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.neuron_reader import NeuronReader
 
 
 def ffn_of(checkpoint: Checkpoint) -> dict[str, np.ndarray]:
-    return {name: checkpoint.rows(name) for name in checkpoint.family.tensor_shapes(checkpoint.spec)
+    return {name: checkpoint.rows(name) for name in checkpoint.tensors
             if name.rpartition('.')[2] in ('gate', 'up', 'down')}
 
 
@@ -56,7 +58,7 @@ def test_the_rest_is_the_base_s(base: Path, trained: dict[str, np.ndarray], tmp_
     assert (both.spec.name, both.spec.feed_forward.activation) == ('relu', 'relu')
     assert own.spec.feed_forward.activation == 'silu'
     assert both.files == (*own.files, tmp_path / 'relu.ffn')
-    for name in own.family.tensor_shapes(own.spec):
+    for name in own.tensors:
         if name in trained:
             assert np.abs(both.rows(name) - trained[name]).mean() < 0.05 * trained[name].std()
             np.testing.assert_array_equal(both.rows(name, 3, 9), both.rows(name)[3:9])

@@ -13,8 +13,9 @@ from tiny_checkpoint import write_checkpoint
 import torch
 from transformers import LlamaForCausalLM, PreTrainedModel
 
-from flash_llm_ros.checkpoint.checkpoint import CheckpointError, open_checkpoint
+from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.huggingface_writer import write_huggingface
+from flash_llm_ros.checkpoint.open import open_checkpoint
 from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 
@@ -97,7 +98,7 @@ def test_gguf_is_the_same_model(checkpoint: Path, tmp_path: Path) -> None:
     folder, file = open_checkpoint(checkpoint), open_checkpoint(tmp_path / 'model.gguf')
     assert file.spec.embedding.tied == folder.spec.embedding.tied
     assert file.spec.feed_forward.activation == 'silu'
-    for name in folder.family.tensor_shapes(folder.spec):
+    for name in folder.tensors:
         np.testing.assert_allclose(file.rows(name), folder.rows(name), rtol=1e-6)
         np.testing.assert_array_equal(file.rows(name, 3, 7), file.rows(name)[3:7])
 

@@ -12,8 +12,9 @@ import torch
 from transformers import LlamaForCausalLM, OPTConfig, OPTForCausalLM, PreTrainedModel
 
 from flash_llm_ros.calibrate.ordered_store import OrderOptions, order_store
-from flash_llm_ros.checkpoint.checkpoint import CheckpointError, open_checkpoint
+from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.ffn_file import write_ffn_file
+from flash_llm_ros.checkpoint.open import open_checkpoint
 from flash_llm_ros.convert.calibration import CalibrationOptions, recalibrate
 from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.convert.ffn_weights import FfnWeights

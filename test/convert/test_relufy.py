@@ -16,8 +16,10 @@ from flash_llm_ros.calibrate.distillation import Divergence, ReluBlocks, SiluBlo
 from flash_llm_ros.calibrate.relufy import Measured, Relufication, RelufyOptions, Step
 from flash_llm_ros.calibrate.teacher_text import user_turn, written_by
 from flash_llm_ros.calibrate.torch_model import MATRIX, KvCache, TorchModel, gated_weights
-from flash_llm_ros.checkpoint.checkpoint import Checkpoint, CheckpointError, open_checkpoint
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint
+from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.huggingface_writer import write_huggingface
+from flash_llm_ros.checkpoint.open import open_checkpoint
 from flash_llm_ros.cli.main import main
 from flash_llm_ros.model_spec import ModelSpec
 
@@ -261,7 +263,7 @@ def test_replaced_tensors_and_settings(tmp_path: Path) -> None:
     write_huggingface(source, tmp_path / 'copy', {'hidden_act': 'relu'}, {'layers.1.gate': gate})
     copy = open_checkpoint(tmp_path / 'copy')
     np.testing.assert_array_equal(copy.rows('layers.1.gate'), gate)
-    for name in source.family.tensor_shapes(source.spec):
+    for name in source.tensors:
         if name != 'layers.1.gate':
             np.testing.assert_allclose(copy.rows(name), source.rows(name), rtol=1e-3, atol=1e-7)
     assert json.loads((tmp_path / 'copy/config.json').read_text())['hidden_act'] == 'relu'

@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 
 from bench.quality.fidelity import engine_logits, mean_divergence
 from flash_llm_ros.calibrate.ordered_store import OrderOptions, order_store
-from flash_llm_ros.checkpoint.checkpoint import open_checkpoint
+from flash_llm_ros.checkpoint.open import open_checkpoint
 from flash_llm_ros.convert.calibration_text import default_text
 from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.convert.rounding_trial import RoundingTrial, int4_rounded

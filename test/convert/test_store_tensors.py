@@ -13,7 +13,7 @@ from bench.quality.fidelity import engine_logits
 from flash_llm_ros.calibrate.distillation import SiluBlocks
 from flash_llm_ros.calibrate.store_tensors import StoreTensors
 from flash_llm_ros.calibrate.torch_model import MATRIX, TorchModel, gated_weights
-from flash_llm_ros.checkpoint.checkpoint import open_checkpoint
+from flash_llm_ros.checkpoint.open import open_checkpoint
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.writer import StoreFormat, StoreWriter

@@ -12,7 +12,7 @@ import torch
 from bench.quality.fidelity import engine_logits, perplexity
 from bench.quality.held_out_text import held_out_text
 from bench.quality.reference_model import load_reference, reference_logits
-from flash_llm_ros.checkpoint.checkpoint import open_checkpoint
+from flash_llm_ros.checkpoint.open import open_checkpoint
 from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import Engine, EngineConfig
 

@@ -1,14 +1,23 @@
-"""One module per architecture family, named after the checkpoint's model_type."""
+"""Architecture families by the checkpoints' model_type; doc/add_a_family.md says how to add one."""
 
-from importlib import import_module
-from pkgutil import iter_modules
-from types import ModuleType
+from flash_llm_ros.checkpoint.families.family import Family
+from flash_llm_ros.checkpoint.families.llama import Llama
+from flash_llm_ros.checkpoint.families.minicpm import MiniCpm
+from flash_llm_ros.checkpoint.families.opt import Opt
+from flash_llm_ros.checkpoint.families.qwen2 import Qwen2
+
+FAMILIES: dict[str, Family] = {
+    'llama': Llama(),
+    'minicpm': MiniCpm(),
+    'opt': Opt(),
+    'qwen2': Qwen2(),
+    'sparsellama': Llama(),             # ProSparse's name for llama with FATReLU
+}
 
 
-def family(model_type: str) -> ModuleType:
-    """The module of an architecture family; raises ValueError with what is supported."""
-    known = sorted(module.name for module in iter_modules(__path__))
-    if model_type not in known:
+def family(model_type: object) -> Family:
+    """Raises ValueError with what is supported."""
+    if not (isinstance(model_type, str) and model_type in FAMILIES):
         raise ValueError(f'model type {model_type!r} is not supported; supported: '
-                         f'{", ".join(known)}')
-    return import_module(f'{__name__}.{model_type}')
+                         f'{", ".join(FAMILIES)}')
+    return FAMILIES[model_type]

@@ -1,0 +1,5 @@
+"""What is wrong with a checkpoint."""
+
+
+class CheckpointError(ValueError):
+    """The checkpoint cannot be used; the sentence says what is wrong with which file."""

@@ -1,0 +1,103 @@
+"""What an architecture family says of its checkpoints: the parts of its specification, its tensors.
+
+A family reads the settings under the names that config.json has for them; `gguf_config` gives
+those of a GGUF file under the same names.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+from flash_llm_ros.checkpoint.gguf_config import GgufConfig
+from flash_llm_ros.checkpoint.weight_scales import WeightScales
+from flash_llm_ros.model_spec import (
+    AttentionSpec,
+    EmbeddingSpec,
+    FeedForwardSpec,
+    ModelSpec,
+    NormSpec,
+    PositionSpec,
+)
+
+Config = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor under the engine's name and those of the two kinds of files."""
+
+    name: str               # as in layers.3.q; in a layer's own list only q
+    huggingface: str
+    gguf: str               # empty where the family has no GGUF files
+    shape: tuple[int, ...]  # [out, in] of a matrix
+    interleaved_heads: int = 0  # GGUF pairs the rows of so many heads, as llama's paper turns them
+
+
+class Family(ABC):
+    """One architecture. Every method but `tensors` raises ValueError for what is unsupported."""
+
+    huggingface_layers = 'model.layers'
+
+    @abstractmethod
+    def attention(self, config: Config) -> AttentionSpec: ...
+
+    @abstractmethod
+    def feed_forward(self, config: Config) -> FeedForwardSpec: ...
+
+    @abstractmethod
+    def norm(self, config: Config) -> NormSpec: ...
+
+    @abstractmethod
+    def positions(self, config: Config) -> PositionSpec: ...
+
+    @abstractmethod
+    def model_tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
+        """Those that are no layer's."""
+
+    @abstractmethod
+    def layer_tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
+        """Those of one layer, in the order in which a token meets them."""
+
+    def scales(self, config: Config) -> WeightScales:
+        """What the family multiplies with beside its weights."""
+        return WeightScales()
+
+    def config_of_gguf(self, fields: dict[str, Any]) -> Config:
+        """The metadata of a GGUF file as config.json would have it."""
+        return GgufConfig(fields)
+
+    def spec(self, config: Config, name: str, tied: bool, end_tokens: tuple[int, ...],
+             begin_token: int | None) -> ModelSpec:
+        """`tied`: whether the output head is the embedding. KeyError names a missing setting."""
+        return ModelSpec(
+            name=name, model_type=config['model_type'], hidden_size=config['hidden_size'],
+            layers=config['num_hidden_layers'], max_context=config['max_position_embeddings'],
+            attention=self.attention(config), feed_forward=self.feed_forward(config),
+            norm=self.norm(config), positions=self.positions(config),
+            embedding=EmbeddingSpec(config['vocab_size'], tied), end_tokens=end_tokens,
+            begin_token=begin_token)
+
+    def tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
+        """All that a checkpoint of this specification must have."""
+        yield from self.model_tensors(spec)
+        for layer in range(spec.layers):
+            for tensor in self.layer_tensors(spec):
+                yield replace(
+                    tensor, name=f'layers.{layer}.{tensor.name}', gguf=f'blk.{layer}.{tensor.gguf}',
+                    huggingface=f'{self.huggingface_layers}.{layer}.{tensor.huggingface}')
+
+
+def matrix(name: str, huggingface: str, gguf: str, shape: tuple[int, int], bias: bool = False,
+           interleaved_heads: int = 0) -> Iterator[Tensor]:
+    """A matrix [out, in], and what is added to its product."""
+    yield Tensor(name, f'{huggingface}.weight', f'{gguf}.weight', shape, interleaved_heads)
+    if bias:
+        yield Tensor(f'{name}_bias', f'{huggingface}.bias', f'{gguf}.bias', shape[:1],
+                     interleaved_heads)
+
+
+def norm(name: str, huggingface: str, gguf: str, size: int, spec: NormSpec) -> Iterator[Tensor]:
+    yield Tensor(name, f'{huggingface}.weight', f'{gguf}.weight', (size,))
+    if spec.kind == 'layer':
+        yield Tensor(f'{name}_bias', f'{huggingface}.bias', f'{gguf}.bias', (size,))

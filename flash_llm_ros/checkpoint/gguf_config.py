@@ -1,0 +1,34 @@
+"""The metadata of a GGUF file under the names that config.json has for them."""
+
+from typing import Any
+
+_KEYS = {                               # config.json: GGUF, behind the architecture's name
+    'hidden_size': 'embedding_length',
+    'num_hidden_layers': 'block_count',
+    'max_position_embeddings': 'context_length',
+    'num_attention_heads': 'attention.head_count',
+    'num_key_value_heads': 'attention.head_count_kv',
+    'head_dim': 'attention.key_length',
+    'rms_norm_eps': 'attention.layer_norm_rms_epsilon',
+    'intermediate_size': 'feed_forward_length',
+    'hidden_act': 'hidden_act',
+    'num_experts': 'expert_count',
+    'rope_theta': 'rope.freq_base',
+    'rotary_dim': 'rope.dimension_count',
+}
+
+
+class GgufConfig(dict[str, Any]):
+    """A dict whose KeyError has the file's own name of what is missing."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        self._architecture = kind = fields['general.architecture']
+        super().__init__({name: fields[f'{kind}.{key}'] for name, key in _KEYS.items()
+                          if f'{kind}.{key}' in fields})
+        self['model_type'] = kind
+        self['vocab_size'] = len(fields['tokenizer.ggml.tokens'])
+        self['rope_scaling'] = {'rope_type': fields.get(f'{kind}.rope.scaling.type', 'none'),
+                                'factor': fields.get(f'{kind}.rope.scaling.factor', 1.0)}
+
+    def __missing__(self, name: str) -> Any:
+        raise KeyError(f'{self._architecture}.{_KEYS.get(name, name)}')
