@@ -18,12 +18,12 @@ from flash_llm_ros.calibrate.distillation import SiluBlocks
 from flash_llm_ros.calibrate.self_distillation import SelfDistillation
 from flash_llm_ros.calibrate.store_tensors import StoreTensors
 from flash_llm_ros.calibrate.tail_correction import LowRankMap
+from flash_llm_ros.calibrate.threshold_search import activation_limits, down_norms
 from flash_llm_ros.calibrate.torch_model import MATRIX, GatedWeights, TorchModel, gated_weights
 from flash_llm_ros.convert.calibration import CalibrationOptions, read_tokens
 from flash_llm_ros.convert.perplexity_growth import Growth
 from flash_llm_ros.convert.resumable_folder import ResumableFolder
 from flash_llm_ros.engine.memory.process_memory import keep_large_blocks
-from flash_llm_ros.engine.model.predictors import activation_limits, down_norms
 from flash_llm_ros.store import flash_store as names
 from flash_llm_ros.store.aggressive import CORRECTIONS
 from flash_llm_ros.store.flash_store import CorrectionPlace, FlashStore

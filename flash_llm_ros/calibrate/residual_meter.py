@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.convert.block_stand_in import BlockStandIn
-from flash_llm_ros.engine.model.feed_forward import FeedForward
+from flash_llm_ros.engine.model.feed_forward.block import FeedForwardBlock
 
 Array = NDArray[np.float32]
 
@@ -12,7 +12,7 @@ Array = NDArray[np.float32]
 class ResidualMeter(BlockStandIn):
     """Stands before an engine's feed-forward block and changes nothing."""
 
-    def __init__(self, inner: FeedForward, layers: int) -> None:
+    def __init__(self, inner: FeedForwardBlock, layers: int) -> None:
         super().__init__(inner)
         self._squares = [[] for _ in range(layers)]
         self._last: list[Array] = []

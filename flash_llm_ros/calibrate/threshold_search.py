@@ -24,9 +24,10 @@ from flash_llm_ros.convert.perplexity_growth import Growth
 from flash_llm_ros.convert.resumable_folder import ResumableFolder
 from flash_llm_ros.convert.samples import Samples
 from flash_llm_ros.engine import Engine
-from flash_llm_ros.engine.model.predictors import at_sparsity
 from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.manifest import Calibration
 from flash_llm_ros.store.neuron_reader import NeuronReader
+from flash_llm_ros.store.tensor_file import TensorFile
 from flash_llm_ros.store.writer import Progress
 
 DEFAULT_SPARSITY = 0.5          # where no loss was measured
@@ -177,3 +178,33 @@ def affordable_sparsity(growth: dict[str, Growth], most_loss: float) -> float:
 def _limits(quantiles: list[NDArray], shares: NDArray) -> NDArray[np.float64]:
     return np.array([threshold(found, share)
                      for found, share in zip(quantiles, shares, strict=True)])
+
+
+def down_norms(store: FlashStore) -> list[NDArray[np.float32]]:
+    """Norms of the down columns, float32 [ffn] a layer; of a split store that is calibrated."""
+    with TensorFile(store.path / store.predictor_weights) as tensors:
+        norms = [tensors.read(f'predictors.{layer}.down_norm')
+                 for layer in range(store.manifest.model.layers)]
+        tensors.drop_page_cache()
+    return norms
+
+
+def activation_limits(calibration: Calibration, sparsity: float,
+                      norms: list[NDArray[np.float32]]) -> list[NDArray[np.float32]]:
+    """What abs(h) must exceed for a down column to be used, float32 [ffn] a layer."""
+    with np.errstate(divide='ignore', invalid='ignore'):
+        return [(threshold / norm ** calibration.norm_exponent).astype(np.float32)
+                for threshold, norm in zip(at_sparsity(calibration.thresholds, sparsity), norms,
+                                           strict=True)]
+
+
+def at_sparsity(table: dict[str, list[float]], sparsity: float) -> NDArray[np.float64]:
+    """One threshold a layer, between the calibrated sparsities interpolated linearly.
+
+    Where the table does not say otherwise, sparsity 0 is threshold 0: only zeros are left out.
+    """
+    table = {'0.00': [0.0] * len(next(iter(table.values()))), **table}
+    points = sorted(table, key=float)
+    columns = np.array([table[point] for point in points])
+    grid = [float(point) for point in points]
+    return np.array([np.interp(sparsity, grid, column) for column in columns.T])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from flash_llm_ros.engine.model.rotary import rotary_tables
+from flash_llm_ros.engine.model.attention import rotary_tables
 from flash_llm_ros.model_spec import ModelSpec
 
 MATRIX = torch.bfloat16

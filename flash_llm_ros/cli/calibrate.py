@@ -22,9 +22,7 @@ from flash_llm_ros.convert.perplexity_growth import Growth
 from flash_llm_ros.convert.predictor_forms import DEFAULT_FORMS, TRAINED_FORMS
 from flash_llm_ros.convert.resumable_folder import remove_parts
 from flash_llm_ros.engine.byte_size import parse_byte_size
-from flash_llm_ros.engine.down_reads import needed_groups, streams_down
 from flash_llm_ros.store.errors import FlashLlmError
-from flash_llm_ros.store.geometry import Geometry
 from flash_llm_ros.store.manifest import Calibration
 
 EPILOG = """\
@@ -98,19 +96,10 @@ def _print(found: CalibratedStore, console: Console) -> None:
         console.print(_price(calibration, found.thresholds))
     console.print(_layers(calibration))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if found.store.manifest.layout == 'split':
-        print(_gain(found.store.manifest.geometry, calibration.default_sparsity))
     print(f'{found.store.path}: {calibration.text_tokens} tokens; leaves out '
           f'{calibration.default_sparsity:.0%} by default; predictors of '
           f'{calibration.predictor_bytes / 1e6:.1f} MB find {calibration.mean_recall:.1%} of the '
           f'active contribution; peak RSS {peak / 1e6:.0f} MB')
-
-
-def _gain(geometry: Geometry, sparsity: float) -> str:
-    needed = needed_groups(geometry, sparsity)
-    said = f'leaving out {sparsity:.0%} needs {needed:.0%} of the groups of down columns a token'
-    return (f'{said}: it reads as much as exact mode, and saves arithmetic only'
-            if streams_down(geometry, sparsity, None) else f'{said}, which are read one by one')
 
 
 def _price(calibration: Calibration, found: FoundThresholds) -> Table:

@@ -1,12 +1,12 @@
 """What stands before an engine's feed-forward block, to watch it or to change what it does."""
 
-from flash_llm_ros.engine.model.feed_forward import FeedForward
+from flash_llm_ros.engine.model.feed_forward.block import FeedForwardBlock
 
 
 class BlockStandIn:
     """Passes on all but `run`, which is for those that are made of it."""
 
-    def __init__(self, inner: FeedForward) -> None:
+    def __init__(self, inner: FeedForwardBlock) -> None:
         self._inner, self.begin = inner, inner.begin
 
     @property

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from flash_llm_ros.convert.block_stand_in import BlockStandIn
 from flash_llm_ros.convert.ffn_weights import Array
 from flash_llm_ros.engine import Engine
-from flash_llm_ros.engine.model.feed_forward import DenseFeedForward
+from flash_llm_ros.engine.model.feed_forward.dense import DenseFeedForward
 from flash_llm_ros.engine.tail_correction import TailCorrection
 
 Piece = NDArray[np.int64]       # token ids, no more than the engine's context

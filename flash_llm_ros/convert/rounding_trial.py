@@ -10,7 +10,7 @@ from flash_llm_ros.convert.block_stand_in import BlockStandIn
 from flash_llm_ros.convert.ffn_weights import Array, FfnWeights
 from flash_llm_ros.convert.measured_loss import divergence, log_softmax
 from flash_llm_ros.engine import Engine
-from flash_llm_ros.engine.model.feed_forward import FeedForward
+from flash_llm_ros.engine.model.feed_forward.block import FeedForwardBlock
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.geometry import MODEL_WIDE, Section
@@ -35,7 +35,8 @@ class RoundedReader(NeuronReader):
 class ReplacedLayer(BlockStandIn):
     """An engine's feed-forward block, one layer of which is computed from other weights."""
 
-    def __init__(self, inner: FeedForward, layer: int, weights: FfnWeights, codec: str) -> None:
+    def __init__(self, inner: FeedForwardBlock, layer: int, weights: FfnWeights,
+                 codec: str) -> None:
         """`codec`: of the rows that inputs meet, for which the core rounds these, too."""
         super().__init__(inner)
         self._layer, self._weights, self._codec = layer, weights, codec

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.convert.block_stand_in import BlockStandIn
 from flash_llm_ros.engine import Engine
-from flash_llm_ros.engine.model.feed_forward import FeedForward
+from flash_llm_ros.engine.model.feed_forward.block import FeedForwardBlock
 
 LEAST_TOKENS = 64
 _LARGEST = np.finfo(np.float16).max
@@ -46,7 +46,7 @@ class Traces:
 class TraceRecorder(BlockStandIn):
     """Stands before an engine's feed-forward block and appends its inputs to traces."""
 
-    def __init__(self, inner: FeedForward, traces: Traces) -> None:
+    def __init__(self, inner: FeedForwardBlock, traces: Traces) -> None:
         super().__init__(inner)
         self._files = [traces.path(layer).open('ab') for layer in range(traces.layers)]
 

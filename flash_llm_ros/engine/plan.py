@@ -1,5 +1,6 @@
-"""The split of the DRAM budget, and the refusal when it is too small."""
+"""The split of the DRAM budget over the engine's parts, and the refusal when it is too small."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
@@ -13,15 +14,37 @@ class PlanRow:
 
     name: str
     bytes: int
-    note: str
+    note: str = ''
+
+
+class Part:
+    """What takes DRAM beside the window, in the order of its life; each step may be left out.
+
+    What `load` takes is measured, since libraries do not say; what `buffers` names is exact.
+    """
+
+    def estimate(self) -> list[PlanRow]:
+        """The least that loading takes."""
+        return []
+
+    def load(self) -> None:
+        """Have in memory what does not depend on the size of the window."""
+
+    def warm(self) -> None:
+        """Have in memory what a first use brings there: code was released after loading."""
+
+    def buffers(self) -> list[PlanRow]:
+        """What is allocated once the plan stands."""
+        return []
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Rows in bytes; the window is what the other rows leave of the budget."""
+    """Rows in bytes; the window and its bookkeeping are what the others leave of the budget."""
 
     budget: int
     rows: tuple[PlanRow, ...]
+    slots: int = 0      # of the window
 
     @property
     def planned(self) -> int:
@@ -33,27 +56,48 @@ class MemoryPlan:
 
     def table(self) -> str:
         """A table in megabytes (10^6 bytes) for people."""
-        rows = [*self.rows, PlanRow('planned', self.planned, ''),
+        rows = [*self.rows, PlanRow('planned', self.planned),
                 PlanRow('budget', self.budget, 'the promise')]
         width = max(len(row.name) for row in rows)
         return '\n'.join(f'  {row.name:<{width}}  {row.bytes / _MB:9.2f} MB  {row.note}'.rstrip()
                          for row in rows)
 
 
-def plan_memory(budget: int, fixed: list[PlanRow], group_bytes: int, least_slots: int,
-                most_slots: int) -> MemoryPlan:
-    """Give the window as many slots of `group_bytes` as are left, but no more than are of use.
+@dataclass(frozen=True)
+class WindowSize:
+    """How many slots there may be, of how many bytes, and what so many take beside themselves."""
 
-    Raises FlashLlmError(BUDGET_TOO_SMALL) with the table when fewer than `least_slots` are left.
+    group_bytes: int
+    least_slots: int
+    most_slots: int
+    bookkeeping: Callable[[int], int]       # slots -> bytes
+
+    def rows(self, slots: int) -> tuple[PlanRow, PlanRow]:
+        return (PlanRow('window bookkeeping', self.bookkeeping(slots), 'tables of its slots'),
+                PlanRow('window', slots * self.group_bytes,
+                        f'{slots} slots of {self.group_bytes} bytes'))
+
+    def slots_in(self, left: int) -> int:
+        """The most slots that fit into so many bytes with their tables; fewer than the least: 0."""
+        slots = min(left // self.group_bytes, self.most_slots)
+        while slots >= self.least_slots:
+            above = slots * self.group_bytes + self.bookkeeping(slots) - left
+            if above <= 0:
+                return slots
+            slots -= max(1, above // (2 * self.group_bytes))    # tables shrink with the slots
+        return 0
+
+
+def plan_memory(budget: int, fixed: Sequence[PlanRow], window: WindowSize) -> MemoryPlan:
+    """Give the window as many slots as are left, but no more than are of use.
+
+    Raises FlashLlmError(BUDGET_TOO_SMALL) with the table when the least do not fit.
     """
-    least_window = least_slots * group_bytes
-    left = budget - sum(row.bytes for row in fixed)
-    if left < least_window:
-        needed = MemoryPlan(budget, (*fixed, PlanRow('window', least_window, 'the least')))
-        raise FlashLlmError(
-            ErrorCode.BUDGET_TOO_SMALL,
-            f'dram_budget is {budget / _MB:.2f} MB; this store needs at least '
-            f'{needed.planned / _MB:.2f} MB:\n{needed.table()}')
-    slots = min(left // group_bytes, most_slots)
-    return MemoryPlan(budget, (*fixed, PlanRow('window', slots * group_bytes,
-                                               f'{slots} slots of {group_bytes} bytes')))
+    slots = window.slots_in(budget - sum(row.bytes for row in fixed))
+    if slots:
+        return MemoryPlan(budget, (*fixed, *window.rows(slots)), slots)
+    needed = MemoryPlan(budget, (*fixed, *window.rows(window.least_slots)))
+    raise FlashLlmError(
+        ErrorCode.BUDGET_TOO_SMALL,
+        f'dram_budget is {budget / _MB:.2f} MB; this store needs at least '
+        f'{needed.planned / _MB:.2f} MB:\n{needed.table()}')

@@ -145,7 +145,7 @@ TABLE = (
     Entry('direct_io', True, UNCONFIGURED, 'Read past the page cache'),
     Entry('lock_memory', True, UNCONFIGURED, 'Lock the window in memory where this is allowed'),
     Entry('verify', True, UNCONFIGURED, 'Check the hashes of the store when it is opened'),
-    Entry('window_policy', EngineConfig.window_policy, UNCONFIGURED,
+    Entry('window_policy', 'least_likely', UNCONFIGURED,
           'Which cached groups yield to others', form=POLICY_FORM, is_right=_is_policy),
     Entry('core', 'native', UNCONFIGURED,
           'Compiled core, or its slow reference', choices=('native', 'numpy')),

@@ -15,7 +15,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.open import open_checkpoint
-from flash_llm_ros.engine.model.rotary import rotary_tables
+from flash_llm_ros.engine.model.attention import rotary_tables
 from flash_llm_ros.model_spec import (
     AttentionSpec,
     EmbeddingSpec,

@@ -91,12 +91,14 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def settings_of(store: FlashStore, config: EngineConfig, model: Model) -> str:
-    """All that the bytes of keys and values follow from, beside the tokens."""
+    """All that the bytes of keys and values follow from, beside the tokens.
+
+    The mode in `config` is resolved.
+    """
     core = model.window.core
     code = Path(sys.modules[type(core).__module__].__file__).read_bytes()
     return json.dumps({
         'store': hashlib.sha256(store.content(MANIFEST)).hexdigest(),
-        'core': hashlib.sha256(code).hexdigest(), 'kernels': getattr(core, 'kernels', ''),
+        'core': hashlib.sha256(code).hexdigest(), 'kernels': core.kernels,
         'onnxruntime': onnxruntime.__version__, 'machine': platform.machine(),
-        **{name: getattr(config, name) for name in (
-            'mode', 'context_length', 'prefill_chunk', 'threads')}})
+        **config.kv_settings})

@@ -10,12 +10,13 @@ from flash_llm_ros.engine.conversations.kept_prompt import KeptPrompt, settings_
 from flash_llm_ros.engine.conversations.kv_snapshot import KvSnapshot
 from flash_llm_ros.engine.conversations.sessions import Session, Sessions
 from flash_llm_ros.engine.model.model import Model
-from flash_llm_ros.engine.request.constrained_decoding import AnswerRules, ConstrainedDecoding
+from flash_llm_ros.engine.request.constrained_decoding import AnswerRules, ConstraintsPart
 from flash_llm_ros.engine.request.constraint import refuse
 from flash_llm_ros.engine.request.generation import FinishReason, Generation, GenerationRequest
 from flash_llm_ros.engine.request.prompt_tokens import PromptTokens
-from flash_llm_ros.engine.text.chat_template import ChatTemplate, check_text
-from flash_llm_ros.engine.text.tokenizer import TextStream, TextTokenizer
+from flash_llm_ros.engine.text.chat_template import check_text
+from flash_llm_ros.engine.text.text_part import TextPart
+from flash_llm_ros.engine.text.tokenizer import TextStream
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 
@@ -40,12 +41,14 @@ class Suspended:
 class Runs:
     """Starts requests with as much of them in the KV cache as is kept; Engine says what of."""
 
-    def __init__(self, config: EngineConfig, store: FlashStore, model: Model,
-                 tokenizer: TextTokenizer, template: ChatTemplate,
-                 log: Callable[[str], None], constrained: ConstrainedDecoding | None) -> None:
-        self._constrained = constrained
-        self._config, self._model, self._tokenizer, self._log = config, model, tokenizer, log
-        self._prompts = PromptTokens(model.spec, tokenizer, template, config.context_length)
+    def __init__(self, config: EngineConfig, store: FlashStore, model: Model, text: TextPart,
+                 constraints: ConstraintsPart | None, log: Callable[[str], None]) -> None:
+        """`constraints`: None where requests must not have any."""
+        self._constraints = constraints
+        self._config, self._model, self._log = config, model, log
+        self._tokenizer = text.tokenizer
+        self._prompts = PromptTokens(model.spec, text.tokenizer, text.template,
+                                     config.context_length)
         self.sessions = Sessions(config.max_sessions, config.kv_folder, model, log)
         self._kept_settings = settings_of(store, config, model)
         self._kept_prompt: KeptPrompt | None = None         # the last one asked for
@@ -95,7 +98,7 @@ class Runs:
             self._model.length = cached
             generation = Generation(
                 self._model, stream, tokens, request, self._config.context_length,
-                len(self._model.logits) - 1, rules, self._config.force_batches, cached=cached,
+                len(self._model.logits) - 1, rules, cached=cached,
                 border=0 if kept is None else len(kept.tokens))
         except BaseException:
             if session is not None:
@@ -176,12 +179,12 @@ class Runs:
     def _answer_rules(self, request: GenerationRequest) -> tuple[TextStream, AnswerRules | None]:
         if request.constraint is None:
             return self._tokenizer.stream(), None
-        if self._constrained is None:
+        if self._constraints is None:
             refuse('structured is false here; it must be true for constraints')
         if request.stop:
             raise FlashLlmError(ErrorCode.INVALID_REQUEST, 'stop must be empty where there is a '
                                 'constraint, which says by itself when an answer is complete.')
-        answer = self._constrained.start(request.constraint)
+        answer = self._constraints.decoding.start(request.constraint)
         return answer, answer
 
     def _load(self, request: GenerationRequest, session: Session | None,

@@ -10,7 +10,23 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.engine.conversations.kv_snapshot import KvSnapshot
 from flash_llm_ros.engine.model.model import Model
+from flash_llm_ros.engine.plan import Part, PlanRow
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+
+_SESSION_BYTES = 4096       # of a conversation that is kept, beside its tokens
+
+
+class SessionsPart(Part):
+    """Sessions in the memory plan: their tokens; keys and values lie on flash."""
+
+    def __init__(self, most: int, context: int) -> None:
+        self._most, self._context = most, context
+
+    def buffers(self) -> list[PlanRow]:
+        if not self._most:
+            return []
+        return [PlanRow('sessions', self._most * (4 * self._context + _SESSION_BYTES),
+                        'their tokens; keys and values lie on flash')]
 
 
 @dataclass(eq=False)

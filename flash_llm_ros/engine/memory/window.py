@@ -1,5 +1,6 @@
 """The neuron file behind its window: sections by name, shared out as the window plan says."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,21 +9,20 @@ from numpy.typing import NDArray
 from flash_llm_ros.engine.config import EngineConfig
 from flash_llm_ros.engine.memory.core import load_core_class
 from flash_llm_ros.engine.memory.window_plan import WindowPlan, head_index
-from flash_llm_ros.store.device_profile import ReadCosts
+from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
 from flash_llm_ros.store.flash_store import FlashStore
-from flash_llm_ros.store.geometry import Geometry
 
 
 class Window:
     """Owns the core; everything below is computed on groups in the window's slots."""
 
     def __init__(self, store: FlashStore, config: EngineConfig, plan: WindowPlan,
-                 costs: ReadCosts | None = None, geometry: Geometry | None = None) -> None:
-        """`geometry`: the part of the neuron file to use; None is all of it."""
-        geometry = geometry or store.manifest.geometry
+                 costs: ReadCosts | None = None) -> None:
+        """Allocate, and read what is pinned; `costs`: of scattered reads on this device."""
+        geometry = store.manifest.geometry
         self._in_flight = config.reads_in_flight
         self.plan, self.layers = plan, store.manifest.model.layers
-        self.core: Any = load_core_class(config.core)(
+        self.core: Any = load_core_class()(
             str(store.neurons), geometry.group_bytes, geometry.groups, geometry.dim,
             plan.slots, threads=config.threads, reader=config.reader,
             reads_in_flight=config.reads_in_flight, direct_io=config.direct_io,
@@ -37,7 +37,7 @@ class Window:
             self.head = ids[head_index(geometry)]
             self.embedding = self._ids['embedding', -1]
             self.core.set_ring(plan.chunk_groups, plan.chunks)
-            self.core.set_cache(plan.cache_slots, config.window_policy)
+            self.core.set_cache(plan.cache_slots)
             if costs is not None:
                 self.core.set_read_costs(costs.request_seconds, costs.byte_seconds,
                                          costs.largest_bytes)
@@ -72,9 +72,13 @@ class Window:
         """The output head, float32 [n, d] -> [n, vocabulary]."""
         self.core.rows_dot(self.head, normed, out)
 
-    def head_rows(self, tokens: NDArray[np.int64], out: NDArray[np.float32]) -> None:
-        """Rows of the output head, float32 [tokens, d], read group by group."""
-        self.core.read_rows(self.head, tokens, out)
-
     def close(self) -> None:
         self.core.close()
+
+
+def read_costs(store: FlashStore, config: EngineConfig,
+               log: Callable[[str], None]) -> ReadCosts | None:
+    """What scattered reads cost on this device, if it has been probed."""
+    profile, line = usable_profile(store.path)
+    log(line)
+    return None if profile is None else profile.costs(config.reads_in_flight)

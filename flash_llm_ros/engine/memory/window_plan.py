@@ -1,15 +1,16 @@
 """How the window's slots are shared out: stream ring, pinned groups, cache of single groups."""
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from flash_llm_ros.store.geometry import Geometry, Section
+from flash_llm_ros.engine.plan import WindowSize
+from flash_llm_ros.store.geometry import Geometry
 
 # A stream of these reaches the device's sequential rate while earlier chunks are computed on.
 _CHUNK_BYTES = 512 * 1024
 _SMALL_CHUNK_BYTES = 256 * 1024     # slower, but leaves a small window to its groups
 _LEAST_CHUNKS = 6
-_EMBEDDING_SLOTS = 32      # rows of the embedding are read group by group, in every mode
-_HEAD_SLOTS = 512           # for rows of a shortlisted head: as many reads at once are plenty
+_EMBEDDING_SLOTS = 32      # rows of the embedding are read group by group, whatever the block does
 
 
 @dataclass(frozen=True)
@@ -29,10 +30,10 @@ def chunk_groups(geometry: Geometry, chunk_bytes: int) -> int:
     return min(longest, max(1, chunk_bytes // geometry.group_bytes))
 
 
-def least_slots(geometry: Geometry, mode: str) -> int:
-    """The smallest window that works at a useful speed."""
+def least_slots(geometry: Geometry, grouped: Collection[str] = ()) -> int:
+    """The smallest window that works at a useful speed; `grouped` as in `plan_window`."""
     return (_LEAST_CHUNKS * chunk_groups(geometry, _SMALL_CHUNK_BYTES)
-            + _least_cache(geometry, mode))
+            + _least_cache(geometry, grouped))
 
 
 def most_slots(geometry: Geometry) -> int:
@@ -42,19 +43,16 @@ def most_slots(geometry: Geometry) -> int:
             + geometry.sections[head_index(geometry)].groups)
 
 
-def plan_window(geometry: Geometry, mode: str, slots: int) -> WindowPlan:
+def plan_window(geometry: Geometry, slots: int, grouped: Collection[str] = ()) -> WindowPlan:
     """Pin what is used for every token first; what is used for some goes to the cache.
 
-    `slots` lies between `least_slots` and `most_slots`, and each of them gets its use. An even
-    share of every section that is needed for every token is pinned, so that computing on it hides
-    a part of the next one's reads. Exact mode needs all of them, sparse mode gate and up rows and
-    the head; it leaves the rest to the cache. Mode aggressive needs all but the head, rows of which
-    are read group by group.
+    `grouped`: the names of layers' sections that are read group by group, because a token needs a
+    part of them; all other ones of layers and the head are needed for every token, and an even
+    share of each is pinned, so that computing on it hides a part of the next one's reads. `slots`
+    lies between `least_slots` and `most_slots`, and each of them gets its use.
     """
-    cache = _least_cache(geometry, mode)
-    always = [i for i, section in enumerate(geometry.sections)
-              if _always_used(section, mode)
-              or (i == head_index(geometry) and mode != 'aggressive')]
+    cache = _least_cache(geometry, grouped)
+    always = _always_used(geometry, grouped)
     chunk = chunk_groups(geometry, _CHUNK_BYTES)
     if _LEAST_CHUNKS * chunk > (slots - cache) // 4:
         chunk = chunk_groups(geometry, _SMALL_CHUNK_BYTES)
@@ -65,6 +63,30 @@ def plan_window(geometry: Geometry, mode: str, slots: int) -> WindowPlan:
     left -= _pin_evenly(geometry, always, left, pins)
     return WindowPlan(slots, chunk, chunks, cache + left,
                       {index: count for index, count in pins.items() if count})
+
+
+def window_size(geometry: Geometry, grouped: Collection[str] = ()) -> WindowSize:
+    """What the memory plan has to know of the window."""
+    return WindowSize(geometry.group_bytes, least_slots(geometry, grouped),
+                      most_slots(geometry), lambda slots: 0)
+
+
+def groups_read(geometry: Geometry, slots: int, grouped: Collection[str] = (),
+                share: float = 1.0) -> float:
+    """About how many groups a token reads with a window of so many slots.
+
+    `share`: of the groups of `grouped` sections, that a token needs. That the window holds those
+    which are needed most is left out, so that this is rather too much.
+    """
+    plan = plan_window(geometry, slots, grouped)
+    by_group = sum(section.groups for section in geometry.sections
+                   if section.layer >= 0 and section.name in grouped)
+    always = sum(geometry.sections[i].groups for i in _always_used(geometry, grouped))
+    read = float(always - sum(plan.pins.values()))
+    if by_group:
+        cached = plan.cache_slots - _EMBEDDING_SLOTS
+        read += share * by_group * max(0.0, 1 - cached / by_group)
+    return read
 
 
 def _chunks(geometry: Geometry, slots: int, always: int, chunk: int) -> int:
@@ -86,19 +108,17 @@ def head_index(geometry: Geometry) -> int:
     return names.index('head') if 'head' in names else names.index('embedding')
 
 
-def _always_used(section: Section, mode: str) -> bool:
-    return section.layer >= 0 and (mode != 'sparse' or section.name == 'gate_up')
+def _always_used(geometry: Geometry, grouped: Collection[str]) -> list[int]:
+    """Indices of the sections that every token needs as a whole: layers' and the head."""
+    head = head_index(geometry)
+    return [index for index, section in enumerate(geometry.sections)
+            if index == head or (section.layer >= 0 and section.name not in grouped)]
 
 
-def _least_cache(geometry: Geometry, mode: str) -> int:
-    """In sparse mode one layer's scattered groups, so that a layer is computed in one batch."""
-    if mode == 'exact':
-        return _EMBEDDING_SLOTS
-    if mode == 'aggressive':
-        head = geometry.sections[head_index(geometry)].groups
-        return _EMBEDDING_SLOTS + min(_HEAD_SLOTS, head)
-    return _EMBEDDING_SLOTS + max(section.groups for section in geometry.sections
-                                  if section.layer >= 0 and section.name != 'gate_up')
+def _least_cache(geometry: Geometry, grouped: Collection[str]) -> int:
+    """Beside the embedding's, one layer's groups, so that a layer is computed in one batch."""
+    return _EMBEDDING_SLOTS + max((section.groups for section in geometry.sections
+                                   if section.layer >= 0 and section.name in grouped), default=0)
 
 
 def _pin_evenly(geometry: Geometry, indices: list[int], slots: int, pins: dict[int, int]) -> int:

@@ -7,7 +7,8 @@ from numpy.typing import NDArray
 import onnxruntime as ort
 
 from flash_llm_ros.engine.model.graph_loader import Feeds, GraphLoader
-from flash_llm_ros.engine.model.rotary import rotary_tables
+from flash_llm_ros.engine.plan import Part, PlanRow
+from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.flash_store import FINAL_GRAPH, RESIDENT, FlashStore, layer_graph
 from flash_llm_ros.store.resident_layout import POSITIONS
 from flash_llm_ros.store.tensor_file import TensorFile
@@ -20,13 +21,23 @@ def kv_cache_bytes(store: FlashStore, context: int) -> int:
     return 2 * spec.layers * spec.attention.kv_width * context * np.dtype(kind).itemsize
 
 
-class AttentionStack:
+class AttentionStack(Part):
     """One ONNX Runtime session a layer; keys and values are updated in place."""
 
-    def __init__(self, store: FlashStore, threads: int) -> None:
-        manifest = store.manifest
-        self._spec, self._kv_type = manifest.model, _KV_TYPES[manifest.kv_cache]
-        self._loader = GraphLoader(str(store.path), threads, prepack=manifest.resident != 'fp32')
+    def __init__(self, store: FlashStore, threads: int, context: int, chunk: int) -> None:
+        """`context`: tokens of the KV cache; `chunk`: the most tokens of a pass."""
+        self._store, self._threads, self.context, self._chunk = store, threads, context, chunk
+        self._spec = store.manifest.model
+        self._kv_type = _KV_TYPES[store.manifest.kv_cache]
+
+    def estimate(self) -> list[PlanRow]:
+        return [PlanRow('attention weights', self._store.manifest.files[RESIDENT]['bytes'])]
+
+    def load(self) -> None:
+        """Raises FlashLlmError: STORE_CORRUPT, READ_FAILED."""
+        store = self._store
+        self._loader = GraphLoader(str(store.path), self._threads,
+                                   prepack=store.manifest.resident != 'fp32')
         with TensorFile(store.path / RESIDENT) as tensors:
             self._sessions = [self._loader.load(store.content(layer_graph(layer)), tensors,
                                                 f'layers.{layer}.', self._probe)
@@ -40,10 +51,13 @@ class AttentionStack:
         """Run one layer, so that the code of a layer is in memory."""
         self._sessions[0].run(None, self._probe())
 
-    def allocate(self, context: int, chunk: int) -> None:
+    def buffers(self) -> list[PlanRow]:
+        return [PlanRow('KV cache', kv_cache_bytes(self._store, self.context),
+                        f'{self.context} tokens in {self._store.manifest.kv_cache}')]
+
+    def allocate(self) -> None:
         """Allocate and touch the KV cache and the buffers; nothing grows afterwards."""
-        spec = self._spec
-        self.context = context
+        spec, context, chunk = self._spec, self.context, self._chunk
         shape = (spec.layers, 2, 1, spec.attention.kv_heads, context, spec.attention.head_dim)
         self._cache = np.full(shape, 0, self._kv_type)      # full() touches every page
         self._rotary = self._rotary_inputs(context)
@@ -111,3 +125,17 @@ class AttentionStack:
             return {}
         cos, sin = rotary_tables(self._spec, context, self._kv_type)
         return {'cos': cos, 'sin': sin}
+
+
+def rotary_tables(spec: ModelSpec, positions: int,
+                  dtype: type) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
+    """Cosines and sines [positions, spec.rotary_width / 2] of `dtype`.
+
+    RoFormer, arXiv 2104.09864.
+    """
+    exponents = np.arange(0, spec.rotary_width, 2, dtype=np.float64) / spec.rotary_width
+    frequencies = spec.positions.theta ** -exponents
+    if spec.positions.factors:
+        frequencies /= np.asarray(spec.positions.factors)
+    angles = np.arange(positions, dtype=np.float64)[:, None] * frequencies
+    return np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)

@@ -3,33 +3,24 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.engine.head_shortlist import HeadShortlist
 from flash_llm_ros.engine.memory.window import Window
 from flash_llm_ros.engine.model.attention import AttentionStack
-from flash_llm_ros.engine.model.feed_forward import FeedForward
+from flash_llm_ros.engine.model.feed_forward.block import FeedForwardBlock
 from flash_llm_ros.engine.model.observer import ForwardObserver
-from flash_llm_ros.engine.token_clock import TokenClock
 from flash_llm_ros.model_spec import ModelSpec
 
 
 class Model:
     """Attention, feed-forward block and window of one flash store."""
 
-    def __init__(self, spec: ModelSpec, attention: AttentionStack, feed_forward: FeedForward,
-                 window: Window, chunk: int, clock: TokenClock | None = None,
-                 logits_rows: int = 1, shortlist: HeadShortlist | None = None) -> None:
+    def __init__(self, spec: ModelSpec, attention: AttentionStack, feed_forward: FeedForwardBlock,
+                 window: Window, chunk: int, logits_rows: int = 1) -> None:
         """`logits_rows` is for how many tokens at once logits are computed at most."""
         self.spec, self.attention, self.window = spec, attention, window
-        self.feed_forward, self.chunk, self.clock = feed_forward, chunk, clock
-        self.shortlist = shortlist
+        self.feed_forward, self.chunk = feed_forward, chunk
         self.logits = np.zeros((logits_rows, spec.embedding.vocab_size), np.float32)
         self.observer: ForwardObserver | None = None
         self.length = 0     # tokens whose keys and values the last request has computed
-
-    @property
-    def deadlines_missed(self) -> int:
-        """Tokens that took longer than they may."""
-        return 0 if self.clock is None else self.clock.missed
 
     def forward(self, tokens: NDArray[np.int64], position: int, dense: bool,
                 logits: NDArray[np.float32] | None = None) -> None:
@@ -39,15 +30,10 @@ class Model:
         tokens; None leaves the output head out.
         """
         count = len(tokens)
-        clock = None if dense else self.clock
-        if clock is not None:
-            clock.begin()
         self.feed_forward.begin(dense, logits is not None)
         self.window.embed(tokens, self.attention.hidden(0, count))
         self.run_layers(0, count, position, dense, logits)
         self.length = position + count
-        if clock is not None:
-            clock.end()
 
     def forward_embeddings(self, embeddings: NDArray[np.float32], position: int, dense: bool,
                            logits: NDArray[np.float32] | None = None) -> None:
@@ -68,8 +54,4 @@ class Model:
                 self.observer.feed_forward(layer, ffn_input, active)
         if logits is not None:
             hidden = self.attention.hidden(self.spec.layers, count)
-            normed = self.attention.final_norm(hidden[count - len(logits):])
-            if self.shortlist is None:
-                self.window.logits(normed, logits)
-            else:
-                self.shortlist.logits(self.window, normed, logits)
+            self.window.logits(self.attention.final_norm(hidden[count - len(logits):]), logits)

@@ -12,8 +12,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from flash_llm_ros.engine.plan import Part, PlanRow
 from flash_llm_ros.engine.request.constraint import Constraint, ConstraintKind, refuse
+from flash_llm_ros.engine.text.text_part import TextPart
 from flash_llm_ros.engine.text.tokenizer import Vocabulary
+from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 # What a constraint may take, however malicious: no more than WORK_BYTES, and tens of
@@ -121,6 +124,29 @@ class ConstrainedDecoding:
         return matcher.grammar_from_lark(constraint.text)
 
 
+class ConstraintsPart(Part):
+    """Constraints in the memory plan; `decoding` is there once it is loaded."""
+
+    def __init__(self, spec: ModelSpec, text: TextPart) -> None:
+        """`text` has to be loaded first."""
+        self._spec, self._text = spec, text
+
+    def estimate(self) -> list[PlanRow]:
+        trie = _BYTES_PER_TOKEN * self._spec.embedding.vocab_size
+        return [PlanRow('llguidance', _LIBRARY_BYTES + trie)]
+
+    def load(self) -> None:
+        """Raises FlashLlmError(INVALID_PARAMETER)."""
+        self.decoding = ConstrainedDecoding(self._text.tokenizer.vocabulary,
+                                            self._spec.embedding.vocab_size, self._spec.end_tokens)
+
+    def warm(self) -> None:
+        self.decoding.warm()
+
+    def buffers(self) -> list[PlanRow]:
+        return [PlanRow('structured answers', WORK_BYTES, 'what one constraint may take')]
+
+
 class ConstrainedAnswer:
     """Keeps one answer to its constraint, and is its text, too: the bytes that the parser saw."""
 
@@ -186,11 +212,6 @@ class _Tokens:
         tokens = self._vocabulary.encode_inside(text[:_FORCED_CHARACTERS])
         # The last one of a part might be another one in the whole.
         return tokens if len(text) <= _FORCED_CHARACTERS else tokens[:-1]
-
-
-def planned_bytes(vocab_size: int) -> int:
-    """About what ConstrainedDecoding takes, without WORK_BYTES."""
-    return _LIBRARY_BYTES + _BYTES_PER_TOKEN * vocab_size
 
 
 def _library() -> ModuleType:

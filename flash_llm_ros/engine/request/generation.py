@@ -53,8 +53,6 @@ class GenerationCost:
     window_hits: int = 0
     window_misses: int = 0
     active_fraction: float = 1.0
-    neurons_left_out: int = 0       # active ones that were not read by the token's deadline
-    deadlines_missed: int = 0       # tokens that took longer all the same
     guessed_tokens: int = 0         # by prompt lookup
     right_guesses: int = 0
 
@@ -76,8 +74,8 @@ class Generation:
 
     def __init__(self, model: Model, stream: TextStream, tokens: list[int],
                  request: GenerationRequest, context: int, lookup_tokens: int = 0,
-                 rules: AnswerRules | None = None, force_batches: bool = True, *,
-                 cached: int = 0, border: int = 0) -> None:
+                 rules: AnswerRules | None = None, *, cached: int = 0,
+                 border: int = 0) -> None:
         """`rules` are the request's constraint; `stream` has to give the text they are about.
 
         The first `cached` tokens are in the KV cache; a chunk of the prompt ends at `border`.
@@ -90,7 +88,6 @@ class Generation:
         self._sampler = Sampler(request.sampling, self._prompt, model.spec.embedding.vocab_size)
         self._stops = StopStrings(request.stop)
         self._rules = rules or NoRules()
-        self._force_batches = force_batches
         # What every answer begins with runs with the prompt.
         room = min(request.max_tokens, context - len(tokens))
         self._opening = self._rules.forced()[:room]
@@ -127,9 +124,7 @@ class Generation:
         self._begin_counts = self._counts()
         self._begin = time.monotonic()
         logits = self._model.logits
-        tokens = self._prompt
-        if self._force_batches:
-            tokens = np.concatenate([tokens, np.array(self._opening, np.int64)])
+        tokens = np.concatenate([self._prompt, np.array(self._opening, np.int64)])
         try:
             starts = [*range(self.rows, self._border, self._model.chunk),
                       *range(max(self.rows, self._border), len(tokens), self._model.chunk)]
@@ -162,11 +157,9 @@ class Generation:
         guess: list[int] = []
         row = 0                     # of the logits behind the last token
         if self._opening:
-            tokens, piece = self._take_forced(self._opening)
+            _, piece = self._take_forced(self._opening)
             self._count_time()
             yield piece
-            if not self._force_batches and self._goes_on():
-                yield from self._run(tokens, [], logits)
         while self._goes_on():
             token = self._sampler.pick(logits[row], self._rules.allowed())
             piece = self._accept(token)
@@ -203,11 +196,9 @@ class Generation:
         One pass takes as many as a chunk of a prompt. Pieces ('') come between passes.
         """
         position = len(self._prompt) + len(self.tokens) - len(tokens)
-        most = self._model.chunk if self._force_batches else 1
+        most = self._model.chunk
         whole = np.array([*tokens, *guess], np.int64)
-        last = len(tokens) - 1          # begins the last pass, unless more tokens fit into it
-        if self._force_batches:
-            last = max(0, len(whole) - most)
+        last = max(0, len(whole) - most)        # begins the last pass
         for start in range(0, last, most):
             chunk = whole[start:min(start + most, last)]
             self._model.forward(chunk, position + start, dense=len(chunk) > 1)
@@ -275,8 +266,7 @@ class Generation:
     def _counts(self) -> dict[str, int]:
         feed_forward = self._model.feed_forward
         return {**self._model.window.core.stats(), 'active': feed_forward.active_neurons,
-                'total': feed_forward.total_neurons,
-                'deadlines_missed': self._model.deadlines_missed}
+                'total': feed_forward.total_neurons}
 
     def _update_cost(self) -> None:
         counts, stats = self._counts(), self.stats
@@ -284,6 +274,4 @@ class Generation:
         stats.generated_tokens = len(self.tokens)
         stats.flash_bytes, stats.flash_reads = used['flash_bytes'], used['flash_reads']
         stats.window_hits, stats.window_misses = used['hits'], used['misses']
-        stats.neurons_left_out = used['left_out']
-        stats.deadlines_missed = used['deadlines_missed']
         stats.active_fraction = used['active'] / used['total'] if used['total'] else 1.0

@@ -14,7 +14,11 @@ class ByteLevelTokenizer:
 
     def __init__(self, tables: TensorFile) -> None:
         """Raises whatever the library raises for a definition that it cannot use."""
-        self._words = Tokenizer.from_str(tables.read('definition').tobytes().decode())
+        definition = tables.read('definition').tobytes().decode()
+        self._words = Tokenizer.from_str(definition)
+        # Not a flag of the other one, which may be in use in another thread.
+        self._inside = Tokenizer.from_str(definition)
+        self._inside.encode_special_tokens = True       # as the text that they are
         # memoryviews: one entry is a Python integer without NumPy's detour
         self._text, self._ends, self._special, self._pairs, self._ranks, self._results, \
             self._whole = (memoryview(tables.read(name)) for name in (
@@ -22,18 +26,17 @@ class ByteLevelTokenizer:
                 'whole_words'))
 
     def encode(self, text: str) -> list[int]:
-        cut = self._words.encode(text, add_special_tokens=False)
+        return self._encoded(self._words, text)
+
+    def encode_inside(self, text: str) -> list[int]:
+        return self._encoded(self._inside, text)
+
+    def _encoded(self, words: Tokenizer, text: str) -> list[int]:
+        cut = words.encode(text, add_special_tokens=False)
         tokens: list[int] = []
         for _, word in groupby(zip(cut.word_ids, cut.ids, strict=True), lambda item: item[0]):
             tokens += self._merged([token for _, token in word])
         return tokens
-
-    def encode_inside(self, text: str) -> list[int]:
-        self._words.encode_special_tokens = True        # as the text that they are
-        try:
-            return self.encode(text)
-        finally:
-            self._words.encode_special_tokens = False
 
     def decode(self, tokens: list[int]) -> str:
         """Special tokens are left out; bytes that are no UTF-8 become U+FFFD."""

@@ -1,5 +1,6 @@
 """Text to tokens and back."""
 
+from functools import cached_property
 import json
 import re
 from typing import Protocol
@@ -18,7 +19,7 @@ _BYTE = re.compile(r'<0x([\dA-F]{2})>')     # a byte of its own in SentencePiece
 
 
 class Vocabulary(Protocol):
-    """Tokens of a text and the text of tokens."""
+    """Tokens of a text and the text of tokens; any thread may ask for either."""
 
     def encode(self, text: str) -> list[int]:
         """The tokens of a text, none added."""
@@ -44,16 +45,23 @@ class LibraryTokenizer:
         self._tokenizer.no_truncation()     # what training has left in the file
         self._tokenizer.no_padding()
 
+    @cached_property
+    def _inside(self) -> Tokenizer:
+        """Reads special tokens as the text that they are; made for who asks for it.
+
+        Not a flag of the other one, which may be in use in another thread.
+        """
+        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
+        tokenizer.encode_special_tokens = True
+        return tokenizer
+
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_inside(self, text: str) -> list[int]:
         line_break = self._tokenizer.token_to_id(_LINE_BREAK)
-        self._tokenizer.encode_special_tokens = True    # as the text that they are
-        try:
-            tokens = self.encode(text if line_break is None else f'\n{text}')
-        finally:
-            self._tokenizer.encode_special_tokens = False
+        tokens = self._inside.encode(text if line_break is None else f'\n{text}',
+                                     add_special_tokens=False).ids
         return tokens[tokens.index(line_break) + 1:] if line_break in tokens else tokens
 
     def decode(self, tokens: list[int]) -> str:

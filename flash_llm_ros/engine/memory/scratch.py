@@ -1,0 +1,30 @@
+"""What a pass and the choice of a token write to, beside the parts' own arrays."""
+
+from flash_llm_ros.engine.memory.core import core_scratch_bytes
+from flash_llm_ros.engine.plan import Part, PlanRow
+from flash_llm_ros.store.manifest import Manifest
+
+# Allocator, Python and code pages that tokens touch first.
+_SLACK = 7_000_000
+
+
+class Scratch(Part):
+    """Arrays of the model, ONNX Runtime, the core and the sampler."""
+
+    def __init__(self, manifest: Manifest, context: int, chunk: int, threads: int,
+                 logits_rows: int) -> None:
+        self._manifest, self._context, self._chunk = manifest, context, chunk
+        self._threads, self._logits_rows = threads, logits_rows
+
+    def buffers(self) -> list[PlanRow]:
+        spec, chunk = self._manifest.model, self._chunk
+        # hidden x 2, FFN input, activations; logits
+        floats = chunk * (3 * spec.hidden_size + spec.feed_forward.size)
+        floats += spec.embedding.vocab_size * self._logits_rows
+        # A layer's normed, attended, projected, qkv twice for the cast, scores; or, when it is
+        # done, what sampling takes: scores, order, weights in 8 bytes each, and a mask
+        floats += max(chunk * (3 * spec.hidden_size + 2 * spec.attention.qkv_width
+                               + spec.attention.heads * self._context),
+                      spec.embedding.vocab_size * 7)
+        core = core_scratch_bytes(self._manifest.geometry, self._threads, chunk)
+        return [PlanRow('scratch', 4 * floats + core + _SLACK, f'{chunk} prompt tokens at once')]

@@ -1,0 +1,1 @@
+"""The feed-forward block, of a kind: dense, or gated by predictors."""

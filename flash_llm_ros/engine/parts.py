@@ -1,0 +1,95 @@
+"""The parts of an engine: chosen for a store and its settings, then planned and loaded."""
+
+from dataclasses import replace
+
+from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.conversations.sessions import SessionsPart
+from flash_llm_ros.engine.memory.process_memory import (
+    release_code,
+    resident_bytes,
+    return_large_blocks,
+    trim_heap,
+)
+from flash_llm_ros.engine.memory.scratch import Scratch
+from flash_llm_ros.engine.memory.window_plan import window_size
+from flash_llm_ros.engine.mode import check_mode, resolved_mode
+from flash_llm_ros.engine.model.attention import AttentionStack
+from flash_llm_ros.engine.model.feed_forward.block import FeedForwardBlock
+from flash_llm_ros.engine.model.feed_forward.dense import DenseFeedForward
+from flash_llm_ros.engine.model.feed_forward.gated import GatedFeedForward
+from flash_llm_ros.engine.plan import MemoryPlan, Part, PlanRow, plan_memory
+from flash_llm_ros.engine.request.constrained_decoding import ConstraintsPart
+from flash_llm_ros.engine.text.text_part import TextPart
+from flash_llm_ros.store.flash_store import FlashStore
+
+
+class Parts:
+    """All that takes DRAM in an engine beside the window; the mode in `config` is resolved."""
+
+    def __init__(self, config: EngineConfig, store: FlashStore,
+                 feed_forward: FeedForwardBlock) -> None:
+        manifest, context, chunk = store.manifest, config.context_length, config.prefill_chunk
+        self.config, self.feed_forward = replace(config, mode=feed_forward.mode), feed_forward
+        self.logits_rows = 1 + (0 if feed_forward.one_by_one else config.lookup_tokens)
+        self.text = TextPart(store)
+        self.attention = AttentionStack(store, config.threads, context, chunk)
+        self.constraints = (ConstraintsPart(manifest.model, self.text) if config.structured
+                            else None)
+        self._all: list[Part] = [
+            self.text, self.attention, feed_forward,
+            *([] if self.constraints is None else [self.constraints]),
+            SessionsPart(config.max_sessions, context),
+            Scratch(manifest, context, chunk, config.threads, self.logits_rows)]
+        self._window = window_size(manifest.geometry, feed_forward.grouped)
+
+    @property
+    def slots(self) -> int:
+        """About how many the window will have; 0 where the budget is too small."""
+        rows = [*self._estimate(), *self._buffers()]
+        return self._window.slots_in(self.config.dram_budget - sum(row.bytes for row in rows))
+
+    def plan(self, loaded: PlanRow | None = None) -> MemoryPlan:
+        """The split of the budget with what loading took; None: with the least it takes.
+
+        Raises FlashLlmError(BUDGET_TOO_SMALL).
+        """
+        rows = self._estimate() if loaded is None else [loaded]
+        return plan_memory(self.config.dram_budget, [*rows, *self._buffers()], self._window)
+
+    def load(self) -> PlanRow:
+        """Load them one after the other; returns what they took together."""
+        return_large_blocks()
+        bare = resident_bytes()
+        for part in self._all:
+            part.load()
+            trim_heap()
+        release_code(('onnxruntime', 'tokenizers'))
+        for part in self._all:
+            part.warm()
+        trim_heap()
+        least = self._estimate()
+        taken = max(resident_bytes() - bare, sum(row.bytes for row in least))
+        names = ', '.join(row.name for row in least)
+        return PlanRow('resident weights', taken, f'{names} and their libraries, as measured')
+
+    def _estimate(self) -> list[PlanRow]:
+        return [row for part in self._all for row in part.estimate()]
+
+    def _buffers(self) -> list[PlanRow]:
+        return [row for part in self._all for row in part.buffers()]
+
+
+def choose_parts(config: EngineConfig, store: FlashStore) -> tuple[Parts, str]:
+    """The parts for a store at this budget, and a sentence that says why this mode.
+
+    Raises FlashLlmError(INVALID_PARAMETER).
+    """
+    manifest, chunk = store.manifest, config.prefill_chunk
+    check_mode(config.mode, manifest)
+    kinds = {DenseFeedForward.mode: Parts(config, store, DenseFeedForward(store, chunk))}
+    if manifest.calibration is not None:
+        gated = GatedFeedForward(store, chunk, config.threads)
+        kinds[GatedFeedForward.mode] = Parts(config, store, gated)
+    mode, reason = resolved_mode(config.mode, manifest,
+                                 {kind: parts.slots for kind, parts in kinds.items()})
+    return kinds[mode], reason
