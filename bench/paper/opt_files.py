@@ -27,7 +27,7 @@ from flash_llm_ros.model_spec import (
 from flash_llm_ros.store.checksum import crc32c
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.geometry import CHECKSUM_BYTES
-from flash_llm_ros.store.layer_graphs import ExternalData
+from flash_llm_ros.store.graph_builder import ExternalData
 from flash_llm_ros.store.predictor_graph import PredictorForm, predictor_graph
 from flash_llm_ros.store.resident_layout import Layout, matrix_layout
 from flash_llm_ros.store.tensor_file import TensorFileWriter

@@ -7,7 +7,7 @@ import onnxruntime as ort
 
 from bench.paper.opt_files import OptFiles, OptShape
 from flash_llm_ros.engine.model.graph_loader import Feeds, GraphLoader
-from flash_llm_ros.store.layer_graphs import ExternalData, GraphBuilder, value
+from flash_llm_ros.store.graph_builder import ExternalData, GraphBuilder, value
 from flash_llm_ros.store.tensor_file import TensorFile
 
 Array = NDArray[np.float32]

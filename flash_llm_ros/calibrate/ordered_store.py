@@ -39,8 +39,8 @@ from flash_llm_ros.store.aggressive import (
 from flash_llm_ros.store.durability import sync
 from flash_llm_ros.store.flash_store import FlashStore, file_sha256
 from flash_llm_ros.store.geometry import Section
+from flash_llm_ros.store.graph_builder import ExternalData
 from flash_llm_ros.store.head_sketch_graph import FORMAT, head_sketch_graph, head_sketch_layout
-from flash_llm_ros.store.layer_graphs import ExternalData
 from flash_llm_ros.store.neuron_reader import NeuronReader
 from flash_llm_ros.store.neuron_writer import NeuronWriter
 from flash_llm_ros.store.recovery import RECOVERY, correction_names, setting_name

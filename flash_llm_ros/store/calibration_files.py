@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.store import flash_store as names
 from flash_llm_ros.store.flash_store import FlashStore
-from flash_llm_ros.store.layer_graphs import ExternalData
+from flash_llm_ros.store.graph_builder import ExternalData
 from flash_llm_ros.store.manifest import Calibration
 from flash_llm_ros.store.predictor_graph import PredictorForm, predictor_graph, predictor_layout
 from flash_llm_ros.store.publication import publish

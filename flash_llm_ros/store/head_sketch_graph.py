@@ -3,7 +3,7 @@
 from onnx import TensorProto
 
 from flash_llm_ros.model_spec import ModelSpec
-from flash_llm_ros.store.layer_graphs import ExternalData, GraphBuilder, value
+from flash_llm_ros.store.graph_builder import ExternalData, GraphBuilder, value
 from flash_llm_ros.store.resident_layout import Layout, matrix_layout
 
 FORMAT = 'q8'

@@ -6,116 +6,15 @@ Shapes: hidden, ffn_input, residual [1, S, d] float32; past and present keys and
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, ValueInfoProto
 
 from flash_llm_ros.model_spec import ModelSpec
-from flash_llm_ros.store.block_quantisation import OFFSET_BLOCK, Q4_BLOCK, block_of
+from flash_llm_ros.store.graph_builder import MS, ExternalData, GraphBuilder, value
 
 Rows = Callable[[str], NDArray[np.float32]]      # a tensor by its canonical name
-
-_MS = 'com.microsoft'
-_ELEMENT = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): TensorProto.FLOAT16,
-            np.dtype(np.uint8): TensorProto.UINT8}
-# Activations are rounded to 8 bits a block, which is what makes 8-bit weights fast.
-_ACCURACY_LEVEL = 4
-
-
-@dataclass(frozen=True)
-class ExternalData:
-    """Where tensors of a tensor file lie: name -> (byte offset, byte length)."""
-
-    location: str
-    layout: dict[str, tuple[Any, tuple[int, ...]]]
-    offsets: dict[str, tuple[int, int]]
-
-
-@dataclass
-class GraphBuilder:
-    """Collects the nodes and initializers of one graph."""
-
-    resident: str
-    data: ExternalData
-    nodes: list[onnx.NodeProto] = field(default_factory=list)
-    initializers: list[onnx.TensorProto] = field(default_factory=list)
-
-    def node(self, op: str, inputs: list[str], outputs: list[str], domain: str = '',
-             **attributes: Any) -> None:
-        self.nodes.append(helper.make_node(op, inputs, outputs, domain=domain, **attributes))
-
-    def inline(self, name: str, value: NDArray[Any]) -> str:
-        self.initializers.append(numpy_helper.from_array(value, name))
-        return name
-
-    def external(self, name: str) -> str:
-        dtype, shape = self.data.layout[name]
-        offset, length = self.data.offsets[name]
-        tensor = TensorProto(name=name, data_type=_ELEMENT[np.dtype(dtype)], dims=shape,
-                             data_location=TensorProto.EXTERNAL)
-        for key, value in (('location', self.data.location), ('offset', offset),
-                           ('length', length)):
-            tensor.external_data.add(key=key, value=str(value))
-        self.initializers.append(tensor)
-        return name
-
-    def matmul(self, source: str, name: str, output: str, rows: int, columns: int,
-               bias: NDArray[np.float32] | None = None) -> None:
-        """output = source @ matrix.T + bias for the matrix [rows, columns] called `name`.
-
-        `source` is [1, S, columns], `bias` float32 [rows].
-        """
-        added = [] if bias is None else [self.inline(f'{output}.bias', bias)]
-        if self.resident == 'fp32':
-            product = f'{output}.product' if added else output
-            self.node('MatMul', [source, self.external(f'{name}.weight')], [product])
-            if added:
-                self.node('Add', [product, *added], [output])
-        elif self.resident in ('q2', 'q8'):
-            self._quantised(source, name, output, rows, columns, int(self.resident[1:]),
-                            block_of(self.resident, columns), added)
-        else:
-            self._with_offsets(source, name, output, rows, columns, added)
-
-    def _with_offsets(self, source: str, name: str, output: str, rows: int, columns: int,
-                      bias: list[str]) -> None:
-        """A 4-bit product, and the offsets of its blocks times the sums of the source's blocks."""
-        blocks = -(-columns // Q4_BLOCK)
-        padded, sums = source, f'{output}.sums'
-        if columns % Q4_BLOCK:
-            padded = f'{output}.padded'
-            pads = np.array([0, 0, 0, 0, 0, blocks * Q4_BLOCK - columns], np.int64)
-            self.node('Pad', [source, self.inline(f'{output}.pads', pads)], [padded])
-        shape = self.inline(f'{output}.shape', np.array([0, 0, blocks, Q4_BLOCK], np.int64))
-        self.node('Reshape', [padded, shape], [f'{output}.blocks'])
-        last = self.inline(f'{output}.last', np.array([-1], np.int64))
-        self.node('ReduceSum', [f'{output}.blocks', last], [sums], keepdims=0)
-        self._quantised(source, name, f'{output}.product', rows, columns, 4, Q4_BLOCK, bias)
-        self._quantised(sums, f'{name}.offsets', f'{output}.offsets', rows, blocks, 8,
-                        OFFSET_BLOCK, [])
-        self.node('Add', [f'{output}.product', f'{output}.offsets'], [output])
-
-    def _quantised(self, source: str, name: str, output: str, rows: int, columns: int, bits: int,
-                   block: int, bias: list[str]) -> None:
-        inputs = [source, self.external(f'{name}.data'), self.external(f'{name}.scales')]
-        self.node('MatMulNBits', [*inputs, *(['', '', *bias] if bias else [])], [output], _MS,
-                  K=columns, N=rows, bits=bits, block_size=block,
-                  accuracy_level=_ACCURACY_LEVEL)
-
-    def model(self, name: str, inputs: list[onnx.ValueInfoProto],
-              outputs: list[onnx.ValueInfoProto]) -> bytes:
-        graph = helper.make_graph(self.nodes, name, inputs, outputs, self.initializers)
-        opsets = [helper.make_opsetid('', 17), helper.make_opsetid(_MS, 1)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=8,
-                                 producer_name='flash_llm_ros').SerializeToString()
-
-
-def value(name: str, dtype: int, shape: list[int | str]) -> onnx.ValueInfoProto:
-    return helper.make_tensor_value_info(name, dtype, shape)
 
 
 def layer_graph(spec: ModelSpec, layer: int, resident: str, kv_cache: str, data: ExternalData,
@@ -126,34 +25,13 @@ def layer_graph(spec: ModelSpec, layer: int, resident: str, kv_cache: str, data:
     with the last norm of the one before.
     """
     g = GraphBuilder(resident, data)
-    d, size, prefix = spec.hidden_size, spec.attention.head_dim, f'layers.{layer}'
-    hidden = 'hidden'
-    if spec.norm.first:
-        _norm(g, spec, hidden, f'{prefix}.attention_norm', 'normed', rows)
-    elif layer:
-        hidden = _norm(g, spec, hidden, f'layers.{layer - 1}.ffn_norm', 'normed', rows)
-    qkv_bias = (np.concatenate([rows(f'{prefix}.{part}_bias') for part in 'qkv'])
-                if spec.attention.bias else None)
-    g.matmul('normed' if spec.norm.first else hidden, f'{prefix}.qkv', 'qkv',
-             spec.attention.qkv_width, d, qkv_bias)
-    _attention(g, spec, kv_cache == 'fp16')
-    g.matmul('attended', f'{prefix}.o', 'projected', d, spec.attention.query_width,
-             rows(f'{prefix}.o_bias') if spec.attention.output_bias else None)
-    _into_block(g, spec, prefix, hidden, rows)
-
-    kv_type = TensorProto.FLOAT16 if kv_cache == 'fp16' else TensorProto.FLOAT
-    cache = [1, spec.attention.kv_heads, 'context', size]
-    inputs = [value('hidden', TensorProto.FLOAT, [1, 'S', d]),
-              value('past_key', kv_type, cache), value('past_value', kv_type, cache),
-              value('last_position', TensorProto.INT32, [1]),
-              value('total_length', TensorProto.INT32, [1])]
-    if spec.positions.kind == 'rotary':
-        inputs += [value(name, kv_type, ['context', spec.rotary_width // 2])
-                   for name in ('cos', 'sin')]
-    outputs = [value('ffn_input', TensorProto.FLOAT, [1, 'S', d]),
-               value('residual', TensorProto.FLOAT, [1, 'S', d]),
-               value('present_key', kv_type, cache), value('present_value', kv_type, cache)]
-    return g.model(f'layer_{layer}', inputs, outputs)
+    steps = _Layer(g, spec, layer, kv_cache == 'fp16', rows)
+    stream, normed = steps.enter('hidden')
+    qkv = steps.qkv(normed)
+    attended = steps.attention(qkv)
+    projected = steps.output(attended)
+    steps.into_feed_forward(stream, projected)
+    return g.model(f'layer_{layer}', *_interface(spec, kv_cache))
 
 
 def final_graph(spec: ModelSpec, rows: Rows) -> bytes:
@@ -166,38 +44,77 @@ def final_graph(spec: ModelSpec, rows: Rows) -> bytes:
                    [value('normed', TensorProto.FLOAT, shape)])
 
 
-def _attention(g: GraphBuilder, spec: ModelSpec, half: bool) -> None:
-    """From qkv to attended, through the KV cache."""
-    rotary = spec.positions.kind == 'rotary'
-    qkv = 'qkv'
-    if half:
-        g.node('Cast', [qkv], ['qkv_half'], to=TensorProto.FLOAT16)
-        qkv = 'qkv_half'
-    g.node('GroupQueryAttention',
-           [qkv, '', '', 'past_key', 'past_value', 'last_position', 'total_length',
-            *(['cos', 'sin'] if rotary else [])],
-           ['attended16' if half else 'attended', 'present_key', 'present_value'], _MS,
-           num_heads=spec.attention.heads, kv_num_heads=spec.attention.kv_heads,
-           do_rotary=int(rotary), rotary_interleaved=0)
-    if half:
-        g.node('Cast', ['attended16'], ['attended'], to=TensorProto.FLOAT)
+class _Layer:
+    """The steps of a layer, in order; each takes and returns names of values [1, S, width]."""
 
+    def __init__(self, g: GraphBuilder, spec: ModelSpec, layer: int, half: bool, rows: Rows
+                 ) -> None:
+        """`half`: the KV cache is fp16."""
+        self._g, self._spec, self._layer, self._half, self._rows = g, spec, layer, half, rows
 
-def _into_block(g: GraphBuilder, spec: ModelSpec, prefix: str, hidden: str, rows: Rows) -> None:
-    """The block's input, and the residual stream that its output is to be added to."""
-    norm = f'{prefix}.{"ffn" if spec.norm.first else "attention"}_norm'
-    if spec.norm.kind == 'rms' and spec.norm.first and not spec.feed_forward.bias:
-        g.node('SkipSimplifiedLayerNormalization',
-               [hidden, 'projected', g.inline('ffn_norm', rows(norm))],
-               ['ffn_input', '', '', 'residual'], _MS, epsilon=spec.norm.eps)
-        return
-    g.node('Add', [hidden, 'projected'], ['sum'])
-    _norm(g, spec, 'sum', norm, 'ffn_input', rows)
-    stream = 'sum' if spec.norm.first else 'ffn_input'
-    if spec.feed_forward.bias:
-        g.node('Add', [stream, g.inline('down_bias', rows(f'{prefix}.down_bias'))], ['residual'])
-    else:
-        g.node('Identity', [stream], ['residual'])
+    def enter(self, hidden: str) -> tuple[str, str]:
+        """The residual stream, and what attention is given."""
+        if self._spec.norm.first:
+            return hidden, self._norm(hidden, self._name('attention_norm'), 'normed')
+        if self._layer:
+            hidden = self._norm(hidden, f'layers.{self._layer - 1}.ffn_norm', 'normed')
+        return hidden, hidden
+
+    def qkv(self, normed: str) -> str:
+        """Queries, keys and values side by side."""
+        attention = self._spec.attention
+        bias = (np.concatenate([self._rows(self._name(f'{part}_bias')) for part in 'qkv'])
+                if attention.bias else None)
+        self._g.matmul(normed, self._name('qkv'), 'qkv', attention.qkv_width,
+                       self._spec.hidden_size, bias)
+        return 'qkv'
+
+    def attention(self, qkv: str) -> str:
+        """Positions, the KV cache and what is attended to; in the type of the cache."""
+        attention, rotary = self._spec.attention, self._spec.positions.kind == 'rotary'
+        if self._half:
+            self._g.node('Cast', [qkv], ['qkv_half'], to=TensorProto.FLOAT16)
+            qkv = 'qkv_half'
+        self._g.node('GroupQueryAttention',
+                     [qkv, '', '', 'past_key', 'past_value', 'last_position', 'total_length',
+                      *(['cos', 'sin'] if rotary else [])],
+                     ['attended16' if self._half else 'attended', 'present_key', 'present_value'],
+                     MS, num_heads=attention.heads, kv_num_heads=attention.kv_heads,
+                     do_rotary=int(rotary), rotary_interleaved=0)
+        if self._half:
+            self._g.node('Cast', ['attended16'], ['attended'], to=TensorProto.FLOAT)
+        return 'attended'
+
+    def output(self, attended: str) -> str:
+        attention = self._spec.attention
+        bias = self._rows(self._name('o_bias')) if attention.output_bias else None
+        self._g.matmul(attended, self._name('o'), 'projected', self._spec.hidden_size,
+                       attention.query_width, bias)
+        return 'projected'
+
+    def into_feed_forward(self, stream: str, projected: str) -> None:
+        """ffn_input, and residual, which the block's output is to be added to."""
+        g, spec = self._g, self._spec
+        norm = self._name('ffn_norm' if spec.norm.first else 'attention_norm')
+        if spec.norm.kind == 'rms' and spec.norm.first and not spec.feed_forward.bias:
+            g.node('SkipSimplifiedLayerNormalization',
+                   [stream, projected, g.inline('ffn_norm', self._rows(norm))],
+                   ['ffn_input', '', '', 'residual'], MS, epsilon=spec.norm.eps)
+            return
+        g.node('Add', [stream, projected], ['sum'])
+        self._norm('sum', norm, 'ffn_input')
+        stream = 'sum' if spec.norm.first else 'ffn_input'
+        if spec.feed_forward.bias:
+            bias = g.inline('down_bias', self._rows(self._name('down_bias')))
+            g.node('Add', [stream, bias], ['residual'])
+        else:
+            g.node('Identity', [stream], ['residual'])
+
+    def _norm(self, source: str, name: str, output: str) -> str:
+        return _norm(self._g, self._spec, source, name, output, self._rows)
+
+    def _name(self, part: str) -> str:
+        return f'layers.{self._layer}.{part}'
 
 
 def _norm(g: GraphBuilder, spec: ModelSpec, source: str, name: str, output: str,
@@ -212,3 +129,22 @@ def _norm(g: GraphBuilder, spec: ModelSpec, source: str, name: str, output: str,
         g.node('LayerNormalization', [source, weight, bias], [output], axis=-1,
                epsilon=spec.norm.eps)
     return output
+
+
+def _interface(spec: ModelSpec, kv_cache: str
+               ) -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:
+    """Inputs and outputs of a layer."""
+    kv_type = TensorProto.FLOAT16 if kv_cache == 'fp16' else TensorProto.FLOAT
+    stream = [1, 'S', spec.hidden_size]
+    cache = [1, spec.attention.kv_heads, 'context', spec.attention.head_dim]
+    inputs = [value('hidden', TensorProto.FLOAT, stream),
+              value('past_key', kv_type, cache), value('past_value', kv_type, cache),
+              value('last_position', TensorProto.INT32, [1]),
+              value('total_length', TensorProto.INT32, [1])]
+    if spec.positions.kind == 'rotary':
+        inputs += [value(name, kv_type, ['context', spec.rotary_width // 2])
+                   for name in ('cos', 'sin')]
+    outputs = [value('ffn_input', TensorProto.FLOAT, stream),
+               value('residual', TensorProto.FLOAT, stream),
+               value('present_key', kv_type, cache), value('present_value', kv_type, cache)]
+    return inputs, outputs

@@ -23,7 +23,8 @@ from flash_llm_ros.store.geometry import (
     model_sections,
     plan_geometry,
 )
-from flash_llm_ros.store.layer_graphs import ExternalData, final_graph, layer_graph
+from flash_llm_ros.store.graph_builder import ExternalData
+from flash_llm_ros.store.layer_graphs import final_graph, layer_graph
 from flash_llm_ros.store.manifest import Calibration, Manifest
 from flash_llm_ros.store.neuron_reader import NeuronReader
 from flash_llm_ros.store.neuron_writer import NeuronWriter

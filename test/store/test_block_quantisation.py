@@ -14,7 +14,7 @@ from flash_llm_ros.store.block_quantisation import (
     quantise,
     relative_error,
 )
-from flash_llm_ros.store.layer_graphs import ExternalData, GraphBuilder, value
+from flash_llm_ros.store.graph_builder import ExternalData, GraphBuilder, value
 from flash_llm_ros.store.resident_layout import matrix_layout, matrix_tensors
 
 
