@@ -118,13 +118,10 @@ setup(
     ],
     install_requires=requirements('runtime'),
     extras_require={
-        'calibrate': requirements('calibrate'),
         'convert': requirements('convert'),
-        'relufy': requirements('convert') + requirements('relufy'),
         'replay': requirements('replay'),
-        'report': requirements('report'),
         'structured': requirements('structured'),
-        'test': [name for kind in ('convert', 'replay', 'report', 'structured', 'test')
+        'test': [name for kind in ('convert', 'replay', 'structured', 'test')
                  for name in requirements(kind)],
     },
     entry_points={

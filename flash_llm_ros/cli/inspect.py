@@ -10,7 +10,6 @@ from flash_llm_ros.cli.main import fail
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.manifest import Calibration
-from flash_llm_ros.store.recovery import Recovery
 
 EPILOG = """\
 examples:
@@ -43,7 +42,6 @@ def _facts(store: FlashStore) -> dict[str, Any]:
             'resident': manifest.resident,
             'kv_cache': manifest.kv_cache, 'geometry': manifest.geometry.to_dict(),
             'calibration': manifest.calibration and asdict(manifest.calibration),
-            'recovery': manifest.recovery and manifest.recovery.to_dict(),
             'files': manifest.files, 'source': manifest.source, 'bytes': store.bytes}
 
 
@@ -63,7 +61,6 @@ def _print(store: FlashStore) -> None:
         'flash': f'{manifest.layout} layout, {geometry.groups} groups of {geometry.group_bytes} '
                  f'bytes, {geometry.waste:.1%} padding',
         'calibration': _calibration(calibration),
-        'corrections': _recovery(manifest.recovery),
         'files': f'{len(manifest.files)}, {store.bytes / 1e6:.1f} MB together',
     }
     for name, text in lines.items():
@@ -72,17 +69,9 @@ def _print(store: FlashStore) -> None:
 
 def _calibration(calibration: Calibration | None) -> str:
     if calibration is None:
-        return 'none: exact mode only'
+        return 'none: mode exact only'
     kinds = Counter(f'{facts.kind} {facts.size}' for facts in calibration.predictors)
-    return (f'{calibration.text_tokens} tokens, leaves out {calibration.default_sparsity:.0%} by '
-            f'default, predictors with a mean recall of {calibration.mean_recall:.1%}: '
+    return (f'{calibration.text_tokens} tokens: mode gated uses {calibration.active_share:.0%} of '
+            f'the neurons, in {calibration.groups_share:.0%} of their groups, at '
+            f"{calibration.perplexity_ratio:.3f} times mode exact's perplexity; predictors: "
             + ', '.join(f'{count} x {kind}' for kind, count in kinds.most_common()))
-
-
-def _recovery(recovery: Recovery | None) -> str:
-    if recovery is None:
-        return 'none learned'
-    return 'learned for ' + ', '.join(
-        f'{mode} {name} (perplexity {setting.after:.3f} instead of {setting.before:.3f} times '
-        "exact mode's)" for mode in ('sparse', 'aggressive')
-        for name, setting in getattr(recovery, mode).items())
