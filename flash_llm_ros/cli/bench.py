@@ -101,7 +101,7 @@ def _measure(options: Namespace) -> dict[str, Any]:
     profile, _ = usable_profile(options.store)
     return {
         'store': str(options.store), 'model': engine.model_name, 'model_bytes': engine.model_bytes,
-        'mode': engine.config.mode, 'threads': options.threads, 'reader': engine.reader,
+        'mode': engine.mode, 'threads': options.threads, 'reader': engine.reader,
         'load_average': load, 'runs': [asdict(entry) for entry in runs], **_medians(runs, profile),
         'plan': {row.name: row.bytes for row in engine.plan.rows},
         'budget': engine.plan.budget, 'bare_rss': bare, 'peak_rss': peak}

@@ -87,7 +87,7 @@ def test_the_file_of_defaults_is_the_table() -> None:
 
 
 @pytest.mark.parametrize('path', MACHINES, ids=lambda path: path.stem)
-def test_a_machine_file_fits_the_table_and_says_why(path: Path) -> None:
+def test_a_machine_file_fits_the_table(path: Path) -> None:
     from flash_llm_ros.node.parameters import BY_NAME
 
     for name, value in values(path).items():
@@ -97,7 +97,6 @@ def test_a_machine_file_fits_the_table_and_says_why(path: Path) -> None:
     assert {'memory.dram_budget', 'compute.threads', 'memory.context_length',
             'memory.prefill_chunk', 'flash.reader', 'requests.default_deadline',
             'requests.service_deadline', 'compute.duty_cycle'} <= values(path).keys()
-    assert path.read_text().count('# ') > 12
 
 
 @pytest.mark.parametrize('path', MACHINES, ids=lambda path: path.stem)

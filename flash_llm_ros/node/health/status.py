@@ -120,13 +120,13 @@ class StatusReport:
         plan = engine.plan
         traffic = Traffic.since(self._start, worker.counts)
         status.state = PHASES[worker.phase] if worker.active else EngineStatus.INACTIVE
-        status.model = engine.config.model_name
-        status.mode = engine.config.mode
+        status.model = engine.model_name
+        status.mode = engine.mode
         status.sessions = engine.sessions
         status.queue_length = worker.queue_length
         status.duty_cycle = worker.duty_cycle
         status.threads = engine.threads
-        status.model_bytes = engine.config.model_bytes
+        status.model_bytes = engine.model_bytes
         status.dram_budget = plan.budget
         status.dram_planned = plan.planned
         status.window_bytes = plan.window_bytes
