@@ -8,7 +8,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 MODEL ?= smollm2
 PROMPT ?= Name the capital of France.
 BUDGET ?=
-MODE ?=
+MODE ?= $(if $(filter relu,$(MODEL)),sparse)
 PYTEST_ARGS ?=
 export PROMPT BUDGET MODE
 
@@ -31,7 +31,7 @@ DEMO_STORE := $(or $(STORE_OF_$(MODEL)),$(error MODEL is '$(MODEL)'; it must be 
 MESSAGES := $(wildcard flash_llm_msgs/*.* flash_llm_msgs/msg/* flash_llm_msgs/srv/* flash_llm_msgs/action/*)
 NATIVE := $(wildcard native/*.* native/*/*)
 INSTALLED := $(wildcard launch/* config/* resource/*) setup.py setup.cfg pyproject.toml package.xml
-CONVERTER := $(wildcard $(foreach part,checkpoint checkpoint/families store convert calibrate,flash_llm_ros/$(part)/*.*)) \
+CONVERTER := $(wildcard $(foreach part,checkpoint checkpoint/families store convert,flash_llm_ros/$(part)/*.*)) \
 	flash_llm_ros/model_spec.py
 
 # $(call step,NAME,WHAT,COMMAND): one line on the terminal; the rest goes to build/log/NAME.log.
@@ -82,8 +82,8 @@ $(DONE)/package: $(DONE)/messages $(INSTALLED) $(NATIVE)
 	@grep -h 'could not be compiled' build/log/package.log || true
 	@mkdir -p $(@D) && touch $@
 
-$(DONE)/test: $(DONE)/requirements requirements/test.txt
-	$(call step,test,Installing the test tools (1 to 2 min),$(INSTALL) -r requirements/test.txt)
+$(DONE)/test: $(DONE)/requirements requirements/report.txt requirements/test.txt
+	$(call step,test,Installing the test tools (1 to 2 min),$(INSTALL) -r requirements/report.txt -r requirements/test.txt)
 	@mkdir -p $(@D) && touch $@
 
 $(GGUF): | $(DONE)/venv

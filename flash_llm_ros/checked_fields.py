@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import MISSING, fields, is_dataclass
 import math
 from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import yaml
 
@@ -54,12 +54,18 @@ def parsed_yaml(text: str) -> Any:
         raise ValueError('it is not valid YAML') from None
 
 
-def structured(kind: Any, data: Any, field: str) -> Any:
+def yaml_text(data: Any) -> str:
+    """Plain values as YAML, in their order; short lists are on one line."""
+    return yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=100)
+
+
+def structured(kind: Any, data: Any, field: str = '') -> Any:
     """`data`, as YAML or JSON gives it, as an object of type `kind`.
 
-    `kind` is a dataclass (from a mapping; what it checks on creation is checked), a NamedTuple
-    (from a list), int, float (finite), str, bool, or a list, tuple, dict or optional of such.
-    Raises FieldError with the whole path of what is wrong, as in `model.attention.heads`.
+    `kind` is a dataclass (from a mapping; what it checks on creation is checked), a TypedDict, a
+    NamedTuple (from a list), int, float (finite), str, bool, a list, tuple, dict or optional of
+    such, or a class that makes itself by `from_plain(data)`. Raises FieldError with the whole path
+    of what is wrong, as in `model.attention.heads`, below `field`.
     """
     origin, arguments = get_origin(kind), get_args(kind)
     if kind is Any:
@@ -69,13 +75,15 @@ def structured(kind: Any, data: Any, field: str) -> Any:
         return None if data is None else structured(inner, data, field)
     if origin is dict:
         _check_mapping(data, field)
-        return {key: structured(arguments[1], value, f'{field}.{key}')
+        return {key: structured(arguments[1], value, _path(field, key))
                 for key, value in data.items()}
     if origin in (list, tuple):
         check(isinstance(data, list), field, data, 'a list')
         return origin(structured(arguments[0], value, f'{field}[{index}]')
                       for index, value in enumerate(data))
-    if is_dataclass(kind):
+    if hasattr(kind, 'from_plain'):
+        return _made(kind.from_plain, {'data': data}, field)
+    if is_dataclass(kind) or is_typeddict(kind):
         return _record(kind, data, field)
     if issubclass(kind, tuple):
         names = kind._fields
@@ -95,21 +103,28 @@ def _record(kind: Any, data: Any, field: str) -> Any:
                 if is_dataclass(kind) else set())
     for name in data:
         if name not in hints:
-            raise FieldError(f'{field}.{name}', f'is unknown; known are {", ".join(hints)}')
+            raise FieldError(_path(field, name), f'is unknown; known are {", ".join(hints)}')
     for name in hints:
         if name not in data and name not in optional:
-            raise FieldError(f'{field}.{name}', 'is missing')
-    values = {name: structured(hints[name], value, f'{field}.{name}')
-              for name, value in data.items()}
+            raise FieldError(_path(field, name), 'is missing')
+    return _made(kind, {name: structured(hints[name], value, _path(field, name))
+                        for name, value in data.items()}, field)
+
+
+def _made(make: Callable[..., Any], values: dict[str, Any], field: str) -> Any:
     try:
-        return kind(**values)
+        return make(**values)
     except FieldError as error:
-        raise FieldError(f'{field}.{error.field}', error.problem) from None
+        raise FieldError(_path(field, error.field), error.problem) from None
+
+
+def _path(field: str, name: str) -> str:
+    return f'{field}.{name}' if field else name
 
 
 def _check_mapping(data: Any, field: str) -> None:
-    check(isinstance(data, dict) and all(isinstance(name, str) for name in data), field, data,
-          'a mapping with names')
+    check(isinstance(data, dict) and all(isinstance(name, str) for name in data),
+          field or 'the content', data, 'a mapping with names')
 
 
 def _is_integer(value: object) -> bool:

@@ -4,11 +4,12 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
 from flash_llm_ros.checkpoint.errors import CheckpointError
+from flash_llm_ros.cli.calibrate import price
 from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.convert.calibration_text import read_texts
 from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.convert.section_formats import INT4_LOSS
-from flash_llm_ros.store.device_profile import DeviceProfile
 from flash_llm_ros.store.errors import FlashLlmError
 
 EPILOG = """\
@@ -16,12 +17,10 @@ examples:
   flash_llm convert smollm2.Q4_1.gguf /data/smollm2.store
   flash_llm convert Qwen2.5-1.5B-Instruct/ /data/qwen.store --neurons int4
   flash_llm convert model.gguf /data/small.store --neurons int4 --int4-loss inf   smallest
-  flash_llm convert model.gguf /data/model.store --probe       choose group sizes for this flash
-  flash_llm convert model.gguf /data/model.store --profile robot/profile.yaml
   flash_llm convert smollm2.gguf /data/relu.store --ffn smollm2-relu.ffn
 
 Takes minutes and about as much memory as the largest layer; nothing is left of a
-conversion that fails. `flash_llm calibrate` improves sparse mode afterwards.
+conversion that fails. A ReLU model gets predictors, which mode gated uses.
 """
 
 
@@ -29,8 +28,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('checkpoint', help='a .gguf file or a Hugging Face folder')
     parser.add_argument('store', help='the folder to write')
     parser.add_argument('--ffn', type=Path, metavar='FILE',
-                        help="take the feed-forward weights from this file, which `relufy` wrote, "
-                             "instead of the checkpoint's")
+                        help="take the feed-forward weights from this file instead of the "
+                             "checkpoint's")
     parser.add_argument('--neurons', choices=('int8', 'int4', 'fp16'), default='int8',
                         help='format of the feed-forward weights on flash (default: int8)')
     parser.add_argument('--int4-loss', type=float, default=INT4_LOSS, metavar='NATS',
@@ -45,28 +44,21 @@ def add_arguments(parser: ArgumentParser) -> None:
                         help='format of keys and values (default: fp16; fp32 with fp16)')
     parser.add_argument('--block', type=int, default=512, metavar='BYTES',
                         help="the flash device's logical block (default: 512)")
-    device = parser.add_mutually_exclusive_group()
-    device.add_argument('--profile', metavar='FILE', type=Path,
-                        help='choose the group size for the device of this profile.yaml, which '
-                             '`flash_llm probe` has written')
-    device.add_argument('--probe', action='store_true',
-                        help='measure the device that the store is written to, and choose for it')
-    parser.add_argument('--text', metavar='FILE',
-                        help="calibration text (default: the package's own)")
+    parser.add_argument('--text', type=Path, nargs='+', metavar='FILE',
+                        help="UTF-8 text or .jsonl files to calibrate on (default: the package's "
+                             'own text)')
     parser.add_argument('--no-calibration', action='store_true',
-                        help='write a store for exact mode only')
+                        help='make no predictors: a store for mode exact only')
     parser.add_argument('--replace', action='store_true', help='replace a store that exists')
 
 
 def run(options: Namespace) -> int:
     try:
-        text = _text(Path(options.text)) if options.text else None
         chosen = ConversionOptions(
             ffn=options.ffn, neurons=options.neurons, int4_loss=options.int4_loss,
             resident=options.resident, kv_cache=options.kv_cache, block=options.block,
-            calibrate=not options.no_calibration, text=text, replace=options.replace,
-            probe=options.probe,
-            profile=DeviceProfile.load(options.profile) if options.profile else None)
+            calibrate=not options.no_calibration,
+            texts=read_texts(options.text) if options.text else None, replace=options.replace)
         with Steps() as steps:
             store = convert(options.checkpoint, options.store, chosen, steps)
     except (CheckpointError, FlashLlmError, OSError, ValueError) as error:
@@ -74,11 +66,6 @@ def run(options: Namespace) -> int:
     geometry = store.manifest.geometry
     print(f'{store.path}: {store.bytes / 1e6:.1f} MB, {geometry.formats_text}; '
           f'{store.manifest.layout} layout, groups of {geometry.group_bytes} bytes')
+    if store.manifest.calibration is not None:
+        print(price(store.manifest.calibration))
     return 0
-
-
-def _text(path: Path) -> str:
-    try:
-        return path.read_text(encoding='utf-8')
-    except UnicodeDecodeError as error:
-        raise ValueError(f'{path} is not UTF-8: {error}') from None

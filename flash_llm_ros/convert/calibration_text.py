@@ -1,20 +1,18 @@
-"""Text to calibrate on: files, the package's own, or what the model itself writes."""
+"""Text to calibrate on: files, or the package's own."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.resources import files
 import json
 from pathlib import Path
 from typing import Any
 
-from flash_llm_ros.engine import Engine, GenerationRequest
-from flash_llm_ros.engine.request.sampling import SamplingParams
+from flash_llm_ros.engine import Engine
 
 JSON_LINES = ('.jsonl', '.ndjson')
-_ANSWER_TOKENS = 192
 
 
 def default_text() -> str:
-    """What `convert` calibrates on when it is given no text."""
+    """What is calibrated on where no text is given."""
     return files(__package__).joinpath('default_text.txt').read_text('utf-8')
 
 
@@ -65,27 +63,3 @@ def tokens_of(engine: Engine, texts: list[str], most: int) -> list[int]:
         if len(tokens) >= most:
             break
     return tokens[:most]
-
-
-def generated_tokens(engine: Engine, most: int, done: list[list[int]],
-                     keep: Callable[[list[int]], None],
-                     progress: Callable[[int, int], None]) -> list[int]:
-    """Chats of the model with the package's own prompts, templates included.
-
-    The same store gives the same tokens. `done` are the chats of an interrupted call, which has
-    given each of them to `keep`.
-    """
-    prompts = files(__package__).joinpath('prompts.txt').read_text('utf-8').splitlines()
-    chats = list(done)
-    while (count := sum(map(len, chats))) < most:
-        number = len(chats)
-        request = GenerationRequest(
-            prompts[number % len(prompts)], max_tokens=_ANSWER_TOKENS,
-            sampling=SamplingParams(temperature=1.0, top_k=0, top_p=1.0, seed=number))
-        generation = engine.start(request)
-        for _ in generation:
-            progress(min(count + len(generation.tokens), most - 1), most)
-        chats.append([int(token) for token in (*generation.prompt_tokens, *generation.tokens)])
-        keep(chats[-1])
-    progress(most, most)
-    return [token for chat in chats for token in chat][:most]

@@ -6,8 +6,6 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-_SURE = 2                       # standard errors above the mean: 98 % of what it may really be
-
 
 @dataclass(frozen=True)
 class Growth:
@@ -35,8 +33,3 @@ class Growth:
     @property
     def relative_error(self) -> float:
         return self.relative * self.error
-
-    @property
-    def most_nats(self) -> float:
-        """Two standard errors above the mean: what it surely stays below."""
-        return self.nats + _SURE * self.error

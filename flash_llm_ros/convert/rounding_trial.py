@@ -6,11 +6,12 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.convert.block_stand_in import BlockStandIn
 from flash_llm_ros.convert.ffn_weights import Array, FfnWeights
-from flash_llm_ros.convert.measured_loss import divergence, log_softmax
+from flash_llm_ros.convert.losses import divergence, log_softmax
 from flash_llm_ros.engine import Engine
+from flash_llm_ros.engine.memory.window import Window
 from flash_llm_ros.engine.model.feed_forward.block import FeedForwardBlock
+from flash_llm_ros.engine.model.model import Model
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.geometry import MODEL_WIDE, Section
@@ -32,13 +33,13 @@ class RoundedReader(NeuronReader):
         return int4_rounded(found) if name == self._name else found
 
 
-class ReplacedLayer(BlockStandIn):
-    """An engine's feed-forward block, one layer of which is computed from other weights."""
+class ReplacedLayer:
+    """A feed-forward block around another, one layer of which is computed from other weights."""
 
-    def __init__(self, inner: FeedForwardBlock, layer: int, weights: FfnWeights,
-                 codec: str) -> None:
+    def __init__(self, inner: FeedForwardBlock, layer: int, weights: FfnWeights, codec: str
+                 ) -> None:
         """`codec`: of the rows that inputs meet, for which the core rounds these, too."""
-        super().__init__(inner)
+        self._inner, self.begin = inner, inner.begin
         self._layer, self._weights, self._codec = layer, weights, codec
 
     def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
@@ -47,6 +48,26 @@ class ReplacedLayer(BlockStandIn):
             out += h @ self._weights.down
             out = np.zeros_like(out)        # the layer is read all the same: it is in a stream
         self._inner.run(layer, x, out, dense)
+
+
+class RoundedHead:
+    """A window's embedding and head, the head in int4, and the embedding where they are tied."""
+
+    def __init__(self, window: Window, store: FlashStore, section: Section) -> None:
+        self._window, self._store, self._section = window, store, section
+        self._tied = store.manifest.model.embedding.tied
+
+    def embed(self, tokens: NDArray[np.int64], out: Array) -> None:
+        self._window.embed(tokens, out)
+        if self._tied:
+            out[:] = int4_rounded(out)
+
+    def logits(self, normed: Array, out: Array) -> None:
+        self._window.logits(normed, out)    # read all the same: it is in a stream
+        x = rounded(normed, 'int4')
+        with NeuronReader(self._store) as reader:
+            for first, rows in reader.parts(self._section):
+                out[:, first:first + len(rows)] = x @ int4_rounded(rows[:, 0]).T
 
 
 class RoundingTrial:
@@ -60,7 +81,7 @@ class RoundingTrial:
     def __init__(self, store: FlashStore, engine: Engine, tokens: NDArray[np.int64]) -> None:
         """`tokens`: at most the engine's context."""
         self._store, self._model, self._tokens = store, engine.model, tokens
-        self._exact = self._logits()
+        self._exact = self._logits(engine.model)
         last = store.manifest.model.layers - 1
         layers = sorted({0, last // 2, last})
         name = _MEASURED_FOR_CHANGE[store.manifest.layout]
@@ -83,9 +104,8 @@ class RoundingTrial:
     def _mean(self, logits: Array) -> float:
         return float(divergence(self._exact, logits).mean())
 
-    def _logits(self) -> Array:
+    def _logits(self, model: Model) -> Array:
         """Log probabilities, float32 [tokens, vocabulary]."""
-        model = self._model
         found = np.empty((len(self._tokens), model.spec.embedding.vocab_size), np.float32)
         for start in range(0, len(self._tokens), model.chunk):
             part = self._tokens[start:start + model.chunk]
@@ -99,36 +119,15 @@ class RoundingTrial:
         codec = 'int4' if open_reader is not NeuronReader else section.codec.name
         if section.name == 'down':
             codec = self._store.manifest.geometry.section('gate_up', section.layer).codec.name
-        plain = self._model.feed_forward
-        self._model.feed_forward = ReplacedLayer(plain, section.layer, weights, codec)
-        try:
-            return self._logits()
-        finally:
-            self._model.feed_forward = plain
+        model = self._model
+        block = ReplacedLayer(model.feed_forward, section.layer, weights, codec)
+        return self._logits(Model(model.spec, model.attention, block, model.window, model.chunk))
 
     def _head_logits(self, section: Section) -> Array:
-        """With the head in int4, and with the embedding where they are tied."""
-        window = self._model.window
-        embed, head = window.embed, window.logits
-
-        def rounded_embed(tokens: NDArray[np.int64], out: Array) -> None:
-            embed(tokens, out)
-            out[:] = int4_rounded(out)
-
-        def rounded_head(normed: Array, out: Array) -> None:
-            head(normed, out)       # read all the same: it is in a stream
-            x = rounded(normed, 'int4')
-            with NeuronReader(self._store) as reader:
-                for first, rows in reader.parts(section):
-                    out[:, first:first + len(rows)] = x @ int4_rounded(rows[:, 0]).T
-
-        window.logits = rounded_head
-        if self._store.manifest.model.embedding.tied:
-            window.embed = rounded_embed
-        try:
-            return self._logits()
-        finally:
-            window.embed, window.logits = embed, head
+        model = self._model
+        window = RoundedHead(model.window, self._store, section)
+        return self._logits(Model(model.spec, model.attention, model.feed_forward, window,
+                                  model.chunk))
 
 
 def int4_rounded(rows: Array) -> Array:

@@ -7,12 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
-from flash_llm_ros.convert.calibration import CalibrationOptions, opened
+from flash_llm_ros.convert.calibration import opened
 from flash_llm_ros.convert.calibration_text import tokens_of
 from flash_llm_ros.convert.rounding_trial import RoundingTrial
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.flash_store import FlashStore
-from flash_llm_ros.store.geometry import Section, SectionSpec, model_sections
+from flash_llm_ros.store.geometry import Section, SectionSpec, spec_sections
 from flash_llm_ros.store.writer import Progress
 
 INT4_LOSS = 0.025       # nats a token: about 2.5 % of perplexity
@@ -45,9 +45,7 @@ class SectionFormats:
         """`loss`: nats a token that rounding to int4 may cost together; inf measures nothing."""
         spec = checkpoint.spec
         self._loss, self._dim = loss, spec.hidden_size
-        self._specs = model_sections(layout, spec.layers, spec.feed_forward.size,
-                                    spec.embedding.vocab_size,
-                                     spec.embedding.tied, spec.feed_forward.gated)
+        self._specs = spec_sections(layout, spec)
         self.first = (neurons,) * len(self._specs)
         self.undecided: list[int] = []
         if neurons == 'int4' and loss < np.inf:
@@ -56,12 +54,12 @@ class SectionFormats:
             self.undecided = [index for index, section in enumerate(self._specs) if loses[index]
                               and (section.name != 'embedding' or spec.embedding.tied)]
 
-    def measured(self, store: FlashStore, text: str, progress: Progress) -> tuple[str, ...]:
+    def measured(self, store: FlashStore, texts: list[str], progress: Progress
+                 ) -> tuple[str, ...]:
         """The codecs to use, of a store that has the `first` ones; FlashLlmError, ValueError."""
-        options = CalibrationOptions(most_tokens=_TOKENS)
         prices: dict[int, Price] = {}
-        with opened(store, options) as engine:
-            tokens = tokens_of(engine, [text], _TOKENS)[:engine.config.context_length]
+        with opened(store) as engine:
+            tokens = tokens_of(engine, texts, _TOKENS)[:engine.config.context_length]
             trial = RoundingTrial(store, engine, np.array(tokens, np.int64))
             for done, index in enumerate(self.undecided, 1):
                 section = store.manifest.geometry.sections[index]

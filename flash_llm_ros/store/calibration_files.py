@@ -1,25 +1,26 @@
 """The files of a calibration in a store, and how one takes the place of another."""
 
 from collections.abc import Iterator
+from dataclasses import replace
+import os
 from pathlib import Path
 import shutil
 from typing import Any, Protocol
 
-import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.store import flash_store as names
-from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.flash_store import FlashStore, file_sha256
 from flash_llm_ros.store.graph_builder import ExternalData
-from flash_llm_ros.store.manifest import Calibration
-from flash_llm_ros.store.predictor_graph import PredictorForm, predictor_graph, predictor_layout
-from flash_llm_ros.store.publication import publish
-from flash_llm_ros.store.recovery_files import remove_unlisted_recovery, without_sparse
+from flash_llm_ros.store.manifest import Calibration, FileFacts
+from flash_llm_ros.store.predictor_form import PredictorForm
+from flash_llm_ros.store.predictor_graph import predictor_graph, predictor_layout
+from flash_llm_ros.store.publication import sync
 from flash_llm_ros.store.tensor_file import TensorFileWriter
 
 
 class StoredPredictor(Protocol):
-    """What is written of a layer's predictor; `calibrate.predictor.Predictor` is one."""
+    """What is written of a layer's predictor; `convert.predictor.Predictor` is one."""
 
     form: PredictorForm
 
@@ -28,20 +29,18 @@ class StoredPredictor(Protocol):
 
 
 def write_predictors(store: FlashStore, folder: str, forms: list[PredictorForm],
-                     layers: Iterator[tuple[StoredPredictor, NDArray[np.float32]]]) -> None:
-    """Write graphs and tensors of all layers; `layers` yields predictors and down norms [ffn]."""
-    spec, layout = store.manifest.model, store.manifest.layout
-    tensors = predictor_layout(spec, layout, forms)
+                     predictors: Iterator[StoredPredictor]) -> None:
+    """Write graphs and tensors of all layers."""
+    spec = store.manifest.model
+    tensors = predictor_layout(spec, forms)
     file = names.predictor_weights(folder)
     writer = TensorFileWriter(store.path / file, tensors)
     data = ExternalData(file, tensors, writer.offsets)
     (store.path / folder).mkdir(exist_ok=True)
-    for layer, (predictor, down_norm) in enumerate(layers):
+    for layer, predictor in enumerate(predictors):
         for name, tensor in predictor.tensors(layer).items():
             writer.write(name, tensor)
-        if layout == 'split':
-            writer.write(f'predictors.{layer}.down_norm', down_norm)
-        graph = predictor_graph(spec, layout, layer, predictor.form, data)
+        graph = predictor_graph(spec, layer, predictor.form, data)
         (store.path / names.predictor_graph(layer, folder)).write_bytes(graph)
     writer.close()
 
@@ -57,15 +56,28 @@ def next_folder(store: FlashStore) -> str:
 def publish_calibration(store: FlashStore, calibration: Calibration) -> FlashStore:
     """Replace the manifest of a finished store in one step, then remove the predictors before.
 
-    Corrections that were learned for other thresholds go with them.
+    Whatever happens in between, the store is the one before or the new one.
     """
     folder, layers = calibration.predictor_folder, range(store.manifest.model.layers)
     new = [names.predictor_weights(folder),
            *(names.predictor_graph(layer, folder) for layer in layers)]
-    recovery, obsolete = without_sparse(store.manifest.recovery)
-    obsolete |= set(filter(_predicts, store.manifest.files))
-    found = publish(store, new, obsolete, calibration=calibration, recovery=recovery)
-    remove_unlisted_recovery(found)
+    files = {name: entry for name, entry in store.manifest.files.items() if not _predicts(name)}
+    for name in new:
+        path = store.path / name
+        files[name] = FileFacts(bytes=path.stat().st_size, sha256=file_sha256(path))
+        sync(path)
+    sync(store.path / folder)
+    partial = store.path / f'.{names.MANIFEST}.partial'
+    try:
+        replace(store.manifest, files=dict(sorted(files.items())),
+                calibration=calibration).save(partial)
+        sync(partial)
+        os.replace(partial, store.path / names.MANIFEST)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    sync(store.path)
+    found = FlashStore.open(store.path)
     _remove_unlisted(found)
     return found
 
@@ -88,4 +100,3 @@ def _predicts(name: str) -> bool:
     first = Path(name).parts[0].removesuffix('.safetensors')
     return (first == names.FIRST_PREDICTORS
             or first.removeprefix(f'{names.FIRST_PREDICTORS}-').isdigit())
-

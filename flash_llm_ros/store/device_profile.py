@@ -4,24 +4,29 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property
-import math
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-import yaml
 
+from flash_llm_ros.checked_fields import (
+    FieldError,
+    check,
+    check_integers,
+    parsed_yaml,
+    structured,
+    yaml_text,
+)
 from flash_llm_ros.store.errors import ReadFailedError
 from flash_llm_ros.store.flash_device import FlashDevice
 
 PROFILE = 'profile.yaml'    # beside the store's manifest, not listed in it: it is the machine's
 PROFILE_VERSION = 1
 PATTERNS = ('random', 'sequential')
-_FIELDS = ('profile_version', 'device', 'reader', 'direct', 'measured_at', 'span_bytes',
-           'measurements')
 _USEFUL = 0.95       # share of the rate of endless reads that a request should reach
 _LEAST_SECONDS = 1e-12
+_MOST = 2**40
 
 
 class Measurement(NamedTuple):
@@ -61,6 +66,10 @@ class DeviceProfile:
     measurements: tuple[Measurement, ...]
 
     def __post_init__(self) -> None:
+        check(_is_time(self.measured_at), 'measured_at', self.measured_at,
+              'a date and time in ISO 8601')
+        check_integers(self, ['span_bytes'])
+        check(len(self.measurements) > 0, 'measurements', self.measurements, 'at least one')
         for index, measurement in enumerate(self.measurements):
             _check_measurement(f'measurements[{index}]', measurement)
         grid = {measurement[:3] for measurement in self.measurements}
@@ -68,8 +77,8 @@ class DeviceProfile:
             for size in self.sizes:
                 for depth in self.depths:
                     if (pattern, size, depth) not in grid:
-                        raise ValueError(f'measurements: {pattern} reads of {size} bytes, {depth} '
-                                         'in flight, are missing')
+                        raise FieldError('measurements', f'lack {pattern} reads of {size} bytes, '
+                                         f'{depth} in flight')
 
     @cached_property
     def sizes(self) -> list[int]:
@@ -150,52 +159,26 @@ class DeviceProfile:
 
     def save(self, path: Path) -> None:
         """Raises OSError."""
-        path.write_text(yaml.safe_dump({
+        path.write_text(yaml_text({
             'profile_version': PROFILE_VERSION, 'device': asdict(self.device),
             'reader': self.reader, 'direct': self.direct, 'measured_at': self.measured_at,
             'span_bytes': self.span_bytes,
             'measurements': [[*m[:3], round(m.reads_per_second, 1)] for m in self.measurements],
-        }, sort_keys=False, default_flow_style=None, width=100), encoding='utf-8')
+        }), encoding='utf-8')
 
     @classmethod
     def load(cls, path: Path) -> 'DeviceProfile':
         """Raises ReadFailedError, and ValueError naming the field that is wrong."""
         try:
-            data = yaml.safe_load(path.read_text(encoding='utf-8'))
+            data = parsed_yaml(path.read_text(encoding='utf-8'))
+            version = data.pop('profile_version', None) if isinstance(data, dict) else None
+            check(version == PROFILE_VERSION, 'profile_version', version,
+                  f'{PROFILE_VERSION}; probe the store again')
+            return structured(cls, data)
         except OSError as error:
             raise ReadFailedError(f'{path}: {error.strerror}.') from None
-        except (yaml.YAMLError, UnicodeDecodeError, RecursionError):
-            raise ValueError(f'{path} is not a device profile: it is not valid YAML') from None
-        try:
-            return cls._from_dict(data)
-        except ValueError as error:
+        except ValueError as error:         # UnicodeDecodeError, too
             raise ValueError(f'{path} is not a device profile: {error}') from None
-
-    @classmethod
-    def _from_dict(cls, data: Any) -> 'DeviceProfile':
-        _check(isinstance(data, dict), 'content', type(data).__name__, 'a mapping')
-        _check(data.get('profile_version') == PROFILE_VERSION, 'profile_version',
-               data.get('profile_version'), f'{PROFILE_VERSION}; probe the store again')
-        for name in _FIELDS:
-            _check(name in data, name, 'missing', 'present')
-        for name in data:
-            _check(name in _FIELDS, name, 'unknown', f'one of {", ".join(_FIELDS)}')
-        device, rows = data['device'], data['measurements']
-        _check(isinstance(device, dict) and device.keys() == {'name', 'file_system', 'bytes'}
-               and isinstance(device['bytes'], int), 'device', device,
-               'a name, a file_system and a number of bytes')
-        _check(isinstance(data['reader'], str), 'reader', data['reader'], 'a text')
-        _check(isinstance(data['direct'], bool), 'direct', data['direct'], 'true or false')
-        _check(_is_time(data['measured_at']), 'measured_at', data['measured_at'],
-               'a date and time in ISO 8601')
-        _check(_is_count(data['span_bytes']), 'span_bytes', data['span_bytes'],
-               'a positive integer')
-        _check(isinstance(rows, list) and rows and all(isinstance(row, list) and len(row) == 4
-                                                       for row in rows),
-               'measurements', f'{str(rows)[:60]}',
-               'a list of [pattern, bytes, reads in flight, reads a second]')
-        return cls(FlashDevice(**device), data['reader'], data['direct'], data['measured_at'],
-                   data['span_bytes'], tuple(Measurement(*row) for row in rows))
 
 
 def usable_profile(folder: Path) -> tuple[DeviceProfile | None, str]:
@@ -219,24 +202,14 @@ def usable_profile(folder: Path) -> tuple[DeviceProfile | None, str]:
 
 def _check_measurement(where: str, measurement: Measurement) -> None:
     pattern, read_bytes, in_flight, rate = measurement
-    _check(pattern in PATTERNS, f'{where}.pattern', pattern, f'one of {", ".join(PATTERNS)}')
-    _check(_is_count(read_bytes), f'{where}.read_bytes', read_bytes, 'a positive integer')
-    _check(_is_count(in_flight), f'{where}.in_flight', in_flight, 'a positive integer')
-    _check(isinstance(rate, (int, float)) and not isinstance(rate, bool) and math.isfinite(rate)
-           and rate > 0, f'{where}.reads_per_second', rate, 'a positive number')
+    check(pattern in PATTERNS, f'{where}.pattern', pattern, f'one of {", ".join(PATTERNS)}')
+    for name, value in (('read_bytes', read_bytes), ('in_flight', in_flight)):
+        check(0 < value <= _MOST, f'{where}.{name}', value, f'an integer from 1 to {_MOST}')
+    check(rate > 0, f'{where}.reads_per_second', rate, 'a positive number')
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
-
-
-def _is_time(value: object) -> bool:
+def _is_time(value: str) -> bool:
     try:
-        return isinstance(value, str) and datetime.fromisoformat(value) is not None
+        return datetime.fromisoformat(value) is not None
     except ValueError:
         return False
-
-
-def _check(right: bool, field: str, value: object, wanted: str) -> None:
-    if not right:
-        raise ValueError(f'{field}: {value!r} is wrong, must be {wanted}')

@@ -1,15 +1,14 @@
 """The flash store as a folder: opening and verifying it."""
 
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 import hashlib
 import os
 from pathlib import Path
-from typing import NamedTuple
 
-from flash_llm_ros.store.aggressive import CORRECTIONS, HEAD_GRAPH, HEAD_SKETCH
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
 from flash_llm_ros.store.manifest import Manifest
-from flash_llm_ros.store.recovery import setting_name
+from flash_llm_ros.store.publication import restore
 
 MANIFEST = 'manifest.yaml'
 NEURONS = 'neurons.bin'
@@ -19,6 +18,7 @@ TOKENIZER = 'tokenizer.json'
 TOKENIZER_TABLES = 'tokenizer.safetensors'      # only for byte-level ones
 CHAT_TEMPLATE = 'chat_template.jinja'
 FIRST_PREDICTORS = 'predictors'     # folder of a conversion's; later ones have numbers
+RECORDING = 'recording'             # folder in theirs while they are made; no part of a store
 _CHUNK = 1 << 20
 
 
@@ -34,13 +34,6 @@ def predictor_weights(folder: str = FIRST_PREDICTORS) -> str:
     return f'{folder}.safetensors'
 
 
-class CorrectionPlace(NamedTuple):
-    """A tensor file of a store, and what the names of a setting's corrections begin with."""
-
-    file: str
-    prefix: str
-
-
 class FlashStore:
     """An opened flash store; nothing in it is changed."""
 
@@ -52,10 +45,14 @@ class FlashStore:
     def open(cls, path: str | Path) -> 'FlashStore':
         """Check the manifest and every file's presence and size.
 
+        A store that an interrupted publication left without its name gets it back.
         Raises FlashLlmError: STORE_NOT_FOUND, STORE_INCOMPLETE, STORE_CORRUPT, STORE_VERSION,
         READ_FAILED.
         """
         path = Path(path)
+        if not path.is_dir():
+            with suppress(OSError):         # of a medium that cannot be written
+                restore(path)
         if not path.is_dir():
             raise FlashLlmError(ErrorCode.STORE_NOT_FOUND,
                                 f'There is no flash store at {path}; make one with '
@@ -97,20 +94,6 @@ class FlashStore:
     def predictor_graph(self, layer: int) -> str:
         return predictor_graph(layer, self.manifest.calibration.predictor_folder)
 
-    def sparse_corrections(self, sparsity: float) -> CorrectionPlace | None:
-        """Of mode sparse; None where none were learned for this sparsity."""
-        name, recovery = setting_name(sparsity), self.manifest.recovery
-        if recovery is None or name not in recovery.sparse or abs(float(name) - sparsity) > 1e-6:
-            return None
-        return CorrectionPlace(recovery.file, f'sparse.{name}')
-
-    def leading_corrections(self, share: str) -> CorrectionPlace:
-        """Of mode aggressive, for one of the shares that `flash_llm order` prepared."""
-        recovery = self.manifest.recovery
-        if recovery is not None and share in recovery.aggressive:
-            return CorrectionPlace(recovery.file, f'aggressive.{share}')
-        return CorrectionPlace(CORRECTIONS, share)
-
     @property
     def neurons(self) -> Path:
         return self.path / NEURONS
@@ -122,7 +105,7 @@ class FlashStore:
             raise FlashLlmError(ErrorCode.STORE_CORRUPT,
                                 f'{self.path / name} is not UTF-8.') from None
 
-    def content(self, name: str) -> 'bytes':
+    def content(self, name: str) -> bytes:
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
@@ -133,6 +116,11 @@ class FlashStore:
             if name not in self.manifest.files:
                 raise FlashLlmError(ErrorCode.STORE_CORRUPT,
                                     f'The manifest of {self.path} does not list {name}.')
+        listed, meant = self.manifest.files[NEURONS]['bytes'], self.manifest.geometry.file_bytes
+        if listed != meant:
+            raise FlashLlmError(ErrorCode.STORE_CORRUPT,
+                                f'The manifest of {self.path} gives {NEURONS} {listed} bytes, and '
+                                f'sections of {meant}.')
         for name, entry in self.manifest.files.items():
             file = self.path / name
             if '..' in Path(name).parts or Path(name).is_absolute():
@@ -153,10 +141,6 @@ class FlashStore:
                   *map(layer_graph, layers)]
         if self.manifest.calibration is not None:
             needed += [self.predictor_weights, *map(self.predictor_graph, layers)]
-        if self.manifest.aggressive is not None:
-            needed += [CORRECTIONS, HEAD_SKETCH, HEAD_GRAPH]
-        if self.manifest.recovery is not None:
-            needed.append(self.manifest.recovery.file)
         return needed
 
 

@@ -1,10 +1,12 @@
 """Where every bundle lies in neurons.bin: equal groups, sections of groups, and their sizes."""
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from flash_llm_ros.checked_fields import check, check_choice, check_integers, structured
+from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.codec import CODEC_NAMES, RowCodec, row_codec
 
 CHECKSUM_BYTES = 4
@@ -74,42 +76,31 @@ class Geometry:
     sections: tuple[Section, ...]
 
     def __post_init__(self) -> None:
-        _check(_is_count(self.block) and self.block % 512 == 0,
-               'block', self.block, 'a positive multiple of 512')
-        _check(_is_count(self.group_bytes) and self.group_bytes % self.block == 0,
-               'group_bytes', self.group_bytes, f'a positive multiple of block ({self.block})')
-        _check(_is_count(self.dim), 'dim', self.dim, 'a positive integer')
-        _check(len(self.sections) > 0, 'sections', '[]', 'at least one section')
+        check_integers(self, ['block', 'group_bytes', 'dim'])
+        _check_block(self.block)
+        check(self.group_bytes % self.block == 0, 'group_bytes', self.group_bytes,
+              f'a multiple of block ({self.block})')
+        check(len(self.sections) > 0, 'sections', self.sections, 'at least one section')
         next_group, seen = 0, set()
         for index, section in enumerate(self.sections):
             self._check_section(f'sections[{index}]', section, next_group)
-            _check((section.name, section.layer) not in seen,
-                   f'sections[{index}].name', section.label, 'a section not listed before')
+            check((section.name, section.layer) not in seen,
+                  f'sections[{index}].name', section.label, 'a section not listed before')
             seen.add((section.name, section.layer))
             next_group = section.end_group
-        _check(next_group <= _MAX_GROUPS, 'groups', next_group, f'at most {_MAX_GROUPS}')
+        check(next_group <= _MAX_GROUPS, 'sections', next_group, f'of at most {_MAX_GROUPS} groups')
 
     def _check_section(self, where: str, section: Section, next_group: int) -> None:
-        _check(section.name in tuple(ROWS_OF), f'{where}.name', section.name,
-               f'one of {", ".join(ROWS_OF)}')
-        _check(_is_int(section.layer) and section.layer >= MODEL_WIDE, f'{where}.layer',
-               section.layer, 'a layer number, or -1 for the whole model')
         rows = ROWS_OF[section.name]
-        _check(section.rows in rows, f'{where}.rows', section.rows,
-               f'{" or ".join(map(str, rows))} for {section.name}')
-        for field in ('bundles', 'bundles_per_group'):
-            _check(_is_count(getattr(section, field)), f'{where}.{field}',
-                   getattr(section, field), 'a positive integer')
-        _check(section.codec.dim == self.dim, f'{where}.codec.dim', section.codec.dim,
-               f'{self.dim}, as in all sections')
+        check(section.rows in rows, f'{where}.rows', section.rows,
+              f'{" or ".join(map(str, rows))} for {section.name}')
+        check(section.codec.dim == self.dim, f'{where}.codec.dim', section.codec.dim,
+              f'{self.dim}, as in all sections')
         used = section.bundles_per_group * section.bundle_bytes + CHECKSUM_BYTES
-        _check(used <= self.group_bytes, f'{where}.bundles_per_group', section.bundles_per_group,
-               f'so few that {used} bytes fit in group_bytes ({self.group_bytes})')
-        self._check_place(where, section, next_group)
-
-    def _check_place(self, where: str, section: Section, next_group: int) -> None:
-        _check(section.first_group == next_group, f'{where}.first_group', section.first_group,
-               f'{next_group}, where the section before ends')
+        check(used <= self.group_bytes, f'{where}.bundles_per_group', section.bundles_per_group,
+              f'so few that {used} bytes fit in group_bytes ({self.group_bytes})')
+        check(section.first_group == next_group, f'{where}.first_group', section.first_group,
+              f'{next_group}, where the section before ends')
 
     @property
     def groups(self) -> int:
@@ -154,50 +145,54 @@ class Geometry:
         """Plain numbers and strings for the manifest; a row's bytes follow from codec and dim."""
         return {
             'block': self.block, 'group_bytes': self.group_bytes, 'dim': self.dim,
-            'sections': [{field: getattr(section, field) for field in _NUMBER_FIELDS}
-                         | {'codec': section.codec.name} for section in self.sections],
+            'sections': [vars(section) | {'codec': section.codec.name}
+                         for section in self.sections],
         }
 
     @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> 'Geometry':
-        """The inverse of to_dict; ValueError names the first field that is missing or wrong."""
-        _check_keys('geometry', data, _GEOMETRY_FIELDS)
-        dim = data['dim']
-        _check(_is_count(dim), 'dim', dim, 'a positive integer')
-        _check(isinstance(data['sections'], list), 'sections', data['sections'], 'a list')
-        sections = []
-        for index, entry in enumerate(data['sections']):
-            _check_keys(f'sections[{index}]', entry, (*_NUMBER_FIELDS, 'codec'))
-            codec = entry['codec']
-            _check(codec in CODEC_NAMES, f'sections[{index}].codec', codec,
-                   f'one of {", ".join(CODEC_NAMES)}')
-            sections.append(Section(**{**entry, 'codec': row_codec(codec, dim)}))
-        return cls(block=data['block'], group_bytes=data['group_bytes'], dim=dim,
-                   sections=tuple(sections))
+    def from_plain(cls, data: Any) -> 'Geometry':
+        """The inverse of to_dict; FieldError."""
+        plain = structured(_PlainGeometry, data)
+        sections = tuple(Section(**vars(section) | {'codec': row_codec(section.codec, plain.dim)})
+                         for section in plain.sections)
+        return cls(plain.block, plain.group_bytes, plain.dim, sections)
 
 
 @dataclass(frozen=True)
-class LeadingGeometry(Geometry):
-    """A part of a neuron file: the leading bundles of each layer's sections."""
+class _PlainSection:
+    """A section as the manifest has it, and what is right of it alone."""
 
-    @classmethod
-    def of(cls, whole: Geometry, widths: Sequence[int]) -> 'LeadingGeometry':
-        """`widths`: bundles of each layer, at most what its sections have."""
-        sections = [section if section.layer == MODEL_WIDE
-                    else replace(section, bundles=widths[section.layer])
-                    for section in whole.sections]
-        for part, section in zip(sections, whole.sections, strict=True):
-            _check(part.bundles <= section.bundles, f'widths[{part.layer}]', part.bundles,
-                   f'at most {section.bundles}')
-        return cls(whole.block, whole.group_bytes, whole.dim, tuple(sections))
+    name: str
+    layer: int
+    rows: int
+    bundles: int
+    bundles_per_group: int
+    first_group: int
+    codec: str
 
-    def _check_place(self, where: str, section: Section, next_group: int) -> None:
-        _check(section.first_group >= next_group, f'{where}.first_group', section.first_group,
-               f'at least {next_group}, where the section before ends')
+    def __post_init__(self) -> None:
+        check_choice(self, 'name', ROWS_OF)
+        check_choice(self, 'codec', CODEC_NAMES)
+        check_integers(self, ['layer'], least=MODEL_WIDE)
+        check_integers(self, ['bundles', 'bundles_per_group'], most=_MAX_GROUPS)
 
 
-_GEOMETRY_FIELDS = ('block', 'group_bytes', 'dim', 'sections')
-_NUMBER_FIELDS = ('name', 'layer', 'rows', 'bundles', 'bundles_per_group', 'first_group')
+@dataclass(frozen=True)
+class _PlainGeometry:
+    """A geometry as the manifest has it."""
+
+    block: int
+    group_bytes: int
+    dim: int
+    sections: tuple[_PlainSection, ...]
+
+    def __post_init__(self) -> None:
+        check_integers(self, ['dim'], most=_MAX_GROUPS)     # which codecs need
+
+
+def spec_sections(layout: str, spec: ModelSpec) -> list[SectionSpec]:
+    return model_sections(layout, spec.layers, spec.feed_forward.size, spec.embedding.vocab_size,
+                          spec.embedding.tied, spec.feed_forward.gated)
 
 
 def model_sections(layout: str, layers: int, neurons: int, vocabulary: int, tied: bool,
@@ -207,8 +202,8 @@ def model_sections(layout: str, layers: int, neurons: int, vocabulary: int, tied
     ``neurons`` is the FFN width, ``tied`` whether the output head is the embedding itself,
     ``gated`` whether neurons have gate rows; without, they are bundled.
     """
-    _check(layout in LAYOUTS, 'layout', layout, f'one of {", ".join(LAYOUTS)}')
-    _check(gated or layout == 'bundled', 'layout', layout, 'bundled for neurons without gate')
+    check(layout in LAYOUTS, 'layout', layout, f'one of {", ".join(LAYOUTS)}')
+    check(gated or layout == 'bundled', 'layout', layout, 'bundled for neurons without gate')
     specs = [SectionSpec(name, layer, ROWS_OF[name][gated and name == 'bundle'], neurons)
              for layer in range(layers) for name in _LAYER_SECTIONS[layout]]
     model_wide = ('embedding',) if tied else ('embedding', 'head')
@@ -226,14 +221,11 @@ def plan_geometry(dim: int, codecs: str | Sequence[str], section_specs: Iterable
     beyond, the size with the least waste is taken. ValueError names a field that is wrong.
     """
     specs = [SectionSpec(*spec) for spec in section_specs]
-    _check(_is_count(block) and block % 512 == 0, 'block', block, 'a positive multiple of 512')
-    _check(_is_count(min_group_bytes), 'min_group_bytes', min_group_bytes, 'a positive integer')
-    _check(len(specs) > 0, 'section_specs', specs, 'at least one section')
+    _check_block(block)
+    check(min_group_bytes > 0, 'min_group_bytes', min_group_bytes, 'a positive integer')
+    check(len(specs) > 0, 'section_specs', specs, 'at least one section')
     names = [codecs] * len(specs) if isinstance(codecs, str) else list(codecs)
-    _check(len(names) == len(specs), 'codecs', names, f'one for each of {len(specs)} sections')
-    for spec in specs:
-        _check(_is_count(spec.rows), f'{spec.name}.rows', spec.rows, 'a positive integer')
-        _check(_is_count(spec.bundles), f'{spec.name}.bundles', spec.bundles, 'a positive integer')
+    check(len(names) == len(specs), 'codecs', names, f'one for each of {len(specs)} sections')
     found = [row_codec(name, dim) for name in names]
     bundle_sizes = [spec.rows * codec.row_bytes for spec, codec in zip(specs, found, strict=True)]
     group_bytes = _group_bytes(set(bundle_sizes), block, min_group_bytes, max_waste)
@@ -258,24 +250,5 @@ def _group_bytes(bundle_sizes: set[int], block: int, smallest: int, max_waste: f
     return next(good_enough, None) or min(sizes, key=waste)
 
 
-def _is_int(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _is_count(value: object) -> bool:
-    return _is_int(value) and value >= 1
-
-
-def _check(right: bool, field: str, value: object, wanted: str) -> None:
-    if not right:
-        raise ValueError(f'{field}: {value!r} is wrong, must be {wanted}')
-
-
-def _check_keys(where: str, data: object, fields: tuple[str, ...]) -> None:
-    _check(isinstance(data, Mapping), where, data, f'a mapping with {", ".join(fields)}')
-    for field in fields:
-        if field not in data:
-            raise ValueError(f'{where}.{field}: is missing')
-    for key in data:
-        if key not in fields:
-            raise ValueError(f'{where}.{key}: is unknown, must be one of {", ".join(fields)}')
+def _check_block(block: int) -> None:
+    check(block % 512 == 0, 'block', block, 'a multiple of 512')

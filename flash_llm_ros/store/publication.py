@@ -1,34 +1,141 @@
-"""How a finished store is changed: new files first, then the manifest in one step."""
+"""Puts a finished store in its place, so that a lost battery leaves the old one or the new one.
 
-from dataclasses import replace
+Beside STORE there may be, while it is written, .STORE.partial-PID, and for a moment, on file
+systems that cannot exchange two names, .STORE.old-PID. Their writer holds a lock on them, which
+ends with its process: without one they were left behind.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+import ctypes
+import errno
+import fcntl
 import os
-from typing import Any
+from pathlib import Path
+import shutil
 
-from flash_llm_ros.store import flash_store as names
-from flash_llm_ros.store.durability import sync
-from flash_llm_ros.store.flash_store import FlashStore, file_sha256
+_AT_FDCWD, _RENAME_EXCHANGE = -100, 2
+# EPERM: what some container runtimes answer to calls that they do not know.
+_NOT_TO_BE_HAD = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP, errno.EPERM)
 
 
-def publish(store: FlashStore, new: list[str], obsolete: set[str], **changes: Any) -> FlashStore:
-    """Replace the manifest: with these new files, without obsolete ones, and with `changes`.
+class Publication:
+    """A folder `path` beside `target`, to be filled and then published.
 
-    Whatever happens in between, the store is the one before or the new one. Obsolete files stay
-    for the caller to remove.
+    As a context manager it removes what was not published, and what processes that were killed
+    left of the same target.
     """
-    files = {name: entry for name, entry in store.manifest.files.items() if name not in obsolete}
-    for name in new:
-        path = store.path / name
-        files[name] = {'bytes': path.stat().st_size, 'sha256': file_sha256(path)}
-        sync(path)
-    for folder in {(store.path / name).parent for name in new}:
-        sync(folder)
-    partial = store.path / f'.{names.MANIFEST}.partial'
+
+    def __init__(self, target: Path) -> None:
+        self.target = Path(os.path.realpath(target))
+        self.path = self.target.with_name(f'.{self.target.name}.partial-{os.getpid()}')
+        self._lock = -1
+
+    def __enter__(self) -> 'Publication':
+        self.target.parent.mkdir(parents=True, exist_ok=True)
+        restore(self.target)
+        for left_over in _beside(self.target, 'partial', 'old'):
+            with _claimed(left_over) as abandoned:
+                if abandoned:
+                    shutil.rmtree(left_over)
+        self.path.mkdir()
+        self._lock = _lock(self.path)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+    def publish(self) -> None:
+        """Move the folder to its place; one that was there before is replaced and removed."""
+        for path in (*self.path.rglob('*'), self.path):
+            sync(path)
+        old = self.target.with_name(f'.{self.target.name}.old-{os.getpid()}')
+        if not self.target.exists():
+            self.path.rename(self.target)
+        elif not _exchange(self.path, self.target):     # which would leave the old one in `path`
+            self._rename_both(old)
+        sync(self.target.parent)
+        for replaced in (self.path, old):
+            shutil.rmtree(replaced, ignore_errors=True)
+
+    def _rename_both(self, old: Path) -> None:
+        """Between the two there is no store of that name; `restore` brings the old one back."""
+        lock = _lock(self.target)       # so that nobody does while this process runs
+        try:
+            self.target.rename(old)
+            try:
+                self.path.rename(self.target)
+            except BaseException:
+                old.rename(self.target)
+                raise
+        finally:
+            os.close(lock)
+
+
+def restore(target: Path) -> None:
+    """Where a publication was interrupted between two renames, bring the old folder back."""
+    target = Path(os.path.realpath(target))
+    if target.exists():
+        return
+    for old in _beside(target, 'old'):
+        with _claimed(old) as abandoned:
+            if abandoned and not target.exists():
+                old.rename(target)
+                sync(target.parent)
+
+
+def sync(path: Path) -> None:
+    """Have a file or folder on the medium before it is named: robots lose power."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
-        replace(store.manifest, files=dict(sorted(files.items())), **changes).save(partial)
-        sync(partial)
-        os.replace(partial, store.path / names.MANIFEST)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync(store.path)
-    return FlashStore.open(store.path)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _beside(target: Path, *kinds: str) -> list[Path]:
+    prefixes = tuple(f'.{target.name}.{kind}-' for kind in kinds)
+    if not target.parent.is_dir():
+        return []
+    return sorted(path for path in target.parent.iterdir()
+                  if path.name.startswith(prefixes) and path.is_dir())
+
+
+def _lock(folder: Path) -> int:
+    """Descriptor of a folder that is marked as in use until it is closed."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise FileExistsError(f'{folder} is being written by another process.') from None
+    return descriptor
+
+
+@contextmanager
+def _claimed(folder: Path) -> Iterator[bool]:
+    """Whether no process works on `folder`; none begins to as long as this holds it."""
+    try:
+        descriptor = _lock(folder)
+    except (FileExistsError, FileNotFoundError):    # or it was brought back or removed just now
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders swap names in one step; False where the system cannot. Raises OSError."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    if not hasattr(libc, 'renameat2'):
+        return False
+    if libc.renameat2(_AT_FDCWD, os.fsencode(one), _AT_FDCWD, os.fsencode(other),
+                      _RENAME_EXCHANGE) == 0:
+        return True
+    error = ctypes.get_errno()
+    if error in _NOT_TO_BE_HAD:
+        return False
+    raise OSError(error, os.strerror(error), str(one))

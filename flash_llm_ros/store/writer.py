@@ -1,11 +1,9 @@
-"""Writes a flash store under a temporary name and renames it when it is complete."""
+"""Writes a flash store, which gets its name when it is complete."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-import os
 from pathlib import Path
-import shutil
 from typing import Protocol
 
 import numpy as np
@@ -13,28 +11,21 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store import flash_store as names
-from flash_llm_ros.store.device_profile import PROFILE, DeviceProfile
-from flash_llm_ros.store.durability import sync
 from flash_llm_ros.store.flash_store import FlashStore, file_sha256
-from flash_llm_ros.store.geometry import (
-    MIN_GROUP_BYTES,
-    Geometry,
-    Section,
-    model_sections,
-    plan_geometry,
-)
+from flash_llm_ros.store.geometry import Geometry, Section, plan_geometry, spec_sections
 from flash_llm_ros.store.graph_builder import ExternalData
 from flash_llm_ros.store.layer_graphs import final_graph, layer_graph
-from flash_llm_ros.store.manifest import Calibration, Manifest
+from flash_llm_ros.store.manifest import Calibration, FileFacts, Manifest
 from flash_llm_ros.store.neuron_reader import NeuronReader
 from flash_llm_ros.store.neuron_writer import NeuronWriter
+from flash_llm_ros.store.publication import Publication
 from flash_llm_ros.store.resident_layout import (
     POSITIONS,
     attention_layout,
     matrix_tensors,
     up_bias,
 )
-from flash_llm_ros.store.tensor_file import TensorFileWriter
+from flash_llm_ros.store.tensor_file import TensorFile, TensorFileWriter
 from flash_llm_ros.store.tokenizer_tables import tokenizer_tables
 
 _ROWS_AT_ONCE = 4096
@@ -62,36 +53,29 @@ class StoreFormat:
     resident: str               # q8, q4 or fp32
     kv_cache: str               # fp16 or fp32
     block: int = 512            # the flash device's block in bytes
-    min_group_bytes: int = MIN_GROUP_BYTES
 
 
 class StoreWriter:
-    """One conversion: `write`, then optionally `seal` with a calibration, then `publish`.
+    """One conversion: `write`, then what else there is to do, then `publish`.
 
     As a context manager it removes what was not published.
     """
 
     def __init__(self, source: WeightSource, target: Path, form: StoreFormat,
                  progress: Progress) -> None:
-        self.target = target
-        self.path = target.with_name(f'.{target.name}.partial-{os.getpid()}')
+        self._publication = Publication(target)
+        self.path = self._publication.path
         self._weights, self._form, self._progress = source, form, progress
         self._hashes: dict[str, str] = {}
         self.geometry = _geometry(source.spec, form)
 
     def __enter__(self) -> 'StoreWriter':
-        target = self.target
-        target.parent.mkdir(parents=True, exist_ok=True)
-        for left_over in target.parent.glob(f'.{target.name}.partial-*'):
-            writer = left_over.name.rpartition('-')[2]
-            if writer == str(os.getpid()) or not Path('/proc', writer).exists():
-                shutil.rmtree(left_over)        # of a conversion that was killed
-        for folder in ('layers', 'predictors'):
-            (self.path / folder).mkdir(parents=True)
+        self._publication.__enter__()
+        (self.path / 'layers').mkdir()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        shutil.rmtree(self.path, ignore_errors=True)
+        self._publication.__exit__(*exception)
 
     def write(self) -> FlashStore:
         """Write all but the calibration; the result is usable in exact mode."""
@@ -105,7 +89,7 @@ class StoreWriter:
         return self.seal(None)
 
     def recode(self, form: StoreFormat) -> FlashStore:
-        """Write the neurons again in other codecs or groups; a codec that is kept, as it is."""
+        """Write the neurons again in other codecs; those that stay are copied."""
         written = FlashStore.open(self.path)
         self._form, self.geometry = form, _geometry(self._weights.spec, form)
         kept = self.path / f'{names.NEURONS}.recoded'
@@ -119,22 +103,61 @@ class StoreWriter:
                     writer.write(section, self._bundles(section))
                 self._progress('neurons', section.end_group, self.geometry.groups)
         writer.close()
-        kept.rename(written.neurons)
-        del self._hashes[names.NEURONS]
+        return self._exchanged(kept, names.NEURONS)
+
+    def reorder(self, orders: Sequence[NDArray[np.int32]]) -> FlashStore:
+        """Write the neurons again in other orders, int32 [ffn] a layer: the first one first.
+
+        Of the bundled layout.
+        """
+        written = FlashStore.open(self.path)
+        kept = self.path / f'{names.NEURONS}.reordered'
+        writer = NeuronWriter(kept, self.geometry)
+        with NeuronReader(written) as reader:
+            for section in self.geometry.sections:
+                parts = (part for _, part in reader.encoded(section))
+                if section.name == 'bundle':
+                    parts = iter([np.concatenate(list(parts))[orders[section.layer]]])
+                writer.write_encoded(section, parts)
+                self._progress('neurons', section.end_group, self.geometry.groups)
+        writer.close()
+        if self._weights.spec.feed_forward.bias:
+            self._reorder_biases(orders)
+        return self._exchanged(kept, names.NEURONS)
+
+    def _reorder_biases(self, orders: Sequence[NDArray[np.int32]]) -> None:
+        """Biases of up rows are resident, in the order of the neurons."""
+        kept = self.path / f'{names.RESIDENT}.reordered'
+        layout = attention_layout(self._weights.spec, self._form.resident)
+        order_of = {up_bias(layer): order for layer, order in enumerate(orders)}
+        writer = TensorFileWriter(kept, layout)
+        with TensorFile(self.path / names.RESIDENT) as tensors:
+            for name in layout:
+                tensor = tensors.read(name)
+                writer.write(name, tensor[order_of[name]] if name in order_of else tensor)
+        writer.close()
+        kept.rename(self.path / names.RESIDENT)
+        del self._hashes[names.RESIDENT]
+
+    def _exchanged(self, new: Path, name: str) -> FlashStore:
+        new.rename(self.path / name)
+        del self._hashes[name]
         return self.seal(None)
 
     def seal(self, calibration: Calibration | None) -> FlashStore:
         """Write the manifest over all files that are there, and open the result."""
         form, files = self._form, {}
         for path in sorted(path for path in self.path.rglob('*') if path.is_file()):
-            if (name := path.relative_to(self.path).as_posix()) != names.MANIFEST:
-                files[name] = {'bytes': path.stat().st_size, 'sha256': self._hash(name)}
+            relative = path.relative_to(self.path)
+            name = relative.as_posix()
+            if name != names.MANIFEST and names.RECORDING not in relative.parts:
+                files[name] = FileFacts(bytes=path.stat().st_size, sha256=self._hash(name))
         Manifest(self._weights.spec, form.layout, form.resident, form.kv_cache, self.geometry,
                  files, self._source, calibration).save(self.path / names.MANIFEST)
         return FlashStore.open(self.path)
 
     def _hash(self, name: str) -> str:
-        """Files other than the manifest do not change once written, so hash them once."""
+        """Hash a file once."""
         if name not in self._hashes:
             self._hashes[name] = file_sha256(self.path / name)
         return self._hashes[name]
@@ -143,25 +166,9 @@ class StoreWriter:
     def _source(self) -> dict[str, str]:
         return {file.name: file_sha256(file) for file in self._weights.files}
 
-    def add_profile(self, profile: DeviceProfile) -> None:
-        """Put a device profile beside the sealed manifest, which does not list it."""
-        profile.save(self.path / PROFILE)
-
     def publish(self) -> None:
         """Move the store to its place; a store that was there before is replaced."""
-        for path in (*self.path.rglob('*'), self.path):
-            sync(path)
-        old = self.target.with_name(f'.{self.target.name}.old-{os.getpid()}')
-        if self.target.exists():
-            self.target.rename(old)
-        try:
-            self.path.rename(self.target)
-        except BaseException:
-            if old.exists():
-                old.rename(self.target)
-            raise
-        sync(self.target.parent)
-        shutil.rmtree(old, ignore_errors=True)
+        self._publication.publish()
 
     def _write_neurons(self) -> None:
         writer = NeuronWriter(self.path / names.NEURONS, self.geometry)
@@ -233,8 +240,5 @@ class StoreWriter:
 
 
 def _geometry(spec: ModelSpec, form: StoreFormat) -> Geometry:
-    sections = model_sections(form.layout, spec.layers, spec.feed_forward.size,
-                              spec.embedding.vocab_size,
-                              spec.embedding.tied, spec.feed_forward.gated)
-    return plan_geometry(spec.hidden_size, form.codecs, sections, form.block,
-                         form.min_group_bytes)
+    return plan_geometry(spec.hidden_size, form.codecs, spec_sections(form.layout, spec),
+                         form.block)

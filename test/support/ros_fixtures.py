@@ -15,7 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from flash_llm_ros.cli.node_process import NodeProcess
-    from flash_llm_ros.client.operator import OperatorClient
+    from flash_llm_ros.node.client import NodeClient
 
 BUDGET = '32MB'
 START_TIMEOUT = 60.0
@@ -47,7 +47,7 @@ class RunningNode:
     """A node in the unconfigured state."""
 
     process: 'NodeProcess'
-    client: 'OperatorClient'
+    client: 'NodeClient'
     domain: int
 
     def activate(self) -> 'RunningNode':
@@ -62,22 +62,17 @@ def running_node(
     store: Path | str, *, environment: dict[str, str] | None = None,
     command: tuple[str, ...] = INJECTING, **parameters: object,
 ) -> Iterator[RunningNode]:
-    """Start a node; it has to end with exit code 0 and without a traceback that was not planted.
-
-    Parameters are named without their groups.
-    """
+    """Start a node; it has to end with exit code 0 and without a traceback that was not planted."""
     from flash_llm_ros.cli.node_process import NodeProcess
-    from flash_llm_ros.client.operator import OperatorClient
-    from flash_llm_ros.node.parameters import RENAMED
+    from flash_llm_ros.node.client import NodeClient
 
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     domain = new_domain()
-    settings = {RENAMED.get(name, name): value for name, value in {
-        'store': str(store), 'dram_budget': BUDGET, **parameters}.items()}
+    settings = {'store': str(store), 'dram_budget': BUDGET, **parameters}
     process = NodeProcess(settings, domain, command=command, environment={
         'PYTHONPATH': os.pathsep.join(sys.path), **(environment or {})})
     try:
-        with OperatorClient(domain_id=domain, give_up=process.has_ended) as client:
+        with NodeClient(domain_id=domain, give_up=process.has_ended) as client:
             client.wait_for_node(START_TIMEOUT)
             yield RunningNode(process, client, domain)
     finally:

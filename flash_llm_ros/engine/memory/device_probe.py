@@ -2,9 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
-import os
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 
 from flash_llm_ros.store.device_profile import PATTERNS, DeviceProfile, Measurement
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
@@ -14,8 +12,6 @@ SIZES = (512, 4096, 16384, 65536, 262144, 1048576)
 DEPTHS = (1, 4, 16, 64)
 SMALL_SPAN = 64 * 2**20     # bytes that a device's own cache may hold
 _ROUNDS = 2
-_TEMPORARY_SPAN = 4 * SMALL_SPAN
-_PIECE = 1 << 20
 
 
 def probe(file: str | Path, seconds: float,
@@ -52,22 +48,6 @@ def probe(file: str | Path, seconds: float,
     return DeviceProfile(device, found['reader'], found['direct'],
                          datetime.now(UTC).isoformat(timespec='seconds'), span,
                          tuple(Measurement(*case, rate) for case, rate in best.items()))
-
-
-def probe_folder(folder: Path, seconds: float,
-                 progress: Callable[[str, int, int], None]) -> DeviceProfile:
-    """As `probe`, on a file of 256 MiB that is written into the folder and removed again.
-
-    The folder is made if it is missing. Raises OSError as well, when the file cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with NamedTemporaryFile(dir=folder, prefix='.probe-') as file:
-        for done in range(_PIECE, _TEMPORARY_SPAN + 1, _PIECE):
-            file.write(os.urandom(_PIECE))      # so that no file system stores less of it
-            progress('writing', done, _TEMPORARY_SPAN)
-        file.flush()
-        os.fsync(file.fileno())
-        return probe(file.name, seconds, progress)
 
 
 def _cases(span: int, measure: Callable[..., dict], file: Path) -> Iterator[tuple[str, int, int]]:
