@@ -8,7 +8,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 MODEL ?= smollm2
 PROMPT ?= Name the capital of France.
 BUDGET ?=
-MODE ?= $(if $(filter relu,$(MODEL)),sparse)
+MODE ?=
 PYTEST_ARGS ?=
 export PROMPT BUDGET MODE
 
@@ -82,8 +82,8 @@ $(DONE)/package: $(DONE)/messages $(INSTALLED) $(NATIVE)
 	@grep -h 'could not be compiled' build/log/package.log || true
 	@mkdir -p $(@D) && touch $@
 
-$(DONE)/test: $(DONE)/requirements requirements/report.txt requirements/test.txt
-	$(call step,test,Installing the test tools (1 to 2 min),$(INSTALL) -r requirements/report.txt -r requirements/test.txt)
+$(DONE)/test: $(DONE)/requirements requirements/test.txt
+	$(call step,test,Installing the test tools (1 to 2 min),$(INSTALL) -r requirements/test.txt)
 	@mkdir -p $(@D) && touch $@
 
 $(GGUF): | $(DONE)/venv

@@ -120,9 +120,8 @@ setup(
     extras_require={
         'convert': requirements('convert'),
         'replay': requirements('replay'),
-        'report': requirements('report'),
         'structured': requirements('structured'),
-        'test': [name for kind in ('convert', 'replay', 'report', 'structured', 'test')
+        'test': [name for kind in ('convert', 'replay', 'structured', 'test')
                  for name in requirements(kind)],
     },
     entry_points={

@@ -3,10 +3,10 @@
     ros2 run flash_llm_ros flash_llm_node --ros-args -p store:=STORE -p autostart:=true
     python examples/thermal_governor.py --ros-args -p battery:=/battery_state
 
-Sets `duty_cycle` and `max_threads` of the node, which hold from the next token on and change no
-answer, only how long it takes. The battery is a topic (sensor_msgs/BatteryState); temperatures are
-the kernel's thermal zones. The worse of the two decides. If this node ends, the language model
-stays at what was set last.
+Sets `compute.duty_cycle` and `compute.max_threads` of the node, which hold from the next token on
+and change no answer, only how long it takes. The battery is a topic (sensor_msgs/BatteryState);
+temperatures are the kernel's thermal zones. The worse of the two decides. If this node ends, the
+language model stays at what was set last.
 """
 
 import math
@@ -83,8 +83,8 @@ class ThermalGovernor(Node):
             f'{temperature:.0f} °C, battery {self._charge:.0%}: duty cycle {duty_cycle:.2f}, '
             f'{threads} threads')
         sent = self._set.call_async(SetParameters.Request(parameters=[
-            Parameter('duty_cycle', value=duty_cycle).to_parameter_msg(),
-            Parameter('max_threads', value=threads).to_parameter_msg()]))
+            Parameter('compute.duty_cycle', value=duty_cycle).to_parameter_msg(),
+            Parameter('compute.max_threads', value=threads).to_parameter_msg()]))
         sent.add_done_callback(self._check)
 
     def _check(self, sent: rclpy.task.Future) -> None:

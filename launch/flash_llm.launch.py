@@ -15,7 +15,7 @@ PACKAGE = 'flash_llm_ros'
 ARGUMENTS = (
     ('store', '', 'Folder of the flash store; empty: as in params_file'),
     ('budget', '', "DRAM budget, such as '96MB' or '1.5GB'; empty: as in params_file"),
-    ('mode', '', "'exact' or 'sparse'; empty: as in params_file"),
+    ('mode', '', "'auto', 'exact' or 'gated'; empty: as in params_file"),
     ('namespace', '', 'Namespace of the node'),
     ('params_file',
      PathJoinSubstitution([FindPackageShare(PACKAGE), 'config', 'flash_llm.yaml']),
@@ -24,7 +24,7 @@ ARGUMENTS = (
     ('respawn', 'false', 'Start the node again when its process has ended'),
 )
 # Launch argument -> node parameter. They win over params_file, where they are given.
-OVERRIDES = {'store': 'store', 'budget': 'dram_budget', 'mode': 'mode'}
+OVERRIDES = {'store': 'store', 'budget': 'memory.dram_budget', 'mode': 'mode'}
 
 
 def generate_launch_description() -> launch.LaunchDescription:

@@ -1,15 +1,11 @@
-"""How fast one layer's scattered groups arrive: planned by the profile, or not.
+"""How fast one layer's scattered groups arrive, read as the device profile plans it, or not, beside
+what the device allows; takes a store of a gated model that `flash_llm probe` has measured.
 
-    python bench/scattered_reads.py STORE [--rounds 20] [--json PATH]
-
-Groups of the down columns (or bundles) of one layer after the other are drawn at random and read
-into an empty cache; the kernels add one row of each. Ways of reading alternate. Beside them what
-the device profile allows for the reads as planned; `flash_llm probe` must have measured it.
+Groups of the bundles of one layer after the other are drawn at random and read into an empty cache;
+the kernels use one bundle of each. Ways of reading alternate.
 """
 
-from argparse import ArgumentParser
-import json
-import os
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 import statistics
 import sys
@@ -17,16 +13,13 @@ import time
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
+from bench.support.command import Report, at_least, command, run, show
+from flash_llm_ros import _native
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.engine import EngineConfig
-from flash_llm_ros.engine.memory.core import load_core_class
 from flash_llm_ros.store.device_profile import DeviceProfile, ReadCosts, usable_profile
 from flash_llm_ros.store.flash_store import FlashStore
-from flash_llm_ros.store.geometry import Geometry, Section
-from flash_llm_ros.store.group_size import SCATTERED
 
 SHARES = (0.02, 0.1, 0.25, 0.5, 0.75, 1.0)
 LONGEST = 1 << 20
@@ -44,11 +37,12 @@ class LayerReader:
     """A core whose cache holds one layer's groups; each call is for another layer."""
 
     def __init__(self, store: FlashStore) -> None:
-        geometry: Geometry = store.manifest.geometry
-        self.layers: list[Section] = [section for section in geometry.sections
-                                      if section.name in SCATTERED]
+        geometry = store.manifest.geometry
+        self.layers = [section for section in geometry.sections if section.name == 'bundle']
+        if not self.layers:
+            raise ValueError(f'{store.path} is no store of a gated model')
         first = self.layers[0]
-        self.core: Any = load_core_class()(
+        self.core = _native.NeuronCore(
             str(store.neurons), geometry.group_bytes, geometry.groups, geometry.dim,
             first.groups, reads_in_flight=EngineConfig.reads_in_flight)
         self._ids = [self.core.add_section(layer.first_group, layer.bundles,
@@ -56,7 +50,6 @@ class LayerReader:
                                            layer.codec.name)
                      for layer in self.layers]
         self.core.set_cache(first.groups)
-        self._values = np.ones(first.bundles, np.float32)
         self._x, self._out = np.ones((2, geometry.dim), np.float32)
         self._next = 0
 
@@ -68,16 +61,13 @@ class LayerReader:
         active = np.zeros(layer.bundles, np.uint8)
         active[groups * layer.bundles_per_group] = 1
         before, begin = self.core.stats(), time.perf_counter()
-        if layer.rows == 1:
-            self.core.add_rows_sparse(section, self._values, active, self._out)
-        else:
-            self.core.bundled_sparse(section, self._x, active, self._out, 'relu')
+        self.core.bundled_sparse(section, self._x, active, self._out, 'relu')
         seconds, after = time.perf_counter() - begin, self.core.stats()
         return {'seconds': seconds, 'reads': after['flash_reads'] - before['flash_reads'],
                 'bytes': after['flash_bytes'] - before['flash_bytes']}
 
 
-def measure(store: FlashStore, profile: DeviceProfile, rounds: int) -> list[dict[str, Any]]:
+def rows_of(store: FlashStore, profile: DeviceProfile, rounds: int) -> list[dict[str, Any]]:
     """A row for each share of groups and way of reading them; medians."""
     reader, rng = LayerReader(store), np.random.default_rng(0)
     ways = ways_of(profile.costs(EngineConfig.reads_in_flight),
@@ -101,33 +91,27 @@ def measure(store: FlashStore, profile: DeviceProfile, rounds: int) -> list[dict
     return rows
 
 
-def main() -> int:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('store', type=Path)
-    parser.add_argument('--rounds', type=int, default=20)
-    parser.add_argument('--json', type=Path)
-    options = parser.parse_args()
+def measure(options: Namespace) -> Report:
     profile, line = usable_profile(options.store)
     if profile is None:
-        parser.error(line)
-    load = os.getloadavg()[0]
-    rows = measure(FlashStore.open(options.store), profile, options.rounds)
-    table = Table('groups', 'way', 'reads', 'MB', 'least ms', 'median ms', 'device allows',
-                  title=f'one layer; load average {load:.1f}')
-    for row in rows:
-        table.add_row(f'{row["share"]:.0%}', row['way'], f'{row["reads"]:.0f}',
-                      f'{row["bytes"] / 1e6:.2f}', f'{row["least"] * 1e3:.2f}',
-                      f'{row["seconds"] * 1e3:.2f}', f'{row["floor"] * 1e3:.2f} ms',
-                      end_section=row['way'] == 'one stream')
-    Console(width=100).print(table)
-    if options.json:
-        options.json.write_text(json.dumps({'load': load, 'rows': rows}, indent=2) + '\n')
+        raise ValueError(line)
+    rows = rows_of(FlashStore.open(options.store), profile, options.rounds)
+    show(('groups', 'way', 'reads', 'MB', 'least ms', 'median ms', 'device allows ms'),
+         [(f'{row["share"]:.0%}', row['way'], f'{row["reads"]:.0f}', f'{row["bytes"] / 1e6:.2f}',
+           f'{row["least"] * 1e3:.2f}', f'{row["seconds"] * 1e3:.2f}',
+           f'{row["floor"] * 1e3:.2f}') for row in rows], 'one layer')
     least = {(row['share'], row['way']): row['least'] for row in rows}
-    gains = ', '.join(f'{least[share, "neighbours only"] / least[share, "planned"]:.2f}x at '
-                      f'{share:.0%}' for share in SHARES)
-    print(f'planned beside neighbours only: {gains}')
-    return 0
+    return Report(rows, 'planned beside neighbours only: ' + ', '.join(
+        f'{least[share, "neighbours only"] / least[share, "planned"]:.2f}x at {share:.0%}'
+        for share in SHARES))
+
+
+def parser() -> ArgumentParser:
+    result = command(__doc__)
+    result.add_argument('store', type=Path)
+    result.add_argument('--rounds', type=at_least(1), default=20)
+    return result
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run(parser(), measure))

@@ -1,16 +1,13 @@
-"""How fast each kernel is, beside a memcpy of the same bytes and NumPy float32.
+"""How fast each kernel is on one thread, beside a memcpy of the same bytes and NumPy in float32,
+whose rows are 2 to 7 times the bytes.
 
-    python bench/kernels.py [--dims 576 1536 4096] [--kernels NAME ...] [--json PATH]
-
-Calls the core as the engine does, on one thread, with everything pinned in DRAM: more than fits
-into the processor's own caches. One token: gigabytes of encoded rows per second, of the dot
-products and of adding rows; several tokens: thousand millions of multiplications and additions per
-second (GMAC/s). NumPy does the same mathematics on float32, which is 2 to 7 times the bytes.
+Calls the core as the engine does, with everything pinned in DRAM: more than fits into the
+processor's own caches. One token: gigabytes of encoded rows per second, of the dot products and of
+adding rows; several tokens: thousand millions of multiplications and additions per second (GMAC/s).
 """
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from dataclasses import dataclass
-import json
 import os
 from pathlib import Path
 import sys
@@ -20,11 +17,10 @@ import time
 os.environ['OPENBLAS_NUM_THREADS'] = '1'    # before NumPy is imported
 
 import numpy as np
-from rich.console import Console
-from rich.progress import track
-from rich.table import Table
 
+from bench.support.command import Report, at_least, command, run, show
 from flash_llm_ros import _native
+from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.errors import FlashLlmError
 
@@ -97,7 +93,7 @@ def runnable_kernels(rows: Rows, wanted: list[str]) -> list[str]:
     return found
 
 
-def measure(rows: Rows, kernels: list[str], tokens: int, rounds: int) -> dict[str, dict]:
+def times_of(rows: Rows, kernels: list[str], tokens: int, rounds: int) -> dict[str, dict]:
     """Median seconds for all rows: what -> {who -> seconds}."""
     rng = np.random.default_rng(1)
     x = rng.standard_normal((tokens, rows.dim)).astype(np.float32)
@@ -134,54 +130,48 @@ def measure(rows: Rows, kernels: list[str], tokens: int, rounds: int) -> dict[st
             for what, by_who in times.items()}
 
 
-def show(console: Console, rows: Rows, found: dict[str, dict], tokens: int) -> None:
-    names = list(found['dot'])
-    table = Table('', *names, title=f'{rows.codec}, dim {rows.dim}, {rows.bytes / 1e6:.0f} MB',
-                  title_justify='left')
+def print_times(rows: Rows, found: dict[str, dict], tokens: int) -> None:
+    names, lines = list(found['dot']), []
     for what, by_who in found.items():
         several = 'tokens' in what
         work = rows.count * rows.dim * tokens if several else rows.bytes
-        cells = [f'{work / by_who[name] / 1e9:.1f}' if name in by_who else '' for name in names]
-        table.add_row(f'{what}, {"GMAC/s" if several else "GB/s"}', *cells)
-    console.print(table)
+        lines.append((f'{what}, {"GMAC/s" if several else "GB/s"}',
+                      *(f'{work / by_who[name] / 1e9:.1f}' if name in by_who else ''
+                        for name in names)))
+    show(('', *names), lines, f'{rows.codec}, dim {rows.dim}, {rows.bytes / 1e6:.0f} MB')
 
 
-def main() -> int:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--dims', type=int, nargs='+', default=[576, 1536, 4096])
-    parser.add_argument('--codecs', nargs='+', choices=CODECS, default=CODECS)
-    parser.add_argument('--kernels', nargs='+', choices=_KERNELS, default=_KERNELS)
-    parser.add_argument('--tokens', type=int, default=16)
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--megabytes', type=int, default=64, help='of rows in each measurement')
-    parser.add_argument('--json', type=Path, help='write the figures there')
-    options = parser.parse_args()
-    if options.tokens < 2:
-        parser.error(f'--tokens: {options.tokens} must be at least 2')
-    console = Console(width=110)
-    console.print(f'one thread, medians of {options.rounds}, load average '
-                  f'{os.getloadavg()[0]:.1f} on {os.cpu_count()} cores')
+def measure(options: Namespace) -> Report:
     figures, ratios = [], {}
     shapes = [(dim, codec) for dim in options.dims for codec in options.codecs]
-    with TemporaryDirectory() as folder:
-        for dim, codec in track(shapes, 'measuring', console=Console(stderr=True)):
+    with TemporaryDirectory() as folder, Steps() as steps:
+        for dim, codec in shapes:
             rows = Rows.write(Path(folder), codec, dim, options.megabytes * 1_000_000)
-            kernels = runnable_kernels(rows, list(options.kernels))
-            found = measure(rows, kernels, options.tokens, options.rounds)
-            show(console, rows, found, options.tokens)
+            kernels = runnable_kernels(rows, options.kernels)
+            found = times_of(rows, kernels, options.tokens, options.rounds)
+            print_times(rows, found, options.tokens)
             rows.path.unlink()
             figures.append({'codec': codec, 'dim': dim, 'bytes': rows.bytes, 'rows': rows.count,
                             'tokens': options.tokens, 'seconds': found})
             for what in ('dot', 'add'):
                 ratios.setdefault(f'{codec} {what}', []).append(
                     found[what]['memcpy'] / found[what][kernels[0]])
-    if options.json:
-        options.json.write_text(json.dumps({'load': os.getloadavg(), 'figures': figures},
-                                           indent=2) + '\n')
-    print(f'{kernels[0]}, times memcpy: '
-          + ', '.join(f'{name} {np.median(values):.2f}' for name, values in ratios.items()))
-    return 0
+            steps('shapes', len(figures), len(shapes))
+    return Report(figures, f'{kernels[0]}, times memcpy: ' + ', '.join(
+        f'{name} {np.median(values):.2f}' for name, values in ratios.items()))
+
+
+def parser() -> ArgumentParser:
+    result = command(__doc__)
+    result.add_argument('--dims', type=at_least(32), nargs='+', default=[576, 1536, 4096])
+    result.add_argument('--codecs', nargs='+', choices=CODECS, default=CODECS)
+    result.add_argument('--kernels', nargs='+', choices=_KERNELS, default=_KERNELS)
+    result.add_argument('--tokens', type=at_least(2), default=16)
+    result.add_argument('--rounds', type=at_least(1), default=5)
+    result.add_argument('--megabytes', type=at_least(1), default=64,
+                        help='of rows in each measurement')
+    return result
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run(parser(), measure))

@@ -58,11 +58,11 @@ def within(times: list[float], begin: float, end: float) -> list[float]:
 
 def measure(store: Path, seconds: float, threads: int, rounds: int = 2) -> dict:
     from flash_llm_ros.cli.node_process import NodeProcess
-    from flash_llm_ros.node.client import NodeClient
+    from flash_llm_ros.client.operator import OperatorClient
 
     domain = os.getpid() % 101 + 1
-    parameters = {'store': str(store), 'dram_budget': '140MB', 'autostart': True,
-                  'threads': threads}
+    parameters = {'store': str(store), 'memory.dram_budget': '140MB', 'autostart': True,
+                  'compute.threads': threads}
     phases = []
     with tempfile.TemporaryDirectory() as folder:
         ticks, stop = Path(folder, 'ticks'), Path(folder, 'stop')
@@ -72,7 +72,7 @@ def measure(store: Path, seconds: float, threads: int, rounds: int = 2) -> dict:
         with NodeProcess(parameters, domain,
                          command=(sys.executable, timed_node.__file__),
                          environment={'TICKS_FILE': str(ticks)}) as process:
-            with NodeClient(domain_id=domain, give_up=process.has_ended) as client:
+            with OperatorClient(domain_id=domain, give_up=process.has_ended) as client:
                 client.wait_for_node(60.0)
                 client.until(lambda: client.status.state >= client.status.IDLE, 60.0, 'a store')
                 work(client, 'decode', 1.0)

@@ -182,8 +182,8 @@ def measure(options: Namespace, store: Path) -> dict:
     from flash_llm_ros.cli.node_process import NodeProcess
 
     domain = os.getpid() % 101 + 1
-    parameters = {'store': str(store), 'dram_budget': options.budget, 'autostart': True,
-                  'queue_size': options.queue}
+    parameters = {'store': str(store), 'memory.dram_budget': options.budget, 'autostart': True,
+                  'requests.queue_size': options.queue}
     ticks = Path(tempfile.mkstemp(suffix='.json')[1])
     each = options.requests // options.clients
     start = threading.Barrier(options.clients + 1)

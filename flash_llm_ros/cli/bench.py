@@ -17,6 +17,7 @@ from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.engine.byte_size import parse_byte_size
+from flash_llm_ros.engine.config import MODES
 from flash_llm_ros.engine.memory.process_memory import (
     forget_peak,
     peak_resident_bytes,
@@ -29,7 +30,7 @@ EPILOG = """\
 examples:
   flash_llm bench /data/smollm2.store --budget 96MB
   flash_llm bench /data/qwen.store --budget 560MB --threads 4 --json bench.json
-  flash_llm bench /data/qwen.store --budget 560MB --mode sparse
+  flash_llm bench /data/relu.store --budget 560MB --mode gated
 
 Opens the store as the node does, answers one prompt a few times and prints medians. The floor is
 the least time in which the flash, as `flash_llm probe` found it, delivers what a token read.
@@ -57,8 +58,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('store', type=Path, help='a flash store')
     parser.add_argument('--budget', default='256MB', metavar='SIZE',
                         help='DRAM budget (default: 256MB)')
-    parser.add_argument('--mode', choices=('exact', 'sparse'), default='exact',
-                        help='use every neuron, or only the active set (default: exact)')
+    parser.add_argument('--mode', choices=MODES, default=EngineConfig.mode,
+                        help="as the node's parameter (default: %(default)s)")
     parser.add_argument('--threads', type=int, default=1, metavar='N',
                         help='that compute (default: 1)')
     parser.add_argument('--context', type=int, default=512, metavar='N',
@@ -100,7 +101,7 @@ def _measure(options: Namespace) -> dict[str, Any]:
     profile, _ = usable_profile(options.store)
     return {
         'store': str(options.store), 'model': engine.model_name, 'model_bytes': engine.model_bytes,
-        'mode': options.mode, 'threads': options.threads, 'reader': engine.reader,
+        'mode': engine.mode, 'threads': options.threads, 'reader': engine.reader,
         'load_average': load, 'runs': [asdict(entry) for entry in runs], **_medians(runs, profile),
         'plan': {row.name: row.bytes for row in engine.plan.rows},
         'budget': engine.plan.budget, 'bare_rss': bare, 'peak_rss': peak}

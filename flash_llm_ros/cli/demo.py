@@ -9,17 +9,18 @@ import time
 from typing import TYPE_CHECKING
 
 from flash_llm_ros.cli.node_process import NodeProcess
-from flash_llm_ros.engine import FinishReason, MemoryPlan, PlanRow
+from flash_llm_ros.engine import EngineConfig, FinishReason, MemoryPlan, PlanRow
+from flash_llm_ros.engine.config import MODES
 
 if TYPE_CHECKING:
     from flash_llm_msgs.action import GenerateText
     from flash_llm_msgs.msg import TokenChunk
-    from flash_llm_ros.node.client import NodeClient
+    from flash_llm_ros.client.operator import OperatorClient
 
 EPILOG = """\
 examples:
   flash_llm demo --store /data/smollm2.store
-  flash_llm demo --store /data/smollm2.store --budget 64MB --mode sparse --json demo.json
+  flash_llm demo --store /data/smollm2.store --budget 64MB --mode exact --json demo.json
 
 The node gets a ROS domain of its own and is ended with the command.
 """
@@ -36,8 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument('--store', type=Path, required=True, help='folder of the flash store')
     parser.add_argument('--budget', default='96MB', help='DRAM budget (default: %(default)s)')
-    parser.add_argument('--mode', choices=('exact', 'sparse'), default='exact',
-                        help='use every neuron, or only the active set (default: %(default)s)')
+    parser.add_argument('--mode', choices=MODES, default=EngineConfig.mode,
+                        help="as the node's parameter (default: %(default)s)")
     parser.add_argument('--prompt', default='Name the capital of France.',
                         help='what to ask (default: %(default)s)')
     parser.add_argument('--max-tokens', type=int, default=64, metavar='N',
@@ -49,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Return 0 when the prompt was answered, 1 when the node refused, 130 on Ctrl-C."""
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     domain = os.getpid() % CLIENT_DOMAINS + 1
-    parameters = {'store': str(arguments.store.resolve()), 'dram_budget': arguments.budget,
+    parameters = {'store': str(arguments.store.resolve()), 'memory.dram_budget': arguments.budget,
                   'mode': arguments.mode}
     try:
         with NodeProcess(parameters, domain) as process:
@@ -71,10 +72,10 @@ def run(arguments: argparse.Namespace) -> int:
 def _show(
     process: NodeProcess, domain: int, arguments: argparse.Namespace,
 ) -> dict[str, object]:
-    from flash_llm_ros.node.client import NodeClient
+    from flash_llm_ros.client.operator import OperatorClient
 
     print(f'starting the node (process {process.pid}) in ROS domain {domain}', flush=True)
-    with NodeClient(domain_id=domain, give_up=process.has_ended) as client:
+    with OperatorClient(domain_id=domain, give_up=process.has_ended) as client:
         client.wait_for_node(START_TIMEOUT)
         bare = process.memory('VmRSS')
         for label, what in (('configure', 'opening the store and filling the window'),
@@ -88,19 +89,20 @@ def _show(
         plan = client.memory_plan()
         print(f'\n> {arguments.prompt}\n')
         result = _answer(client, arguments)
-        peak = process.memory('VmHWM')
-    figures = _figures(arguments, plan, result, bare, peak)
+        peak, mode = process.memory('VmHWM'), client.status.mode
+    figures = {'prompt': arguments.prompt, 'mode': mode, 'bare_rss': bare, 'peak_rss': peak,
+               **_figures(plan, result)}
     _print_cost(figures, plan)
     return figures
 
 
-def _reason(client: 'NodeClient') -> str:
+def _reason(client: 'OperatorClient') -> str:
     # ~/status is published before the transition's answer, but may arrive after it.
     client.until(lambda: client.status.error.code != 0, 5.0, 'the reason')
     return client.status.error.message
 
 
-def _answer(client: 'NodeClient', arguments: argparse.Namespace) -> 'GenerateText.Result':
+def _answer(client: 'OperatorClient', arguments: argparse.Namespace) -> 'GenerateText.Result':
     from flash_llm_msgs.action import GenerateText
 
     shown = 0
@@ -121,20 +123,15 @@ def _answer(client: 'NodeClient', arguments: argparse.Namespace) -> 'GenerateTex
 
 
 def _figures(
-    arguments: argparse.Namespace,
-    plan: dict[str, tuple[int, str]],
-    result: 'GenerateText.Result',
-    bare: int,
-    peak: int,
+    plan: dict[str, tuple[int, str]], result: 'GenerateText.Result',
 ) -> dict[str, object]:
     stats = result.stats
     names = [name for name in stats.get_fields_and_field_types() if name != 'seed']
     return {
-        'prompt': arguments.prompt, 'text': result.text, 'mode': arguments.mode,
+        'text': result.text,
         'finish_reason': FinishReason(result.finish_reason).name,
         'model_bytes': plan['model on flash'][0], 'budget_bytes': plan['budget'][0],
         'plan': {name: size for name, (size, _) in plan.items() if name not in TOTALS},
-        'bare_rss': bare, 'peak_rss': peak,
         **{name: getattr(stats, name) for name in names}}
 
 
@@ -147,6 +144,7 @@ def _print_cost(figures: dict[str, object], plan: dict[str, tuple[int, str]]) ->
     hit_rate = figures['window_hits'] / max(touched, 1)
     print(f'\nMemory plan\n{MemoryPlan(budget, rows).table()}')
     lines = (
+        ('mode', figures['mode']),
         ('model on flash', f'{model / 1e6:.1f} MB, {model / budget:.2f} times the budget'),
         ('tokens', f'{figures["prompt_tokens"]} of the prompt, {figures["generated_tokens"]} '
                    f'of the answer ({figures["finish_reason"]})'),

@@ -69,8 +69,9 @@ def _print(store: FlashStore) -> None:
 
 def _calibration(calibration: Calibration | None) -> str:
     if calibration is None:
-        return 'none: exact mode only'
+        return 'none: mode exact only'
     kinds = Counter(f'{facts.kind} {facts.size}' for facts in calibration.predictors)
-    return (f'{calibration.text_tokens} tokens; mode gated uses {calibration.active_share:.1%} of '
-            f'the neurons at {calibration.perplexity_ratio:.4f} times the perplexity, by '
+    return (f'{calibration.text_tokens} tokens: mode gated uses {calibration.active_share:.0%} of '
+            f'the neurons, in {calibration.groups_share:.0%} of their groups, at '
+            f"{calibration.perplexity_ratio:.3f} times mode exact's perplexity; predictors: "
             + ', '.join(f'{count} x {kind}' for kind, count in kinds.most_common()))

@@ -10,15 +10,14 @@ from types import ModuleType
 # Each command is a module of this package with `add_arguments`, `run` and an `EPILOG`.
 COMMANDS = {
     'convert': 'write a flash store from a GGUF file or a Hugging Face folder',
-    'calibrate': 'make other predictors for a flash store of a ReLU model, from text',
+    'calibrate': 'learn from text which neurons a ReLU model needs',
     'verify': "compare a flash store's files with its manifest",
     'inspect': 'print what a flash store holds',
     'probe': 'measure the flash device under a store, and plan its reads by that',
     'bench': 'measure how fast this machine answers from a store, and in how much memory',
     'prompt': 'answer one prompt, by the running node or by the engine alone',
     'top': 'watch the running node',
-    'report': 'write one page on a flash store: quality, neurons, speed, settings',
-    'trace': 'record which neurons the tokens of a text need',
+    'report': 'write one page on a flash store: what it holds, its speed, settings',
     'demo': 'start the node, ask it something, show what the answer cost',
     'replay': 'send the prompts of a bag to a running node and compare the answers',
 }
@@ -59,7 +58,6 @@ def declare(name: str, parser: argparse.ArgumentParser) -> ModuleType:
     # NumPy is not imported yet. OpenBLAS' threads wait for each other by spinning: where other
     # processes run, a factorisation takes forty times as long with two as with one.
     os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
-    os.environ.setdefault('OMP_WAIT_POLICY', 'passive')         # torch's threads, too
     module = import_module(f'{__package__}.{name}')
     module.add_arguments(parser)
     parser.epilog = module.EPILOG

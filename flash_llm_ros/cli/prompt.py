@@ -69,8 +69,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     node.add_argument('--session', metavar='NAME', help='go on with this conversation')
     engine = parser.add_argument_group('by an engine of its own')
     engine.add_argument('--budget', metavar='SIZE', help='DRAM budget (default: 96MB)')
-    engine.add_argument('--mode', choices=('exact', 'sparse'),
-                        help='use every neuron, or only the active set (default: exact)')
+    engine.add_argument('--mode', help="as the node's parameter (default: auto)")
     engine.add_argument('--context', type=int, metavar='N',
                         help='tokens of prompt and answer together (default: 512)')
     engine.add_argument('--threads', type=int, metavar='N', help='that compute (default: 1)')
@@ -168,7 +167,8 @@ def _by_engine(options: Namespace) -> int:
 
     constraint = _constraint(options)
     config = EngineConfig(
-        options.store, parse_byte_size('budget', value('budget', '96MB')), value('mode', 'exact'),
+        options.store, parse_byte_size('budget', value('budget', '96MB')),
+        value('mode', EngineConfig.mode),
         context_length=value('context', 512), threads=value('threads', 1),
         structured=constraint is not None)
     engine = Engine.open(config, _say)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from flash_llm_ros.cli.bag import STRING, BagError, BagWriter, read_strings, write_bag
 
 if TYPE_CHECKING:
-    from flash_llm_ros.node.client import NodeClient
+    from flash_llm_ros.client.operator import OperatorClient
 
 EPILOG = """\
 examples:
@@ -88,11 +88,11 @@ def _replay(arguments: argparse.Namespace) -> int:
 
 def _exchange(arguments: argparse.Namespace, node: str, prompts: list[str]) -> list[Exchange]:
     # rclpy is not needed before this, and a bad bag should be told at once.
+    from flash_llm_ros.client.operator import OperatorClient
     from flash_llm_ros.engine import FinishReason
-    from flash_llm_ros.node.client import NodeClient
 
     exchanges = []
-    with _recorder(arguments.record, node) as record, NodeClient(node) as client:
+    with _recorder(arguments.record, node) as record, OperatorClient(node) as client:
         client.wait_for_node(START_TIMEOUT)
         for index, prompt in enumerate(prompts):
             reply = client.ask(prompt, arguments.timeout)
@@ -110,7 +110,7 @@ class _Recorder:
         self._bag = bag
         self._node = node
 
-    def __call__(self, client: 'NodeClient', exchange: Exchange) -> None:
+    def __call__(self, client: 'OperatorClient', exchange: Exchange) -> None:
         from std_msgs.msg import String
 
         self._add('prompt', STRING, String(data=exchange.prompt))

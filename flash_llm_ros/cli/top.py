@@ -12,7 +12,7 @@ from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.top_screen import Snapshot, screen
 
 if TYPE_CHECKING:
-    from flash_llm_ros.node.client import NodeClient
+    from flash_llm_ros.client.operator import OperatorClient
 
 EPILOG = """\
 examples:
@@ -41,11 +41,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Return 0, or 1 where no node is found."""
     try:
-        from flash_llm_ros.node.client import NodeClient
+        from flash_llm_ros.client.operator import OperatorClient
     except ImportError as error:
         return fail(ImportError(f'ROS 2 is not there ({error.name}); source it first'))
     try:
-        with NodeClient(options.node) as client:
+        with OperatorClient(options.node) as client:
             client.until(lambda: bool(client.statuses), options.timeout, '~/status')
             client.until(lambda: bool(client.diagnostics), DIAGNOSTICS_TIMEOUT, '/diagnostics')
             if options.json:
@@ -59,14 +59,14 @@ def run(options: Namespace) -> int:
     return 0
 
 
-def _watch(client: 'NodeClient') -> None:
+def _watch(client: 'OperatorClient') -> None:
     with Live(screen(snapshot(client)), screen=True, auto_refresh=False) as live:
         while True:
             live.update(screen(snapshot(client)), refresh=True)
             time.sleep(PERIOD)
 
 
-def snapshot(client: 'NodeClient') -> Snapshot:
+def snapshot(client: 'OperatorClient') -> Snapshot:
     """Return what the node said last, as plain values."""
     status = client.status
     values = {name: getattr(status, name) for name in status.get_fields_and_field_types()}

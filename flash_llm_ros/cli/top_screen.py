@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 BARS = ' ▁▂▃▄▅▆▇█'
-STALE_AFTER = 15.0      # s without a status, beyond the slowest sensible `status_rate`
+STALE_AFTER = 5.0      # s without a status
 COLOURS = {'OK': 'green', 'WARN': 'yellow', 'ERROR': 'bold red', 'STALE': 'magenta'}
 PLAN_TOTALS = ('planned', 'budget', 'model on flash')
 
@@ -65,7 +65,6 @@ def _figures(shown: Snapshot) -> Table:
         ('read', f'{_bytes(status["flash_bytes"])} in {status["flash_reads"]} reads'),
         ('hit rate', f'{status["hit_rate"]:.1%}'),
         ('active neurons', f'{status["active_fraction"]:.1%}'),
-        ('left out', f'{status["neurons_left_out"]} neurons, {status["deadlines_missed"]} late'),
         ('waiting', f'{status["queue_length"]} requests'),
         ('requests', f'{status["requests_done"]} done, {status["requests_failed"]} failed, '
                      f'{status["requests_cancelled"]} cancelled'),

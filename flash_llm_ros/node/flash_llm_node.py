@@ -2,24 +2,25 @@
 
 import traceback
 
+from rcl_interfaces.msg import SetParametersResult
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup, ReentrantCallbackGroup
 from rclpy.lifecycle import LifecycleNodeMixin, LifecycleState, TransitionCallbackReturn
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 
 from flash_llm_ros.engine import Engine
 from flash_llm_ros.node.health.diagnostics import Diagnostics
 from flash_llm_ros.node.health.heat import Heat
 from flash_llm_ros.node.health.status import StatusReport, StatusTopic
+from flash_llm_ros.node.interfaces.action import GenerateAction
 from flash_llm_ros.node.interfaces.client_watch import ClientWatch
-from flash_llm_ros.node.interfaces.generate_action import GenerateAction
-from flash_llm_ros.node.interfaces.generate_service import GenerateService
-from flash_llm_ros.node.interfaces.intake import Intake, StreamTopic
-from flash_llm_ros.node.interfaces.prompt_topic import PromptTopic
-from flash_llm_ros.node.interfaces.request_numbers import RequestNumbers
-from flash_llm_ros.node.interfaces.reset_session import ResetSession
+from flash_llm_ros.node.interfaces.intake import Intake
+from flash_llm_ros.node.interfaces.reset import ResetSession
+from flash_llm_ros.node.interfaces.service import GenerateService
 from flash_llm_ros.node.interfaces.tokenize import Tokenize
+from flash_llm_ros.node.interfaces.topics import PromptTopic, StreamTopic
 from flash_llm_ros.node.lifecycle_guard import LifecycleGuard
-from flash_llm_ros.node.parameters import Parameters
+from flash_llm_ros.node.parameters import Parameters, old_name
 from flash_llm_ros.node.work.ledger import Ledger
 from flash_llm_ros.node.work.worker import Worker
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
@@ -35,7 +36,8 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
     """
 
     def __init__(self) -> None:
-        Node.__init__(self, 'flash_llm')
+        Node.__init__(
+            self, 'flash_llm', automatically_declare_parameters_from_overrides=True)
         LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
         self._worker: Worker | None = None
         self._is_configured = False
@@ -46,22 +48,26 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
         monitor = MutuallyExclusiveCallbackGroup()
         heat = Heat()
         self._report = StatusReport(self, self._ledger, heat, self._current_worker)
-        self._status = StatusTopic(
-            self, self._report, self._settings['status_rate'], monitor)
+        self._status = StatusTopic(self, self._report, monitor)
         self._diagnostics = Diagnostics(
             self, self._settings, self._report, heat, self._ledger, self._current_worker, monitor)
 
         intake = Intake(
             self._settings, StreamTopic(self, monitor), self._ledger, self._current_worker,
             self.report_bug)
-        numbers = RequestNumbers()
         watch = ClientWatch(self, monitor)
         self._action = GenerateAction(self, self._settings, intake, watch)
-        self._service = GenerateService(self, self._settings, intake, numbers, watch)
-        self._prompt = PromptTopic(self, self._settings, intake, numbers)
+        self._service = GenerateService(self, self._settings, intake, watch)
+        self._prompt = PromptTopic(self, self._settings, intake)
         self._reset = ResetSession(self, self._current_worker)
         self._tokenize = Tokenize(self, self._current_worker)
         self._status.publish()
+
+    def set_parameters_atomically(self, parameters: list[Parameter]) -> SetParametersResult:
+        """Set parameters as rclpy does; names of older versions are refused with the new one."""
+        if refusals := [text for each in parameters if (text := old_name(each.name))]:
+            return SetParametersResult(successful=False, reason=' '.join(refusals))
+        return super().set_parameters_atomically(parameters)
 
     def _current_worker(self) -> Worker | None:
         return self._worker
@@ -88,8 +94,8 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
 
     def _keep_system_prompt(self, engine: Engine) -> None:
         try:
-            if self._settings['system_prompt']:
-                engine.keep_system_prompt(self._settings['system_prompt'])
+            if system_prompt := self._settings['requests.system_prompt']:
+                engine.keep_system_prompt(system_prompt)
         except Exception:
             engine.close()
             raise

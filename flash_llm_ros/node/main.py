@@ -55,12 +55,13 @@ def main(args: list[str] | None = None) -> int:
     from rclpy.signals import SignalHandlerOptions
 
     from flash_llm_ros.node.flash_llm_node import FlashLlmNode
+    from flash_llm_ros.store.errors import FlashLlmError
 
     # rclpy's own handlers would end the communication before a running goal got its result.
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     try:
         node = FlashLlmNode()
-    except ParameterException as error:
+    except (ParameterException, FlashLlmError) as error:
         print(f'flash_llm_node: {error}', file=sys.stderr)
         rclpy.shutdown()
         return 1

@@ -1,65 +1,103 @@
 """One HTML page without scripts or links to elsewhere."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from html import escape
 
-from flash_llm_ros.report import plots
-from flash_llm_ros.report.advice import Setting, recommended
-from flash_llm_ros.report.figures import BudgetFloor, LayerActivity
+from flash_llm_ros.report.advice import recommended
+from flash_llm_ros.report.figures import BudgetFloor
+from flash_llm_ros.store.device_profile import DeviceProfile
 from flash_llm_ros.store.flash_store import FlashStore
-from flash_llm_ros.store.manifest import Manifest
+from flash_llm_ros.store.geometry import Geometry
+from flash_llm_ros.store.manifest import Calibration, Manifest
 
 _STYLE = '''
 body { font: 16px/1.5 sans-serif; max-width: 50em; margin: 2em auto; padding: 0 1em; color: #222; }
 table { border-collapse: collapse; } th, td { padding: .2em .8em; border-bottom: 1px solid #ddd; }
-th { text-align: left; } td.number { text-align: right; } svg { max-width: 100%; height: auto; }
+th { text-align: left; } td.number { text-align: right; }
 .missing { color: #777; } pre { background: #f5f5f5; padding: 1em; overflow-x: auto; }
 '''
 
 
-@dataclass(frozen=True)
-class Findings:
-    """What was found out; empty is what could not be, `missing` says why."""
+def page(store: FlashStore, floors: Sequence[BudgetFloor], profile: DeviceProfile | None) -> str:
+    """The whole page; `profile` is None where the device was not probed."""
+    manifest = store.manifest
+    name = escape(manifest.model.name)
+    sections = {'Settings for a budget': _advice(floors), 'Time of a token': _floors(floors),
+                'Device': _device(profile), 'Calibration': _calibration(manifest),
+                'Groups': _geometry(manifest.geometry)}
+    body = f'<h1>{name}</h1>\n{_model(store)}\n' + '\n'.join(
+        f'<h2>{title}</h2>\n{content}' for title, content in sections.items())
+    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+            f'<title>{name}: a flash store</title><style>{_STYLE}</style></head>'
+            f'<body>\n{body}\n</body></html>\n')
 
-    floors: Sequence[BudgetFloor]
-    activities: Sequence[LayerActivity] = ()
-    hit_rates: dict[str, list[float]] = field(default_factory=dict)
-    trace_tokens: int = 0
-    missing: dict[str, str] = field(default_factory=dict)
 
-
-def page(store: FlashStore, found: Findings) -> str:
-    """The whole page."""
-    manifest, calibration = store.manifest, store.manifest.calibration
+def _model(store: FlashStore) -> str:
+    manifest = store.manifest
     spec, geometry = manifest.model, manifest.geometry
-    parts = [
-        f'<h1>{escape(spec.name)}</h1>',
-        f'<p>{spec.layers} layers of {spec.feed_forward.size} neurons '
-        f'({escape(spec.feed_forward.activation)}), '
-        f'{escape(geometry.formats_text)}, {escape(manifest.layout)} layout; '
-        f'{store.bytes / 1e6:.1f} MB on flash in groups of {geometry.group_bytes} bytes.</p>']
-    for title, content, why in (
-            ('Settings for a budget', _advice(store, found.floors), 'floors'),
-            ('Time of a token', _floors(found.floors), 'floors'),
-            ('Perplexity against sparsity',
-             plots.perplexity(calibration) + _price(store) if calibration is not None
-             and calibration.perplexity else '', 'perplexity'),
-            ('Learned corrections', _recovery(manifest), 'recovery'),
-            ('Predictors', plots.recall(calibration) + _predictors(store)
-             if calibration is not None and calibration.predictors else '', 'predictors'),
-            ('How often neurons are used',
-             plots.frequencies(found.activities) + _tokens(found) if found.activities else '',
-             'activities'),
-            ('Closest friends', plots.friends(found.activities) + _friends(found)
-             if found.activities else '', 'activities'),
-            ('Hits in a window', plots.hits(found.hit_rates) if found.hit_rates else '',
-             'hit_rates')):
-        parts.append(f'<h2>{title}</h2>')
-        parts.append(content or f'<p class="missing">{escape(found.missing.get(why, ""))}</p>')
-    title = escape(f'{spec.name}: a flash store')
-    return (f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
-            f'<style>{_STYLE}</style></head><body>\n' + '\n'.join(parts) + '\n</body></html>\n')
+    return (f'<p>{spec.layers} layers of {spec.feed_forward.size} neurons '
+            f'({escape(spec.feed_forward.activation)}), neurons {escape(geometry.formats_text)}, '
+            f'attention {escape(manifest.resident)}, KV cache {escape(manifest.kv_cache)}, '
+            f'{escape(manifest.layout)} layout; {store.bytes / 1e6:.1f} MB on flash.</p>')
+
+
+def _advice(floors: Sequence[BudgetFloor]) -> str:
+    blocks = []
+    for floor in floors:
+        lines = [line for setting in recommended(floor)
+                 for line in (f'    # {setting.reason}', f'    {setting.name}: {setting.value}')]
+        blocks.append('<pre>' + escape('/**:\n  ros__parameters:\n' + '\n'.join(lines)) + '</pre>')
+    return '\n'.join(blocks) or _missing('Every budget that was given is below the least.')
+
+
+def _floors(floors: Sequence[BudgetFloor]) -> str:
+    if not floors:
+        return _missing('Every budget that was given is below the least.')
+    rows = [(f'{floor.budget / 1e6:.0f} MB', f'{floor.window_bytes / 1e6:.1f} MB',
+             f'{floor.read_bytes / 1e6:.1f} MB',
+             '' if floor.milliseconds is None else f'{floor.milliseconds:.1f} ms')
+            for floor in floors]
+    return _table(('DRAM budget', 'window', 'read for a token', 'takes at least'), rows) + (
+        '<p>Mode exact, reading alone, which computing overlaps. <code>flash_llm bench</code> '
+        'measures both.</p>')
+
+
+def _device(profile: DeviceProfile | None) -> str:
+    if profile is None:
+        return _missing('It was not probed: flash_llm probe STORE.')
+    rows = [(each.pattern, str(each.read_bytes), str(each.in_flight),
+             f'{each.bytes_per_second / 1e6:.0f}', f'{each.reads_per_second:.0f}')
+            for each in profile.measurements]
+    return (f'<p>{escape(str(profile.device))}, by {escape(profile.reader)}, measured at '
+            f'{escape(profile.measured_at)}.</p>' + _table(
+                ('reads', 'bytes', 'in flight', 'MB/s', 'reads/s'), rows))
+
+
+def _calibration(manifest: Manifest) -> str:
+    calibration = manifest.calibration
+    if calibration is None:
+        return _missing('None: every neuron is used, in every mode.')
+    return _price(calibration) + _table(
+        ('layer', 'predictor', 'recall', 'precision'),
+        [(str(layer), f'{facts.kind} {facts.size}', f'{facts.recall:.1%}',
+          f'{facts.precision:.1%}') for layer, facts in enumerate(calibration.predictors)])
+
+
+def _price(calibration: Calibration) -> str:
+    return (f'<p>Mode gated, on held-out tokens of {calibration.text_tokens}: '
+            f'{calibration.active_share:.1%} of the neurons are predicted, in '
+            f'{calibration.groups_share:.1%} of their groups; perplexity is '
+            f'{calibration.perplexity_ratio:.3f} times that of mode exact. The predictors take '
+            f'{calibration.predictor_bytes / 1e6:.1f} MB of DRAM.</p>')
+
+
+def _geometry(geometry: Geometry) -> str:
+    rows = [(section.label, str(section.bundles), section.codec.name,
+             str(section.bundles_per_group), str(section.groups))
+            for section in geometry.sections]
+    return (f'<p>{geometry.groups} groups of {geometry.group_bytes} bytes, '
+            f'{geometry.waste:.1%} of them padding.</p>' + _table(
+                ('section', 'bundles', 'format', 'to a group', 'groups'), rows))
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -69,66 +107,5 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<table><tr>{cells}</tr>{lines}</table>'
 
 
-def _advice(store: FlashStore, floors: Sequence[BudgetFloor]) -> str:
-    return '\n'.join(_yaml(recommended(store.manifest, floor)) for floor in floors)
-
-
-def _yaml(settings: Sequence[Setting]) -> str:
-    lines = []
-    for setting in settings:
-        lines += [f'    # {setting.reason}', f'    {setting.name}: {setting.value}']
-    return '<pre>' + escape('/**:\n  ros__parameters:\n' + '\n'.join(lines)) + '</pre>'
-
-
-def _floors(floors: Sequence[BudgetFloor]) -> str:
-    if not floors:
-        return ''
-    rows = [(f'{floor.budget / 1e6:.0f} MB', f'{floor.window_bytes / 1e6:.1f} MB',
-             f'{floor.read_bytes / 1e6:.1f} MB',
-             '' if floor.milliseconds is None else f'{floor.milliseconds:.1f} ms')
-            for floor in floors]
-    known = floors[0].milliseconds is not None
-    note = ('<p>Exact mode, from the device profile: reading alone, which computing overlaps. '
-            '<code>flash_llm bench</code> measures both.</p>' if known else
-            '<p class="missing">The device was not probed: <code>flash_llm probe STORE</code>.</p>')
-    return (plots.floors(floors) if known else '') + _table(
-        ('DRAM budget', 'window', 'read for a token', 'takes at least'), rows) + note
-
-
-def _price(store: FlashStore) -> str:
-    found = store.manifest.calibration.perplexity
-    return _table(('left out', 'perplexity', 'relative to exact'),
-                  [(f'{float(key):.0%}', f'{found[key]:.3f}', f'{found[key] / found["0.00"]:.3f}')
-                   for key in sorted(found, key=float)]) + (
-        '<p>On held-out tokens of the calibration text.</p>')
-
-
-def _recovery(manifest: Manifest) -> str:
-    if manifest.layout != 'split':
-        return '<p class="missing">Only models with gated SiLU need them.</p>'
-    if (recovery := manifest.recovery) is None:
-        return '<p class="missing">None: <code>flash_llm recover STORE</code>.</p>'
-    rows = [(f'{mode} {name}', f'{setting.before:.3f}',
-             f'{setting.after:.3f} ± {setting.error:.3f}')
-            for mode in ('sparse', 'aggressive')
-            for name, setting in sorted(getattr(recovery, mode).items())]
-    return _table(('mode and setting', 'perplexity relative to exact', 'with the correction'),
-                  rows) + '<p>On held-out tokens of the text that they were learned from.</p>'
-
-
-def _predictors(store: FlashStore) -> str:
-    calibration = store.manifest.calibration
-    return (f'<p>{calibration.predictor_bytes / 1e6:.1f} MB together; mean recall '
-            f'{calibration.mean_recall:.1%} of the active contribution, on held-out tokens.</p>')
-
-
-def _tokens(found: Findings) -> str:
-    return f'<p>{found.trace_tokens} tokens in sparse mode.</p>'
-
-
-def _friends(found: Findings) -> str:
-    mean = sum(activity.friend_rank for activity in found.activities) / len(found.activities)
-    return ('<p>The closest friend of a neuron is the one that most often is used with it. The '
-            f'mean friend stands at {mean:.0%} of the neurons ordered from hot to cold: bundling '
-            'friends would bundle the hottest neurons with everybody ("LLM in a flash", appendix '
-            'D).</p>')
+def _missing(why: str) -> str:
+    return f'<p class="missing">{escape(why)}</p>'

@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from flash_llm_ros.node.health.engine_traffic import Traffic
-from flash_llm_ros.node.health.flash_health import FlashHealth, Throughput
-from flash_llm_ros.node.health.health import Level, worst
+from flash_llm_ros.node.health import Level, worst
+from flash_llm_ros.node.health.flash import FlashHealth
 from flash_llm_ros.node.health.heat import Heat
-from flash_llm_ros.node.health.memory_health import memory_health, swapped_bytes
+from flash_llm_ros.node.health.memory import memory_health, swapped_bytes
 from flash_llm_ros.store.device_profile import DeviceProfile, Measurement
 from flash_llm_ros.store.flash_device import FlashDevice
 
@@ -28,15 +27,17 @@ def counters(read_bytes: float, reads: int, reading: float, waiting: float) -> d
             'wait_ns': int(waiting * 1e9)}
 
 
-def judged(*looks: dict[str, int], profile: DeviceProfile | None = PROFILE,
-           traffic: Traffic = Traffic(), least_hit_rate: float = 0.0):    # noqa: B008
+def judged(*looks: dict[str, int], profile: DeviceProfile | None = PROFILE):
     health = FlashHealth(profile, counters(0, 0, 0, 0))
     for look in looks:
         health.look(look)
-    return health.health(traffic, 4.0, least_hit_rate)
+    return health.health(4.0)
 
 
+@pytest.mark.ros
 def test_throughput_is_of_the_last_period_only() -> None:
+    from flash_llm_ros.node.health.status import Throughput
+
     throughput = Throughput()
     throughput.look(1000, 10.0)
     assert throughput.bytes_per_second == 0.0       # there is no period yet
@@ -74,16 +75,6 @@ def test_reads_that_nobody_waited_for_are_not_judged() -> None:
 def test_without_a_profile_nothing_is_slow() -> None:
     health = judged(counters(1e6, 10, 9.0, 9.0), profile=None)
     assert health.level == Level.OK and 'probe' in health.values['profile']
-
-
-def test_a_low_hit_rate_is_told_where_it_is_asked_for() -> None:
-    traffic = Traffic(hits=300, misses=1700)
-    assert judged(traffic=traffic).level == Level.OK
-    health = judged(traffic=traffic, least_hit_rate=0.2)
-    assert health.level == Level.WARN and '15.0%' in health.text and 'dram_budget' in health.text
-    assert judged(traffic=traffic, least_hit_rate=0.1).level == Level.OK
-    few = Traffic(hits=0, misses=999)
-    assert judged(traffic=few, least_hit_rate=0.5).level == Level.OK
 
 
 @pytest.mark.parametrize(('grown', 'swapped', 'level', 'word'), [

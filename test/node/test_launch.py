@@ -45,7 +45,7 @@ class Launched:
 
 @contextmanager
 def launched(tmp_path, namespace, **arguments):
-    from flash_llm_ros.node.client import NodeClient
+    from flash_llm_ros.client.operator import OperatorClient
 
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     domain, log_file = new_domain(), tmp_path / 'launch.log'
@@ -57,7 +57,7 @@ def launched(tmp_path, namespace, **arguments):
             stderr=subprocess.STDOUT, start_new_session=True,
             env={'AMENT_PREFIX_PATH': sys.prefix, **os.environ, 'ROS_DOMAIN_ID': str(domain)})
     try:
-        with NodeClient(f'{namespace}/flash_llm', domain_id=domain,
+        with OperatorClient(f'{namespace}/flash_llm', domain_id=domain,
                         give_up=lambda: process.poll() is not None) as client:
             client.wait_for_node(60)
             yield Launched(process, client, log_file)
@@ -79,14 +79,15 @@ def until_active(client):
 
 def test_the_node_is_configured_and_activated(int8_store, tmp_path):
     parameters = tmp_path / 'parameters.yaml'
-    parameters.write_text('/**:\n  ros__parameters:\n    dram_budget: 1MB\n    max_tokens: 7\n')
-    with launched(tmp_path, 'robot', store=int8_store, budget='32MB', mode='sparse',
+    parameters.write_text('/**:\n  ros__parameters:\n    memory: {dram_budget: 1MB}\n'
+                          '    requests: {max_tokens: 7}\n')
+    with launched(tmp_path, 'robot', store=int8_store, budget='32MB', mode='exact',
                   params_file=parameters) as launch:
         until_active(launch.client)
         assert launch.client.state() == 'active'
         result = launch.client.send_goal(goal('Hello', 0)).result(30)[1]
         assert len(result.text) == 7                    # of the file
-        assert launch.client.status.mode == 'sparse'    # of the arguments, which win
+        assert launch.client.status.mode == 'exact'     # of the arguments, which win
         assert launch.client.status.dram_budget == 32_000_000
         (node,) = launch.node_processes()
     assert not Path(f'/proc/{node}').exists()

@@ -15,12 +15,12 @@ def answer(store, mode, command=()):
     """Answer one prompt by a node of its own; returns its bare and peak size, and the text."""
     from flash_llm_msgs.action import GenerateText
     from flash_llm_ros.cli.node_process import COMMAND, NodeProcess
-    from flash_llm_ros.node.client import NodeClient
+    from flash_llm_ros.client.operator import OperatorClient
 
-    parameters = {'store': str(store), 'dram_budget': f'{BUDGET}', 'mode': mode}
+    parameters = {'store': str(store), 'memory.dram_budget': f'{BUDGET}', 'mode': mode}
     domain = new_domain()
     with (NodeProcess(parameters, domain, command=(*command, *COMMAND)) as process,
-          NodeClient(domain_id=domain, give_up=process.has_ended) as client):
+          OperatorClient(domain_id=domain, give_up=process.has_ended) as client):
         client.wait_for_node(60.0)
         bare = process.memory('VmRSS')
         assert client.transition('configure'), process.log()

@@ -3,6 +3,7 @@
 import threading
 
 import pytest
+from ros_fixtures import new_domain
 
 from flash_llm_ros.engine import FinishReason, GenerationRequest
 from flash_llm_ros.node.work.request import Request
@@ -41,19 +42,17 @@ def handle():
 
 
 def make(handle):
-    from flash_llm_ros.node.interfaces.generate_action import _Goal
+    from flash_llm_ros.node.interfaces.action import _Goal
 
     goal = _Goal(handle)
     goal.request = Request('r', GenerationRequest('a'), [goal])
     return goal, goal.request
 
 
-def test_canceling_comes_after_the_outcome(handle):
-    """rclpy changes the state when the cancel callback, which ends the request, has returned."""
-    goal, _ = make(handle)
-    goal.cancel()
-    later = threading.Timer(0.2, lambda: setattr(handle, 'is_cancel_requested', True))
-    later.start()
+def test_a_cancelled_goal_is_concluded_at_once(handle):
+    goal, request = make(handle)
+    handle.is_cancel_requested = True
+    request.cancel('The client cancelled the goal.')
     assert goal.conclude().error.code == ErrorCode.CANCELLED
     assert handle.steps == ['feedback', 'execute', 'canceled']
 
@@ -63,10 +62,10 @@ def test_cancel_after_the_answer_changes_nothing_of_it(handle):
     request.begin()
     request.add('text')
     request.end(FinishReason.STOP)
-    goal.cancel()
     handle.is_cancel_requested = True
+    request.cancel('The client cancelled the goal.')
     assert goal.conclude().text == 'text'
-    assert handle.steps == ['execute', 'feedback', 'feedback', 'canceled']
+    assert handle.steps == ['execute', 'feedback', 'feedback', 'succeed']
 
 
 @pytest.mark.parametrize(('reason', 'error', 'last'), [
@@ -81,3 +80,58 @@ def test_last_state(handle, reason, error, last):
     request.end(reason, error)
     assert goal.conclude().finish_reason == reason
     assert handle.steps == ['execute', 'feedback', last]
+
+
+class Intake:
+    """Has a request whose end shows what rclpy had made of its goal by then."""
+
+    def submit(self, request_id, goal, understand):
+        intake = self
+
+        class Canceled(Request):
+            def cancel(self, message):
+                intake.was_canceling = goal._handle.is_cancel_requested
+                super().cancel(message)
+
+        return Canceled(request_id, GenerationRequest('a'), [goal])
+
+
+class Nobody:
+    """Watches over nothing."""
+
+    def add(self, request, service):
+        pass
+
+
+def test_a_request_ends_when_its_goal_is_canceling():
+    """Ended before, the goal's executor thread could only poll for the state that rclpy sets."""
+    import rclpy
+    from rclpy.context import Context
+    from rclpy.executors import MultiThreadedExecutor
+    from rclpy.node import Node
+
+    from flash_llm_msgs.action import GenerateText
+    from flash_llm_ros.client.operator import CANCELED, OperatorClient
+    from flash_llm_ros.node.interfaces.action import GenerateAction
+
+    domain, context, intake = new_domain(), Context(), Intake()
+    rclpy.init(context=context, domain_id=domain)
+    node = Node('flash_llm', context=context)
+    action = GenerateAction(node, {}, intake, Nobody())
+    executor = MultiThreadedExecutor(4, context=context)
+    executor.add_node(node)
+    spinner = threading.Thread(target=executor.spin)
+    spinner.start()
+    try:
+        with OperatorClient(domain_id=domain) as client:
+            client.until(client.generate.server_is_ready, 30, 'the action')
+            goal = client.send_goal(GenerateText.Goal(prompt='a'))
+            assert goal.cancel()
+            assert goal.result(30)[0] == CANCELED
+        assert intake.was_canceling
+    finally:
+        executor.shutdown()
+        spinner.join()
+        action.destroy()
+        node.destroy_node()
+        rclpy.shutdown(context=context)

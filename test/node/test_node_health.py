@@ -30,7 +30,7 @@ def test_heat_is_told_and_its_limits_can_be_changed(int8_store, tmp_path):
         client = node.client
         level_becomes(client, 'heat', DiagnosticStatus.OK, '61.5')
         client.until(lambda: client.status.temperature == 61.5, 10, 'the temperature')
-        assert set_parameter(client, 'temperature_warning', 60.0) == ''
+        assert set_parameter(client, 'health.temperature_warning', 60.0) == ''
         level_becomes(client, 'heat', DiagnosticStatus.WARN, 'cpu-thermal')
         put(tmp_path, **{f'{zone}__temp': '97000'})
         level_becomes(client, 'heat', DiagnosticStatus.ERROR, '97.0')
@@ -55,7 +55,7 @@ def test_a_flash_slower_than_its_profile_is_told(real_store, tmp_path):
         run = client.send_goal(goal('Tell me a story.', 300))
         level_becomes(client, 'flash', DiagnosticStatus.WARN, 'times as long as its profile')
         client.until(lambda: client.status.flash_bytes_per_second > 1e6, 10, 'the throughput')
-        assert set_parameter(client, 'flash_slowdown_warning', 1e6) == ''
+        assert set_parameter(client, 'health.flash_slowdown_warning', 1e6) == ''
         level_becomes(client, 'flash', DiagnosticStatus.OK, 'times the least time')
         run.cancel()
         run.result(30)

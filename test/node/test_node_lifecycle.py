@@ -4,12 +4,10 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
-from ros_fixtures import new_domain, running_node
+from ros_fixtures import running_node
 from ros_parameters import describe_parameters, set_parameter
 from test_node_requests import LONG, goal, run_until_first_chunk
 
@@ -67,13 +65,13 @@ def test_every_bad_store_and_budget_is_told_and_the_node_lives(int8_store, tmp_p
             assert set_parameter(node.client, 'store', store) == ''
             assert word in refused(node, code)
         assert set_parameter(node.client, 'store', str(int8_store)) == ''
-        assert set_parameter(node.client, 'dram_budget', '1MB') == ''
+        assert set_parameter(node.client, 'memory.dram_budget', '1MB') == ''
         table = refused(node, ErrorCode.BUDGET_TOO_SMALL)
         assert all(row in table for row in ('KV cache', 'window', 'planned', 'the promise'))
-        assert set_parameter(node.client, 'dram_budget', '32MB') == ''
-        assert set_parameter(node.client, 'context_length', 100000) == ''
+        assert set_parameter(node.client, 'memory.dram_budget', '32MB') == ''
+        assert set_parameter(node.client, 'memory.context_length', 100000) == ''
         assert 'context_length' in refused(node, ErrorCode.INVALID_PARAMETER)
-        assert set_parameter(node.client, 'context_length', 512) == ''
+        assert set_parameter(node.client, 'memory.context_length', 512) == ''
         _, result = node.activate().client.send_goal(goal('Hello')).result(30)
         assert result.finish_reason == FinishReason.LENGTH
         assert node.client.status.error.code == ErrorCode.NONE
@@ -134,7 +132,7 @@ def test_transitions_by_number_that_make_no_sense_are_refused(int8_store):
 
 @pytest.mark.parametrize('transition', ['deactivate', 'shutdown'])
 def test_leaving_the_active_state_ends_what_runs_and_waits(int8_store, transition):
-    from flash_llm_ros.node.client import ABORTED
+    from flash_llm_ros.client.operator import ABORTED
 
     with running_node(int8_store) as node:
         client = node.activate().client
@@ -163,37 +161,29 @@ def test_parameters_are_described_and_guarded(int8_store):
                 assert descriptor.integer_range
             if descriptor.type == ParameterType.PARAMETER_DOUBLE:
                 assert descriptor.floating_point_range
-        bad = (('dram_budget', '96 parsecs', 'dram_budget'), ('dram_budget', -5, 'dram_budget'),
-               ('mode', 'fast', 'exact'), ('temperature', float('nan'), 'temperature'),
-               ('top_p', float('inf'), 'top_p'), ('stream_period', 0.0, 'stream_period'),
-               ('queue_size', -1, 'queue_size'), ('status_rate', 5.0, 'status_rate'),
-               ('max_tokens', 'many', 'INTEGER'))
+        bad = (('memory.dram_budget', '96 parsecs', 'dram_budget'),
+               ('memory.dram_budget', -5, 'dram_budget'),
+               ('mode', 'fast', 'exact'),
+               ('sampling.temperature', float('nan'), 'temperature'),
+               ('sampling.top_p', float('inf'), 'top_p'),
+               ('requests.stream_period', 0.0, 'stream_period'),
+               ('requests.queue_size', -1, 'queue_size'), ('autostart', True, 'autostart'),
+               ('requests.max_tokens', 'many', 'INTEGER'))
         for name, value, word in bad:
             assert word in set_parameter(client, name, value), name
-        for name, value in (('dram_budget', 33_000_000), ('dram_budget', '31.5MiB'),
-                            ('temperature', 0.5), ('max_tokens', 7)):
+        for name, value in (('memory.dram_budget', 33_000_000), ('memory.dram_budget', '31.5MiB'),
+                            ('sampling.temperature', 0.5), ('requests.max_tokens', 7)):
             assert set_parameter(client, name, value) == ''
         node.activate()
         assert client.status.dram_budget == 31.5 * 2**20
-        assert 'clean' in set_parameter(client, 'context_length', 256)
+        assert 'clean' in set_parameter(client, 'memory.context_length', 256)
         assert 'clean' in set_parameter(client, 'store', '/elsewhere')
         # Those of single requests change at once.
         assert len(client.ask('Hello', 30).text) == 7
-        assert set_parameter(client, 'max_tokens', 9) == ''
+        assert set_parameter(client, 'requests.max_tokens', 9) == ''
         assert len(client.ask('Hello', 30).text) == 9
         assert client.transition('deactivate') and client.transition('cleanup')
-        assert set_parameter(client, 'context_length', 256) == ''
-
-
-def test_a_bad_parameter_at_the_start_is_told_in_a_sentence():
-    done = subprocess.run(
-        [sys.executable, '-m', 'flash_llm_ros.node.main', '--ros-args', '-p', 'top_p:=7.5'],
-        capture_output=True, text=True, timeout=60,
-        env={**os.environ, 'ROS_DOMAIN_ID': str(new_domain()),
-             'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'PYTHONPATH': os.pathsep.join(sys.path)})
-    assert done.returncode == 1
-    assert 'top_p' in done.stderr and '7.5' in done.stderr
-    assert 'Traceback' not in done.stderr
+        assert set_parameter(client, 'memory.context_length', 256) == ''
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

@@ -46,12 +46,12 @@ def test_status_counts_what_happened(active_node):
 
 def test_status_waits_for_late_joiners(int8_store):
     from flash_llm_msgs.msg import EngineStatus
-    from flash_llm_ros.node.client import NodeClient
+    from flash_llm_ros.client.operator import OperatorClient
 
     # So rare that only the latched message can be what the late client gets.
     with running_node(int8_store, status_rate=0.01) as node:
         node.activate()
-        with NodeClient(domain_id=node.domain) as late:
+        with OperatorClient(domain_id=node.domain) as late:
             late.wait_for_node(30)
             assert late.statuses[0].state == EngineStatus.IDLE
 

@@ -62,8 +62,8 @@ def node(request, int8_store):
     from flash_llm_ros.cli.node_process import NodeProcess
 
     domain = new_domain()
-    parameters = {'store': str(int8_store), 'dram_budget': BUDGET, 'autostart': True,
-                  'queue_size': 1}
+    parameters = {'store': str(int8_store), 'memory.dram_budget': BUDGET, 'autostart': True,
+                  'requests.queue_size': 1}
     environment = {'PYTHONPATH': os.pathsep.join(sys.path),
                    'FASTDDS_BUILTIN_TRANSPORTS': request.param}
     with NodeProcess(parameters, domain, command=INJECTING, environment=environment) as process:

@@ -22,7 +22,8 @@ def node(int8_store, transport):
 @pytest.fixture
 def client(node):
     yield node.client
-    for name, value in (('when_busy', 'queue'), ('duty_cycle', 1.0), ('max_threads', 256)):
+    for name, value in (('requests.when_busy', 'queue'), ('compute.duty_cycle', 1.0),
+                        ('compute.max_threads', 256)):
         assert set_parameter(node.client, name, value) == ''
 
 
@@ -39,7 +40,7 @@ def started(client, ask):
 
 @pytest.mark.parametrize('prompt', [SLOW, SLOW_PREFILL], ids=['decode', 'prefill'])
 def test_a_higher_priority_goes_first_and_changes_nothing(client, prompt):
-    from flash_llm_ros.node.client import SUCCEEDED
+    from flash_llm_ros.client.operator import SUCCEEDED
 
     options = {'temperature': 0.8, 'top_k': 40, 'seed': 11}
     whole = alone(client, goal(prompt, 40, **options))
@@ -72,7 +73,7 @@ def test_a_service_call_goes_first_too(client):
 
 
 def test_cancelled_while_set_aside(client):
-    from flash_llm_ros.node.client import CANCELED
+    from flash_llm_ros.client.operator import CANCELED
 
     low = client.send_goal(goal(SLOW, LONG, priority=1))
     client.until(lambda: low.chunks, 30, 'the first chunk')
@@ -86,17 +87,17 @@ def test_cancelled_while_set_aside(client):
 
 
 def test_keep_last_and_interrupt(client):
-    from flash_llm_ros.node.client import ABORTED
+    from flash_llm_ros.client.operator import ABORTED
 
     before = client.status
-    assert set_parameter(client, 'when_busy', 'keep_last') == ''
+    assert set_parameter(client, 'requests.when_busy', 'keep_last') == ''
     running = started(client, goal(SLOW, LONG))
     older = client.send_goal(goal('older', 5))
     newest = client.send_goal(goal('newest', 5))
     status, result = older.result(30)
     assert (status, result.finish_reason, result.error.code) == (
         ABORTED, FinishReason.CANCELLED, ErrorCode.REPLACED)
-    assert set_parameter(client, 'when_busy', 'interrupt') == ''
+    assert set_parameter(client, 'requests.when_busy', 'interrupt') == ''
     interrupting = client.send_goal(goal('now', 5))
     status, result = running.result(30)
     assert (status, result.error.code) == (ABORTED, ErrorCode.REPLACED)
@@ -108,23 +109,23 @@ def test_keep_last_and_interrupt(client):
 
 
 def test_reject(client):
-    assert set_parameter(client, 'when_busy', 'reject') == ''
+    assert set_parameter(client, 'requests.when_busy', 'reject') == ''
     running = started(client, goal(SLOW, LONG))
     assert client.send_goal(goal('later', 5)).result(30)[1].error.code == ErrorCode.QUEUE_FULL
     running.cancel()
     running.result(30)
-    assert 'keep_last' in set_parameter(client, 'when_busy', 'sometimes')
+    assert 'keep_last' in set_parameter(client, 'requests.when_busy', 'sometimes')
 
 
 def test_slowed_down_it_says_the_same_and_is_still_cancelled_at_once(client):
-    from flash_llm_ros.node.client import CANCELED
+    from flash_llm_ros.client.operator import CANCELED
 
     whole = alone(client, goal('Hello', 30))
-    assert set_parameter(client, 'duty_cycle', 0.5) == ''
-    assert set_parameter(client, 'max_threads', 1) == ''
+    assert set_parameter(client, 'compute.duty_cycle', 0.5) == ''
+    assert set_parameter(client, 'compute.max_threads', 1) == ''
     assert alone(client, goal('Hello', 30)) == whole
-    assert set_parameter(client, 'duty_cycle', 0.01) != ''      # out of range
-    assert set_parameter(client, 'duty_cycle', 0.05) == ''
+    assert set_parameter(client, 'compute.duty_cycle', 0.01) != ''      # out of range
+    assert set_parameter(client, 'compute.duty_cycle', 0.05) == ''
     client.until(lambda: round(client.status.duty_cycle, 6) == 0.05, 10, 'the status')
     assert client.status.threads == 1
     # Two seconds of work for a chunk of the prompt, and 38 of rest.
@@ -132,5 +133,5 @@ def test_slowed_down_it_says_the_same_and_is_still_cancelled_at_once(client):
     client.until(lambda: client.status.state == client.status.PREFILL, 30, 'the first chunk')
     assert run.cancel()
     assert run.result(30)[0] == CANCELED
-    assert set_parameter(client, 'duty_cycle', 1.0) == ''
+    assert set_parameter(client, 'compute.duty_cycle', 1.0) == ''
     assert alone(client, goal('Hello', 30)) == whole

@@ -7,7 +7,7 @@ from scripted_engine import SETTINGS, TIMEOUT, Listener, ScriptedEngine
 
 from flash_llm_ros.engine import FinishReason, GenerationRequest
 from flash_llm_ros.node.work.request import Request
-from flash_llm_ros.node.work.turns import MOST_SET_ASIDE
+from flash_llm_ros.node.work.scheduler import MOST_SET_ASIDE
 from flash_llm_ros.node.work.worker import Worker
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
 
@@ -28,8 +28,12 @@ def warnings():
 
 
 @pytest.fixture
-def worker(engine, settings, warnings):
-    bugs = []
+def bugs():
+    return []
+
+
+@pytest.fixture
+def worker(engine, settings, warnings, bugs):
     worker = Worker(engine, settings, bugs.append, warnings.append)
     worker.activate()
     yield worker
@@ -38,7 +42,7 @@ def worker(engine, settings, warnings):
     while closing.is_alive():
         engine.gate.set()
         closing.join(0.01)
-    assert engine.closed and not bugs
+    assert engine.closed and [type(bug) for bug in bugs] == [OSError] * len(bugs)
 
 
 def send(worker, prompt, priority=100, **options):
@@ -58,7 +62,7 @@ def at_gate(worker, engine, prompt, priority=100, **options):
 
 
 def test_the_highest_goes_first_and_equals_in_order(worker, engine, settings):
-    settings['queue_size'] = 4
+    settings['requests.queue_size'] = 4
     at_gate(worker, engine, '<gate>', 255)
     listeners = [send(worker, prompt, priority)[1]
                  for prompt, priority in (('low', 1), ('one', 100), ('two', 100), ('high', 200))]
@@ -92,7 +96,7 @@ def test_an_equal_priority_waits(worker, engine):
 
 
 def test_preempting_needs_no_place_in_the_queue(worker, engine, settings):
-    settings['queue_size'] = 0
+    settings['requests.queue_size'] = 0
     _, low = at_gate(worker, engine, '<gate> a')
     with pytest.raises(FlashLlmError, match='queue_size'):
         send(worker, 'equal')
@@ -104,7 +108,7 @@ def test_preempting_needs_no_place_in_the_queue(worker, engine, settings):
 
 
 def test_nested_as_deep_as_is_allowed(worker, engine, settings):
-    settings['queue_size'] = 1
+    settings['requests.queue_size'] = 1
     listeners = [at_gate(worker, engine, 'a0 <gate> b0', 10)[1]]
     for depth in range(1, MOST_SET_ASIDE + 1):
         listeners.append(send(worker, f'a{depth} <gate> b{depth}', 10 + depth)[1])
@@ -146,6 +150,19 @@ def test_one_set_aside_ends_by_cancel_and_by_deadline(worker, engine):
     assert not {'b', 'm'} & set(engine.said)
 
 
+def test_a_clearing_up_that_fails_is_nobody_else_s_failure(worker, engine, bugs):
+    low, _ = at_gate(worker, engine, 'a <gate> b', 1)
+    _, high = send(worker, 'x <gate> y z', 2)
+    engine.gate.set()
+    assert engine.at_gate.wait(TIMEOUT)
+    engine.discard_error = OSError('planted')
+    low.cancel('not wanted')
+    engine.gate.set()
+    assert high.outcome().error is None and high.outcome().text == 'x<gate>yz'
+    assert send(worker, 'after')[1].outcome().text == 'after'
+    assert [str(bug) for bug in bugs] == ['planted']
+
+
 def test_deactivation_ends_what_is_set_aside(worker, engine):
     _, low = at_gate(worker, engine, 'a <gate> b', 1)
     _, high = send(worker, 'x <gate> y', 2)
@@ -184,7 +201,7 @@ def test_where_it_cannot_be_brought_back_only_it_fails(worker, engine):
 
 
 def test_reject(worker, engine, settings):
-    settings['when_busy'] = 'reject'
+    settings['requests.when_busy'] = 'reject'
     _, running = at_gate(worker, engine, 'a <gate> b')
     with pytest.raises(FlashLlmError, match='reject') as refusal:
         send(worker, 'x')
@@ -197,7 +214,7 @@ def test_reject(worker, engine, settings):
 
 
 def test_keep_last(worker, engine, settings):
-    settings['when_busy'] = 'keep_last'
+    settings['requests.when_busy'] = 'keep_last'
     _, running = at_gate(worker, engine, 'a <gate> b', 150)
     waiting = [send(worker, f'w{number}')[1] for number in range(5)]
     for listener in waiting[:-1]:
@@ -212,7 +229,7 @@ def test_keep_last(worker, engine, settings):
 
 
 def test_interrupt(worker, engine, settings):
-    settings['when_busy'] = 'interrupt'
+    settings['requests.when_busy'] = 'interrupt'
     _, running = at_gate(worker, engine, 'a <gate> b')
     _, lower = send(worker, 'lower', 1)
     _, first = send(worker, 'first')
@@ -230,8 +247,8 @@ def test_interrupt(worker, engine, settings):
 
 
 def test_interrupt_leaves_a_higher_priority_alone(worker, engine, settings):
-    settings['when_busy'] = 'interrupt'
-    settings['queue_size'] = 1
+    settings['requests.when_busy'] = 'interrupt'
+    settings['requests.queue_size'] = 1
     _, running = at_gate(worker, engine, 'a <gate> b', 200)
     _, waiting = send(worker, 'x')
     with pytest.raises(FlashLlmError, match='queue_size'):
@@ -241,7 +258,7 @@ def test_interrupt_leaves_a_higher_priority_alone(worker, engine, settings):
 
 
 def test_after_a_cancel_the_engine_counts_as_free(worker, engine, settings):
-    settings['when_busy'] = 'reject'
+    settings['requests.when_busy'] = 'reject'
     request, _ = at_gate(worker, engine, 'a <gate> b')
     request.cancel('not wanted')
     _, after = send(worker, 'x')
@@ -251,7 +268,7 @@ def test_after_a_cancel_the_engine_counts_as_free(worker, engine, settings):
 
 def test_threads_are_limited_from_the_next_token_on(worker, engine, settings):
     _, listener = at_gate(worker, engine, 'a <gate> b')
-    settings['max_threads'] = 3
+    settings['compute.max_threads'] = 3
     engine.gate.set()
     listener.outcome()
     assert engine.limits[:2] == [256, 256] and engine.limits[2:] == [3] * len(engine.limits[2:])

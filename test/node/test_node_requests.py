@@ -62,7 +62,7 @@ def until_all_chunks(client, run):
 
 
 def test_action_streams_what_the_engine_says(active_node, reference):
-    from flash_llm_ros.node.client import SUCCEEDED
+    from flash_llm_ros.client.operator import SUCCEEDED
 
     client = active_node.client
     client._drain()
@@ -137,7 +137,7 @@ BAD_GOALS = {
 
 @pytest.mark.parametrize('name', BAD_GOALS)
 def test_bad_goal_is_aborted_with_its_reason(active_node, reference, name):
-    from flash_llm_ros.node.client import ABORTED
+    from flash_llm_ros.client.operator import ABORTED
 
     make, fields, code, word = BAD_GOALS[name]
     status, result = active_node.client.send_goal(make(**{'prompt': 'Hello', **fields})).result(30)
@@ -196,7 +196,7 @@ def run_until_first_chunk(client, prompt, **fields):
 
 
 def test_cancel_while_running(active_node, reference):
-    from flash_llm_ros.node.client import CANCELED
+    from flash_llm_ros.client.operator import CANCELED
 
     run = run_until_first_chunk(active_node.client, 'Hello [piece=0.05]')
     assert run.cancel()
@@ -210,7 +210,7 @@ def test_cancel_while_running(active_node, reference):
 
 
 def test_cancel_during_a_long_prefill_is_answered_at_once(active_node):
-    from flash_llm_ros.node.client import CANCELED
+    from flash_llm_ros.client.operator import CANCELED
 
     client = active_node.client
     run = client.send_goal(goal('Hello [prefill=3]'))
@@ -222,7 +222,7 @@ def test_cancel_during_a_long_prefill_is_answered_at_once(active_node):
 
 
 def test_cancel_while_queued(active_node):
-    from flash_llm_ros.node.client import CANCELED
+    from flash_llm_ros.client.operator import CANCELED
 
     client = active_node.client
     running = run_until_first_chunk(client, 'Hello [piece=0.05]')
@@ -237,7 +237,7 @@ def test_cancel_while_queued(active_node):
 
 
 def test_queue_is_bounded(active_node):
-    from flash_llm_ros.node.client import ABORTED
+    from flash_llm_ros.client.operator import ABORTED
 
     client = active_node.client
     running = run_until_first_chunk(client, 'Hello [piece=0.05]')
@@ -254,7 +254,7 @@ def test_queue_is_bounded(active_node):
 
 
 def test_deadline_gives_the_text_so_far(active_node, reference):
-    from flash_llm_ros.node.client import SUCCEEDED
+    from flash_llm_ros.client.operator import SUCCEEDED
 
     run = active_node.client.send_goal(goal('Hello [piece=0.05]', LONG, deadline=2.0))
     status, result = run.result(30)
@@ -264,7 +264,7 @@ def test_deadline_gives_the_text_so_far(active_node, reference):
 
 
 def test_deadline_while_queued(active_node):
-    from flash_llm_ros.node.client import ABORTED
+    from flash_llm_ros.client.operator import ABORTED
 
     client = active_node.client
     running = run_until_first_chunk(client, 'Hello [piece=0.05]')
@@ -294,7 +294,7 @@ def test_service_answers_by_its_deadline_and_refuses_a_crowd(active_node):
 
 
 def test_fault_and_bug_end_only_their_request(active_node, reference):
-    from flash_llm_ros.node.client import ABORTED
+    from flash_llm_ros.client.operator import ABORTED
 
     client = active_node.client
     for prompt, code in (('Hello [fault]', ErrorCode.READ_FAILED),
@@ -309,8 +309,8 @@ def test_fault_and_bug_end_only_their_request(active_node, reference):
 KILLED_CLIENT = '''
 import os, signal, sys
 from flash_llm_msgs.action import GenerateText
-from flash_llm_ros.node.client import NodeClient
-client = NodeClient(domain_id=int(sys.argv[1]))
+from flash_llm_ros.client.operator import OperatorClient
+client = OperatorClient(domain_id=int(sys.argv[1]))
 client.wait_for_node(30.0)
 ask = GenerateText.Goal(prompt='Hello [piece=0.05]', deadline=5.0)
 ask.sampling.max_tokens = 4000
@@ -342,7 +342,7 @@ def test_node_answers_while_it_generates(active_node):
     client.until(service.service_is_ready, 10, 'the parameters')
     run = client.send_goal(goal('Hello [prefill=2][piece=0.05]', 30))
     for _ in range(5):
-        values = client.call(service, GetParameters.Request(names=['max_tokens'])).values
+        values = client.call(service, GetParameters.Request(names=['requests.max_tokens'])).values
         assert values[0].integer_value == 128
         assert client.state() == 'active'
     assert not run.done and not run.chunks      # it is still in the prefill

@@ -4,10 +4,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from flash_llm_ros.node.interfaces.cdr_string import read_cdr_string
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 pytestmark = pytest.mark.ros
+
+
+def read_cdr_string(data):
+    from flash_llm_ros.node.interfaces import topics
+
+    return topics.read_cdr_string(data)
 
 
 @given(st.text(st.characters(exclude_characters='\0', exclude_categories=['Cs'])))

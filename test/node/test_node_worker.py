@@ -68,7 +68,7 @@ def test_queue_takes_its_size_beside_the_running_one(worker, engine):
 
 
 def test_queue_of_nothing_still_serves_an_idle_engine(engine, bugs):
-    worker = Worker(engine, {**SETTINGS, 'queue_size': 0}, bugs.append)
+    worker = Worker(engine, {**SETTINGS, 'requests.queue_size': 0}, bugs.append)
     worker.activate()
     _, running = send(worker, 'a <gate>')
     assert engine.at_gate.wait(TIMEOUT)

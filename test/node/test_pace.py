@@ -84,7 +84,7 @@ class SlowEngine(ScriptedEngine):
 
 @pytest.fixture
 def settings():
-    return {**SETTINGS, 'duty_cycle': 0.05}
+    return {**SETTINGS, 'compute.duty_cycle': 0.05}
 
 
 @pytest.fixture
@@ -136,7 +136,7 @@ def test_raising_the_duty_cycle_ends_the_rest(worker, settings):
     worker.engine.gate.set()
     until(lambda: '<gate>' in worker.engine.said)
     assert not listener.ended.is_set()
-    settings['duty_cycle'] = 1.0
+    settings['compute.duty_cycle'] = 1.0
     assert listener.outcome().text == 'a<gate>b'
 
 

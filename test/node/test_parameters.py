@@ -1,21 +1,38 @@
 """The table of parameters: its page, the files of config/, and what the node makes of a change."""
 
+import os
 from pathlib import Path
+import subprocess
+import sys
 
 import pytest
-from ros_fixtures import running_node
+from ros_fixtures import new_domain, running_node
+from ros_parameters import set_parameter
 import yaml
 
 pytestmark = pytest.mark.ros
 ROOT = Path(__file__).resolve().parents[2]
 ALL = ROOT / 'config/flash_llm.yaml'
+OLD_NAMES = frozenset("""
+    sparsity neuron_share force_batches whole_groups read_ahead token_deadline_ms direct_io
+    lock_memory window_policy core status_rate hit_rate_warning dram_budget context_length
+    prefill_chunk lookup_tokens structured threads reader reads_in_flight verify max_sessions
+    session_folder queue_size when_busy duty_cycle max_threads stream_period default_deadline
+    service_deadline flash_slowdown_warning memory_tolerance temperature_warning
+    temperature_error max_tokens system_prompt temperature top_k top_p min_p repetition_penalty seed
+    """.split())    # noqa: SIM905
 MACHINES = sorted(set((ROOT / 'config').glob('*.yaml')) - {ALL})
 
 
 def values(path: Path) -> dict[str, object]:
+    """Full names -> values."""
     content = yaml.safe_load(path.read_text())
     assert list(content) == ['/**'] and list(content['/**']) == ['ros__parameters']
-    return content['/**']['ros__parameters']
+    found = {}
+    for name, value in content['/**']['ros__parameters'].items():
+        group = value if isinstance(value, dict) else {'': value}
+        found |= {f'{name}.{each}'.rstrip('.'): inner for each, inner in group.items()}
+    return found
 
 
 def set_together(client, *pairs: tuple[str, object]) -> str:
@@ -54,7 +71,7 @@ def test_the_page_is_the_table() -> None:
 def test_every_parameter_has_a_line_of_its_own_and_a_range() -> None:
     from flash_llm_ros.node.parameters import BY_NAME, TABLE
 
-    assert len(BY_NAME) == len(TABLE)
+    assert len(BY_NAME) == len(TABLE) <= 36
     for entry in TABLE:
         assert entry.about and not entry.about.endswith('.')
         assert entry.complaint(entry.default) == ''
@@ -70,16 +87,16 @@ def test_the_file_of_defaults_is_the_table() -> None:
 
 
 @pytest.mark.parametrize('path', MACHINES, ids=lambda path: path.stem)
-def test_a_machine_file_fits_the_table_and_says_why(path: Path) -> None:
+def test_a_machine_file_fits_the_table(path: Path) -> None:
     from flash_llm_ros.node.parameters import BY_NAME
 
     for name, value in values(path).items():
         entry = BY_NAME[name]
         assert type(value) is type(entry.default) and entry.complaint(value) == '', name
         assert entry.low is None or entry.low <= value <= entry.high, name
-    assert {'dram_budget', 'threads', 'context_length', 'prefill_chunk', 'reader',
-            'default_deadline', 'service_deadline', 'duty_cycle'} <= values(path).keys()
-    assert path.read_text().count('# ') > 12
+    assert {'memory.dram_budget', 'compute.threads', 'memory.context_length',
+            'memory.prefill_chunk', 'flash.reader', 'requests.default_deadline',
+            'requests.service_deadline', 'compute.duty_cycle'} <= values(path).keys()
 
 
 @pytest.mark.parametrize('path', MACHINES, ids=lambda path: path.stem)
@@ -94,22 +111,63 @@ def test_a_machine_file_starts_the_node(path: Path, int8_store: Path) -> None:
         else:
             node.activate()
         assert node.client.ask('Hello', 60).text
-        assert node.client.status.dram_budget == parse_byte_size('', given['dram_budget'])
+        assert node.client.status.dram_budget == parse_byte_size('', given['memory.dram_budget'])
 
 
 def test_changes_are_taken_together_or_not_at_all(active_node) -> None:
     client = active_node.client
-    reason = set_together(client, ('top_k', 5), ('temperature', 0.5), ('top_p', 7.0))
+    reason = set_together(client, ('sampling.top_k', 5), ('sampling.min_p', 0.5),
+                          ('sampling.top_p', 7.0))
     assert 'top_p' in reason
-    reason = set_together(client, ('top_k', 5), ('store', '/elsewhere'), ('mode', 'sparse'))
+    reason = set_together(client, ('sampling.top_k', 5), ('store', '/elsewhere'), ('mode', 'exact'))
     assert 'store is read when' in reason and 'mode is read when' in reason     # every reason
-    assert value_of(client, 'top_k') == 0 and value_of(client, 'temperature') == 0.0
-    assert set_together(client, ('top_k', 5), ('min_p', 0.5)) == ''
-    assert value_of(client, 'top_k') == 5 and value_of(client, 'min_p') == 0.5
-    assert set_together(client, ('top_k', 0), ('min_p', 0.0)) == ''
+    assert value_of(client, 'sampling.top_k') == 0 and value_of(client, 'sampling.min_p') == 0.0
+    assert set_together(client, ('sampling.top_k', 5), ('sampling.min_p', 0.5)) == ''
+    assert value_of(client, 'sampling.top_k') == 5 and value_of(client, 'sampling.min_p') == 0.5
+    assert set_together(client, ('sampling.top_k', 0), ('sampling.min_p', 0.0)) == ''
 
 
-def test_a_wrong_policy_is_refused_at_once(int8_store: Path) -> None:
-    with running_node(int8_store) as node:
-        assert 'least_recent, segmented' in set_together(node.client, ('window_policy', 'best'))
-        assert set_together(node.client, ('window_policy', 'sliding_window:4')) == ''
+def start_with(*words: str) -> subprocess.CompletedProcess:
+    """Start a node that must end by itself."""
+    return subprocess.run(
+        [sys.executable, '-m', 'flash_llm_ros.node.main', '--ros-args', *words],
+        capture_output=True, text=True, timeout=60,
+        env={**os.environ, 'ROS_DOMAIN_ID': str(new_domain()),
+             'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'PYTHONPATH': os.pathsep.join(sys.path)})
+
+
+def test_a_bad_parameter_at_the_start_is_told_in_a_sentence() -> None:
+    done = start_with('-p', 'sampling.top_p:=7.5')
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert 'top_p' in done.stderr and '7.5' in done.stderr
+
+
+def test_every_parameter_of_the_version_before_has_an_answer() -> None:
+    from flash_llm_ros.node.parameters import BY_NAME, LEFT, RENAMED, old_name
+
+    for name in OLD_NAMES:
+        assert (name in RENAMED) != (name in LEFT), name
+        assert f'`{name}`' in old_name(name)
+    assert set(RENAMED.values()) <= BY_NAME.keys() and not LEFT.keys() & BY_NAME.keys()
+
+
+def test_old_names_are_refused_at_the_start(tmp_path: Path) -> None:
+    done = start_with('-p', 'top_p:=0.5', '-p', 'read_ahead:=true')
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    assert '`top_p` is now called `sampling.top_p`' in done.stderr
+    assert '`read_ahead` has left: it is automatic' in done.stderr
+    file = tmp_path / 'old.yaml'
+    file.write_text('/**:\n  ros__parameters:\n    dram_budget: 96MB\n')
+    done = start_with('--params-file', str(file))
+    assert done.returncode == 1 and '`memory.dram_budget`' in done.stderr
+
+
+def test_old_names_are_refused_while_it_runs_and_unknown_ones_are_told(int8_store: Path) -> None:
+    with running_node(int8_store, **{'memory.dram_budged': '1GB'}) as node:
+        assert 'no such parameters: memory.dram_budged' in node.process.log()
+        client = node.client
+        assert 'now called `compute.threads`' in set_parameter(client, 'threads', 2)
+        assert 'there is one policy' in set_together(
+            client, ('window_policy', 'least_recent'), ('compute.threads', 2))
+        assert set_parameter(client, 'memory.dram_budged', '2GB') != ''
+        assert value_of(client, 'compute.threads') == 1

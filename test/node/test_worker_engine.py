@@ -34,7 +34,7 @@ class Passes:
 def worker(request, int8_store):
     engine = opened(int8_store, mode=request.param, prefill_chunk=CHUNK, lookup_tokens=0)
     bugs = []
-    worker = Worker(engine, {**SETTINGS, 'queue_size': 5}, bugs.append)
+    worker = Worker(engine, {**SETTINGS, 'requests.queue_size': 5}, bugs.append)
     worker.passes = Passes(engine.model)
     worker.activate()
     yield worker
@@ -108,7 +108,7 @@ def test_interrupted_again_and_again(worker):
         worker.passes.during[place] = lambda: send('mid', 110)
     for place in range(5, 130, 31):
         worker.passes.during[place] = lambda: send('high', 120)
-    worker._settings['queue_size'] = 100
+    worker._settings['requests.queue_size'] = 100
     send('low one', 100)
     listeners[0][1].outcome()
     for prompt, listener in listeners:
@@ -149,7 +149,8 @@ def test_fewer_threads_say_the_same(int8_store):
 
         def next_number(settings=settings, engine=engine, seen=seen, change=change):
             seen.add(engine.threads)
-            settings['max_threads'] = settings['max_threads'] % 5 + 1 if change else 256
+            threads = settings['compute.max_threads'] % 5 + 1 if change else 256
+            settings['compute.max_threads'] = threads
 
         passes.during = dict.fromkeys(range(1, 100), next_number)
         worker.submit(request)

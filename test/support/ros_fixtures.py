@@ -15,7 +15,7 @@ import pytest
 
 if TYPE_CHECKING:
     from flash_llm_ros.cli.node_process import NodeProcess
-    from flash_llm_ros.node.client import NodeClient
+    from flash_llm_ros.client.operator import OperatorClient
 
 BUDGET = '32MB'
 START_TIMEOUT = 60.0
@@ -47,7 +47,7 @@ class RunningNode:
     """A node in the unconfigured state."""
 
     process: 'NodeProcess'
-    client: 'NodeClient'
+    client: 'OperatorClient'
     domain: int
 
     def activate(self) -> 'RunningNode':
@@ -62,17 +62,22 @@ def running_node(
     store: Path | str, *, environment: dict[str, str] | None = None,
     command: tuple[str, ...] = INJECTING, **parameters: object,
 ) -> Iterator[RunningNode]:
-    """Start a node; it has to end with exit code 0 and without a traceback that was not planted."""
+    """Start a node; it has to end with exit code 0 and without a traceback that was not planted.
+
+    Parameters are named without their groups.
+    """
     from flash_llm_ros.cli.node_process import NodeProcess
-    from flash_llm_ros.node.client import NodeClient
+    from flash_llm_ros.client.operator import OperatorClient
+    from flash_llm_ros.node.parameters import RENAMED
 
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     domain = new_domain()
-    settings = {'store': str(store), 'dram_budget': BUDGET, **parameters}
+    settings = {RENAMED.get(name, name): value for name, value in {
+        'store': str(store), 'dram_budget': BUDGET, **parameters}.items()}
     process = NodeProcess(settings, domain, command=command, environment={
         'PYTHONPATH': os.pathsep.join(sys.path), **(environment or {})})
     try:
-        with NodeClient(domain_id=domain, give_up=process.has_ended) as client:
+        with OperatorClient(domain_id=domain, give_up=process.has_ended) as client:
             client.wait_for_node(START_TIMEOUT)
             yield RunningNode(process, client, domain)
     finally:

@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flash_llm_ros.node.client import NodeClient
+    from flash_llm_ros.client.operator import OperatorClient
 
 
-def set_parameter(client: 'NodeClient', name: str, value: object) -> str:
+def set_parameter(client: 'OperatorClient', name: str, value: object) -> str:
     """Return '' where the node took the value, else its reason."""
     from rcl_interfaces.srv import SetParameters
     from rclpy.parameter import Parameter
@@ -17,7 +17,7 @@ def set_parameter(client: 'NodeClient', name: str, value: object) -> str:
     return '' if result.successful else result.reason or 'refused without a reason'
 
 
-def describe_parameters(client: 'NodeClient') -> list:
+def describe_parameters(client: 'OperatorClient') -> list:
     """Return the descriptors of all parameters of the package."""
     from rcl_interfaces.srv import DescribeParameters
 

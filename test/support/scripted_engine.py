@@ -6,7 +6,8 @@ from flash_llm_ros.engine import FinishReason, GenerationCost
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
 
 TIMEOUT = 10
-SETTINGS = {'queue_size': 2, 'when_busy': 'queue', 'duty_cycle': 1.0, 'max_threads': 256}
+SETTINGS = {'requests.queue_size': 2, 'requests.when_busy': 'queue', 'compute.duty_cycle': 1.0,
+            'compute.max_threads': 256}
 
 
 class ScriptedGeneration:
@@ -54,7 +55,7 @@ class ScriptedEngine:
         self.gates_passed = 0
         self.served, self.said, self.threads, self.limits = [], [], set(), []
         self.running, self.suspended, self.closed = None, [], False
-        self.suspend_error = self.resume_error = None
+        self.suspend_error = self.resume_error = self.discard_error = None
 
     def start(self, request):
         self.threads.add(threading.get_ident())
@@ -78,6 +79,8 @@ class ScriptedEngine:
 
     def discard(self, suspended):
         self.suspended.remove(suspended)
+        if self.discard_error is not None:
+            raise self.discard_error
 
     def limit_threads(self, most):
         self.limits.append(most)

@@ -10,11 +10,11 @@ from rclpy.qos import QoSProfile
 from flash_llm_msgs.msg import EngineError, EngineStatus
 from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.engine.memory.process_memory import resident_bytes
-from flash_llm_ros.node.health.flash_health import FlashHealth
-from flash_llm_ros.node.health.health import Health, Level
+from flash_llm_ros.node.health import Health, Level
+from flash_llm_ros.node.health.flash import FlashHealth
 from flash_llm_ros.node.health.heat import Heat
-from flash_llm_ros.node.health.memory_health import memory_health, swapped_bytes
-from flash_llm_ros.node.health.qos_mismatches import communication_health
+from flash_llm_ros.node.health.memory import memory_health, swapped_bytes
+from flash_llm_ros.node.health.qos import communication_health
 from flash_llm_ros.node.health.status import StatusReport
 from flash_llm_ros.node.parameters import Parameters
 from flash_llm_ros.node.work.ledger import FAULTS, Ledger
@@ -63,7 +63,8 @@ class Diagnostics:
             'memory plan': self._memory_plan(),
             'memory': self._memory(),
             'flash': self._flash(),
-            'heat': self._heat.health(limits['temperature_warning'], limits['temperature_error']),
+            'heat': self._heat.health(limits['health.temperature_warning'],
+                                      limits['health.temperature_error']),
             'communication': communication_health(self._node),
         }
         array = DiagnosticArray(status=[
@@ -92,8 +93,6 @@ class Diagnostics:
             'window hits': status.window_hits,
             'window misses': status.window_misses,
             'window hit rate': f'{status.hit_rate:.4f}',
-            'neurons left out in time': status.neurons_left_out,
-            'token deadlines missed': status.deadlines_missed,
             'resident set (B)': status.rss,
         })
 
@@ -120,7 +119,8 @@ class Diagnostics:
         if worker is None:
             return Health(Level.OK, 'not configured')
         plan = worker.engine.plan
-        tolerance = parse_byte_size('memory_tolerance', self._parameters['memory_tolerance'])
+        tolerance = parse_byte_size(
+            'health.memory_tolerance', self._parameters['health.memory_tolerance'])
         return memory_health(resident_bytes(), self._bare, plan.planned, plan.budget, tolerance,
                              swapped_bytes())
 
@@ -134,9 +134,7 @@ class Diagnostics:
             self._judged = worker, FlashHealth(profile, counters)
         health = self._judged[1]
         health.look(counters)
-        return health.health(
-            self._report.traffic(worker), self._parameters['flash_slowdown_warning'],
-            self._parameters['hit_rate_warning'])
+        return health.health(self._parameters['health.flash_slowdown_warning'])
 
     def _status(self, part: str, health: Health) -> DiagnosticStatus:
         return DiagnosticStatus(

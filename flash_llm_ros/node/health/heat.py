@@ -3,7 +3,7 @@
 import math
 from pathlib import Path
 
-from flash_llm_ros.node.health.health import Health, Level, worst
+from flash_llm_ros.node.health import Health, Level, worst
 
 SYS = Path('/sys')
 LEAST, MOST = -40.0, 200.0      # °C; sensors that are switched off tell other figures
@@ -41,12 +41,12 @@ class Heat:
         self.signs = tuple(signs)
 
     def health(self, warning: float, error: float) -> Health:
-        """Judge by the parameters `temperature_warning` and `temperature_error`, in °C."""
+        """Judge by the parameters `health.temperature_warning` and `_error`, in °C."""
         found = [(Level.WARN, f'{sign[0].upper()}{sign[1:]}.') for sign in self.signs]
         if self.temperature >= min(warning, error):
             level = Level.ERROR if self.temperature >= error else Level.WARN
-            found.append((level, f'{self.zone} has {self.temperature:.1f} °C; lower `duty_cycle` '
-                                 'or `max_threads`, or cool it.'))
+            found.append((level, f'{self.zone} has {self.temperature:.1f} °C; lower '
+                                 '`compute.duty_cycle` or `compute.max_threads`, or cool it.'))
         values = {'temperature (°C)': '' if math.isnan(self.temperature) else
                                       f'{self.temperature:.1f}',
                   'zone': self.zone, 'throttling': '; '.join(self.signs)}

@@ -1,24 +1,66 @@
 """~/status: flat numbers of the engine, latched for late joiners."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 import time
 
 from rclpy.callback_groups import CallbackGroup
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 
 from flash_llm_msgs.msg import EngineStatus
+from flash_llm_ros.client.qos import STATUS
 from flash_llm_ros.engine.memory.process_memory import resident_bytes
-from flash_llm_ros.node.health.engine_traffic import Traffic
-from flash_llm_ros.node.health.flash_health import Throughput
 from flash_llm_ros.node.health.heat import Heat
 from flash_llm_ros.node.interfaces.conversions import error_message
 from flash_llm_ros.node.work.ledger import Ledger
 from flash_llm_ros.node.work.worker import Worker
 
-QOS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+PERIOD = 0.5  # s
 PHASES = {'': EngineStatus.IDLE, 'prefill': EngineStatus.PREFILL,
           'decode': EngineStatus.GENERATING}
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """What the engine has moved between two readings of ``Engine.stats()``."""
+
+    flash_bytes: int = 0
+    flash_reads: int = 0
+    hits: int = 0
+    misses: int = 0
+    active_neurons: int = 0
+    total_neurons: int = 0
+
+    @classmethod
+    def since(cls, start: dict[str, int], now: dict[str, int]) -> 'Traffic':
+        """Return what was added to ``start``; both come from ``Engine.stats()``."""
+        return cls(**{
+            name: int(now[name]) - int(start.get(name, 0)) for name in cls.__dataclass_fields__})
+
+    @property
+    def hit_rate(self) -> float:
+        """Share of the groups asked for that were in the window, [0, 1]; 0 before the first."""
+        return self.hits / max(self.hits + self.misses, 1)
+
+    @property
+    def active_fraction(self) -> float:
+        """Share of the FFN neurons that were used, [0, 1]; 0 before the first."""
+        return self.active_neurons / max(self.total_neurons, 1)
+
+
+class Throughput:
+    """Bytes a second between two looks at a counter."""
+
+    def __init__(self) -> None:
+        self._before: tuple[int, float] | None = None
+        self.bytes_per_second = 0.0
+
+    def look(self, flash_bytes: int | None, now: float) -> None:
+        """Take the counter at ``now``, in seconds of any clock; None: there is no engine."""
+        before, self._before = self._before, None if flash_bytes is None else (flash_bytes, now)
+        self.bytes_per_second = 0.0
+        if before is not None and flash_bytes is not None and now > before[1]:
+            self.bytes_per_second = max(flash_bytes - before[0], 0) / (now - before[1])
 
 
 class StatusReport:
@@ -49,10 +91,6 @@ class StatusReport:
         counted = None if worker is None else worker.engine.flash_counters()['flash_bytes']
         self._throughput.look(counted, time.monotonic())
 
-    def traffic(self, worker: Worker) -> Traffic:
-        """Return what was moved since ``restart_counting``."""
-        return Traffic.since(self._start, worker.counts)
-
     def message(self) -> EngineStatus:
         """Return the state of now."""
         totals = self._ledger.totals
@@ -80,10 +118,10 @@ class StatusReport:
     def _add_engine(self, status: EngineStatus, worker: Worker) -> None:
         engine = worker.engine
         plan = engine.plan
-        traffic = self.traffic(worker)
+        traffic = Traffic.since(self._start, worker.counts)
         status.state = PHASES[worker.phase] if worker.active else EngineStatus.INACTIVE
         status.model = engine.model_name
-        status.mode = engine.config.mode
+        status.mode = engine.mode
         status.sessions = engine.sessions
         status.queue_length = worker.queue_length
         status.duty_cycle = worker.duty_cycle
@@ -98,21 +136,18 @@ class StatusReport:
         status.window_misses = traffic.misses
         status.hit_rate = traffic.hit_rate
         status.active_fraction = traffic.active_fraction
-        status.neurons_left_out = traffic.left_out
-        status.deadlines_missed = traffic.deadlines_missed
 
 
 class StatusTopic:
-    """Publishes at a fixed rate, and at once when the node has changed its state."""
+    """Publishes twice a second, and at once when the node has changed its state."""
 
     def __init__(
-        self, node: Node, report: StatusReport, rate: float, callback_group: CallbackGroup,
+        self, node: Node, report: StatusReport, callback_group: CallbackGroup,
     ) -> None:
-        """``rate`` in messages per second."""
         self._report = report
         self._publisher = node.create_publisher(
-            EngineStatus, '~/status', QOS, callback_group=callback_group)
-        node.create_timer(1.0 / rate, self._tick, callback_group=callback_group)
+            EngineStatus, '~/status', STATUS, callback_group=callback_group)
+        node.create_timer(PERIOD, self._tick, callback_group=callback_group)
 
     def publish(self) -> None:
         """Publish the state of now."""

@@ -6,7 +6,7 @@ import threading
 from rclpy.impl.rcutils_logger import RcutilsLogger
 
 from flash_llm_ros.engine import FinishReason, GenerationCost
-from flash_llm_ros.node.work.request import Chunk, Outcome
+from flash_llm_ros.node.work.request import Outcome, Outlet
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 # The store, its budget or the engine is at fault, not who asked.
@@ -83,17 +83,11 @@ class Ledger:
             self._logger.info(text)
 
 
-class _Entry:
+class _Entry(Outlet):
     """The outlet of one request."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-
-    def started(self) -> None:
-        """Count nothing yet."""
-
-    def chunk(self, chunk: Chunk) -> None:
-        """Count nothing yet."""
 
     def done(self, outcome: Outcome) -> None:
         """Enter the outcome."""

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 import threading
 import time
-from typing import Protocol
 
-from flash_llm_ros.engine import FinishReason, GenerationCost, GenerationRequest
+from flash_llm_ros.engine import FinishReason, Generation, GenerationCost, GenerationRequest
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 DEFAULT_PRIORITY = 100  # of the messages, too
@@ -38,8 +37,11 @@ class Outcome:
     preemptions: int = 0
 
 
-class Outlet(Protocol):
-    """Who is told about a request. Called in order, from any thread; must not block."""
+class Outlet:
+    """Who is told about a request. Called in order, from any thread; must not block.
+
+    Here nothing is done with what is told.
+    """
 
     def started(self) -> None:
         """Tell that the engine works on it; left out for requests that end in the queue."""
@@ -49,15 +51,6 @@ class Outlet(Protocol):
 
     def done(self, outcome: Outcome) -> None:
         """Take the outcome; nothing follows."""
-
-
-class Generation(Protocol):
-    """What a request needs of the engine's generation."""
-
-    stats: GenerationCost
-
-    def stop(self, reason: FinishReason) -> None:
-        """End at the next piece."""
 
 
 class _State(Enum):
@@ -152,7 +145,7 @@ class Request:
     def replace(self) -> None:
         """End it because a newer request takes its place."""
         self.end(FinishReason.CANCELLED, FlashLlmError(
-            ErrorCode.REPLACED, 'A newer request took its place, as `when_busy` says.'))
+            ErrorCode.REPLACED, 'A newer request took its place, as `requests.when_busy` says.'))
 
     def abandon(self) -> None:
         """End it because whoever asked has left."""

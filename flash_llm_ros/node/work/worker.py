@@ -7,14 +7,14 @@ from typing import Any, Protocol
 from flash_llm_ros.engine import Engine, FinishReason, GenerationCost
 from flash_llm_ros.node.work.pace import Pace
 from flash_llm_ros.node.work.request import Request
-from flash_llm_ros.node.work.turns import Turn, Turns
+from flash_llm_ros.node.work.scheduler import Job, Scheduler
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 LONGEST_NAP = 0.5  # s, after which a resting engine looks whether it still has to
 
 
 class Settings(Protocol):
-    """The parameters `queue_size`, `when_busy`, `duty_cycle` and `max_threads`, as they are now."""
+    """The parameters of the groups `requests` and `compute`, as they are now."""
 
     def __getitem__(self, name: str) -> Any: ...
 
@@ -36,13 +36,13 @@ class Worker:
         self._settings = settings
         self._report_bug = report_bug
         self._warn = warn
-        self._turns = Turns()
+        self._scheduler = Scheduler()
         self._pace = Pace()
         self._unpaid_work = 0.0     # s, that the present request need not rest for
         self._changed = threading.Condition()
         self._active = False
         self._closed = False
-        self._current: Turn | None = None
+        self._current: Job | None = None
         self.counts = engine.stats()
         self._thread = threading.Thread(target=self._run, name='engine', daemon=True)
         self._thread.start()
@@ -56,26 +56,26 @@ class Worker:
     def queue_length(self) -> int:
         """How many requests wait, those that were set aside included."""
         with self._changed:
-            return sum(not request.ended for request in self._turns.requests())
+            return sum(not request.ended for request in self._scheduler.requests())
 
     @property
     def phase(self) -> str:
         """'prefill', 'decode', or '' when nothing runs."""
-        turn = self._current
-        if turn is None:
+        job = self._current
+        if job is None:
             return ''
-        return 'prefill' if turn.generation is None else turn.generation.phase
+        return 'prefill' if job.generation is None else job.generation.phase
 
     @property
     def cost(self) -> GenerationCost | None:
         """What the running request has cost so far."""
-        turn = self._current
-        return None if turn is None or turn.generation is None else turn.generation.stats
+        job = self._current
+        return None if job is None or job.generation is None else job.generation.stats
 
     @property
     def duty_cycle(self) -> float:
         """Share of the time in which the engine may work."""
-        return self._settings['duty_cycle']
+        return self._settings['compute.duty_cycle']
 
     def activate(self) -> None:
         """Accept requests from now on."""
@@ -88,8 +88,9 @@ class Worker:
             if not self._active:
                 raise FlashLlmError(
                     ErrorCode.NOT_ACTIVE, 'The node is not active; activate it first.')
-            replaced = self._turns.admit(
-                request, self._current, self._settings['queue_size'], self._settings['when_busy'])
+            replaced = self._scheduler.admit(
+                request, self._current, self._settings['requests.queue_size'],
+                self._settings['requests.when_busy'])
             request.watch(self._wake)
             self._changed.notify_all()
         # Outside the lock: the outlets of a request may ask this worker for its state.
@@ -100,13 +101,13 @@ class Worker:
         """Accept nothing more, cancel what waits and what runs, return when the engine rests."""
         with self._changed:
             self._active = False
-            unfinished = self._turns.requests()
+            unfinished = self._scheduler.requests()
             if self._current is not None:
                 unfinished.insert(0, self._current.request)
         for request in unfinished:
             request.cancel(reason)
         with self._changed:
-            self._changed.wait_for(lambda: self._current is None and not self._turns.set_aside)
+            self._changed.wait_for(lambda: self._current is None and not self._scheduler.set_aside)
 
     def close(self, reason: str) -> None:
         """Deactivate, end the thread, close the engine."""
@@ -122,27 +123,27 @@ class Worker:
             self._changed.notify_all()
 
     def _run(self) -> None:
-        while (turn := self._next()) is not None:
+        while (job := self._next()) is not None:
             try:
-                self._serve(turn)
+                self._serve(job)
             finally:
                 with self._changed:
                     self._current = None
                     self._changed.notify_all()
 
-    def _next(self) -> Turn | None:
+    def _next(self) -> Job | None:
         with self._changed:
             while True:
-                self._changed.wait_for(lambda: len(self._turns) or self._closed)
-                self._current = self._turns.take()
+                self._changed.wait_for(lambda: len(self._scheduler) or self._closed)
+                self._current = self._scheduler.take()
                 if self._current is not None or self._closed:
                     return self._current
 
-    def _serve(self, turn: Turn) -> None:
-        request = turn.request
+    def _serve(self, job: Job) -> None:
+        request = job.request
         try:
-            if self._begin(turn):
-                self._go_on(turn)
+            if self._begin(job):
+                self._go_on(job)
         except FlashLlmError as error:
             request.fail(error)
         except Exception as error:
@@ -150,90 +151,93 @@ class Worker:
             request.fail(FlashLlmError(
                 ErrorCode.INTERNAL, f'Unexpected {type(error).__name__}: {error}'))
 
-    def _begin(self, turn: Turn) -> bool:
+    def _begin(self, job: Job) -> bool:
         """Give the engine to a request; False where it has ended, or has to wait on."""
-        request = turn.request
-        if turn.suspended is not None or not self._turns.set_aside:
-            self._unpaid_work = turn.unpaid_work
-        self._rest(turn)
+        request = job.request
+        if job.suspended is not None or not self._scheduler.set_aside:
+            self._unpaid_work = job.unpaid_work
+        self._rest(job)
         with self._changed:
-            if self._turns.must_stand_back(turn):
-                self._put_back(turn)
+            if self._scheduler.must_stand_back(job):
+                self._put_back(job)
                 return False
-        if turn.suspended is not None:
-            return self._bring_back(turn)
+        if job.suspended is not None:
+            return self._bring_back(job)
         if not request.begin():
             return False
-        turn.generation = self.engine.start(request.generation)
-        request.attach(turn.generation)
-        turn.pieces = iter(turn.generation)
+        job.generation = self.engine.start(request.generation)
+        request.attach(job.generation)
+        job.pieces = iter(job.generation)
         return True
 
-    def _bring_back(self, turn: Turn) -> bool:
-        if turn.request.ended:
-            self._clear_up(turn)
+    def _bring_back(self, job: Job) -> bool:
+        if job.request.ended:
+            self._clear_up(job)
             return False
-        suspended, turn.suspended = turn.suspended, None
+        suspended, job.suspended = job.suspended, None
         self.engine.resume(suspended)
         return True
 
-    def _go_on(self, turn: Turn) -> None:
+    def _go_on(self, job: Job) -> None:
         """Answer until the end, or until the request has to stand back."""
-        while (piece := self._work(turn)) is not None:
-            turn.request.add(piece)
-            if turn.generation.finish_reason != FinishReason.RUNNING:
+        while (piece := self._work(job)) is not None:
+            job.request.add(piece)
+            if job.generation.finish_reason != FinishReason.RUNNING:
                 continue        # that was the last one: nobody is to wait for its end
-            self._rest(turn)
+            self._rest(job)
             with self._changed:
-                ended = self._turns.take_ended()
-                must_stand_back = self._turns.must_stand_back(turn)
+                ended = self._scheduler.take_ended()
+                must_stand_back = self._scheduler.must_stand_back(job)
             for other in ended:
                 self._clear_up(other)
-            if must_stand_back and not turn.request.ended and self._set_aside(turn):
+            if must_stand_back and not job.request.ended and self._set_aside(job):
                 return
         # Read to its end even when the request has ended early: stop() makes that short, and the
         # engine leaves its own state in order.
-        turn.request.end(turn.generation.finish_reason)
+        job.request.end(job.generation.finish_reason)
 
-    def _work(self, turn: Turn) -> str | None:
+    def _work(self, job: Job) -> str | None:
         """Return the next piece, None behind the last one."""
-        duty_cycle = self._settings['duty_cycle']
-        self.engine.limit_threads(self._settings['max_threads'])
+        duty_cycle = self._settings['compute.duty_cycle']
+        self.engine.limit_threads(self._settings['compute.max_threads'])
         self._pace.work(duty_cycle)
         try:
-            return next(turn.pieces, None)
+            return next(job.pieces, None)
         finally:
             self._pace.rest(duty_cycle)
             self.counts = self.engine.stats()
 
-    def _rest(self, turn: Turn) -> None:
+    def _rest(self, job: Job) -> None:
         """Wait as long as the duty cycle asks for, unless the engine is wanted for something."""
         with self._changed:
-            while not turn.request.ended and not self._turns.must_stand_back(turn):
-                owed = self._pace.owed(self._settings['duty_cycle'], self._unpaid_work)
+            while not job.request.ended and not self._scheduler.must_stand_back(job):
+                owed = self._pace.owed(self._settings['compute.duty_cycle'], self._unpaid_work)
                 if owed <= 0:
                     return
                 self._changed.wait(min(owed, LONGEST_NAP))
 
-    def _set_aside(self, turn: Turn) -> bool:
+    def _set_aside(self, job: Job) -> bool:
         try:
-            turn.suspended = self.engine.suspend()
+            job.suspended = self.engine.suspend()
         except FlashLlmError as error:
-            turn.stands_back = False
-            self._warn(f'Request {turn.request.id} goes on although one of a higher priority '
+            job.stands_back = False
+            self._warn(f'Request {job.request.id} goes on although one of a higher priority '
                        f'waits: {error}')
             return False
-        turn.request.preemptions += 1
+        job.request.preemptions += 1
         with self._changed:
-            self._put_back(turn)
+            self._put_back(job)
         return True
 
-    def _put_back(self, turn: Turn) -> None:
+    def _put_back(self, job: Job) -> None:
         """Let it wait for who pushes in, and who need not rest for what was done before."""
-        turn.unpaid_work, self._unpaid_work = self._unpaid_work, self._pace.unpaid
-        self._turns.put_back(turn)
+        job.unpaid_work, self._unpaid_work = self._unpaid_work, self._pace.unpaid
+        self._scheduler.put_back(job)
 
-    def _clear_up(self, turn: Turn) -> None:
-        """Forget what a request has that ended while it was set aside."""
-        self.engine.discard(turn.suspended)
-        turn.pieces.close()
+    def _clear_up(self, job: Job) -> None:
+        """Forget what a request has that ended while it was set aside; that fails nobody else."""
+        try:
+            self.engine.discard(job.suspended)
+            job.pieces.close()
+        except Exception as error:
+            self._report_bug(error)

@@ -6,16 +6,16 @@ from rclpy.callback_groups import ReentrantCallbackGroup
 from rclpy.node import Node
 
 from flash_llm_msgs.srv import GenerateText
+from flash_llm_ros.client.qos import CALLS
 from flash_llm_ros.node.interfaces.client_watch import ClientWatch
 from flash_llm_ros.node.interfaces.conversions import (
     deadline_seconds,
     fill_answer,
     generation_request,
 )
-from flash_llm_ros.node.interfaces.intake import CALLS, Intake, Understood
-from flash_llm_ros.node.interfaces.request_numbers import RequestNumbers
+from flash_llm_ros.node.interfaces.intake import Intake, Understood
 from flash_llm_ros.node.parameters import Parameters
-from flash_llm_ros.node.work.request import Chunk, Outcome
+from flash_llm_ros.node.work.request import Outcome, Outlet
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 MOST_CALLS = 2  # calls that may wait at a time: each holds a thread of the executor
@@ -25,12 +25,10 @@ class GenerateService:
     """Answers every call, at the latest when its deadline has passed."""
 
     def __init__(
-        self, node: Node, parameters: Parameters, intake: Intake, numbers: RequestNumbers,
-        watch: ClientWatch,
+        self, node: Node, parameters: Parameters, intake: Intake, watch: ClientWatch,
     ) -> None:
         self._parameters = parameters
         self._intake = intake
-        self._numbers = numbers
         self._watch = watch
         self._places = threading.Semaphore(MOST_CALLS)
         node.create_service(
@@ -44,7 +42,7 @@ class GenerateService:
         try:
             call = _Call()
             request = self._intake.submit(
-                self._numbers.next(), call, lambda: self._understand(ask, has_place))
+                self._intake.next_id(), call, lambda: self._understand(ask, has_place))
             self._watch.add(request, '~/generate_text')
             return fill_answer(response, call.outcome())
         finally:
@@ -54,8 +52,9 @@ class GenerateService:
     def _understand(self, ask: GenerateText.Request, has_place: bool) -> Understood:
         parameters = self._parameters
         generation = generation_request(
-            ask, max_tokens=parameters['max_tokens'], system_prompt=parameters['system_prompt'])
-        deadline = deadline_seconds(ask, default=parameters['service_deadline'])
+            ask, max_tokens=parameters['requests.max_tokens'],
+            system_prompt=parameters['requests.system_prompt'])
+        deadline = deadline_seconds(ask, default=parameters['requests.service_deadline'])
         if not has_place:
             raise FlashLlmError(
                 ErrorCode.QUEUE_FULL,
@@ -63,18 +62,12 @@ class GenerateService:
         return Understood(generation, deadline, ask.priority)
 
 
-class _Call:
+class _Call(Outlet):
     """The outlet of one call."""
 
     def __init__(self) -> None:
         self._ended = threading.Event()
         self._outcome: Outcome | None = None
-
-    def started(self) -> None:
-        """Tell nobody: a service has only its response."""
-
-    def chunk(self, chunk: Chunk) -> None:
-        """Tell nobody: a service has only its response."""
 
     def done(self, outcome: Outcome) -> None:
         """Let the call return."""

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from flash_llm_ros.node.health.health import Health, Level, worst
+from flash_llm_ros.node.health import Health, Level, worst
 
 STATUS = Path('/proc/self/status')
 
@@ -29,11 +29,11 @@ def memory_health(
     if over > tolerance:
         found.append((Level.ERROR if over > 2 * tolerance else Level.WARN, (
             f'The process has grown by {grown / 1e6:.1f} MB, which is {over / 1e6:.1f} MB more '
-            'than `dram_budget`; please report it.')))
+            'than `memory.dram_budget`; please report it.')))
     if swapped > 0:
         found.append((Level.WARN, (
             f'{swapped / 1e6:.1f} MB of the process were swapped out, so that answers stall: '
-            'lower `dram_budget`, or allow to lock memory (RLIMIT_MEMLOCK).')))
+            'lower `memory.dram_budget`, or allow to lock memory (RLIMIT_MEMLOCK).')))
     values = {'resident set (B)': resident, 'before the store was opened (B)': bare,
               'grown by (B)': grown, 'swapped out (B)': swapped}
     return worst(found, f'{planned} of {budget} B planned', values)

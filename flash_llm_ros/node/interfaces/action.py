@@ -1,15 +1,16 @@
 """The action ~/generate: streaming feedback, cancel, a typed result."""
 
+import queue
 import threading
-import time
 
 from rclpy.action import ActionServer, CancelResponse, GoalResponse
 from rclpy.action.server import ServerGoalHandle
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
 
 from flash_llm_msgs.action import GenerateText
+from flash_llm_ros.client.qos import CALLS, STREAM
+from flash_llm_ros.engine import FinishReason
 from flash_llm_ros.node.interfaces.client_watch import ClientWatch
 from flash_llm_ros.node.interfaces.conversions import (
     chunk_message,
@@ -17,14 +18,13 @@ from flash_llm_ros.node.interfaces.conversions import (
     fill_answer,
     generation_request,
 )
-from flash_llm_ros.node.interfaces.intake import CALLS, STREAM_DEPTH, Intake, Understood
+from flash_llm_ros.node.interfaces.intake import Intake, Understood
 from flash_llm_ros.node.parameters import Parameters
-from flash_llm_ros.node.work.request import Chunk, Outcome, Request
+from flash_llm_ros.node.work.request import Chunk, Outcome, Outlet, Request
 
 # s that results are kept for clients that ask late. Every status message of the action lists all
 # goals that are kept, so many of them cost time and memory.
 RESULT_TIMEOUT = 30
-CANCEL_STATE_TIMEOUT = 5.0  # s
 
 
 class GenerateAction:
@@ -37,16 +37,19 @@ class GenerateAction:
         self._intake = intake
         self._watch = watch
         self._goals: dict[bytes, _Goal] = {}
+        # One short callback at a time: goals keep their order, no cancel overtakes its goal.
+        group = MutuallyExclusiveCallbackGroup()
+        self._to_cancel: queue.SimpleQueue[_Goal] = queue.SimpleQueue()
+        self._cancels = node.create_guard_condition(self._cancel_all, callback_group=group)
         self._server = ActionServer(
             node, GenerateText, '~/generate', self._conclude,
-            # One short callback at a time: goals keep their order, no cancel overtakes its goal.
-            callback_group=MutuallyExclusiveCallbackGroup(),
+            callback_group=group,
             goal_callback=lambda goal: GoalResponse.ACCEPT,
             handle_accepted_callback=self._accept,
             cancel_callback=self._cancel,
             goal_service_qos_profile=CALLS, result_service_qos_profile=CALLS,
             cancel_service_qos_profile=CALLS,
-            feedback_pub_qos_profile=QoSProfile(depth=STREAM_DEPTH),
+            feedback_pub_qos_profile=STREAM,
             result_timeout=RESULT_TIMEOUT)
 
     def destroy(self) -> None:
@@ -63,15 +66,23 @@ class GenerateAction:
     def _understand(self, ask: GenerateText.Goal) -> Understood:
         parameters = self._parameters
         generation = generation_request(
-            ask, max_tokens=parameters['max_tokens'], system_prompt=parameters['system_prompt'])
-        deadline = deadline_seconds(ask, default=parameters['default_deadline'])
+            ask, max_tokens=parameters['requests.max_tokens'],
+            system_prompt=parameters['requests.system_prompt'])
+        deadline = deadline_seconds(ask, default=parameters['requests.default_deadline'])
         return Understood(generation, deadline, ask.priority)
 
     def _cancel(self, handle: ServerGoalHandle) -> CancelResponse:
+        # rclpy moves the goal to CANCELING when this has returned; who ends the request before
+        # would have to wait for that. The guard's callback comes after it, in the same group.
         goal = self._goals.get(bytes(handle.goal_id.uuid))
         if goal is not None:    # else it has just ended
-            goal.cancel()
+            self._to_cancel.put(goal)
+            self._cancels.trigger()
         return CancelResponse.ACCEPT
+
+    def _cancel_all(self) -> None:
+        while not self._to_cancel.empty():
+            self._to_cancel.get().request.cancel('The client cancelled the goal.')
 
     def _conclude(self, handle: ServerGoalHandle) -> GenerateText.Result:
         key = bytes(handle.goal_id.uuid)
@@ -81,21 +92,15 @@ class GenerateAction:
             del self._goals[key]
 
 
-class _Goal:
+class _Goal(Outlet):
     """The outlet of one goal. Holds an executor thread only while the engine works on it."""
 
     def __init__(self, handle: ServerGoalHandle) -> None:
         self._handle = handle
         self.request: Request | None = None
-        self._cancelled = False
         self._outcome: Outcome | None = None
         self._ended = threading.Event()
         self._is_executing = False
-
-    def cancel(self) -> None:
-        """End the request."""
-        self._cancelled = True
-        self.request.cancel('The client cancelled the goal.')
 
     def started(self) -> None:
         """Move the goal to EXECUTING."""
@@ -117,18 +122,11 @@ class _Goal:
         """Wait for the outcome, bring the goal to its last state, return the result."""
         # Blocks its executor thread: a coroutine that awaits keeps rclpy's executor busy.
         self._ended.wait()
-        if self._cancelled and self._cancel_arrived():
+        cancelled = self._outcome.finish_reason == FinishReason.CANCELLED
+        if cancelled and self._handle.is_cancel_requested:
             self._handle.canceled()
         elif self._outcome.error is None:
             self._handle.succeed()
         else:
             self._handle.abort()
         return fill_answer(GenerateText.Result(), self._outcome)
-
-    def _cancel_arrived(self) -> bool:
-        # rclpy moves the goal to CANCELING only after the cancel callback, which has ended the
-        # request, has returned.
-        limit = time.monotonic() + CANCEL_STATE_TIMEOUT
-        while not self._handle.is_cancel_requested and time.monotonic() < limit:
-            time.sleep(0.001)
-        return self._handle.is_cancel_requested

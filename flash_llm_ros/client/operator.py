@@ -1,6 +1,6 @@
-"""Every interface of a running node from outside; for the commands and the tests.
+"""Every interface of a running node, for its operators: the commands of `flash_llm`, and tests.
 
-Programs that want answers use ``flash_llm_ros.client``.
+Programs that want answers use ``FlashLlmClient``.
 
 Calls block the caller, not the executor, and raise TimeoutError.
 """
@@ -24,8 +24,7 @@ from flash_llm_msgs.action import GenerateText
 from flash_llm_msgs.msg import EngineStatus, TokenChunk
 from flash_llm_msgs.srv import GenerateText as GenerateTextService
 from flash_llm_ros.client.own_node import OwnNode
-from flash_llm_ros.node.health.status import QOS as STATUS_QOS
-from flash_llm_ros.node.interfaces.intake import CALLS
+from flash_llm_ros.client.qos import CALLS, STATUS
 
 POLL = 0.02  # s
 CALL_TIMEOUT = 30.0  # s
@@ -46,7 +45,7 @@ class Goal:
 
     def __init__(
         self,
-        client: 'NodeClient',
+        client: 'OperatorClient',
         goal: GenerateText.Goal,
         on_chunk: Callable[[TokenChunk], None],
     ) -> None:
@@ -77,7 +76,7 @@ class Goal:
         return response.status, response.result
 
 
-class NodeClient:
+class OperatorClient:
     """Every interface of one node; a context manager. Threads other than its own may call it."""
 
     def __init__(
@@ -103,7 +102,7 @@ class NodeClient:
                   lambda message: self.responses.put(message.data), QoSProfile(depth=100))
         subscribe(TokenChunk, f'{self.name}/stream', self.chunks.put, QoSProfile(depth=1000))
         subscribe(DiagnosticArray, '/diagnostics', self.diagnostics.append, QoSProfile(depth=10))
-        subscribe(EngineStatus, f'{self.name}/status', self.statuses.append, STATUS_QOS)
+        subscribe(EngineStatus, f'{self.name}/status', self.statuses.append, STATUS)
         self._prompt = self.node.create_publisher(
             String, f'{self.name}/prompt', QoSProfile(depth=100))
         self._change_state = self.node.create_client(ChangeState, f'{self.name}/change_state')
@@ -114,7 +113,7 @@ class NodeClient:
             self.node, GenerateText, f'{self.name}/generate', goal_service_qos_profile=CALLS,
             result_service_qos_profile=CALLS, cancel_service_qos_profile=CALLS)
 
-    def __enter__(self) -> 'NodeClient':
+    def __enter__(self) -> 'OperatorClient':
         return self
 
     def __exit__(self, *exception: object) -> None:

@@ -13,7 +13,7 @@ MOST_SET_ASIDE = 4      # each keeps some memory of its own, and a thread of the
 
 
 @dataclass(eq=False)
-class Turn:
+class Job:
     """One request on its way through the engine; set aside, it has a generation and waits."""
 
     request: Request
@@ -26,46 +26,46 @@ class Turn:
 
     @property
     def rank(self) -> tuple[int, int]:
-        """What turns are sorted by."""
+        """What jobs are sorted by."""
         return -self.request.priority, self.order
 
     @property
     def session(self) -> str:
-        """The conversation that it is a turn of; '' for none."""
+        """The conversation that it belongs to; '' for none."""
         return self.request.generation.session_id
 
 
-class Turns:
-    """The turns that wait, bounded. Its owner sees to it that one thread at a time calls."""
+class Scheduler:
+    """The jobs that wait, bounded. Its owner sees to it that one thread at a time calls."""
 
     def __init__(self) -> None:
-        self._turns: list[Turn] = []
+        self._jobs: list[Job] = []
         self._numbers = itertools.count(1)
 
     def __len__(self) -> int:
-        return len(self._turns)
+        return len(self._jobs)
 
     @property
-    def waiting(self) -> list[Turn]:
-        """Turns that have not begun, in their order."""
-        return sorted((turn for turn in self._turns if turn.generation is None
-                       and not turn.request.ended), key=lambda turn: turn.rank)
+    def waiting(self) -> list[Job]:
+        """Jobs that have not begun, in their order."""
+        return sorted((job for job in self._jobs if job.generation is None
+                       and not job.request.ended), key=lambda job: job.rank)
 
     @property
-    def set_aside(self) -> list[Turn]:
+    def set_aside(self) -> list[Job]:
         """Turns that have begun and wait for those of a higher priority."""
-        return [turn for turn in self._turns if turn.generation is not None]
+        return [job for job in self._jobs if job.generation is not None]
 
-    def admit(self, request: Request, running: Turn | None, size: int,
+    def admit(self, request: Request, running: Job | None, size: int,
               when_busy: str) -> list[Request]:
-        """Let a request wait for its turn; returns those whose place it takes, to be ended.
+        """Let a request wait for the engine; returns those whose place it takes, to be ended.
 
         `running` has the engine. `size` requests may wait; one that goes first at once, since its
         priority is the highest, needs no place. Raises FlashLlmError(QUEUE_FULL).
         """
         waiting = self.waiting
-        engaged = [turn for turn in (running, *waiting, *self.set_aside)
-                   if turn is not None and not turn.request.ended]
+        engaged = [job for job in (running, *waiting, *self.set_aside)
+                   if job is not None and not job.request.ended]
         order = next(self._numbers)
         replaced: list[Request] = []
         if not engaged:
@@ -75,67 +75,68 @@ class Turns:
         elif self._goes_first(request, running):
             pass
         elif when_busy == 'reject':
-            raise _refusal('The engine is busy and `when_busy` is reject')
+            raise _refusal('The engine is busy and `requests.when_busy` is reject')
         elif when_busy == 'keep_last':
             if waiting and waiting[0].request.priority > request.priority:
-                raise _refusal('`when_busy` is keep_last and what waits has a higher priority')
-            replaced = [turn.request for turn in waiting]
+                raise _refusal('`requests.when_busy` is keep_last and what waits has a higher '
+                               'priority')
+            replaced = [job.request for job in waiting]
         elif len(waiting) >= size:
             raise _refusal(f'A request runs and {len(waiting)} wait, which is all that '
-                           '`queue_size` allows')
+                           '`requests.queue_size` allows')
         self._drop_ended()
-        self._turns.append(Turn(request, order))
+        self._jobs.append(Job(request, order))
         return replaced
 
-    def must_stand_back(self, running: Turn) -> bool:
+    def must_stand_back(self, running: Job) -> bool:
         """Whether one of a higher priority waits and what runs can be set aside."""
         return (running.stands_back and len(self.set_aside) < MOST_SET_ASIDE
-                and any(turn.request.priority > running.request.priority
-                        and not self._is_blocked(turn, running) for turn in self.waiting))
+                and any(job.request.priority > running.request.priority
+                        and not self._is_blocked(job, running) for job in self.waiting))
 
-    def put_back(self, turn: Turn) -> None:
+    def put_back(self, job: Job) -> None:
         """Let one that was set aside wait for the engine again."""
-        self._turns.append(turn)
+        self._jobs.append(job)
 
-    def take(self) -> Turn | None:
-        """Remove and return the next turn, which may have ended if it was set aside."""
+    def take(self) -> Job | None:
+        """Remove and return the next job, which may have ended if it was set aside."""
         self._drop_ended()
-        if not self._turns:
+        if not self._jobs:
             return None
-        turn = min((turn for turn in self._turns if not self._is_blocked(turn)),
-                   key=lambda turn: turn.rank)
-        self._turns.remove(turn)
-        return turn
+        job = min((job for job in self._jobs if not self._is_blocked(job)),
+                   key=lambda job: job.rank)
+        self._jobs.remove(job)
+        return job
 
-    def take_ended(self) -> list[Turn]:
+    def take_ended(self) -> list[Job]:
         """Remove and return those that were set aside and have ended meanwhile."""
-        ended = [turn for turn in self.set_aside if turn.request.ended]
-        for turn in ended:
-            self._turns.remove(turn)
+        ended = [job for job in self.set_aside if job.request.ended]
+        for job in ended:
+            self._jobs.remove(job)
         return ended
 
     def requests(self) -> list[Request]:
         """Every request that waits."""
-        return [turn.request for turn in self._turns]
+        return [job.request for job in self._jobs]
 
-    def _goes_first(self, request: Request, running: Turn | None) -> bool:
+    def _goes_first(self, request: Request, running: Job | None) -> bool:
         return (running is not None and not running.request.ended and running.stands_back
-                and not self._is_blocked(Turn(request, 0), running)
+                and not self._is_blocked(Job(request, 0), running)
                 and len(self.set_aside) < MOST_SET_ASIDE
-                and all(request.priority > turn.request.priority
-                        for turn in (running, *self.waiting)))
+                and all(request.priority > job.request.priority
+                        for job in (running, *self.waiting)))
 
-    def _is_blocked(self, turn: Turn, running: Turn | None = None) -> bool:
-        """Whether an earlier turn of the same conversation has begun and not ended."""
-        if turn.generation is not None or not turn.session:
+    def _is_blocked(self, job: Job, running: Job | None = None) -> bool:
+        """Whether an earlier one of the same conversation has begun and not ended."""
+        if job.generation is not None or not job.session:
             return False
         begun = [*self.set_aside, *([] if running is None else [running])]
-        return any(other.session == turn.session for other in begun)
+        return any(other.session == job.session for other in begun)
 
     def _drop_ended(self) -> None:
         """Those that were set aside stay: the engine's thread has to clear up behind them."""
-        self._turns = [turn for turn in self._turns
-                       if turn.generation is not None or not turn.request.ended]
+        self._jobs = [job for job in self._jobs
+                       if job.generation is not None or not job.request.ended]
 
 
 def _refusal(why: str) -> FlashLlmError:

@@ -1,27 +1,10 @@
-"""Is the flash as fast as its profile says, and does the window spare it? Knows no ROS."""
+"""Is the flash as fast as its profile says? Knows no ROS."""
 
-from flash_llm_ros.node.health.engine_traffic import Traffic
-from flash_llm_ros.node.health.health import Health, Level, worst
+from flash_llm_ros.node.health import Health, Level, worst
 from flash_llm_ros.store.device_profile import DeviceProfile
 
 JUDGED_AFTER = 1.0      # s of reading
 LEAST_WAITING = 0.5     # share of it in which computing stood still, else nothing pressed the flash
-LEAST_LOOKUPS = 1000    # groups asked for before their hit rate means something
-
-
-class Throughput:
-    """Bytes a second between two looks at a counter."""
-
-    def __init__(self) -> None:
-        self._before: tuple[int, float] | None = None
-        self.bytes_per_second = 0.0
-
-    def look(self, flash_bytes: int | None, now: float) -> None:
-        """Take the counter at ``now``, in seconds of any clock; None: there is no engine."""
-        before, self._before = self._before, None if flash_bytes is None else (flash_bytes, now)
-        self.bytes_per_second = 0.0
-        if before is not None and flash_bytes is not None and now > before[1]:
-            self.bytes_per_second = max(flash_bytes - before[0], 0) / (now - before[1])
 
 
 class FlashHealth:
@@ -48,25 +31,19 @@ class FlashHealth:
         if self._profile is not None:
             self.slowdown = reading / 1e9 / self._profile.floor_seconds(size, reads)
 
-    def health(self, traffic: Traffic, most_slowdown: float, least_hit_rate: float) -> Health:
-        """Judge by the parameters `flash_slowdown_warning` and `hit_rate_warning`."""
+    def health(self, most_slowdown: float) -> Health:
+        """Judge by the parameter `health.flash_slowdown_warning`."""
         found = []
         if self.slowdown is not None and self.slowdown > most_slowdown:
             found.append((Level.WARN, (
                 f'The flash takes {self.slowdown:.1f} times as long as its profile says: it is '
                 'worn, hot or used by others, or is to be probed again.')))
-        asked = traffic.hits + traffic.misses
-        if asked >= LEAST_LOOKUPS and traffic.hit_rate < least_hit_rate:
-            found.append((Level.WARN, (
-                f'Only {traffic.hit_rate:.1%} of the groups were in the window; a larger '
-                '`dram_budget` would spare the flash.')))
         values = {
             'profile': 'none; see `flash_llm probe`' if self._profile is None else
                        f'{self._profile.device}, measured at {self._profile.measured_at}',
             'throughput while waiting (B/s)': f'{self._rate:.0f}' if self._rate else '',
             'times as slow as the profile': '' if self.slowdown is None else
                                             f'{self.slowdown:.2f}',
-            'hit rate': f'{traffic.hit_rate:.4f}',
         }
         if self._profile is None:
             fine = 'no device profile'

@@ -4,7 +4,7 @@ from rclpy.node import Node
 from rclpy.qos import QoSCompatibility, qos_check_compatible
 from rclpy.topic_endpoint_info import TopicEndpointInfo
 
-from flash_llm_ros.node.health.health import Health, Level, worst
+from flash_llm_ros.node.health import Health, Level, worst
 
 TOPICS = ('~/status', '~/stream', '~/response', '~/prompt', '~/generate/_action/feedback',
           '~/generate/_action/status', '/diagnostics')
