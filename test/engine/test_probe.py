@@ -117,16 +117,15 @@ def answer(store: Path, core: str) -> tuple[list[int], int, list[str]]:
         engine.close()
 
 
-@pytest.mark.parametrize('core', [pytest.param('native', marks=needs_native), 'numpy'])
-def test_the_engine_plans_by_the_profile_and_says_the_same(store: Path, core: str) -> None:
+def test_the_engine_plans_by_the_profile_and_says_the_same(store: Path) -> None:
     groups = FlashStore.open(store).manifest.geometry.section('down', 0).groups
     assert groups > 2
-    tokens, gap, lines = answer(store, core)
+    tokens, gap, lines = answer(store)
     assert any('no device profile' in line for line in lines)
     assert gap == 0
     # Requests that cost as much as a megabyte: all gaps are read.
     linear_profile(store, request=1e-3, byte=1e-9, latency=0.0).save(store / PROFILE)
-    planned_tokens, gap, lines = answer(store, core)
+    planned_tokens, gap, lines = answer(store)
     assert any(f'reads are planned by {store / PROFILE}' in line for line in lines)
     assert gap == groups - 2
     assert planned_tokens == tokens
