@@ -1,4 +1,4 @@
-"""One token through a model of bench/opt_files.py, with as many of the paper's techniques as told.
+"""One token through a model of bench.paper.opt_files, with some of the paper's techniques.
 
 Real are the reads, the window, the arithmetic with every weight, attention over the KV cache and
 what the predictors cost. Planted is what they predict, because weights are random.
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from bench.paper.opt_files import NeuronFile, OptFiles
 from bench.paper.opt_graphs import Attention, Predictors
 from bench.paper.planted_activity import Token
-from flash_llm_ros.engine.memory.core import load_core_class
+from flash_llm_ros import _native
 
 _CHUNK_BYTES, _CHUNKS = 1 << 20, 8      # the stream ring
 _COUNTERS = ('flash_bytes', 'flash_reads', 'read_ns', 'wait_ns', 'claim_ns')
@@ -153,7 +153,7 @@ class _OpenFile:
         chunk = max(1, _CHUNK_BYTES // file.group_bytes)
         slots = sum(pins.values()) + (cache_slots or chunk * _CHUNKS)
         self.slab_bytes = slots * file.group_bytes
-        self.core: Any = load_core_class()(str(file.path), file.group_bytes, file.groups, file.dim,
+        self.core: Any = _native.NeuronCore(str(file.path), file.group_bytes, file.groups, file.dim,
                                            slots, **options)
         self._ids = {(part.name, part.layer): self.core.add_section(
             part.first_group, part.bundles, part.bundles_per_group, len(part.rows), 'fp16')
