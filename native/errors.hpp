@@ -1,8 +1,10 @@
 // What can go wrong: wrong arguments, and reads that failed twice.
 #pragma once
 
+#include <exception>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 namespace flash_llm {
 
@@ -20,16 +22,17 @@ inline void require(bool right, const char* field, long long value, const std::s
   }
 }
 
-// A read that failed; becomes ReadFailedError or ChecksumError in Python. Copying it allocates
-// nothing, and one thread may keep it while another throws it.
-class ReadFault : public std::runtime_error {
+// A read that failed; becomes ReadFailedError or ChecksumError in Python. A copy shares nothing, so
+// that one thread may keep it and another throw it.
+class ReadFault : public std::exception {
  public:
   enum class Kind { kRead, kChecksum };
 
-  ReadFault(Kind fault_kind, const std::string& sentence)
-      : std::runtime_error(sentence), kind(fault_kind) {}
+  ReadFault(Kind fault_kind, std::string text) : kind(fault_kind), sentence(std::move(text)) {}
+  const char* what() const noexcept override { return sentence.c_str(); }
 
   Kind kind;
+  std::string sentence;
 };
 
 }  // namespace flash_llm

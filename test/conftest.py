@@ -10,7 +10,7 @@ os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')      # as the commands do, be
 from fault_fixtures import shim, shimmed  # noqa: F401
 from hypothesis import settings
 import pytest
-from ros_fixtures import active_node, transport  # noqa: F401
+from ros_fixtures import active_node  # noqa: F401
 from tiny_checkpoint import tiny_store, write_checkpoint
 
 from flash_llm_ros.convert.conversion import ConversionOptions, convert

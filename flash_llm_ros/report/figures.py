@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flash_llm_ros.engine.memory.window_plan import head_index, least_slots, most_slots, plan_window
+from flash_llm_ros.engine.memory.window_plan import groups_read, least_slots, most_slots
 from flash_llm_ros.engine.plan import MemoryPlan
 from flash_llm_ros.store.device_profile import DeviceProfile
 from flash_llm_ros.store.geometry import Geometry
@@ -23,15 +23,6 @@ class BudgetFloor:
     milliseconds: float | None      # None: the device was not probed
 
 
-def streamed_bytes(geometry: Geometry, slots: int) -> int:
-    """What exact mode reads for a token: every group of the layers and the head not pinned."""
-    pins = plan_window(geometry, 'exact', slots).pins
-    head = head_index(geometry)
-    return sum((section.groups - pins.get(index, 0)) * geometry.group_bytes
-               for index, section in enumerate(geometry.sections)
-               if section.layer >= 0 or index == head)
-
-
 def budget_floors(plan: MemoryPlan, geometry: Geometry, profile: DeviceProfile | None,
                   budgets: Sequence[int] = ()) -> list[BudgetFloor]:
     """Exact mode under budgets, by default six from the least to all of the model.
@@ -40,14 +31,14 @@ def budget_floors(plan: MemoryPlan, geometry: Geometry, profile: DeviceProfile |
     below the least are left out.
     """
     fixed = plan.planned - plan.window_bytes
-    least = fixed + least_slots(geometry, 'exact') * geometry.group_bytes
+    least = fixed + least_slots(geometry) * geometry.group_bytes
     most = fixed + most_slots(geometry) * geometry.group_bytes
     floors = []
     for budget in budgets or np.linspace(least, most, 6).astype(int).tolist():
         if budget < least:
             continue
         slots = min((budget - fixed) // geometry.group_bytes, most_slots(geometry))
-        read = streamed_bytes(geometry, slots)
+        read = int(groups_read(geometry, slots)) * geometry.group_bytes
         seconds = profile and profile.floor_seconds(read, -(-read // _STREAM_READ))
         floors.append(BudgetFloor(int(budget), slots * geometry.group_bytes, read,
                                   None if seconds is None else 1e3 * seconds))

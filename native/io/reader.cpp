@@ -16,11 +16,16 @@ void Reader::submit(Urgency urgency, Run run, Done done) {
   wake();
 }
 
-std::size_t Reader::cancel_stream() {
-  std::deque<Request> cancelled;
+std::vector<Run> Reader::cancel(Urgency urgency) {
   const std::lock_guard lock(mutex_);
-  cancelled.swap(waiting_[static_cast<std::size_t>(Urgency::kStream)]);
-  return cancelled.size();
+  std::deque<Request>& queue = waiting_[static_cast<std::size_t>(urgency)];
+  std::vector<Run> cancelled;
+  cancelled.reserve(queue.size());
+  for (Request& request : queue) {
+    cancelled.push_back(std::move(request.run));
+  }
+  queue.clear();
+  return cancelled;
 }
 
 std::optional<Reader::Request> Reader::take(const std::unique_lock<std::mutex>&) {

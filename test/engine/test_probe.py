@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 import shutil
 
+from core_cases import needs_native
 from flash_costs import linear_profile
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ def quiet(what: str, done: int, total: int) -> None:
     pass
 
 
+@needs_native
 def test_every_case_is_measured(tmp_path: Path) -> None:
     file = tmp_path / 'neurons.bin'
     file.write_bytes(bytes(3 << 20))
@@ -34,12 +36,14 @@ def test_every_case_is_measured(tmp_path: Path) -> None:
     assert calls[-1] == ('probing', len(calls), len(calls))
 
 
+@needs_native
 def test_reads_longer_than_the_file_are_left_out(tmp_path: Path) -> None:
     file = tmp_path / 'neurons.bin'
     file.write_bytes(bytes(20_000))
     assert probe(file, 0.05, quiet).sizes[-1] == 16384
 
 
+@needs_native
 @pytest.mark.parametrize('length', [0, 100, 4095])
 def test_a_file_without_a_single_page_is_refused(tmp_path: Path, length: int) -> None:
     file = tmp_path / 'neurons.bin'
@@ -49,6 +53,7 @@ def test_a_file_without_a_single_page_is_refused(tmp_path: Path, length: int) ->
     assert caught.value.code == ErrorCode.INVALID_PARAMETER
 
 
+@needs_native
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FlashLlmError) as caught:
         probe(tmp_path / 'missing', 0.05, quiet)
@@ -60,6 +65,7 @@ def store(int8_store: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(int8_store, tmp_path / 'own.store'))
 
 
+@needs_native
 def test_the_command(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
                      monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_command, 'QUICK_SECONDS', 0.1)
@@ -117,15 +123,16 @@ def answer(store: Path, core: str) -> tuple[list[int], int, list[str]]:
         engine.close()
 
 
-def test_the_engine_plans_by_the_profile_and_says_the_same(store: Path) -> None:
+@pytest.mark.parametrize('core', [pytest.param('native', marks=needs_native), 'numpy'])
+def test_the_engine_plans_by_the_profile_and_says_the_same(store: Path, core: str) -> None:
     groups = FlashStore.open(store).manifest.geometry.section('down', 0).groups
     assert groups > 2
-    tokens, gap, lines = answer(store)
+    tokens, gap, lines = answer(store, core)
     assert any('no device profile' in line for line in lines)
     assert gap == 0
     # Requests that cost as much as a megabyte: all gaps are read.
     linear_profile(store, request=1e-3, byte=1e-9, latency=0.0).save(store / PROFILE)
-    planned_tokens, gap, lines = answer(store)
+    planned_tokens, gap, lines = answer(store, core)
     assert any(f'reads are planned by {store / PROFILE}' in line for line in lines)
     assert gap == groups - 2
     assert planned_tokens == tokens

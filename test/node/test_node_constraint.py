@@ -16,7 +16,7 @@ pytestmark = pytest.mark.ros
 
 
 @pytest.fixture(scope='module')
-def node(int8_store: Path, transport: str):
+def node(int8_store: Path):
     with running_node(int8_store, dram_budget='60MB', structured=True) as node:
         yield node.activate()
 

@@ -44,16 +44,18 @@ def test_status_counts_what_happened(active_node):
     client.until(lambda: client.status.error.code == ErrorCode.NONE, 10, 'the error to go')
 
 
-def test_status_waits_for_late_joiners(int8_store):
-    from flash_llm_msgs.msg import EngineStatus
-    from flash_llm_ros.client.operator import OperatorClient
+def test_status_waits_for_late_joiners(active_node):
+    from rclpy.qos import DurabilityPolicy
 
-    # So rare that only the latched message can be what the late client gets.
-    with running_node(int8_store, status_rate=0.01) as node:
-        node.activate()
-        with OperatorClient(domain_id=node.domain) as late:
-            late.wait_for_node(30)
-            assert late.statuses[0].state == EngineStatus.IDLE
+    client = active_node.client
+    status, = client.node.get_publishers_info_by_topic(f'{client.name}/status')
+    assert status.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
+
+
+def test_the_log_tells_the_mode_and_why(active_node):
+    """A SiLU model has no predictors, so that auto is exact."""
+    assert 'mode exact: the model uses every neuron' in active_node.process.log()
+    assert active_node.client.status.mode == 'exact'
 
 
 def test_diagnostics_go_on_during_a_long_prefill(active_node):

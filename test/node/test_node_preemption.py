@@ -1,4 +1,4 @@
-"""Priorities, `when_busy` and the duty cycle through a real node, over every transport of DDS."""
+"""Priorities, `when_busy` and the duty cycle through a real node."""
 
 import pytest
 from ros_fixtures import running_node
@@ -14,7 +14,7 @@ SLOW_PREFILL = 'The robot drives along the wall of the hall. ' * 5 + '[piece=0.0
 
 
 @pytest.fixture(scope='module')
-def node(int8_store, transport):
+def node(int8_store):
     with running_node(int8_store, prefill_chunk=16) as node:
         yield node.activate()
 

@@ -115,38 +115,36 @@ def test_service_and_topic_say_the_same(active_node, reference):
 
 
 BAD_GOALS = {
-    'empty': (goal, {'prompt': ''}, ErrorCode.EMPTY_PROMPT, 'prompt'),
-    'blank': (goal, {'prompt': ' \n\t'}, ErrorCode.EMPTY_PROMPT, 'prompt'),
-    'too long': (goal, {'prompt': 'word ' * 200}, ErrorCode.PROMPT_TOO_LONG, 'context_length'),
-    'a megabyte': (goal, {'prompt': 'x' * 10**6}, ErrorCode.PROMPT_TOO_LONG, '1000000'),
-    'replaced bytes': (goal, {'prompt': 'a\ufffdb'}, ErrorCode.INVALID_TEXT, 'U+FFFD'),
-    'temperature': (goal, {'temperature': float('nan')}, ErrorCode.INVALID_SAMPLING,
+    'empty': ({'prompt': ''}, ErrorCode.EMPTY_PROMPT, 'prompt'),
+    'blank': ({'prompt': ' \n\t'}, ErrorCode.EMPTY_PROMPT, 'prompt'),
+    'too long': ({'prompt': 'word ' * 200}, ErrorCode.PROMPT_TOO_LONG, 'context_length'),
+    'replaced bytes': ({'prompt': 'a\ufffdb'}, ErrorCode.INVALID_TEXT, 'U+FFFD'),
+    'temperature': ({'temperature': float('nan')}, ErrorCode.INVALID_SAMPLING,
                     'temperature'),
-    'infinite': (goal, {'temperature': float('inf')}, ErrorCode.INVALID_SAMPLING, 'temperature'),
-    'negative': (goal, {'temperature': -1.0}, ErrorCode.INVALID_SAMPLING, '-1'),
-    'top_p': (goal, {'top_p': 0.0}, ErrorCode.INVALID_SAMPLING, 'top_p'),
-    'top_k': (goal, {'top_k': -3}, ErrorCode.INVALID_SAMPLING, '-3'),
-    'min_p': (goal, {'min_p': 1.5}, ErrorCode.INVALID_SAMPLING, 'min_p'),
-    'penalty': (goal, {'repetition_penalty': float('-inf')}, ErrorCode.INVALID_SAMPLING,
+    'infinite': ({'temperature': float('inf')}, ErrorCode.INVALID_SAMPLING, 'temperature'),
+    'negative': ({'temperature': -1.0}, ErrorCode.INVALID_SAMPLING, '-1'),
+    'top_p': ({'top_p': 0.0}, ErrorCode.INVALID_SAMPLING, 'top_p'),
+    'top_k': ({'top_k': -3}, ErrorCode.INVALID_SAMPLING, '-3'),
+    'min_p': ({'min_p': 1.5}, ErrorCode.INVALID_SAMPLING, 'min_p'),
+    'penalty': ({'repetition_penalty': float('-inf')}, ErrorCode.INVALID_SAMPLING,
                 'repetition_penalty'),
-    'deadline': (goal, {'deadline': float('nan')}, ErrorCode.INVALID_REQUEST, 'deadline'),
-    'past': (goal, {'deadline': -1.0}, ErrorCode.INVALID_REQUEST, 'deadline'),
-    'empty stop': (goal, {'stop': ['']}, ErrorCode.INVALID_REQUEST, 'stop'),
+    'deadline': ({'deadline': float('nan')}, ErrorCode.INVALID_REQUEST, 'deadline'),
+    'past': ({'deadline': -1.0}, ErrorCode.INVALID_REQUEST, 'deadline'),
+    'empty stop': ({'stop': ['']}, ErrorCode.INVALID_REQUEST, 'stop'),
 }
 
 
 @pytest.mark.parametrize('name', BAD_GOALS)
-def test_bad_goal_is_aborted_with_its_reason(active_node, reference, name):
+def test_bad_goal_is_aborted_with_its_reason(active_node, name):
     from flash_llm_ros.client.operator import ABORTED
 
-    make, fields, code, word = BAD_GOALS[name]
-    status, result = active_node.client.send_goal(make(**{'prompt': 'Hello', **fields})).result(30)
+    fields, code, word = BAD_GOALS[name]
+    status, result = active_node.client.send_goal(
+        goal(**{'prompt': 'Hello', **fields})).result(30)
     assert status == ABORTED
     assert (result.finish_reason, result.error.code) == (FinishReason.ERROR, code)
     assert word in result.error.message
     assert result.text == ''
-    status, result = active_node.client.send_goal(goal('Hello', 5)).result(30)
-    assert result.text == reference('Hello', 5)
 
 
 def test_bad_service_call_is_answered(active_node):
@@ -173,11 +171,6 @@ def test_prompt_that_is_no_text_is_refused(active_node, reference, data):
     expected = 'EMPTY_PROMPT' if data == b'\0' else 'INVALID_TEXT'
     client.until(lambda: expected in active_node.process.log()[log:], 10, 'the log')
     assert client.ask('Hello', timeout=30).text == reference('Hello', 128)
-
-
-def test_megabyte_prompt_on_the_topic(active_node):
-    reply = active_node.client.ask('x' * 10**6, timeout=30)
-    assert reply.finish_reason == FinishReason.ERROR
 
 
 def test_second_goal_waits_for_the_first(active_node, reference):

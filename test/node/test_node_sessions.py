@@ -63,7 +63,7 @@ def expected(engine: Engine) -> list[str]:
 
 
 @pytest.fixture(scope='module')
-def node(int8_store: Path, transport: str):
+def node(int8_store: Path):
     with running_node(int8_store, max_sessions=2) as node:
         yield node.activate()
 

@@ -88,16 +88,8 @@ def running_node(
     assert log.count('Traceback') == log.count('planted') // 2, log
 
 
-@pytest.fixture(scope='module', params=['SHM', 'UDPv4'])
-def transport(request: pytest.FixtureRequest) -> Iterator[str]:
-    """What nodes and clients talk over: shared memory only, then UDP only."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('FASTDDS_BUILTIN_TRANSPORTS', request.param)
-        yield request.param
-
-
 @pytest.fixture(scope='module')
-def active_node(int8_store: Path, transport: str) -> Iterator[RunningNode]:
+def active_node(int8_store: Path) -> Iterator[RunningNode]:
     """An active node for a whole file; tests must leave it active and idle."""
     with running_node(int8_store) as node:
         yield node.activate()
