@@ -1,10 +1,8 @@
 // What can go wrong: wrong arguments, and reads that failed twice.
 #pragma once
 
-#include <exception>
 #include <stdexcept>
 #include <string>
-#include <utility>
 
 namespace flash_llm {
 
@@ -22,17 +20,16 @@ inline void require(bool right, const char* field, long long value, const std::s
   }
 }
 
-// A read that failed; becomes ReadFailedError or ChecksumError in Python. A copy shares nothing, so
-// that one thread may keep it and another throw it.
-class ReadFault : public std::exception {
+// A read that failed; becomes ReadFailedError or ChecksumError in Python. Copying it allocates
+// nothing, and one thread may keep it while another throws it.
+class ReadFault : public std::runtime_error {
  public:
   enum class Kind { kRead, kChecksum };
 
-  ReadFault(Kind fault_kind, std::string text) : kind(fault_kind), sentence(std::move(text)) {}
-  const char* what() const noexcept override { return sentence.c_str(); }
+  ReadFault(Kind fault_kind, const std::string& sentence)
+      : std::runtime_error(sentence), kind(fault_kind) {}
 
   Kind kind;
-  std::string sentence;
 };
 
 }  // namespace flash_llm

@@ -27,7 +27,7 @@ def measured(store: Path, budget: int, threads: int, chunk: int,
              prompts: list[int]) -> list[dict[str, Any]]:
     """One record a prompt length for one chunk; milliseconds and bytes, medians of the runs."""
     bare = resident_bytes()
-    engine = Engine.open(EngineConfig(store, budget, threads=threads, prefill_chunk=chunk,
+    engine = Engine.open(EngineConfig(store, budget, 'exact', threads=threads, prefill_chunk=chunk,
                                       context_length=max(prompts) + 8))
     try:
         records = []

@@ -1,4 +1,4 @@
-"""Files of the shape of an OPT model in fp16, with random weights: what bench/paper_table.py reads.
+"""Files of the shape of an OPT model in fp16, with random weights: what bench.paper.table reads.
 
 Two neuron files hold the same FFN. In `bundled.bin` a group is one neuron, its up row beside its
 down column; the attention matrices and the output head are in it, too, so that it is the whole
@@ -15,6 +15,7 @@ import shutil
 import numpy as np
 from numpy.typing import NDArray
 
+from flash_llm_ros._native import crc32c
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.model_spec import (
     AttentionSpec,
@@ -24,18 +25,12 @@ from flash_llm_ros.model_spec import (
     NormSpec,
     PositionSpec,
 )
-from flash_llm_ros.store.checksum import crc32c
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.geometry import CHECKSUM_BYTES
 from flash_llm_ros.store.graph_builder import ExternalData
 from flash_llm_ros.store.predictor_graph import PredictorForm, predictor_graph
 from flash_llm_ros.store.resident_layout import Layout, matrix_layout
 from flash_llm_ros.store.tensor_file import TensorFileWriter
-
-try:
-    from flash_llm_ros._native import crc32c as native_crc32c
-except ImportError:
-    native_crc32c = None
 
 _BLOCK = 512            # direct reads are multiples of this
 _ROWS_AT_ONCE = 1024
@@ -215,8 +210,7 @@ def _encoded(file: NeuronFile, part: Part, seed: int) -> Iterator[NDArray[np.uin
             some = bundles[place::per_group]
             groups[:len(some), place * some.shape[1]:(place + 1) * some.shape[1]] = some
         bodies = groups[:, :-CHECKSUM_BYTES]
-        sums = (crc32c(bodies) if native_crc32c is None
-                else np.array([native_crc32c(body) for body in bodies], np.uint32))
+        sums = np.array([crc32c(body) for body in bodies], np.uint32)
         groups[:, -CHECKSUM_BYTES:] = sums.astype('<u4')[:, None].view(np.uint8)
         yield groups
 

@@ -1,4 +1,4 @@
-"""What ONNX Runtime computes for a model of bench/opt_files.py: attention and predictors."""
+"""What ONNX Runtime computes for a model of bench.paper.opt_files: attention and predictors."""
 
 import numpy as np
 from numpy.typing import NDArray

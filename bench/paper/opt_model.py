@@ -1,4 +1,4 @@
-"""One token through a model of bench/opt_files.py, with as many of the paper's techniques as told.
+"""One token through a model of bench.paper.opt_files, with some of the paper's techniques.
 
 Real are the reads, the window, the arithmetic with every weight, attention over the KV cache and
 what the predictors cost. Planted is what they predict, because weights are random.
@@ -14,10 +14,9 @@ from numpy.typing import NDArray
 from bench.paper.opt_files import NeuronFile, OptFiles
 from bench.paper.opt_graphs import Attention, Predictors
 from bench.paper.planted_activity import Token
-from flash_llm_ros.engine.memory.core import load_core_class
+from flash_llm_ros import _native
 
 _CHUNK_BYTES, _CHUNKS = 1 << 20, 8      # the stream ring
-_POLICY = 'least_recent'    # the paper's window: what the last few tokens used
 _COUNTERS = ('flash_bytes', 'flash_reads', 'read_ns', 'wait_ns', 'claim_ns')
 Array = NDArray[np.float32]
 
@@ -74,7 +73,6 @@ class OptModel:
         self._product = np.zeros((1, shape.dim), np.float32)
         self._qkv = np.zeros((1, 3 * shape.dim), np.float32)
         self._logits = np.zeros((1, shape.vocabulary), np.float32)
-        self._h = np.zeros(shape.ffn, np.float32)
 
     @property
     def direct(self) -> bool:
@@ -122,10 +120,10 @@ class OptModel:
             return
         self._ffn.run('prefetch', 'down', layer, predicted)     # all reads at once
         ids = np.flatnonzero(predicted)
-        up = np.empty((len(ids), self.shape.dim), np.float32)
+        up, down = np.empty((2, len(ids), self.shape.dim), np.float32)
         self._ffn.run('read_rows', 'up', layer, ids, up)
-        self._h[ids] = np.maximum(up @ x[0], 0)
-        self._ffn.run('add_rows_sparse', 'down', layer, self._h, predicted, hidden[0])
+        self._ffn.run('read_rows', 'down', layer, ids, down)
+        hidden[0] += np.maximum(up @ x[0], 0) @ down
 
     def close(self) -> None:
         for file in self._files:
@@ -155,7 +153,7 @@ class _OpenFile:
         chunk = max(1, _CHUNK_BYTES // file.group_bytes)
         slots = sum(pins.values()) + (cache_slots or chunk * _CHUNKS)
         self.slab_bytes = slots * file.group_bytes
-        self.core: Any = load_core_class()(str(file.path), file.group_bytes, file.groups, file.dim,
+        self.core: Any = _native.NeuronCore(str(file.path), file.group_bytes, file.groups, file.dim,
                                            slots, **options)
         self._ids = {(part.name, part.layer): self.core.add_section(
             part.first_group, part.bundles, part.bundles_per_group, len(part.rows), 'fp16')
@@ -163,7 +161,7 @@ class _OpenFile:
         for part, groups in pins.items():
             self.core.pin(self._ids[part.name, part.layer], groups)
         if cache_slots:
-            self.core.set_cache(cache_slots, _POLICY)
+            self.core.set_cache(cache_slots)
         else:
             self.core.set_ring(chunk, _CHUNKS)
             self.core.set_stream_order(list(self._ids.values()))

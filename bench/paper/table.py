@@ -1,10 +1,10 @@
-"""The tables of "LLM in a flash" for OPT-6.7B, on this disk: what each technique is worth.
+"""The tables of "LLM in a flash" for OPT-6.7B with planted neuron activity, on this disk: what each
+technique is worth.
 
-    python bench/paper_table.py [--small] [--folder FOLDER] [--threads N] [--json PATH]
-
-Builds files of the shape of OPT-6.7B in fp16 with random weights (23 GB, in FOLDER, where they
-stay; without it in a temporary folder), plants the neuron activity of that model, and computes
-tokens with one technique after the other, in rounds. Everything is read with direct I/O.
+Builds files of the shape of OPT-6.7B in fp16 with random weights (23 GB, in --folder, where they
+stay; without it in a temporary folder) and computes tokens with one technique after the other, in
+rounds. Everything is read with direct I/O. The window yields by the core's policy, not by the
+paper's.
 
 I/O ms is the time during which reads are under way, beside what the device needs for as many reads
 of that size when nothing else runs; reading ahead spreads it over the token on purpose. In the
@@ -14,7 +14,6 @@ slots and queueing reads.
 
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict, dataclass, field
-import json
 import os
 from pathlib import Path
 import sys
@@ -22,12 +21,11 @@ import tempfile
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 
 from bench.paper.opt_files import OPT_6_7B, SMALL, OptFiles, describe, prepare
 from bench.paper.opt_model import OptModel, Technique, techniques
 from bench.paper.planted_activity import PlantedActivity
+from bench.support.command import Report, at_least, command, run, show
 from flash_llm_ros import _native
 from flash_llm_ros.cli.progress import Steps
 
@@ -71,7 +69,7 @@ class Row:
         return (_WARM_UP if self.technique.kept else 1), tokens
 
 
-def measure(files: OptFiles, rounds: int, tokens: int, steps: Steps,
+def rows_of(files: OptFiles, rounds: int, tokens: int, steps: Steps,
             **model_options: Any) -> list[Row]:
     """All techniques in turn, again and again."""
     planted = PlantedActivity(files.shape.layers, files.shape.ffn)
@@ -120,85 +118,78 @@ def figures(row: Row) -> dict[str, Any]:
         'total_ms': float(np.median(total)), 'total_p95_ms': float(np.percentile(total, 95))}
 
 
-def show(found: list[dict[str, Any]]) -> None:
-    console = Console(width=120)
-    table = Table('per token', 'DRAM GB', 'flash GB', 'reads', 'GB/s', 'I/O ms', 'p95',
-                  'device alone ms', 'ratio', title='Flash I/O (paper, Table 2: in brackets)')
+def print_tables(found: list[dict[str, Any]]) -> None:
+    rows = []
     for row in found:
         dram, flash, rate, io = (_beside(paper) for paper in PAPER_IO.get(row['name'], _NO_PAPER))
-        table.add_row(
+        rows.append((
             row['name'], f'{row["dram_bytes"] / 1e9:.2f}{dram}',
             f'{row["flash_bytes"] / 1e9:.2f}{flash}', f'{row["flash_reads"]:.0f}',
             f'{row["flash_bytes"] / row["io_ms"] / 1e6:.2f}{rate}',
             f'{row["io_ms"]:.0f}{io}', f'{row["io_p95_ms"]:.0f}', f'{row["floor_ms"]:.0f}',
-            f'{row["io_ms"] / row["floor_ms"]:.2f}')
-    console.print(table)
-    table = Table('ms per token', 'waiting for I/O', 'memory management', 'compute', 'total', 'p95',
-                  'gain', title='End to end (paper, Table 3, CPU: in brackets)')
+            f'{row["io_ms"] / row["floor_ms"]:.2f}'))
+    show(('per token', 'DRAM GB', 'flash GB', 'reads', 'GB/s', 'I/O ms', 'p95',
+          'device alone ms', 'ratio'), rows, 'Flash I/O (paper, Table 2: in brackets)')
+    rows = []
     for row in found:
         *paper, paper_gain = PAPER_TOTAL.get(row['name'], (*_NO_PAPER, None))
         parts = [f'{row[name]:.0f}{_beside(theirs)}' for name, theirs in
                  zip(('wait_ms', 'management_ms', 'compute_ms', 'total_ms'), paper, strict=True)]
         gain = found[0]['total_ms'] / row['total_ms']
-        table.add_row(row['name'], *parts, f'{row["total_p95_ms"]:.0f}',
-                      f'{gain:.1f}x{_beside(paper_gain)}')
-    console.print(table)
+        rows.append((row['name'], *parts, f'{row["total_p95_ms"]:.0f}',
+                     f'{gain:.1f}x{_beside(paper_gain)}'))
+    show(('ms per token', 'waiting for I/O', 'memory management', 'compute', 'total', 'p95',
+          'gain'), rows, 'End to end (paper, Table 3, CPU: in brackets)')
 
 
 def _beside(figure: float | None) -> str:
     return '' if figure is None else f' ({figure})'
 
 
-def run(options: Namespace, folder: Path) -> dict[str, Any]:
-    """Write the files where they are missing, and measure; everything for --json."""
+def measure(options: Namespace) -> Report:
+    if options.folder:
+        options.folder.mkdir(parents=True, exist_ok=True)
+        return measured_in(options.folder, options)
+    with tempfile.TemporaryDirectory(prefix='paper_table_') as folder:
+        return measured_in(Path(folder), options)
+
+
+def measured_in(folder: Path, options: Namespace) -> Report:
+    """Write the files where they are missing, and measure."""
     files = describe(folder, SMALL if options.small else OPT_6_7B)
-    load = [os.getloadavg()[0]]
     with Steps() as steps:
         prepare(files, steps)
-        rows = measure(files, options.rounds, options.tokens, steps, threads=options.threads,
+        rows = rows_of(files, options.rounds, options.tokens, steps, threads=options.threads,
                        reader=options.reader, reads_in_flight=options.reads_in_flight)
-    load.append(os.getloadavg()[0])
-    return {'shape': asdict(files.shape), 'parameters': files.shape.parameters,
-            'cores': os.cpu_count(), 'load': load, 'threads': options.threads,
-            'rows': [figures(row) | {'samples': row.tokens, 'floor_rates': row.floor_rates}
-                     for row in rows]}
-
-
-def main() -> int:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--small', action='store_true', help='0.4 GB instead of 23 GB')
-    parser.add_argument('--folder', type=Path, help='where the files lie and stay')
-    parser.add_argument('--rounds', type=int, default=3)
-    parser.add_argument('--tokens', type=int, default=10, help='measured in a round')
-    parser.add_argument('--threads', type=int, default=os.cpu_count(), help='that compute')
-    parser.add_argument('--reader', choices=('auto', 'io_uring', 'threads'), default='auto')
-    parser.add_argument('--reads-in-flight', type=int, default=32)
-    parser.add_argument('--json', type=Path)
-    options = parser.parse_args()
-    try:
-        if options.folder:
-            options.folder.mkdir(parents=True, exist_ok=True)
-            report = run(options, options.folder)
-        else:
-            with tempfile.TemporaryDirectory(prefix='paper_table_') as folder:
-                report = run(options, Path(folder))
-    except OSError as error:
-        print(error, file=sys.stderr)
-        return 1
-    found = report['rows']
-    show(found)
-    print(f'{report["parameters"] / 1e9:.2f} billion parameters in fp16, {options.threads} '
-          f'threads; load average {report["load"][0]:.1f} before, {report["load"][1]:.1f} after')
-    if options.json:
-        options.json.write_text(json.dumps(report, indent=2) + '\n')
+    found = [figures(row) for row in rows]
+    print_tables(found)
+    print(f'{files.shape.parameters / 1e9:.2f} billion parameters in fp16, {options.threads} '
+          'threads')
     naive, theirs, ours = (next(row for row in found if row['name'] == name)
                            for name in ('naive', '+ bundling', '+ read ahead'))
-    print(f'{naive["total_ms"]:.0f} -> {theirs["total_ms"]:.0f} ms per token, '
-          f'{naive["total_ms"] / theirs["total_ms"]:.1f}x (paper: 4.8x), reading ahead '
-          f'{naive["total_ms"] / ours["total_ms"]:.1f}x; I/O takes '
-          f'{theirs["io_ms"] / theirs["floor_ms"]:.2f}x what the device needs for those reads')
-    return 0
+    return Report(
+        {'shape': asdict(files.shape), 'parameters': files.shape.parameters,
+         'threads': options.threads,
+         'rows': [one | {'samples': row.tokens, 'floor_rates': row.floor_rates}
+                  for one, row in zip(found, rows, strict=True)]},
+        f'{naive["total_ms"]:.0f} -> {theirs["total_ms"]:.0f} ms per token, '
+        f'{naive["total_ms"] / theirs["total_ms"]:.1f}x (paper: 4.8x), reading ahead '
+        f'{naive["total_ms"] / ours["total_ms"]:.1f}x; I/O takes '
+        f'{theirs["io_ms"] / theirs["floor_ms"]:.2f}x what the device needs for those reads')
+
+
+def parser() -> ArgumentParser:
+    result = command(__doc__)
+    result.add_argument('--small', action='store_true', help='0.4 GB instead of 23 GB')
+    result.add_argument('--folder', type=Path, help='where the files lie and stay')
+    result.add_argument('--rounds', type=at_least(1), default=3)
+    result.add_argument('--tokens', type=at_least(1), default=10, help='measured in a round')
+    result.add_argument('--threads', type=at_least(1), default=os.cpu_count(),
+                        help='that compute')
+    result.add_argument('--reader', choices=('auto', 'io_uring', 'threads'), default='auto')
+    result.add_argument('--reads-in-flight', type=at_least(1), default=32)
+    return result
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run(parser(), measure))

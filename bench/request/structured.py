@@ -1,31 +1,24 @@
-"""What constraints cost and gain: forced batches timed, and answers to random schemas checked.
+"""What answers by a schema take (passes over the flash, bytes, time, tokens that it forces); with
+--schemas: whether answers to random schemas are valid, says the package jsonschema.
 
-    python bench/structured.py [--store models/smollm2.store] [--budget 120MB ...] [--mode exact]
-        [--prompts 12] [--rounds 2] [--json PATH]
-    python bench/structured.py --schemas 500 [--budget 400MB] [--json PATH]
-
-The first times answers by examples/motion_command.schema.json with tokens that the schema forces
-run together, and one by one, in turns (A B A B), and counts passes over the flash and bytes. The
-second answers a prompt for each of so many random schemas and validates what comes with the
-package jsonschema; an answer that its max_tokens cut off has to be a CONSTRAINT_UNMET.
+Times answers by examples/motion_command.schema.json. An answer to a random schema that its
+max_tokens cut off has to be a CONSTRAINT_UNMET.
 """
 
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 import json
-import os
 from pathlib import Path
 import statistics
 import sys
 import time
+from typing import Any
 
 from jsonschema import Draft202012Validator
-from rich.box import MARKDOWN
-from rich.console import Console
-from rich.table import Table
 
 from bench.request.random_schemas import random_case
+from bench.support.command import Report, at_least, byte_size, command, run, show
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.engine import (
     Constraint,
@@ -35,10 +28,10 @@ from flash_llm_ros.engine import (
     GenerationRequest,
     SamplingParams,
 )
-from flash_llm_ros.engine.byte_size import parse_byte_size
+from flash_llm_ros.engine.request.generation import Generation
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
-SCHEMA = Path(__file__).parents[1] / 'examples/motion_command.schema.json'
+SCHEMA = Path(__file__).parents[2] / 'examples/motion_command.schema.json'
 SYSTEM_PROMPT = ('You translate what a person says into one command for a robot, as JSON with '
                  'action, speed and seconds.')
 SAID = ('Go forward slowly for three seconds.', 'Turn left!', 'Back off, quick.', 'Stop there.',
@@ -46,8 +39,6 @@ SAID = ('Go forward slowly for three seconds.', 'Turn left!', 'Back off, quick.'
         'Move back for two seconds.', 'Full speed ahead!', 'Spin around to the left, slowly.',
         'Wait.', 'Come to me.', 'Turn right for four seconds.')
 MOST_TOKENS = 200       # of an answer to a random schema
-WAYS = {'batches': True, 'one by one': False}
-_MB = 1e6
 
 
 @dataclass(frozen=True)
@@ -63,20 +54,25 @@ class Cost:
     whole_milliseconds: float       # with the prompt
 
 
-def constrained(engine: Engine, schema: object, prompt: str, **options: object):
+@dataclass
+class Passes:
+    """An observer of the forward pass: when each was done, and what had been read by then."""
+
+    engine: Engine
+    ends: list[tuple[float, int]] = field(default_factory=list)
+
+    def feed_forward(self, layer: int, ffn_input: Any, active: Any) -> None:
+        if layer == self.engine.model.spec.layers - 1:
+            self.ends.append((time.perf_counter(), self.engine.stats()['flash_bytes']))
+
+
+def constrained(engine: Engine, schema: object, prompt: str, **options: object) -> Generation:
     return engine.start(GenerationRequest(
         prompt, constraint=Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(schema)), **options))
 
 
 def timed(engine: Engine, schema: object, prompt: str) -> Cost:
-    forward, passes = engine.model.forward, []
-
-    def count(*arguments, **options):
-        forward(*arguments, **options)
-        passes.append((options.get('logits') is not None, time.perf_counter(),
-                       engine.stats()['flash_bytes']))
-
-    engine.model.forward = count
+    engine.model.observer = passes = Passes(engine)
     begin = time.perf_counter()
     try:
         generation = constrained(engine, schema, prompt, system_prompt=SYSTEM_PROMPT,
@@ -84,63 +80,53 @@ def timed(engine: Engine, schema: object, prompt: str) -> Cost:
         for _ in generation:
             pass
     finally:
-        engine.model.forward = forward
+        engine.model.observer = None
     end, stats = time.perf_counter(), generation.stats
-    # The prompt ends with the first pass that computes logits.
-    last = next(i for i, (with_logits, _, _) in enumerate(passes) if with_logits)
-    _, prompt_end, prompt_bytes = passes[last]
+    of_prompt = -(-(stats.prompt_tokens - stats.cached_tokens) // engine.model.chunk)
+    prompt_end, prompt_bytes = passes.ends[of_prompt - 1]
     return Cost(generation.text, stats.generated_tokens, stats.forced_tokens,
-                len(passes) - last - 1, (engine.stats()['flash_bytes'] - prompt_bytes) / _MB,
+                len(passes.ends) - of_prompt,
+                (engine.stats()['flash_bytes'] - prompt_bytes) / 1e6,
                 (end - prompt_end) * 1e3, (end - begin) * 1e3)
 
 
-def compare(options: Namespace, budget: str) -> dict[str, list[Cost]]:
+def open_engine(options: Namespace, budget: int) -> Engine:
+    return Engine.open(EngineConfig(
+        options.store, budget, options.mode, structured=True, context_length=options.context,
+        threads=options.threads))
+
+
+def timed_answers(options: Namespace, budget: int, steps: Steps) -> list[Cost]:
     schema = json.loads(SCHEMA.read_text())
-    validator = Draft202012Validator(schema)
-    costs: dict[str, list[Cost]] = {way: [] for way in WAYS}
-    prompts = [SAID[i % len(SAID)] for i in range(options.prompts)]
-    with Steps() as steps:
-        for turn in range(options.rounds):
-            for way, batches in WAYS.items():
-                engine = open_engine(options, budget, force_batches=batches)
-                for i, prompt in enumerate(prompts):
-                    cost = timed(engine, schema, prompt)
-                    validator.validate(json.loads(cost.text))
-                    costs[way].append(cost)
-                    steps(f'{budget}, {way}, round {turn + 1}', i + 1, len(prompts))
-                engine.close()
+    validator, costs = Draft202012Validator(schema), []
+    engine = open_engine(options, budget)
+    for number in range(options.prompts):
+        costs.append(timed(engine, schema, SAID[number % len(SAID)]))
+        validator.validate(json.loads(costs[-1].text))
+        steps(f'{budget / 1e6:.0f} MB', number + 1, options.prompts)
+    engine.close()
     return costs
 
 
-def open_engine(options: Namespace, budget: str, **settings: object) -> Engine:
-    return Engine.open(EngineConfig(
-        options.store, parse_byte_size('budget', budget), options.mode, structured=True,
-        context_length=options.context, threads=options.threads, **settings))
-
-
-def print_comparison(console: Console, results: dict[str, dict[str, list[Cost]]]) -> str:
-    table = Table('budget', 'forced tokens', 'tokens', 'of them forced', 'passes', 'MB read',
-                  'ms, median', 'ms, p95', 'with the prompt', box=MARKDOWN)
-    lines = []
+def print_costs(results: dict[int, list[Cost]]) -> str:
+    """Print the table; returns the headline."""
+    lines, rows = [], []
     for budget, costs in results.items():
-        for way, found in costs.items():
-            times = [cost.milliseconds for cost in found]
-            table.add_row(budget, way, *(f'{statistics.mean(values):.1f}' for values in (
-                [cost.tokens for cost in found], [cost.forced for cost in found],
-                [cost.passes for cost in found], [cost.megabytes for cost in found])),
-                f'{statistics.median(times):.0f}', f'{statistics.quantiles(times, n=20)[-1]:.0f}',
-                f'{statistics.median([cost.whole_milliseconds for cost in found]):.0f}')
-        batches, single = (costs[way] for way in WAYS)
-        faster, fewer = (statistics.median([getattr(cost, name) for cost in single])
-                         / statistics.median([getattr(cost, name) for cost in batches])
-                         for name in ('milliseconds', 'passes'))
-        lines.append(f'{budget}: {faster:.2f} times as fast with forced batches, '
-                     f'{fewer:.2f} times fewer passes over the flash')
-    console.print(table)
+        times = [cost.milliseconds for cost in costs]
+        tokens, forced, passes, megabytes = (
+            statistics.mean(getattr(cost, name) for cost in costs)
+            for name in ('tokens', 'forced', 'passes', 'megabytes'))
+        rows.append((f'{budget / 1e6:.0f} MB', f'{tokens:.1f}', f'{forced:.1f}', f'{passes:.1f}',
+                     f'{megabytes:.1f}', f'{statistics.median(times):.0f}', f'{max(times):.0f}',
+                     f'{statistics.median(cost.whole_milliseconds for cost in costs):.0f}'))
+        lines.append(f'{budget / 1e6:.0f} MB: {tokens:.1f} tokens in {passes:.1f} passes over the '
+                     f'flash, {statistics.median(times):.0f} ms')
+    show(('budget', 'tokens', 'of them forced', 'passes', 'MB read', 'ms, median', 'slowest',
+          'with the prompt'), rows)
     return '; '.join(lines)
 
 
-def check_schemas(options: Namespace, budget: str) -> tuple[Counter[str], list[str]]:
+def check_schemas(options: Namespace, budget: int) -> Report:
     """How many answers ended how, and what is wrong with those that do not validate."""
     engine = open_engine(options, budget)
     ended: Counter[str] = Counter()
@@ -164,7 +150,10 @@ def check_schemas(options: Namespace, budget: str) -> tuple[Counter[str], list[s
                 ended['cut off, with its error'] += 1
             steps('random schemas', number + 1, options.schemas)
     engine.close()
-    return ended, wrong
+    for line in wrong:
+        print(line)
+    return Report({'ended': dict(ended), 'wrong': wrong}, f'{options.schemas} random schemas: '
+                  + ', '.join(f'{count} {how}' for how, count in ended.most_common()), bool(wrong))
 
 
 def invalid(schema: dict, text: str) -> list[str]:
@@ -178,40 +167,30 @@ def invalid(schema: dict, text: str) -> list[str]:
     return [error.message for error in validator.iter_errors(answer)]
 
 
-def main() -> int:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('--store', type=Path, default=Path('models/smollm2.store'))
-    parser.add_argument('--budget', action='append', help='may be given several times')
-    parser.add_argument('--mode', choices=('exact', 'sparse'), default='exact')
-    parser.add_argument('--context', type=int, default=384, help='tokens')
-    parser.add_argument('--threads', type=int, default=1)
-    parser.add_argument('--prompts', type=int, default=12)
-    parser.add_argument('--rounds', type=int, default=2)
-    parser.add_argument('--schemas', type=int, default=0, help='check so many random schemas')
-    parser.add_argument('--json', type=Path)
-    options = parser.parse_args()
-    console = Console(width=110)
-    console.print(f'{options.store.name}, mode {options.mode}, load average '
-                  f'{os.getloadavg()[0]:.1f} on {os.cpu_count()} processors')
+def measure(options: Namespace) -> Report:
     if options.schemas:
-        ended, wrong = check_schemas(options, (options.budget or ['400MB'])[0])
-        for line in wrong:
-            console.print(line)
-        content: object = {'ended': dict(ended), 'wrong': wrong}
-        headline = f'{options.schemas} random schemas: ' + ', '.join(
-            f'{count} {how}' for how, count in ended.most_common())
-    else:
-        results = {budget: compare(options, budget)
-                   for budget in options.budget or ('120MB', '200MB')}
-        headline = print_comparison(console, results)
-        wrong = []
-        content = {budget: {way: [asdict(cost) for cost in found] for way, found in costs.items()}
-                   for budget, costs in results.items()}
-    if options.json:
-        options.json.write_text(json.dumps(content, indent=2) + '\n')
-    console.print(headline, soft_wrap=True)
-    return 1 if wrong else 0
+        return check_schemas(options, (options.budget or [400_000_000])[0])
+    with Steps() as steps:
+        results = {budget: timed_answers(options, budget, steps)
+                   for budget in options.budget or (120_000_000, 200_000_000)}
+    headline = print_costs(results)
+    return Report({budget: [asdict(cost) for cost in costs] for budget, costs in results.items()},
+                  headline)
+
+
+def parser() -> ArgumentParser:
+    result = command(__doc__)
+    result.add_argument('--store', type=Path, default=Path('models/smollm2.store'))
+    result.add_argument('--budget', type=byte_size, action='append',
+                        help='may be given several times')
+    result.add_argument('--mode', default='exact')
+    result.add_argument('--context', type=at_least(2), default=384, help='tokens')
+    result.add_argument('--threads', type=at_least(1), default=1)
+    result.add_argument('--prompts', type=at_least(1), default=12)
+    result.add_argument('--schemas', type=at_least(0), default=0,
+                        help='check so many random schemas')
+    return result
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run(parser(), measure))

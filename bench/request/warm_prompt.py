@@ -1,36 +1,25 @@
-"""Time to first token with what is kept of a prompt: a system prompt, or a conversation.
+"""Time to the first token with what is kept of a prompt, in place or on flash: a system prompt, or
+a conversation.
 
-    python bench/warm_prompt.py STORE 96MB [--context 512] [--rounds 5] [--folder FOLDER]
-        [--json PATH]
-
-Each way is tried in turn, round after round; texts have to be the same. FOLDER is where keys and
-values are kept, by default beside the store; the page cache is told to forget the file of the
-system prompt before it is read (that of a conversation has no name). Times include reading them,
-or putting away those of another conversation.
+Each way is tried in turn, round after round; texts have to be the same. The page cache is told to
+forget the file of the system prompt before it is read (that of a conversation has no name). Times
+include reading them, or putting away those of another conversation.
 """
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator
 from contextlib import contextmanager
-import json
-import os
 from pathlib import Path
-import shutil
 import statistics
 import sys
 import tempfile
 import time
 from typing import Any
 
-from rich.box import MARKDOWN
-from rich.console import Console
-from rich.table import Table
-
+from bench.support.command import Report, at_least, byte_size, command, run, show
 from bench.support.page_cache import drop
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest, Message
-from flash_llm_ros.engine.byte_size import parse_byte_size
-from flash_llm_ros.store.errors import FlashLlmError
 
 _RULES = ('You are the voice of a mobile robot with two wheels, a lidar and a gripper. '
           'Answer in one short sentence. Never promise what the robot cannot do. '
@@ -111,15 +100,15 @@ class Ways:
 @contextmanager
 def opened(options: Namespace, folder: Path) -> Iterator[Engine]:
     engine = Engine.open(EngineConfig(
-        options.store, parse_byte_size('budget', options.budget), threads=options.threads,
-        context_length=options.context, session_folder=folder))
+        options.store, options.budget, threads=options.threads, context_length=options.context,
+        session_folder=folder))
     try:
         yield engine
     finally:
         engine.close()
 
 
-def measure(options: Namespace, folder: Path) -> dict[str, dict[str, Any]]:
+def medians(options: Namespace, folder: Path) -> dict[str, dict[str, Any]]:
     """One record a way: medians of its rounds."""
     system_prompt = _RULES * max(1, options.context // 2 // 50)
     runs: dict[str, list[dict[str, Any]]] = {}
@@ -134,49 +123,39 @@ def measure(options: Namespace, folder: Path) -> dict[str, dict[str, Any]]:
     return {name: {**found[-1], 'texts': sorted({run['text'] for run in found}),
                    'first_ms': statistics.median(run['first_ms'] for run in found),
                    'slowest_ms': max(run['first_ms'] for run in found),
-                   'bytes': statistics.median(run['bytes'] for run in found),
-                   'load': os.getloadavg()[0]} for name, found in runs.items()}
+                   'bytes': statistics.median(run['bytes'] for run in found)}
+            for name, found in runs.items()}
 
 
-def main() -> int:
-    parser = ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument('store', type=Path)
-    parser.add_argument('budget', help="'96MB'")
-    parser.add_argument('--context', type=int, default=512)
-    parser.add_argument('--rounds', type=int, default=5)
-    parser.add_argument('--threads', type=int, default=1)
-    parser.add_argument('--folder', type=Path)
-    parser.add_argument('--json', type=Path)
-    options = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(dir=options.folder or options.store.parent))
-    try:
-        figures = measure(options, folder)
-    except FlashLlmError as error:
-        print(f'error: {error}', file=sys.stderr)
-        return 1
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-    table = Table('', 'prompt', 'of it kept', 'first token ms', 'slowest', 'MB of weights read',
-                  'load', box=MARKDOWN)
-    for name, one in figures.items():
-        table.add_row(name.replace('_', ' '), str(one['prompt']), str(one['cached']),
-                      f'{one["first_ms"]:.0f}', f'{one["slowest_ms"]:.0f}',
-                      f'{one["bytes"] / 1e6:.0f}', f'{one["load"]:.1f}')
-    Console(width=110).print(table)
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=2) + '\n')
-    for kept in ('system_from_flash', 'system_in_place'):
-        if figures[kept]['texts'] != figures['system_computed']['texts']:
-            print(f'error: {kept} gives another text than system_computed', file=sys.stderr)
-            return 1
-    if figures['conversation_from_flash']['texts'] != figures['conversation_in_place']['texts']:
-        print('error: a conversation from flash gives another text', file=sys.stderr)
-        return 1
+def measure(options: Namespace) -> Report:
+    with tempfile.TemporaryDirectory(dir=options.folder or options.store.parent) as folder:
+        figures = medians(options, Path(folder))
+    show(('', 'prompt', 'of it kept', 'first token ms', 'slowest', 'MB of weights read'),
+         [(name.replace('_', ' '), str(one['prompt']), str(one['cached']),
+           f'{one["first_ms"]:.0f}', f'{one["slowest_ms"]:.0f}', f'{one["bytes"] / 1e6:.0f}')
+          for name, one in figures.items()])
+    for ours, other in (('system_from_flash', 'system_computed'),
+                        ('system_in_place', 'system_computed'),
+                        ('conversation_from_flash', 'conversation_in_place')):
+        if figures[ours]['texts'] != figures[other]['texts']:
+            raise RuntimeError(f'{ours} gives another text than {other}')
     cold, warm = (figures[f'system_{way}']['first_ms'] for way in ('computed', 'from_flash'))
-    print(f'first token with a system prompt of {figures["system_from_flash"]["cached"]} tokens: '
-          f'{cold:.0f} ms cold, {warm:.0f} ms warm ({cold / warm:.1f} times as fast), same bytes')
-    return 0
+    return Report(figures, 'first token with a system prompt of '
+                  f'{figures["system_from_flash"]["cached"]} tokens: {cold:.0f} ms cold, '
+                  f'{warm:.0f} ms warm ({cold / warm:.1f} times as fast), same bytes')
+
+
+def parser() -> ArgumentParser:
+    result = command(__doc__)
+    result.add_argument('store', type=Path)
+    result.add_argument('budget', type=byte_size, help="'96MB'")
+    result.add_argument('--context', type=at_least(2), default=512)
+    result.add_argument('--rounds', type=at_least(1), default=5)
+    result.add_argument('--threads', type=at_least(1), default=1)
+    result.add_argument('--folder', type=Path,
+                        help='where keys and values are kept (default: beside the store)')
+    return result
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    sys.exit(run(parser(), measure))

@@ -2,21 +2,17 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
-#include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "bindings/array_arguments.hpp"
-#include "bindings/replay_bindings.hpp"
 #include "core/core.hpp"
 #include "io/crc32c.hpp"
 #include "io/measure_reads.hpp"
 #include "io/uring.hpp"
 #include "window/read_plan.hpp"
-#include "window/window_policy.hpp"
 
 namespace flash_llm {
 namespace {
@@ -109,48 +105,21 @@ void bundled(NeuronCore& core, int section, const py::object& x, const py::objec
   without_interpreter([&] { core.bundled(section, pair.inputs, neurons, pair.outputs); });
 }
 
-void add_rows_sparse(NeuronCore& core, int section, const py::object& h, const py::object& active,
-                     const py::object& out, bool stream) {
-  const Section found = section_of(core, section, 1);
-  const float* h_data = checked<float>("h", h, {found.bundles});
-  const std::uint8_t* active_data = checked<std::uint8_t>("active", active, {found.bundles});
-  float* out_data = checked<float>("out", out, {core.dim()}, true);
-  without_interpreter([&] { core.add_rows_sparse(section, h_data, active_data, out_data, stream); });
-}
-
 void bundled_sparse(NeuronCore& core, int section, const py::object& x, const py::object& active,
-                    const py::object& out, const std::string& activation, const py::object& h_out,
-                    const py::object& bias, float threshold) {
+                    const py::object& out, const std::string& activation, const py::object& bias,
+                    float threshold) {
   const Section found = section_of(core, section, 2, 3);
   const Neurons neurons = neurons_of(found, activation, bias, threshold);
   const float* x_data = checked<float>("x", x, {core.dim()});
   const std::uint8_t* active_data = checked<std::uint8_t>("active", active, {found.bundles});
   float* out_data = checked<float>("out", out, {core.dim()}, true);
-  float* h_data =
-      h_out.is_none() ? nullptr : checked<float>("h_out", h_out, {found.bundles}, true);
-  without_interpreter(
-      [&] { core.bundled_sparse(section, x_data, active_data, out_data, neurons, h_data); });
+  without_interpreter([&] { core.bundled_sparse(section, x_data, active_data, out_data, neurons); });
 }
 
 void prefetch(NeuronCore& core, int section, const py::object& wanted, bool needed) {
   const Section found = section_of(core, section, 1, 3);
   const std::uint8_t* data = checked<std::uint8_t>("wanted", wanted, {found.bundles});
   without_interpreter([&] { core.prefetch(section, data, needed); });
-}
-
-std::int64_t fetch(NeuronCore& core, int section, const py::object& active,
-                   const py::object& importance, double deadline) {
-  const Section found = section_of(core, section, 1, 3);
-  std::uint8_t* flags = checked<std::uint8_t>("active", active, {found.bundles}, true);
-  const float* weights = checked<float>("importance", importance, {found.bundles});
-  require(std::all_of(weights, weights + found.bundles, [](float w) { return w == w; }),
-          "importance", 0, "free of NaN");
-  if (!(deadline >= 0 && deadline < 1e9)) {
-    throw ArgumentError("deadline", std::to_string(deadline),
-                        "monotonic seconds, below 1e9");
-  }
-  const Deadline moment{std::chrono::nanoseconds(static_cast<std::int64_t>(deadline * 1e9))};
-  return without_interpreter([&] { return core.fetch(section, flags, weights, moment); });
 }
 
 void read_rows(NeuronCore& core, int section, const py::object& ids, const py::object& out) {
@@ -178,7 +147,6 @@ py::dict stats(const NeuronCore& core) {
   result["crc_checked"] = counters.crc_checked.load();
   result["hits"] = counters.hits.load();
   result["misses"] = counters.misses.load();
-  result["left_out"] = counters.left_out.load();
   result["prefetched"] = counters.prefetched.load();
   result["prefetch_used"] = counters.prefetch_used.load();
   result["read_ns"] = counters.reading.nanoseconds();
@@ -228,6 +196,13 @@ std::vector<std::pair<std::size_t, std::size_t>> planned(const std::vector<std::
   return spans;
 }
 
+std::size_t bookkeeping_bytes(std::int64_t groups, std::int64_t cache_slots) {
+  require(groups >= 1, "groups", groups, "at least 1");
+  require(cache_slots >= 0, "cache_slots", cache_slots, "at least 0");
+  return GroupCache::bookkeeping_bytes(static_cast<std::size_t>(groups),
+                                       static_cast<std::size_t>(cache_slots));
+}
+
 void translate(std::exception_ptr pointer) {
   try {
     if (pointer) {
@@ -248,7 +223,7 @@ void translate(std::exception_ptr pointer) {
 }  // namespace
 
 PYBIND11_MODULE(_native, module) {
-  module.doc() = "The neuron core in C++; flash_llm_ros.engine.numpy_core is its NumPy twin.";
+  module.doc() = "Groups of neurons in flash and in DRAM, and what is computed on them.";
   py::register_exception_translator(&translate);
   module.attr("STORE_FORMAT") = kStoreFormat;
   module.def("crc32c", &checksum, py::arg("buffer"), py::kw_only(),
@@ -265,53 +240,79 @@ PYBIND11_MODULE(_native, module) {
              "seconds (what passed), direct, reader (which one ran). ValueError for a wrong "
              "argument, ReadFailedError for the file, ReaderUnavailableError for an io_uring that "
              "is not to be had.");
-
-  bind_replay(module);
+  module.def("bookkeeping_bytes", &bookkeeping_bytes, py::arg("groups"), py::arg("cache_slots"),
+             "What a core of a file of so many groups allocates beside its slab to keep account of "
+             "so many cache slots.");
   module.def("plan_reads", &planned, py::arg("groups"), py::arg("request_groups"),
              py::arg("largest_groups"),
-             "The same as flash_llm_ros.engine.numpy_read_plan.plan_reads.");
+             "Spans [begin, end) of these ascending groups, each read by one request with all that "
+             "lies between, at least cost: a request costs as much as `request_groups` more groups, "
+             "and has at most `largest_groups`, gaps included.");
 
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
-  py::class_<NeuronCore>(module, "NeuronCore",
-                         "Same interface as flash_llm_ros.engine.numpy_core.NeuronCore, which "
-                         "documents it. Calls release the interpreter and take turns.")
+  py::class_<NeuronCore>(
+      module, "NeuronCore",
+      "`path` holds `groups` groups of `group_bytes`; rows have `dim` values; `slots` groups fit in "
+      "the slab. `threads` compute, the caller's included; results are the same bytes for any "
+      "number. Calls release the interpreter and take turns. They raise ValueError for a wrong "
+      "argument, ReadFailedError and ChecksumError (after one retry) for the file, MemoryError, and "
+      "RuntimeError once closed. Arrays of a failed call hold unspecified values; the core itself "
+      "stays usable.")
       .def(py::init(&make_core), py::arg("path"), py::arg("group_bytes"), py::arg("groups"),
-           py::arg("dim"), py::arg("slots"), py::kw_only(),
-           py::arg("threads") = 1, py::arg("reader") = "auto", py::arg("reads_in_flight") = 32,
-           py::arg("direct_io") = true,
+           py::arg("dim"), py::arg("slots"), py::kw_only(), py::arg("threads") = 1,
+           py::arg("reader") = "auto", py::arg("reads_in_flight") = 32, py::arg("direct_io") = true,
            py::arg("lock_memory") = true)
-      .def_property_readonly("direct", &NeuronCore::direct)
-      .def_property_readonly("locked", &NeuronCore::locked)
-      .def_property_readonly("reader", &NeuronCore::reader_name)
-      .def_property_readonly("scratch_bytes", &NeuronCore::scratch_bytes)
-      .def_property_readonly("kernels", &NeuronCore::kernels_name)
+      .def_property_readonly("direct", &NeuronCore::direct, "Whether reads bypass the page cache.")
+      .def_property_readonly("locked", &NeuronCore::locked, "Whether the slab is locked in DRAM.")
+      .def_property_readonly("reader", &NeuronCore::reader_name, "'io_uring' or 'threads'.")
+      .def_property_readonly("scratch_bytes", &NeuronCore::scratch_bytes,
+                             "Bytes beside the slab that computing needs.")
+      .def_property_readonly("kernels", &NeuronCore::kernels_name,
+                             "Which arithmetic runs, by its instruction set.")
       .def("add_section", &NeuronCore::add_section, py::arg("first_group"), py::arg("bundles"),
-           py::arg("bundles_per_group"), py::arg("rows"), py::arg("codec"), unlocked)
-      .def("pin", &NeuronCore::pin, py::arg("section"), py::arg("groups"), unlocked)
-      .def("set_ring", &NeuronCore::set_ring, py::arg("chunk_groups"), py::arg("chunks"), unlocked)
-      .def("set_cache", &NeuronCore::set_cache, py::arg("slots"),
-           py::arg("policy") = default_policy(), unlocked)
-      .def("set_stream_order", &NeuronCore::set_stream_order, py::arg("sections"), unlocked)
+           py::arg("bundles_per_group"), py::arg("rows"), py::arg("codec"), unlocked,
+           "Registers consecutive groups of bundles of `rows` rows in a codec; returns an id.")
+      .def("pin", &NeuronCore::pin, py::arg("section"), py::arg("groups"), unlocked,
+           "Loads the section's first groups into slots for good; once per section.")
+      .def("set_ring", &NeuronCore::set_ring, py::arg("chunk_groups"), py::arg("chunks"), unlocked,
+           "Reserves `chunks` runs of `chunk_groups` slots for streaming; once.")
+      .def("set_cache", &NeuronCore::set_cache, py::arg("slots"), unlocked,
+           "Reserves slots for groups read one by one; once.")
+      .def("set_stream_order", &NeuronCore::set_stream_order, py::arg("sections"), unlocked,
+           "The cyclic order in which sections will be streamed; reading ahead begins at once.")
       .def("set_read_costs", &NeuronCore::set_read_costs, py::arg("request_seconds"),
-           py::arg("byte_seconds"), py::arg("largest_bytes"), unlocked)
-      .def("limit_threads", &NeuronCore::limit_threads, py::arg("most"), unlocked)
-      .def("rows_dot", &rows_dot, py::arg("section"), py::arg("x"), py::arg("out"))
+           py::arg("byte_seconds"), py::arg("largest_bytes"), unlocked,
+           "Plans scattered reads for a device: time of a request, of each byte, longest request. A "
+           "gap between missing groups is read where that costs less than another request. Without "
+           "this call only neighbours are read together.")
+      .def("limit_threads", &NeuronCore::limit_threads, py::arg("most"), unlocked,
+           "Computes with at most so many threads from now on.")
+      .def("rows_dot", &rows_dot, py::arg("section"), py::arg("x"), py::arg("out"),
+           "out float32 [S, bundles] = x float32 [S, dim] @ W.T for a section of single rows.")
       .def("gate_up", &gate_up, py::arg("section"), py::arg("x"), py::arg("h"),
-           py::arg("activation"))
-      .def("add_rows", &add_rows, py::arg("section"), py::arg("h"), py::arg("out"))
+           py::arg("activation"),
+           "h float32 [S, bundles] = act(x @ gate.T) * (x @ up.T); activation: 'silu' or 'relu'.")
+      .def("add_rows", &add_rows, py::arg("section"), py::arg("h"), py::arg("out"),
+           "out float32 [S, dim] += h float32 [S, bundles] @ W, summed in bundle order.")
       .def("bundled", &bundled, py::arg("section"), py::arg("x"), py::arg("out"),
-           py::arg("activation"), py::arg("bias") = py::none(), py::arg("threshold") = 0.0F)
-      .def("add_rows_sparse", &add_rows_sparse, py::arg("section"), py::arg("h"),
-           py::arg("active"), py::arg("out"), py::arg("stream") = false)
+           py::arg("activation"), py::arg("bias") = py::none(), py::arg("threshold") = 0.0F,
+           "out float32 [S, dim] += h @ down, summed in bundle order. Bundles of three rows: h = "
+           "act(x @ gate.T) * (x @ up.T). Of two rows: h = act(x @ up.T + bias), bias float32 "
+           "[bundles] or None for 0. threshold: relu is 0 up to there.")
       .def("bundled_sparse", &bundled_sparse, py::arg("section"), py::arg("x"), py::arg("active"),
-           py::arg("out"), py::arg("activation"), py::arg("h_out") = py::none(),
-           py::arg("bias") = py::none(), py::arg("threshold") = 0.0F)
-      .def("prefetch", &prefetch, py::arg("section"), py::arg("wanted"), py::arg("needed") = false)
-      .def("fetch", &fetch, py::arg("section"), py::arg("active"), py::arg("importance"),
-           py::arg("deadline"))
-      .def("read_rows", &read_rows, py::arg("section"), py::arg("ids"), py::arg("out"))
-      .def("stats", &stats)
-      .def("close", &NeuronCore::close, unlocked);
+           py::arg("out"), py::arg("activation"), py::arg("bias") = py::none(),
+           py::arg("threshold") = 0.0F,
+           "The same for one token, x and out [dim], and the bundles whose uint8 in active "
+           "[bundles] is not 0; only groups with one of them are read.")
+      .def("prefetch", &prefetch, py::arg("section"), py::arg("wanted"), py::arg("needed") = false,
+           "Starts reads of the groups with a bundle whose uint8 in wanted [bundles] is not 0, as "
+           "far as idle slots are left; failed reads are forgotten. needed: the section's next call "
+           "is for these, so they are as urgent, and misses to it.")
+      .def("read_rows", &read_rows, py::arg("section"), py::arg("ids"), py::arg("out"),
+           "out float32 [k, dim] = these rows of a section of single rows; ids int64 [k].")
+      .def("stats", &stats, "A dict of what happened since the core was made: counts, and ns.")
+      .def("close", &NeuronCore::close, unlocked,
+           "Ends all threads and gives the memory back; only the properties and stats() remain.");
 }
 
 }  // namespace flash_llm

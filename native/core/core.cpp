@@ -48,44 +48,15 @@ void NeuronCore::bundled(int section, Inputs x, const Neurons& neurons, Outputs 
   math_.end_sum();
 }
 
-void NeuronCore::add_rows_sparse(int section, const float* h, const std::uint8_t* active,
-                                 float* out, bool stream) {
-  const std::lock_guard turn(calls_);
-  begin_sum(section, {out, 1, dim_});
-  const auto use = [&](const Batch& batch) {
-    const Outputs some = math_.room(1, batch.size());
-    batch.each(0, batch.size(), 0,
-               [&](std::int64_t place, std::int64_t number, const std::uint8_t*) {
-                 some.data[place] = h[number];
-               });
-    math_.add_last_rows(batch, 1, some.read_only());
-  };
-  if (stream) {
-    walk(section).for_each_batch(section, BatchMath::most_bundles(1), use, active);
-  } else {
-    walk(section).for_active_batches(section, active, use);
-  }
-  math_.end_sum();
-}
-
 void NeuronCore::bundled_sparse(int section, const float* x, const std::uint8_t* active,
-                                float* out, const Neurons& neurons, float* h_out) {
+                                float* out, const Neurons& neurons) {
   const std::lock_guard turn(calls_);
   const PreparedInputs prepared = prepare(section, {x, 1, dim_});
-  if (h_out != nullptr) {
-    std::fill_n(h_out, find(section).bundles, 0.0f);
-  }
   begin_sum(section, {out, 1, dim_});
   walk(section).for_active_batches(section, active, [&](const Batch& batch) {
     const Outputs h = math_.room(1, batch.size());
     math_.activate(batch, neurons, prepared, h);
     math_.add_last_rows(batch, neurons.bundle_rows, h.read_only());
-    if (h_out != nullptr) {
-      batch.each(0, batch.size(), 0,
-                 [&](std::int64_t place, std::int64_t number, const std::uint8_t*) {
-                   h_out[number] = h.data[place];
-                 });
-    }
   });
   math_.end_sum();
 }
@@ -98,58 +69,9 @@ void NeuronCore::prefetch(int section, const std::uint8_t* wanted, bool needed) 
   for (std::int64_t& group : groups) {
     group += found.first_group;
   }
-  if (window_ && !groups.empty()) {
-    window_->prefetch(section, groups, needed);
+  if (cache_ && !groups.empty()) {
+    cache_->prefetch(section, groups, needed);
   }
-}
-
-std::int64_t NeuronCore::fetch(int section, std::uint8_t* active, const float* importance,
-                               Deadline deadline) {
-  const std::lock_guard turn(calls_);
-  check_open();
-  const Section& found = find(section);
-  struct Wanted {
-    float importance;
-    std::int64_t local;
-  };
-  std::vector<Wanted> wanted;
-  for (std::int64_t local = found.pinned; local < found.groups(); ++local) {
-    const std::int64_t first = local * found.bundles_per_group;
-    Wanted group{0, local};
-    bool any = false;
-    for (std::int64_t i = first; i < first + found.bundles_in(local); ++i) {
-      any = any || active[i];
-      group.importance += active[i] ? importance[i] : 0;
-    }
-    if (any) {
-      wanted.push_back(group);
-    }
-  }
-  if (wanted.empty()) {
-    return 0;
-  }
-  if (!window_) {
-    throw ArgumentError("set_cache", "no call", "called before unpinned groups are used");
-  }
-  std::stable_sort(wanted.begin(), wanted.end(), [](const Wanted& a, const Wanted& b) {
-    return a.importance > b.importance;
-  });
-  std::vector<std::int64_t> groups;
-  for (const Wanted& group : wanted) {
-    groups.push_back(found.first_group + group.local);
-  }
-  const std::vector<bool> here = window_->fetch(section, groups, deadline);
-  std::int64_t left_out = 0;
-  for (std::size_t i = 0; i < wanted.size(); ++i) {
-    if (!here[i]) {
-      std::uint8_t* const first = active + wanted[i].local * found.bundles_per_group;
-      std::uint8_t* const end = first + found.bundles_in(wanted[i].local);
-      left_out += std::count_if(first, end, [](std::uint8_t flag) { return flag != 0; });
-      std::fill(first, end, std::uint8_t{0});
-    }
-  }
-  add(counters_.left_out, static_cast<std::uint64_t>(left_out));
-  return left_out;
 }
 
 void NeuronCore::read_rows(int section, const std::int64_t* ids, std::int64_t count, float* out) {
@@ -192,7 +114,7 @@ void NeuronCore::begin_sum(int section, Outputs out) {
 GroupWalk NeuronCore::walk(int section) {
   check_open();
   find(section);
-  return {sections_, *slab_, counters_, batch_, ring_.get(), window_.get()};
+  return {sections_, *slab_, counters_, batch_, ring_.get(), cache_.get()};
 }
 
 Section& NeuronCore::find(int section) {

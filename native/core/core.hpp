@@ -59,7 +59,7 @@ class NeuronCore {
   Section section(int index, int least_rows, int most_rows);
   void pin(int section, std::int64_t groups);
   void set_ring(std::int64_t chunk_groups, std::int64_t chunks);
-  void set_cache(std::int64_t slots, const std::string& policy);
+  void set_cache(std::int64_t slots);
   void set_stream_order(const std::vector<int>& sections);
   // What scattered reads cost on this device; until then only neighbours are read together.
   void set_read_costs(double request_seconds, double byte_seconds, std::int64_t largest_bytes);
@@ -71,17 +71,10 @@ class NeuronCore {
   void gate_up(int section, Inputs x, Activation activation, Outputs h);
   void add_rows(int section, Inputs h, Outputs out);
   void bundled(int section, Inputs x, const Neurons& neurons, Outputs out);
-  void add_rows_sparse(int section, const float* h, const std::uint8_t* active, float* out,
-                       bool stream);
-  // `h_out` [bundles], unless null, gets the activations, 0 where a bundle is not active.
   void bundled_sparse(int section, const float* x, const std::uint8_t* active, float* out,
-                      const Neurons& neurons, float* h_out);
+                      const Neurons& neurons);
   // Starts reads of groups with wanted bundles; `needed`: the section's next call is for these.
   void prefetch(int section, const std::uint8_t* wanted, bool needed);
-  // Reads groups of active bundles, those of most importance first, until the deadline, and makes
-  // bundles that are not in DRAM then inactive; returns how many.
-  std::int64_t fetch(int section, std::uint8_t* active, const float* importance,
-                     Deadline deadline);
   void read_rows(int section, const std::int64_t* ids, std::int64_t count, float* out);
 
  private:
@@ -112,7 +105,7 @@ class NeuronCore {
   std::unique_ptr<Slab> slab_;
   std::unique_ptr<GroupFile> file_;
   std::unique_ptr<Reader> reader_;
-  std::unique_ptr<Window> window_;
+  std::unique_ptr<GroupCache> cache_;
   std::unique_ptr<StreamRing> ring_;
 };
 

@@ -71,7 +71,7 @@ NeuronCore::~NeuronCore() { close(); }
 void NeuronCore::close() {
   const std::lock_guard turn(calls_);
   ring_.reset();
-  window_.reset();
+  cache_.reset();
   reader_.reset();
   file_.reset();
   slab_.reset();
@@ -122,7 +122,7 @@ void NeuronCore::pin(int section, std::int64_t groups) {
   const std::int32_t slot = slab_->take(groups, "pinning " + std::to_string(groups) + " groups");
   try {
     read_pinned(section, groups, slot);
-  } catch (const ReadFault&) {
+  } catch (...) {
     slab_->give_back(groups);
     throw;
   }
@@ -140,11 +140,12 @@ void NeuronCore::read_pinned(int section, std::int64_t groups, std::int32_t firs
     Run run{section, first_group + local, {}};
     run.slots.resize(static_cast<std::size_t>(std::min(most, groups - local)));
     std::iota(run.slots.begin(), run.slots.end(), first_slot + static_cast<std::int32_t>(local));
-    pending.begin(kMostUnderWay);
-    reader_->submit(Urgency::kDemand, std::move(run),
-                    [&pending](const Run& done, const std::optional<ReadFault>& fault) {
-                      pending.end(done, fault);
-                    });
+    pending.begin(kMostUnderWay, [&] {
+      reader_->submit(Urgency::kDemand, std::move(run),
+                      [&pending](const Run& done, const std::optional<ReadFault>& fault) {
+                        pending.end(done, fault);
+                      });
+    });
   }
   pending.finish();
 }
@@ -163,18 +164,21 @@ void NeuronCore::set_ring(std::int64_t chunk_groups, std::int64_t chunks) {
   ring_ = std::make_unique<StreamRing>(*reader_, counters_, sections_, slot, chunk_groups, chunks);
 }
 
-void NeuronCore::set_cache(std::int64_t slots, const std::string& policy) {
+void NeuronCore::set_cache(std::int64_t slots) {
   const std::lock_guard turn(calls_);
   check_open();
   require(slots >= 1, "slots", slots, "at least 1");
-  if (window_) {
+  if (cache_) {
     throw ArgumentError("set_cache", "a second call", "called once");
   }
-  require(slots <= kMostSlots, "slots", slots, "below 2**31");
-  auto chosen = make_policy(policy, static_cast<std::int32_t>(slots), groups_);
   const std::int32_t slot = slab_->take(slots, "the cache");
-  window_ = std::make_unique<Window>(*reader_, counters_, read_costs_, groups_, slot,
-                                     static_cast<std::int32_t>(slots), std::move(chosen));
+  try {
+    cache_ = std::make_unique<GroupCache>(*reader_, counters_, read_costs_, groups_, slot,
+                                          static_cast<std::int32_t>(slots));
+  } catch (...) {
+    slab_->give_back(slots);
+    throw;
+  }
 }
 
 void NeuronCore::set_stream_order(const std::vector<int>& sections) {

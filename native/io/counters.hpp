@@ -51,7 +51,6 @@ struct Counters {
   Counter crc_checked{0};    // groups whose checksum was computed
   Counter hits{0};           // groups used that were pinned or cached
   Counter misses{0};         // groups used that had to be read for it
-  Counter left_out{0};       // active bundles whose groups did not arrive in time
   Counter prefetched{0};     // groups that prefetch asked the device for
   Counter prefetch_used{0};  // of those, groups that were then used
   BusyClock reading;         // from the first wanted read to the last arrival

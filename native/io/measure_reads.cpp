@@ -39,8 +39,7 @@ class ReadLoop {
 
   void run(std::int32_t slots) {
     for (std::int32_t slot = 0; slot < slots; ++slot) {
-      pending_.begin(static_cast<std::size_t>(slots));
-      read_into(slot);
+      pending_.begin(static_cast<std::size_t>(slots), [&] { read_into(slot); });
     }
     pending_.finish();
   }

@@ -21,10 +21,21 @@ class PendingReads {
   PendingReads(const PendingReads&) = delete;
   PendingReads& operator=(const PendingReads&) = delete;
 
-  void begin(std::size_t most) {
-    std::unique_lock lock(mutex_);
-    changed_.wait(lock, [&] { return count_ < most; });
-    ++count_;
+  // Before submit() of a read that ends with end(), once fewer than `most` are under way.
+  template <typename Submit>
+  void begin(std::size_t most, Submit submit) {
+    {
+      std::unique_lock lock(mutex_);
+      changed_.wait(lock, [&] { return count_ < most; });
+      ++count_;
+    }
+    try {
+      submit();
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      --count_;
+      throw;
+    }
   }
   void end(const Run& run, const std::optional<ReadFault>& fault) {
     const std::lock_guard lock(mutex_);

@@ -16,16 +16,11 @@ void Reader::submit(Urgency urgency, Run run, Done done) {
   wake();
 }
 
-std::vector<Run> Reader::cancel(Urgency urgency) {
+std::size_t Reader::cancel_stream() {
+  std::deque<Request> cancelled;
   const std::lock_guard lock(mutex_);
-  std::deque<Request>& queue = waiting_[static_cast<std::size_t>(urgency)];
-  std::vector<Run> cancelled;
-  cancelled.reserve(queue.size());
-  for (Request& request : queue) {
-    cancelled.push_back(std::move(request.run));
-  }
-  queue.clear();
-  return cancelled;
+  cancelled.swap(waiting_[static_cast<std::size_t>(Urgency::kStream)]);
+  return cancelled.size();
 }
 
 std::optional<Reader::Request> Reader::take(const std::unique_lock<std::mutex>&) {

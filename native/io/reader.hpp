@@ -10,7 +10,6 @@
 #include <mutex>
 #include <optional>
 #include <string>
-#include <vector>
 
 #include "io/group_file.hpp"
 
@@ -32,9 +31,11 @@ class Reader {
   Reader& operator=(const Reader&) = delete;
 
   virtual const char* name() const = 0;
+  // A std::bad_alloc leaves everything as it was.
   void submit(Urgency urgency, Run run, Done done);
-  // Forgets the requests of this urgency that have not begun; returns what they would have read.
-  std::vector<Run> cancel(Urgency urgency);
+  // Forgets the streamed requests that have not begun, of which `done` is not called; returns how
+  // many. Whoever submits anything else may rely on its answer.
+  std::size_t cancel_stream();
   std::int64_t group_bytes() const {
     return static_cast<std::int64_t>(file_.slab().slot_bytes());
   }

@@ -6,7 +6,7 @@
 #include <cerrno>
 #include <utility>
 
-#include "io/hurried_thread.hpp"
+#include "io/short_slice_thread.hpp"
 
 namespace flash_llm {
 namespace {
@@ -24,7 +24,7 @@ constexpr int kBusy = 3;
 ThreadReader::ThreadReader(const GroupFile& file, int reads_in_flight)
     : Reader(file), most_in_flight_(std::min(reads_in_flight, kMostReading)) {
   for (std::size_t i = 0; i < static_cast<std::size_t>(most_in_flight_) + kChecking; ++i) {
-    threads_.push_back(hurried_thread([this] { serve(); }));
+    threads_.push_back(short_slice_thread([this] { serve(); }));
   }
 }
 

@@ -8,12 +8,12 @@
 #include <system_error>
 #include <utility>
 
-#include "io/hurried_thread.hpp"
+#include "io/short_slice_thread.hpp"
 
 namespace flash_llm {
 namespace {
 
-constexpr std::uint64_t kBell = UINT64_MAX;
+constexpr std::uint64_t kWakeEvent = UINT64_MAX;
 // While checksums of so many bytes are computed the device may run out of reads.
 constexpr std::size_t kMostIdleBytes = 16 << 10;
 
@@ -24,10 +24,13 @@ void try_a_read(const GroupFile& file) {
   const iovec piece{file.slab().slot(0), file.slab().slot_bytes()};
   Uring::Answer answer{};
   uring.read(file.descriptor(), &piece, 1, 0, 0);
+  int error_number = 0;
   do {
-    uring.submit_and_wait();
-  } while (!uring.take(answer));
-  const int error_number = answer.result < 0 ? static_cast<int>(-answer.result) : 0;
+    error_number = uring.submit_and_wait();
+  } while (error_number == 0 && !uring.take(answer));
+  if (error_number == 0 && answer.result < 0) {
+    error_number = static_cast<int>(-answer.result);
+  }
   if (error_number != 0 && error_number != EIO) {  // a bad sector is for the real reads to report
     throw UringRefused("a read of the file: " + std::generic_category().message(error_number));
   }
@@ -35,21 +38,21 @@ void try_a_read(const GroupFile& file) {
 
 }  // namespace
 
-Bell::Bell() : descriptor_(eventfd(0, EFD_CLOEXEC)) {
+WakeEvent::WakeEvent() : descriptor_(eventfd(0, EFD_CLOEXEC)) {
   if (descriptor_ < 0) {
     throw UringRefused("eventfd: " + std::generic_category().message(errno));
   }
 }
 
-Bell::~Bell() { close(descriptor_); }
+WakeEvent::~WakeEvent() { close(descriptor_); }
 
-void Bell::ring() const {
+void WakeEvent::signal() const {
   const std::uint64_t once = 1;
   while (write(descriptor_, &once, sizeof once) < 0 && errno == EINTR) {
   }
 }
 
-void Bell::await(Uring& uring, std::uint64_t name) {
+void WakeEvent::await(Uring& uring, std::uint64_t name) {
   uring.read(descriptor_, &piece_, 1, 0, name);
 }
 
@@ -62,7 +65,7 @@ UringReader::UringReader(const GroupFile& file, int reads_in_flight)
   for (std::size_t index = operations_.size(); index-- > 0;) {
     free_.push_back(index);
   }
-  thread_ = hurried_thread([this] { serve(); });
+  thread_ = short_slice_thread([this] { serve(); });
 }
 
 UringReader::~UringReader() {
@@ -70,37 +73,77 @@ UringReader::~UringReader() {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
   }
-  bell_.ring();
+  wake_event_.signal();
+  submitted_.notify_one();
   thread_.join();
 }
 
 void UringReader::wake() {
   if (idle_.exchange(false)) {
-    bell_.ring();
+    wake_event_.signal();
+  }
+  if (broken_) {
+    submitted_.notify_one();
   }
 }
 
 void UringReader::serve() {
+  if (const int error_number = serve_ring()) {
+    serve_faults(error_number);
+  }
+}
+
+int UringReader::serve_ring() {
   uring_.enable();
-  bell_.await(uring_, kBell);
+  wake_event_.await(uring_, kWakeEvent);
   bool listening = true;
   while (listening || free_.size() < operations_.size()) {
     const bool wait = arrived_.empty();
-    // Said before looking: who submits after the look rings the bell.
+    // Said before looking: who submits after the look wakes this thread.
     idle_ = wait;
     begin_waiting();
     if (in_flight_ == most_in_flight_) {
       idle_ = false;
     }
-    wait ? uring_.submit_and_wait() : uring_.submit();
+    const int error_number = wait ? uring_.submit_and_wait() : uring_.submit();
     idle_ = false;
+    if (error_number != 0) {
+      return error_number;
+    }
     if (take_answers() && (listening = !stopping())) {
-      bell_.await(uring_, kBell);
+      wake_event_.await(uring_, kWakeEvent);
     }
     if (begin_waiting()) {
-      uring_.submit();
+      uring_.submit();  // whose error the next round finds again
     }
     check_some();
+  }
+  return 0;
+}
+
+// Once no read will be answered any more, what still arrives hits slots that nothing is read into.
+void UringReader::serve_faults(int error_number) {
+  const auto fail = [&](const Run& run, const Done& done) {
+    done(run, ReadFault(ReadFault::Kind::kRead,
+                        file_.where(run, 0) + ": io_uring failed: " +
+                            std::generic_category().message(error_number)));
+  };
+  for (Operation& operation : operations_) {
+    if (operation.done) {
+      fail(operation.read->run(), operation.done);
+      operation.done = nullptr;
+    }
+  }
+  std::unique_lock lock(mutex_);
+  broken_ = true;
+  while (!stopping_) {
+    if (std::optional<Request> request = take(lock)) {
+      lock.unlock();
+      fail(request->run, request->done);
+      lock.lock();
+    } else {
+      submitted_.wait(lock);
+    }
   }
 }
 
@@ -142,12 +185,12 @@ void UringReader::ask(std::size_t index) {
 }
 
 bool UringReader::take_answers() {
-  bool rung = false;
+  bool woken = false;
   Uring::Answer answer{};
   while (uring_.take(answer)) {
     const std::size_t index = static_cast<std::size_t>(answer.name);
-    if (answer.name == kBell) {
-      rung = true;
+    if (answer.name == kWakeEvent) {
+      woken = true;
     } else if (operations_[index].read->arrived(answer.result)) {
       arrived_.push_back(index);
       --in_flight_;
@@ -155,7 +198,7 @@ bool UringReader::take_answers() {
       ask(index);
     }
   }
-  return rung;
+  return woken;
 }
 
 void UringReader::check_some() {

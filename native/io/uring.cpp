@@ -119,13 +119,18 @@ void Uring::read(int descriptor, const iovec* pieces, std::size_t count, off_t o
   __atomic_store_n(asked_tail_, tail + 1, __ATOMIC_RELEASE);
 }
 
-void Uring::enter(unsigned answers) {
+int Uring::enter(unsigned answers) {
   const unsigned asked = *asked_tail_ - __atomic_load_n(asked_head_, __ATOMIC_ACQUIRE);
   if (syscall(__NR_io_uring_enter, ring_.number, asked, answers, IORING_ENTER_GETEVENTS, nullptr,
-              0) < 0 && errno != EINTR) {
-    // Short of memory, say. What was put in stays in the ring, and the caller comes again.
-    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+              0) >= 0 || errno == EINTR) {
+    return 0;
   }
+  if (errno != EAGAIN && errno != EBUSY && errno != ENOMEM) {
+    return errno;
+  }
+  // Short of memory. What was put in stays in the ring, and the caller comes again.
+  std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  return 0;
 }
 
 bool Uring::take(Answer& answer) {
@@ -147,7 +152,7 @@ void Uring::setup(unsigned) {
 }
 void Uring::enable() {}
 void Uring::read(int, const iovec*, std::size_t, off_t, std::uint64_t) {}
-void Uring::enter(unsigned) {}
+int Uring::enter(unsigned) { return ENOSYS; }
 bool Uring::take(Answer&) { return false; }
 
 #endif

@@ -34,10 +34,11 @@ class Uring {
   // pieces must stay where they are until the read is answered.
   void read(int descriptor, const iovec* pieces, std::size_t count, off_t offset,
             std::uint64_t name);
-  // Sends what was put in and waits for an answer.
-  void submit_and_wait() { enter(1); }
-  // Sends what was put in.
-  void submit() { enter(0); }
+  // Sends what was put in and waits for an answer; the caller looks whether one has come. Returns 0,
+  // or the error number that the kernel will answer for ever after.
+  int submit_and_wait() { return enter(1); }
+  // Sends what was put in; returns the same.
+  int submit() { return enter(0); }
 
   struct Answer {
     std::uint64_t name;
@@ -55,7 +56,7 @@ class Uring {
 
   void setup(unsigned entries);
   void map(Mapping& mapping, std::size_t bytes, std::uint64_t what);
-  void enter(unsigned answers);
+  int enter(unsigned answers);
 
   struct Descriptor {
     int number = -1;

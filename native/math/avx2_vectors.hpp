@@ -97,8 +97,9 @@ struct Vec256Ints {
   static Vec::F as_float(I value) { return _mm256_castsi256_ps(value); }
   static I as_ints(Vec::F value) { return _mm256_castps_si256(value); }
   static Vec::F four_lanes_each(const float* two) {
-    return _mm256_permutevar_ps(_mm256_castpd_ps(_mm256_broadcast_sd(
-                                    reinterpret_cast<const double*>(two))),
+    double both;
+    __builtin_memcpy(&both, two, sizeof both);
+    return _mm256_permutevar_ps(_mm256_castpd_ps(_mm256_set1_pd(both)),
                                 _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
   }
   static Vec::F eight_lanes_each(const float* one) { return _mm256_broadcast_ss(one); }

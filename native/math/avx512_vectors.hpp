@@ -91,9 +91,9 @@ struct Vec512Ints {
   }
   static Vec::F eight_lanes_each(const float* two) {
     const __m512i which = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    return _mm512_permutevar_ps(_mm512_castpd_ps(_mm512_broadcastsd_pd(
-                                    _mm_load_sd(reinterpret_cast<const double*>(two)))),
-                                which);
+    double both;
+    __builtin_memcpy(&both, two, sizeof both);
+    return _mm512_permutevar_ps(_mm512_castpd_ps(_mm512_set1_pd(both)), which);
   }
   // Dword j of vector i becomes dword i of vector j.
   static void transpose(I* rows) {

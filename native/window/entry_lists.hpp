@@ -17,6 +17,7 @@ struct EntryList {
 class EntryLinks {
  public:
   explicit EntryLinks(std::int32_t entries) : links_(static_cast<std::size_t>(entries)) {}
+  static constexpr std::size_t bytes(std::size_t entries) { return entries * sizeof(Link); }
 
   std::int32_t newer(std::int32_t index) const { return at(index).newer; }
 
@@ -25,15 +26,16 @@ class EntryLinks {
     (list.newest >= 0 ? at(list.newest).newer : list.oldest) = index;
     list.newest = index;
   }
-  void push_oldest(EntryList& list, std::int32_t index) {
-    at(index) = {-1, list.oldest};
-    (list.oldest >= 0 ? at(list.oldest).older : list.newest) = index;
-    list.oldest = index;
-  }
   void remove(EntryList& list, std::int32_t index) {
     const Link link = at(index);
     (link.older >= 0 ? at(link.older).newer : list.oldest) = link.newer;
     (link.newer >= 0 ? at(link.newer).older : list.newest) = link.older;
+  }
+  // The newest entry of a list that is not empty, which it leaves.
+  std::int32_t pop_newest(EntryList& list) {
+    const std::int32_t index = list.newest;
+    remove(list, index);
+    return index;
   }
   // Moves all of `from` to the new end of `list`.
   void append(EntryList& list, EntryList& from) {

@@ -17,23 +17,21 @@
 
 namespace flash_llm {
 
-// Made for one call; ring and window may be missing where all groups are pinned.
+// Made for one call; ring and cache may be missing where all groups are pinned.
 class GroupWalk {
  public:
   GroupWalk(const Sections& sections, const Slab& slab, Counters& counters, Batch& batch,
-            StreamRing* ring, Window* window)
+            StreamRing* ring, GroupCache* cache)
       : sections_(sections),
         slab_(slab),
         counters_(counters),
         batch_(batch),
         ring_(ring),
-        window_(window) {}
+        cache_(cache) {}
 
-  // use(batch), for batches of at most so many bundles that make up the section, in order; of
-  // `active`, unless null, those with a flag.
+  // use(batch), for batches of at most so many bundles that make up the section, in order.
   template <typename Use>
-  void for_each_batch(int section, std::int64_t most, Use use,
-                      const std::uint8_t* active = nullptr) {
+  void for_each_batch(int section, std::int64_t most, Use use) {
     const Section& found = sections_[static_cast<std::size_t>(section)];
     const std::int64_t groups = found.groups();
     if (found.pinned < groups && !ring_) {
@@ -51,17 +49,10 @@ class GroupWalk {
           if (batch_.size() > 0 && batch_.size() + bundles > most) {
             break;
           }
-          const std::uint8_t* const group = slab_.slot(static_cast<std::int32_t>(slot));
-          const std::int64_t first = local * found.bundles_per_group;
-          if (active == nullptr) {
-            batch_.add(group, first, bundles);
-          } else {
-            batch_.add_flagged(group, first, bundles, active + first);
-          }
+          batch_.add(slab_.slot(static_cast<std::int32_t>(slot)),
+                     local * found.bundles_per_group, bundles);
         }
-        if (batch_.size() > 0) {
-          use(batch_);
-        }
+        use(batch_);
       }
     };
     use_groups(0, found.pinned, found.pin_slot, false);
@@ -74,7 +65,7 @@ class GroupWalk {
     }
   }
 
-  // The same for active bundles, in batches of as many as are in DRAM.
+  // use(batch) for the active bundles, in batches of as many as are in DRAM.
   template <typename Use>
   void for_active_batches(int section, const std::uint8_t* active, Use use) {
     const Section& found = sections_[static_cast<std::size_t>(section)];
@@ -104,9 +95,9 @@ class GroupWalk {
   // before_gap() comes before groups used so far may go and before waiting for the next one.
   template <typename Use, typename BeforeGap>
   void for_some_groups(int section, const std::vector<std::int64_t>& locals, Use use,
-                                   BeforeGap before_gap) {
+                       BeforeGap before_gap) {
     const Section& found = sections_[static_cast<std::size_t>(section)];
-    const std::size_t cached_at_once = window_ ? window_->size() : 0;
+    const std::size_t cached_at_once = cache_ ? cache_->size() : 0;
     std::vector<std::int64_t> cached;
     for (std::size_t begin = 0; begin < locals.size();) {
       cached.clear();
@@ -123,7 +114,7 @@ class GroupWalk {
         throw ArgumentError("set_cache", "no call", "called before unpinned groups are used");
       }
       add(counters_.hits, end - begin - cached.size());
-      const Claim claim(window_, section, cached);
+      const Claim claim(cache_, section, cached);
       std::size_t claimed = 0;
       for (; begin < end; ++begin) {
         const std::int64_t local = locals[begin];
@@ -146,7 +137,7 @@ class GroupWalk {
   Counters& counters_;
   Batch& batch_;
   StreamRing* const ring_;
-  Window* const window_;
+  GroupCache* const cache_;
 };
 
 }  // namespace flash_llm

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <deque>
 
-#include "io/slab.hpp"
-
 namespace flash_llm {
 
 // least[i] is the cost of the first i groups. A request for groups[i, j] adds costs.request +
@@ -35,21 +33,6 @@ std::vector<PlannedRead> plan_reads(const std::vector<std::int64_t>& groups,
   }
   std::reverse(reads.begin(), reads.end());
   return reads;
-}
-
-std::vector<Run> planned_runs(int section, const std::vector<std::int64_t>& groups,
-                              const std::vector<std::int32_t>& slots, const ReadCosts& costs) {
-  std::vector<Run> runs;
-  for (const PlannedRead& read : plan_reads(groups, costs)) {
-    Run run{section, groups[read.begin], {}};
-    run.slots.reserve(static_cast<std::size_t>(groups[read.end - 1] - groups[read.begin] + 1));
-    for (std::size_t i = read.begin; i < read.end; ++i) {
-      run.slots.resize(static_cast<std::size_t>(groups[i] - groups[read.begin]), Slab::kDiscard);
-      run.slots.push_back(slots[i]);
-    }
-    runs.push_back(std::move(run));
-  }
-  return runs;
 }
 
 }  // namespace flash_llm

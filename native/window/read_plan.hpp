@@ -3,9 +3,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "io/group_file.hpp"
+#include "io/slab.hpp"
 
 namespace flash_llm {
 
@@ -26,8 +28,21 @@ struct PlannedRead {
 std::vector<PlannedRead> plan_reads(const std::vector<std::int64_t>& groups,
                                     const ReadCosts& costs);
 
-// The same as runs into slots, which go with `groups`; what lies between goes to Slab::kDiscard.
-std::vector<Run> planned_runs(int section, const std::vector<std::int64_t>& groups,
-                              const std::vector<std::int32_t>& slots, const ReadCosts& costs);
+// The same as runs into slot_of(group); what lies between goes to Slab::kDiscard.
+template <typename SlotOf>
+std::vector<Run> planned_runs(int section, const std::vector<std::int64_t>& groups, SlotOf slot_of,
+                              const ReadCosts& costs) {
+  std::vector<Run> runs;
+  for (const PlannedRead& read : plan_reads(groups, costs)) {
+    Run run{section, groups[read.begin], {}};
+    run.slots.reserve(static_cast<std::size_t>(groups[read.end - 1] - groups[read.begin] + 1));
+    for (std::size_t i = read.begin; i < read.end; ++i) {
+      run.slots.resize(static_cast<std::size_t>(groups[i] - groups[read.begin]), Slab::kDiscard);
+      run.slots.push_back(slot_of(groups[i]));
+    }
+    runs.push_back(std::move(run));
+  }
+  return runs;
+}
 
 }  // namespace flash_llm

@@ -1,31 +1,27 @@
 #include "window/slot_table.hpp"
 
-#include <utility>
-
 namespace flash_llm {
 
-SlotTable::SlotTable(std::int64_t groups, std::int32_t entries,
-                     std::unique_ptr<WindowPolicy> policy)
-    : policy_(std::move(policy)),
-      table_(static_cast<std::size_t>(groups), -1),
+SlotTable::SlotTable(std::int64_t groups, std::int32_t entries)
+    : table_(static_cast<std::size_t>(groups), -1),
       entries_(static_cast<std::size_t>(entries)),
-      links_(entries) {
-  free_.reserve(entries_.size());
+      links_(entries),
+      idle_(groups, entries, links_) {
   for (std::int32_t index = entries; index-- > 0;) {
-    free_.push_back(index);
+    links_.push_newest(free_, index);
   }
 }
 
 void SlotTable::turn(int section) {
   if (section <= last_section_) {
-    policy_->token();
+    idle_.token();
   }
   last_section_ = section;
 }
 
 void SlotTable::claim(std::int32_t index) {
   if (at(index).place == Place::kIdle) {
-    policy_->take(index);
+    idle_.take(index);
   } else if (at(index).place == Place::kExpected) {
     links_.remove(expected_, index);
   }
@@ -34,16 +30,15 @@ void SlotTable::claim(std::int32_t index) {
 
 std::int32_t SlotTable::admit(std::int64_t group) {
   if (free_.empty()) {
-    const std::int32_t yielding = policy_->victim();
+    const std::int32_t yielding = idle_.victim();
     if (yielding < 0) {
       return -1;
     }
     at(yielding).place = Place::kClaimed;
     vacate(yielding);
   }
-  const std::int32_t index = free_.back();
-  free_.pop_back();
-  at(index) = {group, -1, Place::kClaimed};
+  const std::int32_t index = links_.pop_newest(free_);
+  at(index) = {static_cast<std::int32_t>(group), -1, Place::kClaimed};
   table_[static_cast<std::size_t>(group)] = index;
   return index;
 }
@@ -60,12 +55,12 @@ void SlotTable::vacate(std::int32_t index) {
   claim(index);
   table_[static_cast<std::size_t>(at(index).group)] = -1;
   at(index) = Entry{};
-  free_.push_back(index);
+  links_.push_newest(free_, index);
 }
 
 void SlotTable::idle(std::int32_t index, bool used) {
   at(index).place = Place::kIdle;
-  policy_->add(index, at(index).group, used);
+  idle_.add(index, at(index).group, used);
 }
 
 }  // namespace flash_llm

@@ -1,6 +1,7 @@
 #include "window/stream_ring.hpp"
 
 #include <algorithm>
+#include <new>
 #include <numeric>
 #include <utility>
 
@@ -71,7 +72,7 @@ void StreamRing::release() {
 }
 
 void StreamRing::drain() {
-  const std::size_t cancelled = reader_.cancel(Urgency::kStream).size();
+  const std::size_t cancelled = reader_.cancel_stream();
   std::unique_lock lock(mutex_);
   reading_ -= cancelled;
   counters_.reading.end(cancelled);
@@ -105,7 +106,7 @@ void StreamRing::fill() {
 
 void StreamRing::submit(Urgency urgency, Entry& entry) {
   const std::int64_t most = std::max<std::int64_t>(kRequestBytes / reader_.group_bytes(), 1);
-  const std::size_t requests = static_cast<std::size_t>((entry.chunk.groups + most - 1) / most);
+  std::size_t requests = static_cast<std::size_t>((entry.chunk.groups + most - 1) / most);
   {
     const std::lock_guard lock(mutex_);
     entry.reading = requests;
@@ -115,15 +116,24 @@ void StreamRing::submit(Urgency urgency, Entry& entry) {
   counters_.reading.begin(requests);
   const std::int64_t first_group = sections_[static_cast<std::size_t>(entry.section)].first_group +
                                    entry.chunk.first_local;
-  for (std::int64_t done = 0; done < entry.chunk.groups; done += most) {
-    Run run{entry.section, first_group + done, {}};
-    run.slots.resize(static_cast<std::size_t>(std::min(most, entry.chunk.groups - done)));
-    std::iota(run.slots.begin(), run.slots.end(),
-              entry.chunk.slot + static_cast<std::int32_t>(done));
-    reader_.submit(urgency, std::move(run),
-                   [this, &entry](const Run& read, const std::optional<ReadFault>& fault) {
-                     arrived(entry, read, fault);
-                   });
+  try {
+    for (std::int64_t done = 0; done < entry.chunk.groups; done += most, --requests) {
+      Run run{entry.section, first_group + done, {}};
+      run.slots.resize(static_cast<std::size_t>(std::min(most, entry.chunk.groups - done)));
+      std::iota(run.slots.begin(), run.slots.end(),
+                entry.chunk.slot + static_cast<std::int32_t>(done));
+      reader_.submit(urgency, std::move(run),
+                     [this, &entry](const Run& read, const std::optional<ReadFault>& fault) {
+                       arrived(entry, read, fault);
+                     });
+    }
+  } catch (const std::bad_alloc&) {
+    const std::lock_guard lock(mutex_);
+    entry.reading -= requests;
+    reading_ -= requests;
+    counters_.reading.end(requests);
+    entry.section = -1;  // nobody finds it, so that the next acquire() begins anew
+    throw;
   }
 }
 

@@ -35,7 +35,7 @@ def report(tmp_path_factory):
                           cwd=ROOT)
     assert done.returncode == 0, done.stderr
     figures = json.loads((folder / 'figures.json').read_text())
-    return {row['name']: row for row in figures['rows']}, done.stdout.splitlines()[-1]
+    return {row['name']: row for row in figures['figures']['rows']}, done.stdout.splitlines()[-1]
 
 
 @pytest.fixture(scope='module')
@@ -71,10 +71,11 @@ def test_hybrid_reads_half_of_it(report):
     assert rows['hybrid']['dram_bytes'] == pytest.approx(model / 2, abs=RING)
 
 
-def test_a_predictor_reads_the_predicted_rows_all_anew(report, activity):
+def test_a_predictor_reads_the_predicted_rows_nearly_all_anew(report, activity):
+    """There is room for one layer's; of layers that need less a few stay until the next token."""
     rows, _ = report
     expected = np.median(activity[-TOKENS:].sum(axis=(1, 2))) * 2 * ROW
-    assert rows['+ predictor']['flash_bytes'] == expected
+    assert 0.98 * expected < rows['+ predictor']['flash_bytes'] <= expected
 
 
 @pytest.mark.parametrize(('name', 'neuron_bytes'), [('+ window', 2 * ROW), ('+ bundling', BUNDLE)])

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 import shutil
 
-from core_cases import needs_native
 from flash_costs import linear_profile
 import numpy as np
 import pytest
@@ -22,7 +21,6 @@ def quiet(what: str, done: int, total: int) -> None:
     pass
 
 
-@needs_native
 def test_every_case_is_measured(tmp_path: Path) -> None:
     file = tmp_path / 'neurons.bin'
     file.write_bytes(bytes(3 << 20))
@@ -36,14 +34,12 @@ def test_every_case_is_measured(tmp_path: Path) -> None:
     assert calls[-1] == ('probing', len(calls), len(calls))
 
 
-@needs_native
 def test_reads_longer_than_the_file_are_left_out(tmp_path: Path) -> None:
     file = tmp_path / 'neurons.bin'
     file.write_bytes(bytes(20_000))
     assert probe(file, 0.05, quiet).sizes[-1] == 16384
 
 
-@needs_native
 @pytest.mark.parametrize('length', [0, 100, 4095])
 def test_a_file_without_a_single_page_is_refused(tmp_path: Path, length: int) -> None:
     file = tmp_path / 'neurons.bin'
@@ -53,7 +49,6 @@ def test_a_file_without_a_single_page_is_refused(tmp_path: Path, length: int) ->
     assert caught.value.code == ErrorCode.INVALID_PARAMETER
 
 
-@needs_native
 def test_a_missing_file(tmp_path: Path) -> None:
     with pytest.raises(FlashLlmError) as caught:
         probe(tmp_path / 'missing', 0.05, quiet)
@@ -65,7 +60,6 @@ def store(int8_store: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(int8_store, tmp_path / 'own.store'))
 
 
-@needs_native
 def test_the_command(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
                      monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(probe_command, 'QUICK_SECONDS', 0.1)
@@ -123,16 +117,15 @@ def answer(store: Path, core: str) -> tuple[list[int], int, list[str]]:
         engine.close()
 
 
-@pytest.mark.parametrize('core', [pytest.param('native', marks=needs_native), 'numpy'])
-def test_the_engine_plans_by_the_profile_and_says_the_same(store: Path, core: str) -> None:
+def test_the_engine_plans_by_the_profile_and_says_the_same(store: Path) -> None:
     groups = FlashStore.open(store).manifest.geometry.section('down', 0).groups
     assert groups > 2
-    tokens, gap, lines = answer(store, core)
+    tokens, gap, lines = answer(store)
     assert any('no device profile' in line for line in lines)
     assert gap == 0
     # Requests that cost as much as a megabyte: all gaps are read.
     linear_profile(store, request=1e-3, byte=1e-9, latency=0.0).save(store / PROFILE)
-    planned_tokens, gap, lines = answer(store, core)
+    planned_tokens, gap, lines = answer(store)
     assert any(f'reads are planned by {store / PROFILE}' in line for line in lines)
     assert gap == groups - 2
     assert planned_tokens == tokens

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from core_cases import needs_native, needs_uring
+from core_cases import needs_uring
 from planted_checkpoint import write_planted_checkpoint
 import pytest
 
@@ -55,9 +55,9 @@ def answer(store, **options):
 
 @pytest.mark.parametrize('options', [
     pytest.param({'core': 'numpy'}, id='numpy'),
-    pytest.param({'reader': 'threads'}, id='threads', marks=needs_native),
+    pytest.param({'reader': 'threads'}, id='threads'),
     pytest.param({'reader': 'io_uring', 'reads_in_flight': 2}, id='io_uring',
-                 marks=[needs_native, needs_uring]),
+                 marks=needs_uring),
 ])
 def test_the_same_text_and_the_layers_ahead(relu_store, options):
     off, before, core = answer(relu_store, **options)

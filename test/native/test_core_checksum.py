@@ -1,12 +1,9 @@
 """The native checksum, by instruction and by table, against published values and a plain loop."""
 
-from core_cases import needs_native
 from core_oracle import plain_crc32c
 import numpy as np
 import pytest
 from test_codec import KNOWN
-
-pytestmark = needs_native
 
 
 @pytest.fixture(params=[False, True], ids=['instruction', 'table'])

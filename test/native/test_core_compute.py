@@ -1,26 +1,22 @@
-"""What the cores compute, against float64 answers from the rows that were written to the file."""
+"""What the core computes, against float64 answers from the rows that were written to the file."""
 
-from core_cases import (
-    KERNELS,
-    Setting,
-    each_arithmetic,
-    each_core,
-    each_native_arithmetic,
-    needs_native,
-    runs_here,
-)
+import sys
+
+from core_cases import KERNELS, Setting, each_kernels, runs_here
 from core_oracle import gated, plain_crc32c, rounded, ungated, write_neuron_file
 import numpy as np
 import pytest
 
+import flash_llm_ros
+from flash_llm_ros import _native
+from flash_llm_ros._native import NeuronCore
 from flash_llm_ros.engine.memory.core import load_core_class
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 
 @pytest.fixture
 def chosen(monkeypatch, kernels):
-    if kernels != 'numpy':
-        monkeypatch.setenv('FLASH_LLM_ROS_KERNELS', kernels)
+    monkeypatch.setenv('FLASH_LLM_ROS_KERNELS', kernels)
     return kernels
 
 
@@ -61,15 +57,15 @@ SHAPES = [
 ]
 
 
-@each_arithmetic
+@each_kernels
 @pytest.mark.parametrize(('dim', 'codec', 'group_bytes', 'bundles'), SHAPES)
-def test_against_float64(tmp_path, core_class, chosen, dim, codec, group_bytes, bundles):
+def test_against_float64(tmp_path, chosen, dim, codec, group_bytes, bundles):
     rng = np.random.default_rng(dim + len(codec))
     codecs = (codec.split() * 4)[:4]
     made = write_neuron_file(tmp_path / 'neurons.bin', rng, codecs[0], dim, group_bytes, [
         (bundles[0], 0, 2, codecs[0]), (bundles[1], 0, 1, codecs[1]),
         (bundles[2], 0, 3, codecs[2]), (bundles[3], 0, 1, codecs[3])])
-    core = Setting.random(rng, made).open(made, core_class)
+    core = Setting.random(rng, made).open(made, NeuronCore)
     assert core.kernels == chosen
     gate_up, down, bundle, table = made.sections
     for tokens in (1, 2, 3, 4, 7, 16, 17, 37):
@@ -103,26 +99,16 @@ def test_against_float64(tmp_path, core_class, chosen, dim, codec, group_bytes, 
                      np.abs(before) + np.abs(h) @ np.abs(down.weights[:, 0]))
 
     for share in (0, 0.1, 0.5, 1):
-        active = (rng.random(down.bundles) < share).astype(np.uint8) * 3  # anything but 0 is active
-        h = rng.standard_normal(down.bundles).astype(np.float32)
-        out = np.zeros(dim, np.float32)
-        core.add_rows_sparse(1, h, active, out)
-        used = h * (active > 0)
-        assert_close(out, used @ down.weights[:, 0], np.abs(used) @ np.abs(down.weights[:, 0]))
-
-        active = (rng.random(bundle.bundles) < share).astype(np.uint8)
+        used = rng.random(bundle.bundles) < share
         x = rng.standard_normal(dim).astype(np.float32)
-        wanted_h = gated(bundle, rounded(x[None], bundle.codec), 'silu')[0] * active
+        wanted_h = gated(bundle, rounded(x[None], bundle.codec), 'silu')[0] * used
         magnitudes = ((np.abs(x) @ np.abs(bundle.weights[:, 0]).T + 1)
-                      * (np.abs(x) @ np.abs(bundle.weights[:, 1]).T + 1)) * active
-        for h_out in (None, np.full(bundle.bundles, np.nan, np.float32)):
-            out = np.zeros(dim, np.float32)
-            core.bundled_sparse(2, x, active, out, 'silu', h_out)
-            assert_close(out, wanted_h @ bundle.weights[:, 2],
-                         magnitudes @ np.abs(bundle.weights[:, 2]))
-            if h_out is not None:
-                assert_close(h_out, wanted_h, magnitudes)
-                assert not h_out[active == 0].any()
+                      * (np.abs(x) @ np.abs(bundle.weights[:, 1]).T + 1)) * used
+        before = rng.standard_normal(dim).astype(np.float32)
+        out = before.copy()
+        core.bundled_sparse(2, x, used.astype(np.uint8) * 3, out, 'silu')  # all but 0 is active
+        assert_close(out, before + wanted_h @ bundle.weights[:, 2],
+                     np.abs(before) + magnitudes @ np.abs(bundle.weights[:, 2]))
 
     ids = rng.integers(0, table.bundles, 40)
     rows = np.full((40, dim), np.nan, np.float32)
@@ -132,19 +118,19 @@ def test_against_float64(tmp_path, core_class, chosen, dim, codec, group_bytes, 
     core.close()
 
 
-@each_arithmetic
+@each_kernels
 @pytest.mark.parametrize(('dim', 'codec', 'group_bytes', 'bundles'), [
     (70, 'int8', 1024, 41), (160, 'int4', 1024, 90), (33, 'fp16', 512, 20),
     (1000, 'fp16', 8192, 17),
 ])
-def test_ungated_bundles_against_float64(tmp_path, core_class, chosen, dim, codec, group_bytes,
+def test_ungated_bundles_against_float64(tmp_path, chosen, dim, codec, group_bytes,
                                          bundles):
     """Bundles of an up row and a down column, with and without a bias before the activation."""
     rng = np.random.default_rng(dim)
     made = write_neuron_file(tmp_path / 'neurons.bin', rng, codec, dim, group_bytes,
                              [(3, 0, 1), (bundles, 0, 2)])
     part = made.sections[1]
-    core = Setting.random(rng, made).open(made, core_class)
+    core = Setting.random(rng, made).open(made, NeuronCore)
     up, down = np.abs(part.weights[:, 0]), np.abs(part.weights[:, 1])
     biases = rng.standard_normal(bundles).astype(np.float32)
     for bias in (None, biases):
@@ -162,26 +148,21 @@ def test_ungated_bundles_against_float64(tmp_path, core_class, chosen, dim, code
             x = rng.standard_normal(dim).astype(np.float32)
             wanted_h = ungated(part, rounded(x[None], codec), 'relu', bias)[0] * (active > 0)
             magnitudes = (np.abs(x) @ up.T + np.abs(biases)) * (active > 0)
-            out, h = np.zeros(dim, np.float32), np.full(bundles, np.nan, np.float32)
-            core.bundled_sparse(1, x, active, out, 'relu', h, bias)
+            out = np.zeros(dim, np.float32)
+            core.bundled_sparse(1, x, active, out, 'relu', bias)
             assert_close(out, wanted_h @ part.weights[:, 1], magnitudes @ down)
-            assert_close(h, wanted_h, magnitudes)
-            assert not h[active == 0].any()
-            without = np.zeros(dim, np.float32)
-            core.bundled_sparse(1, x, active, without, 'relu', bias=bias)
-            assert np.array_equal(without, out)
     core.close()
 
 
-@each_arithmetic
+@each_kernels
 @pytest.mark.parametrize('rows', [2, 3])
-def test_relu_with_a_threshold_against_float64(tmp_path, core_class, chosen, rows):
+def test_relu_with_a_threshold_against_float64(tmp_path, chosen, rows):
     """FATReLU: what is not above the threshold is 0, gated and not."""
     rng = np.random.default_rng(rows)
     made = write_neuron_file(tmp_path / 'neurons.bin', rng, 'fp16', 70, 1024,
                              [(3, 0, 1), (41, 0, rows)])
     part = made.sections[1]
-    core = Setting.random(rng, made).open(made, core_class)
+    core = Setting.random(rng, made).open(made, NeuronCore)
     for tokens in (1, 3):
         x = rng.standard_normal((tokens, 70)).astype(np.float32)
         z = x.astype(np.float64) @ part.weights[:, 0].T
@@ -194,22 +175,21 @@ def test_relu_with_a_threshold_against_float64(tmp_path, core_class, chosen, row
         wanted, out = h @ part.weights[:, -1], np.zeros((tokens, 70), np.float32)
         core.bundled(1, x, out, 'relu', None, threshold)
         np.testing.assert_allclose(out, wanted, rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
-        found = np.full(41, np.nan, np.float32)
-        core.bundled_sparse(1, x[0], np.ones(41, np.uint8), out[0], 'relu', found, None, threshold)
-        np.testing.assert_allclose(found, h[0], rtol=1e-3, atol=1e-4 * np.abs(h[0]).max())
-        assert np.array_equal(found != 0, z[0] > threshold)
+        sparse = np.zeros(70, np.float32)
+        core.bundled_sparse(1, x[0], np.ones(41, np.uint8), sparse, 'relu', None, threshold)
+        np.testing.assert_allclose(sparse, wanted[0], rtol=1e-3, atol=1e-4 * np.abs(wanted).max())
     core.close()
 
 
-@each_arithmetic
+@each_kernels
 @pytest.mark.parametrize('codec', ['int8', 'int4'])
 @pytest.mark.parametrize('tokens', [1, 3, 11])
-def test_inputs_of_any_size(tmp_path, core_class, chosen, codec, tokens):
+def test_inputs_of_any_size(tmp_path, chosen, codec, tokens):
     """Blocks of zeros, of the smallest and largest floats, and what is not finite at all."""
     rng = np.random.default_rng(8)
     made = write_neuron_file(tmp_path / 'neurons.bin', rng, codec, 150, 1024, [(37, 0, 1)])
     table = made.sections[0].weights[:, 0]
-    core = Setting().open(made, core_class)
+    core = Setting().open(made, NeuronCore)
     x = rng.standard_normal((tokens, 150)).astype(np.float32)
     x[:, 32:64] = 0
     x[:, 64:96] *= 1e-33
@@ -226,10 +206,10 @@ def test_inputs_of_any_size(tmp_path, core_class, chosen, codec, tokens):
         assert np.isfinite(out[1:]).all()
 
 
-@each_native_arithmetic
+@each_kernels
 @pytest.mark.parametrize('codec', ['int8', 'int4'])
 @pytest.mark.parametrize('tokens', [1, 4])
-def test_no_sum_overflows(tmp_path, core_class, chosen, codec, tokens):
+def test_no_sum_overflows(tmp_path, chosen, codec, tokens):
     """The largest quants and steps, all of one sign or by turns, where narrow sums would wrap."""
     dim = 512
     made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(9), codec, dim, 4096,
@@ -248,7 +228,7 @@ def test_no_sum_overflows(tmp_path, core_class, chosen, codec, tokens):
         rows = [row.tobytes() + lines for row in packed]
     body = b''.join(rows).ljust(4092, b'\0')
     made.path.write_bytes(body + plain_crc32c(body).to_bytes(4, 'little'))
-    core = Setting().open(made, core_class)
+    core = Setting().open(made, NeuronCore)
     for x in (np.ones(dim), -np.ones(dim), signs):
         x = np.repeat(x[None].astype(np.float32), tokens, axis=0)
         out = np.empty((tokens, 5), np.float32)
@@ -256,11 +236,11 @@ def test_no_sum_overflows(tmp_path, core_class, chosen, codec, tokens):
         assert np.allclose(out, rounded(x, codec) @ values.T, rtol=1e-6, atol=1e-3)
 
 
-@each_arithmetic
-def test_large_inputs_do_not_become_nan(tmp_path, core_class, chosen):
+@each_kernels
+def test_large_inputs_do_not_become_nan(tmp_path, chosen):
     rng = np.random.default_rng(3)
     made = write_neuron_file(tmp_path / 'neurons.bin', rng, 'fp16', 64, 1024, [(9, 0, 2)])
-    core = Setting().open(made, core_class)
+    core = Setting().open(made, NeuronCore)
     x = np.full((1, 64), 1e6, np.float32)
     h = np.empty((1, 9), np.float32)
     core.gate_up(0, x, h, 'silu')
@@ -271,9 +251,9 @@ def test_large_inputs_do_not_become_nan(tmp_path, core_class, chosen):
     assert not h[gate < -1000].any()
 
 
-@each_arithmetic
+@each_kernels
 @pytest.mark.parametrize('tokens', [1, 5])
-def test_rows_are_added_in_order(tmp_path, core_class, chosen, tokens):
+def test_rows_are_added_in_order(tmp_path, chosen, tokens):
     """Order shows where float32 drops small terms: in file order only the late ones survive."""
     rng = np.random.default_rng(4)
     made = write_neuron_file(tmp_path / 'neurons.bin', rng, 'fp16', 40, 512, [(60, 0, 1)])
@@ -284,7 +264,7 @@ def test_rows_are_added_in_order(tmp_path, core_class, chosen, tokens):
             body = (ones * held).ljust(508, b'\0')
             file.seek(512 * group)
             file.write(body + plain_crc32c(body).to_bytes(4, 'little'))
-    core = Setting({0: 4}, ring=(2, 2), cache=3).open(made, core_class)
+    core = Setting({0: 4}, ring=(2, 2), cache=3).open(made, NeuronCore)
     h = rng.standard_normal((tokens, 60)).astype(np.float32)
     h[:, 7], h[:, 51] = 1e9, -1e9
     wanted = np.zeros(tokens, np.float32)
@@ -293,40 +273,31 @@ def test_rows_are_added_in_order(tmp_path, core_class, chosen, tokens):
     out = np.zeros((tokens, 40), np.float32)
     core.add_rows(0, h, out)
     assert np.array_equal(out, np.repeat(wanted[:, None], 40, axis=1))
-    sparse = np.zeros(40, np.float32)
-    core.add_rows_sparse(0, h[0].copy(), np.ones(60, np.uint8), sparse)
-    assert np.array_equal(sparse, out[0])
 
 
-@each_arithmetic
+@each_kernels
 @pytest.mark.parametrize('codec', ['int8', 'int4'])
-def test_sparse_with_all_active_is_dense(tmp_path, core_class, chosen, codec):
+def test_sparse_with_all_active_is_dense(tmp_path, chosen, codec):
     rng = np.random.default_rng(5)
-    made = write_neuron_file(tmp_path / 'neurons.bin', rng, codec, 90, 1024,
-                             [(40, 0, 3), (40, 0, 1)])
-    core = Setting(cache=3, ring=(3, 2)).open(made, core_class)
+    made = write_neuron_file(tmp_path / 'neurons.bin', rng, codec, 90, 1024, [(40, 0, 3)])
+    core = Setting(cache=3, ring=(3, 2)).open(made, NeuronCore)
     x = rng.standard_normal((1, 90)).astype(np.float32)
-    h = rng.standard_normal((1, 40)).astype(np.float32)
     everything = np.ones(40, np.uint8)
     dense, sparse = np.zeros((2, 1, 90), np.float32)
     core.bundled(0, x, dense, 'relu')
     core.bundled_sparse(0, x[0], everything, sparse[0], 'relu')
     assert np.array_equal(dense, sparse)
-    dense[:], sparse[:] = 0, 0
-    core.add_rows(1, h, dense)
-    core.add_rows_sparse(1, h[0], everything, sparse[0])
-    assert np.array_equal(dense, sparse)
 
 
-@each_native_arithmetic
+@each_kernels
 @pytest.mark.parametrize('codec', ['int8', 'int4'])
-def test_a_token_does_not_depend_on_its_neighbours(tmp_path, core_class, chosen, codec):
+def test_a_token_does_not_depend_on_its_neighbours(tmp_path, chosen, codec):
     """With several tokens in a call, each one's result is the same in any company."""
     rng = np.random.default_rng(6)
     made = write_neuron_file(tmp_path / 'neurons.bin', rng, codec, 100, 1024,
                              [(40, 0, 2), (30, 0, 3)])
     pinned = {index: part.groups for index, part in enumerate(made.sections)}
-    core = Setting(pinned).open(made, core_class)
+    core = Setting(pinned).open(made, NeuronCore)
     x = rng.standard_normal((23, 100)).astype(np.float32)
     h, out = np.zeros((23, 40), np.float32), np.zeros((23, 100), np.float32)
     core.gate_up(0, x, h, 'silu')
@@ -341,28 +312,16 @@ def test_a_token_does_not_depend_on_its_neighbours(tmp_path, core_class, chosen,
             assert np.array_equal(some_out, out[part])
 
 
-@needs_native
-def test_the_extension_is_what_runs():
-    core_class = load_core_class()
-    assert core_class.__module__ == 'flash_llm_ros._native'
-    assert load_core_class('numpy').__module__ == 'flash_llm_ros.engine.numpy_core'
+def test_a_missing_extension_is_a_sentence(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'flash_llm_ros._native', None)
+    monkeypatch.delattr(flash_llm_ros, '_native')
+    with pytest.raises(ImportError, match=r'the C\+\+ core .* cannot be loaded .*; build it with'):
+        load_core_class()
 
 
-def test_a_missing_extension_is_logged(monkeypatch, caplog):
-    import flash_llm_ros
-    monkeypatch.setitem(__import__('sys').modules, 'flash_llm_ros._native', None)
-    monkeypatch.delattr(flash_llm_ros, '_native', raising=False)
-    assert load_core_class('native').__module__ == 'flash_llm_ros.engine.numpy_core'
-    assert 'native core is not available' in caplog.text
-    with pytest.raises(ValueError, match="prefer: 'fast'"):
-        load_core_class('fast')
-
-
-@needs_native
 @pytest.mark.parametrize('compiled', [None, 1, 2, 4])
 def test_an_extension_of_another_format_is_refused(monkeypatch, compiled):
     """As one is that was compiled before the int4 rows changed: it gave NaN without a word."""
-    from flash_llm_ros import _native
     monkeypatch.delattr(_native, 'STORE_FORMAT')
     if compiled is not None:
         monkeypatch.setattr(_native, 'STORE_FORMAT', compiled, raising=False)
@@ -371,22 +330,20 @@ def test_an_extension_of_another_format_is_refused(monkeypatch, compiled):
     assert refused.value.code is ErrorCode.STORE_VERSION
 
 
-@needs_native
 def test_the_best_kernels_are_chosen(tmp_path, monkeypatch):
     monkeypatch.delenv('FLASH_LLM_ROS_KERNELS', raising=False)
     made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(0), 'int8', 32, 512,
                              [(5, 0, 1)])
-    core = made.open(load_core_class(), 1)
+    core = made.open(NeuronCore, 1)
     assert core.kernels == next(kernels for kernels in KERNELS if runs_here(kernels))
     monkeypatch.setenv('FLASH_LLM_ROS_KERNELS', 'mmx')
     with pytest.raises(ValueError, match=r'FLASH_LLM_ROS_KERNELS: mmx .*plain on this processor'):
-        made.open(load_core_class(), 1)
+        made.open(NeuronCore, 1)
 
 
-@each_core
-def test_scratch_is_reported(tmp_path, core_class):
+def test_scratch_is_reported(tmp_path):
     made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(0), 'int8', 64, 4096,
                              [(5, 0, 1)])
-    core = made.open(core_class, 1)
+    core = made.open(NeuronCore, 1)
     rows = 4096 // 68
     assert rows * 64 * 4 <= core.scratch_bytes < 2**21

@@ -5,12 +5,12 @@ from pathlib import Path
 import subprocess
 import sys
 
-from core_cases import Setting, each_native_core, native_core, needs_native, needs_uring
+from core_cases import Setting, core_with, each_core, needs_uring
 from core_oracle import write_neuron_file
 import numpy as np
 import pytest
 
-from flash_llm_ros.engine import Engine, EngineConfig, numpy_core
+from flash_llm_ros.engine import Engine, EngineConfig
 
 PARTS = [(35, 0, 2), (400, 0, 1)]
 
@@ -49,27 +49,19 @@ def made(tmp_path):
                              PARTS)
 
 
-@needs_native
 def test_the_reader_that_was_asked_for_runs(made):
-    core = made.open(native_core('threads'), 4)
+    core = made.open(core_with('threads'), 4)
     assert core.reader == 'threads'
     core.close()
     assert core.reader == 'threads'
 
 
-@needs_native
 @needs_uring
 def test_io_uring_runs_where_it_is_to_be_had(made):
     for reader in ('io_uring', 'auto'):
-        assert made.open(native_core(reader), 4).reader == 'io_uring'
+        assert made.open(core_with(reader), 4).reader == 'io_uring'
 
 
-def test_the_twin_takes_the_same_arguments(made):
-    core = made.open(numpy_core.NeuronCore, 4, reader='io_uring', reads_in_flight=7)
-    assert core.reader == 'synchronous'
-
-
-@needs_native
 def test_a_container_without_io_uring(int8_store):
     """Threads run in its place, and who insists is told."""
     done = subprocess.run([sys.executable, '-c', WITHOUT_URING, str(int8_store)], text=True,
@@ -83,7 +75,7 @@ def test_a_container_without_io_uring(int8_store):
         "Operation not permitted); it must be 'auto' or 'threads'.")
 
 
-@each_native_core
+@each_core
 @pytest.mark.parametrize('reads_in_flight', [1, 3, 256])
 def test_closing_while_reads_are_under_way(made, core_class, reads_in_flight):
     """Whatever is under way ends first; descriptors and threads are given back."""
@@ -103,18 +95,17 @@ def test_closing_while_reads_are_under_way(made, core_class, reads_in_flight):
     assert held() == before
 
 
-@each_native_core
+@each_core
 @pytest.mark.parametrize('reads_in_flight', [1, 2, 32])
 def test_more_requests_than_reads_in_flight(made, core_class, reads_in_flight):
     core = Setting(cache=80, options={'reads_in_flight': reads_in_flight}).open(made, core_class)
-    active = np.zeros(400, np.uint8)
-    active[::25] = 1  # every other group or less: a request each
+    ids = np.arange(0, 400, 25)     # every other group or less: a request each
     part = made.sections[1]
-    groups = np.unique(np.flatnonzero(active) // part.bundles_per_group)
-    out = np.zeros(64, np.float32)
-    core.add_rows_sparse(1, np.ones(400, np.float32), active, out)
+    groups = ids // part.bundles_per_group
+    out = np.zeros((len(ids), 64), np.float32)
+    core.read_rows(1, ids, out)
     assert core.stats()['flash_reads'] == 1 + np.count_nonzero(np.diff(groups) > 1)
-    assert np.allclose(out, part.weights[active > 0, 0].sum(axis=0), rtol=1e-4, atol=1e-4)
+    assert np.array_equal(out, part.weights[ids, 0].astype(np.float32))
 
 
 def test_the_engine_says_how_it_reads(int8_store):

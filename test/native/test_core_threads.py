@@ -4,16 +4,15 @@ import os
 import signal
 import time
 
-from core_cases import Setting, needs_native
+from core_cases import Setting
 from core_oracle import gated, rounded, ungated, write_neuron_file
 import numpy as np
 import pytest
 
-from flash_llm_ros.engine.memory.core import core_scratch_bytes, load_core_class
+from flash_llm_ros._native import NeuronCore
+from flash_llm_ros.engine.memory.core import core_scratch_bytes
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.geometry import Geometry, Section
-
-pytestmark = needs_native
 
 # Larger than what one thread takes at a time, and than one segment of a sum.
 PARTS = [(1500, 0, 2), (2600, 0, 1), (1100, 0, 3), (1300, 0, 2)]
@@ -55,25 +54,18 @@ def results(core, made):
         found['biased', tokens] = (
             out, before + ungated(bundle, meant, 'relu', bias) @ bundle.weights[:, 1])
     for share in (0.01, 0.2, 1):
-        active = (rng.random(down.bundles) < share).astype(np.uint8)
-        h = rng.standard_normal(down.bundles).astype(np.float32)
-        out = np.zeros(DIM, np.float32)
-        core.add_rows_sparse(1, h, active, out)
-        found['add_rows_sparse', share] = out, (h * active) @ down.weights[:, 0]
-        active = active[:gated_bundle.bundles].copy()
+        active = (rng.random(gated_bundle.bundles) < share).astype(np.uint8)
         x = rng.standard_normal(DIM).astype(np.float32)
-        out, h = np.zeros(DIM, np.float32), np.empty(gated_bundle.bundles, np.float32)
-        core.bundled_sparse(2, x, active, out, 'silu', h)
+        out = np.zeros(DIM, np.float32)
+        core.bundled_sparse(2, x, active, out, 'silu')
         wanted = gated(gated_bundle, rounded(x[None], made.codec), 'silu')[0] * active
         found['bundled_sparse', share] = out, wanted @ gated_bundle.weights[:, 2]
-        found['h_out', share] = h, wanted
     return found
 
 
 def test_results_do_not_depend_on_the_threads(made):
-    core_class = load_core_class()
     everywhere = {index: part.groups for index, part in enumerate(made.sections)}
-    core = Setting(everywhere).open(made, core_class)
+    core = Setting(everywhere).open(made, NeuronCore)
     reference = results(core, made)
     core.close()
     for name, (array, wanted) in reference.items():
@@ -83,7 +75,7 @@ def test_results_do_not_depend_on_the_threads(made):
     settings = [Setting(everywhere, options={'threads': threads}) for threads in (2, 3, 7)]
     settings += [Setting.random(rng, made) for _ in range(6)]
     for setting in settings:
-        core = setting.open(made, core_class)
+        core = setting.open(made, NeuronCore)
         for name, (array, _) in results(core, made).items():
             assert array.tobytes() == reference[name][0].tobytes(), (name, setting)
         core.close()
@@ -108,7 +100,7 @@ def processor_ticks(thread):
 def test_other_threads_work_then_sleep(made):
     everywhere = {index: part.groups for index, part in enumerate(made.sections)}
     assert compute_threads() == []
-    core = Setting(everywhere, options={'threads': 3}).open(made, load_core_class())
+    core = Setting(everywhere, options={'threads': 3}).open(made, NeuronCore)
     workers = compute_threads()
     assert len(workers) == 2
     x = np.ones((64, DIM), np.float32)
@@ -126,7 +118,7 @@ def test_other_threads_work_then_sleep(made):
 
 
 def test_signals_are_left_to_the_interpreter(made):
-    core = Setting(options={'threads': 2}).open(made, load_core_class())
+    core = Setting(options={'threads': 2}).open(made, NeuronCore)
     worker, = compute_threads()
     with open(f'/proc/self/task/{worker}/status') as file:
         blocked = next(line.split()[1] for line in file if line.startswith('SigBlk'))
@@ -147,7 +139,7 @@ def test_the_plan_counts_the_scratch_memory(tmp_path, dim, codec, threads):
     geometry = Geometry(512, group_bytes, dim, tuple(
         Section(name, -1, 1, 3, 3, place, row_codec(each, dim))
         for place, (name, each) in enumerate(zip(('embedding', 'head'), codecs, strict=True))))
-    core = Setting(options={'threads': threads}).open(made, load_core_class())
+    core = Setting(options={'threads': threads}).open(made, NeuronCore)
     for tokens in (1, 40):
         x = np.ones((tokens, dim), np.float32)
         core.bundled(0, x, np.zeros_like(x), 'silu')

@@ -2,9 +2,10 @@
 """
 
 from itertools import pairwise
+import math
 import time
 
-from core_cases import Setting, each_core, each_native_core
+from core_cases import Setting, each_core
 from core_oracle import write_neuron_file
 import numpy as np
 import pytest
@@ -40,10 +41,6 @@ def everything(core, made, seed, rounds=2):
             results.append(out)
             wanted = (rng.random(part.bundles) < 0.3).astype(np.uint8)
             core.prefetch(index, wanted)
-            active = (rng.random(part.bundles) < 0.3).astype(np.uint8)
-            out = floats(made.dim)
-            core.add_rows_sparse(index, floats(part.bundles), active, out)
-            results.append(out)
             ids = rng.integers(0, part.bundles, 9)
             out = np.zeros((9, made.dim), np.float32)
             core.read_rows(index, ids, out)
@@ -60,9 +57,9 @@ def everything(core, made, seed, rounds=2):
             results.append(out)
             active = (rng.random(part.bundles) < 0.4).astype(np.uint8)
             core.prefetch(index, (rng.random(part.bundles) < 0.4).astype(np.uint8))
-            out, h = floats(made.dim), np.zeros(part.bundles, np.float32)
-            core.bundled_sparse(index, floats(made.dim), active, out, 'silu', h, bias)
-            results.extend([out, h])
+            out = floats(made.dim)
+            core.bundled_sparse(index, floats(made.dim), active, out, 'silu', bias)
+            results.append(out)
 
     for _ in range(rounds):
         for index in range(len(made.sections)):
@@ -86,13 +83,59 @@ def test_results_do_not_depend_on_the_memory(made, core_class):
         core.close()
 
 
+class IdleGroups:
+    """The least likely to be needed yields, found by looking; of equals the newest.
+
+    A use is worth half after four tokens. What that comes to is counted in levels; a level is what
+    one token without a use takes off.
+    """
+
+    HALF_LIFE = 4
+    FADING = 2 ** (-1 / HALF_LIFE)
+    MOST = 6 * HALF_LIFE
+
+    def __init__(self):
+        self.now = 0
+        self.uses = {}          # group: weight, token of the latest look
+        self.before = []        # (group, level), oldest first in each level
+        self.current = []       # the same, idle since this token
+
+    def __iter__(self):
+        return (group for group, _ in self.before + self.current)
+
+    def add(self, group, used):
+        weight, token = self.uses.get(group, (0.0, 0))
+        weight = float(np.float32(weight * self.FADING ** (self.now - token) + used))
+        self.uses[group] = weight, self.now
+        share = max(weight * (1 - self.FADING), 1e-9)
+        level = self.MOST + math.floor(math.log2(share) * self.HALF_LIFE + 0.5)
+        self.current.append((group, min(max(level, 0), self.MOST)))
+
+    def take(self, groups):
+        self.before = [pair for pair in self.before if pair[0] not in groups]
+        self.current = [pair for pair in self.current if pair[0] not in groups]
+
+    def yield_one(self):
+        newest_first = [*reversed(self.current), *reversed(self.before)]
+        group = min(newest_first, key=lambda pair: pair[1])[0]
+        self.take([group])
+        return group
+
+    def token(self):
+        self.now += 1
+        fallen = [(group, max(level - 1, 0))
+                  for group, level in sorted(self.before, key=lambda pair: pair[1])]
+        self.before, self.current = fallen + self.current, []
+
+
 class ModelOfTheCache:
     """What should happen in the cache, in the plainest words: lists, oldest first."""
 
     def __init__(self, slots, pinned):
         self.slots = slots
         self.pinned = pinned
-        self.idle = []
+        self.idle = IdleGroups()
+        self.last_section = -1
         self.expected = []      # (section, group)
         self.unused = set()
         self.late = set()       # read for the next use, to which they are misses
@@ -100,7 +143,7 @@ class ModelOfTheCache:
             ('hits', 'misses', 'prefetched', 'prefetch_used', 'crc_checked'), 0)
 
     def present(self):
-        return self.idle + [group for _, group in self.expected]
+        return [*self.idle, *(group for _, group in self.expected)]
 
     def use(self, section, groups):
         batch, cached = [], []
@@ -125,13 +168,17 @@ class ModelOfTheCache:
         if not cached:
             return
         self.unused.difference_update(cached)
-        self.idle = [group for group in self.idle if group not in cached]
+        if section <= self.last_section:
+            self.idle.token()
+        self.last_section = section
+        self.idle.take(cached)
         self.expected = [pair for pair in self.expected if pair[1] not in cached]
         self.settle(section)
         while len(self.present()) + len(cached) > self.slots:
-            victim = self.idle.pop(0) if self.idle else self.expected.pop(0)[1]
-            self.forget(victim)
-        self.idle += cached
+            self.forget(self.idle.yield_one() if list(self.idle)
+                        else self.expected.pop(0)[1])
+        for group in cached:
+            self.idle.add(group, True)
 
     def prefetch(self, section, groups, needed):
         if not any(group not in self.pinned for group in groups):
@@ -139,16 +186,16 @@ class ModelOfTheCache:
         self.settle(section)
         groups = [group for group in groups if group not in self.pinned]
         here = [group for group in groups if group in self.present()]
-        self.idle = [group for group in self.idle if group not in here]
+        self.idle.take(here)
         self.expected = [pair for pair in self.expected if pair[1] not in here]
         self.expected += [(section, group) for group in here]
         for group in groups:
             if group in here:
                 continue
             if len(self.present()) == self.slots:
-                if not self.idle:
+                if not list(self.idle):
                     return
-                self.forget(self.idle.pop(0))
+                self.forget(self.idle.yield_one())
             self.expected.append((section, group))
             (self.late if needed else self.unused).add(group)
             self.counts['prefetched'] += not needed
@@ -159,7 +206,9 @@ class ModelOfTheCache:
         self.late.discard(group)
 
     def settle(self, section):
-        self.idle += [group for owner, group in self.expected if owner == section]
+        for owner, group in self.expected:
+            if owner == section:
+                self.idle.add(group, False)
         self.expected = [pair for pair in self.expected if pair[0] != section]
 
 
@@ -169,7 +218,7 @@ def test_hits_and_misses(made, core_class, seed):
     rng = np.random.default_rng(seed)
     slots = int(rng.choice([1, 2, 5, 12, 40, 100]))
     pinned_groups = {1: int(rng.integers(0, 4)), 2: int(rng.integers(0, 4))}
-    core = Setting(pinned_groups, cache=slots, policy='least_recent').open(made, core_class)
+    core = Setting(pinned_groups, cache=slots).open(made, core_class)
     pinned = {made.sections[index].first_group + group
               for index, count in pinned_groups.items() for group in range(count)}
     model = ModelOfTheCache(slots, pinned)
@@ -181,7 +230,6 @@ def test_hits_and_misses(made, core_class, seed):
         chosen = (rng.random(part.bundles) < rng.choice([0, 0.05, 0.3, 1])).astype(np.uint8)
         groups = (part.first_group
                   + np.unique(np.flatnonzero(chosen) // part.bundles_per_group)).tolist()
-        out = np.zeros(made.dim, np.float32)
         kind = rng.random()
         if kind < 0.3:
             needed = rng.random() < 0.5
@@ -193,15 +241,13 @@ def test_hits_and_misses(made, core_class, seed):
                    and time.monotonic() < deadline):
                 time.sleep(0.001)
             time.sleep(0.002)
-        elif kind < 0.5 and part.rows == 1:
+        elif part.rows == 1:
             ids = rng.permutation(np.repeat(np.flatnonzero(chosen), 2))
             core.read_rows(index, ids, np.zeros((len(ids), made.dim), np.float32))
             model.use(index, groups)
-        elif part.rows == 1:
-            core.add_rows_sparse(index, np.ones(part.bundles, np.float32), chosen, out)
-            model.use(index, groups)
         else:
-            core.bundled_sparse(index, np.ones(made.dim, np.float32), chosen, out, 'relu')
+            core.bundled_sparse(index, np.ones(made.dim, np.float32), chosen,
+                                np.zeros(made.dim, np.float32), 'relu')
             model.use(index, groups)
         stats = core.stats()
         assert {name: stats[name] for name in model.counts} == model.counts
@@ -211,17 +257,27 @@ def test_hits_and_misses(made, core_class, seed):
 
 
 @each_core
+def test_layer_after_layer_the_window_keeps_its_share(tmp_path, core_class):
+    """Where every token needs everything, least recently used groups would never be met again."""
+    made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(0), 'int8', 32, 512,
+                             [(9, 1, 1)] * 8)
+    core = Setting(cache=36).open(made, core_class)
+    for _ in range(50):
+        for section in range(8):
+            core.read_rows(section, np.arange(9), np.zeros((9, 32), np.float32))
+    assert 0.35 <= core.stats()['hits'] / (50 * 72) <= 36 / 72
+
+
+@each_core
 def test_neighbours_are_read_together(tmp_path, core_class):
     made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(0), 'int8', 32, 512,
                              [(60, 1, 1)])
     core = Setting(cache=60).open(made, core_class)
-    active = np.zeros(60, np.uint8)
-    active[[3, 4, 5, 9, 20, 21]] = 1
-    out = np.zeros(32, np.float32)
-    core.add_rows_sparse(0, np.ones(60, np.float32), active, out)
+    ids = np.array([3, 4, 5, 9, 20, 21])
+    core.read_rows(0, ids, np.zeros((6, 32), np.float32))
     assert core.stats()['flash_reads'] == 3
-    active[[6, 7, 8, 40]] = 1
-    core.add_rows_sparse(0, np.ones(60, np.float32), active, out)
+    ids = np.array([3, 4, 5, 6, 7, 8, 9, 20, 21, 40])
+    core.read_rows(0, ids, np.zeros((10, 32), np.float32))
     assert core.stats()['flash_reads'] == 5
     assert core.stats()['flash_bytes'] == 10 * 512
 
@@ -241,7 +297,7 @@ def test_dense_calls_count_and_read_each_group_once(made, core_class):
         assert stats['flash_bytes'] == stats['crc_checked'] * made.group_bytes
 
 
-@each_native_core
+@each_core
 @pytest.mark.parametrize('ring', [(1, 1), (3, 2), (50, 4)])
 def test_reading_ahead_wastes_nothing_in_order(made, ring, core_class):
     """Over tokens in the stream order, every group is read once a token, wrap-around included."""

@@ -5,9 +5,8 @@ import os
 from core_cases import needs_uring
 import pytest
 
+from flash_llm_ros import _native
 from flash_llm_ros.store.errors import ReadFailedError
-
-native = pytest.importorskip('flash_llm_ros._native')
 
 
 @pytest.fixture
@@ -28,7 +27,7 @@ def bytes_read_by_this_process():
 @pytest.mark.parametrize(('size', 'in_flight'), [(512, 1), (4096, 8), (65536, 3), (1 << 20, 2)])
 def test_what_is_counted_was_read(file, reader, pattern, size, in_flight):
     before = bytes_read_by_this_process()
-    found = native.measure_reads(file, size, in_flight, 0.05, pattern, reader)
+    found = _native.measure_reads(file, size, in_flight, 0.05, pattern, reader)
     from_device = bytes_read_by_this_process() - before
     assert found['reads'] >= in_flight
     assert found['bytes'] == found['reads'] * size
@@ -43,7 +42,7 @@ def test_what_is_counted_was_read(file, reader, pattern, size, in_flight):
 
 def test_a_sequential_pass_goes_round(file):
     """More reads than the file has places are no error."""
-    found = native.measure_reads(file, 1 << 19, 4, 0.05, 'sequential')
+    found = _native.measure_reads(file, 1 << 19, 4, 0.05, 'sequential')
     assert found['reads'] > 2
 
 
@@ -56,9 +55,9 @@ def test_wrong_arguments(file, changed, sentence):
     arguments = {'path': file, 'bytes': 4096, 'in_flight': 1, 'seconds': 0.01,
                  'pattern': 'random', **changed}
     with pytest.raises(ValueError, match=sentence):
-        native.measure_reads(**arguments)
+        _native.measure_reads(**arguments)
 
 
 def test_a_missing_file(tmp_path):
     with pytest.raises(ReadFailedError, match='cannot be opened: No such file'):
-        native.measure_reads(tmp_path / 'missing.bin', 4096, 1, 0.01, 'random')
+        _native.measure_reads(tmp_path / 'missing.bin', 4096, 1, 0.01, 'random')

@@ -8,16 +8,7 @@ from platform import machine
 
 import pytest
 
-from flash_llm_ros.engine import numpy_core
-
-try:
-    from flash_llm_ros import _native
-except ImportError:
-    _native = None
-
-POLICIES = ('least_recent', 'sliding_window', 'sliding_window:1', 'least_frequent',
-            'least_frequent:3', 'least_likely', 'least_likely:1', 'least_likely:30',
-            'hot_set', 'segmented', 'arbitrary')
+from flash_llm_ros import _native
 
 # Best first, and what the kernel of the system must say that the processor has.
 KERNELS = {
@@ -41,8 +32,6 @@ def runs_here(kernels):
     return all(flag in flags for flag in KERNELS[kernels])
 
 
-
-
 def uring_refusal():
     """Why the kernel gives this process no io_uring, asked without our own code; '' if it does."""
     libc = ctypes.CDLL(None, use_errno=True)
@@ -54,36 +43,22 @@ def uring_refusal():
     return ''
 
 
-needs_native = pytest.mark.skipif(_native is None, reason='the extension is not compiled')
-
 needs_uring = pytest.mark.skipif(bool(uring_refusal()), reason=uring_refusal() or 'never')
 
 
-def native_core(reader):
-    return partial(_native.NeuronCore, reader=reader) if _native else None
+def core_with(reader):
+    return partial(_native.NeuronCore, reader=reader)
 
 
-_native_cores = [
-    pytest.param(native_core('threads'), id='threads', marks=needs_native),
-    pytest.param(native_core('io_uring'), id='io_uring', marks=[needs_native, needs_uring]),
-]
-# What makes the core under test: the native one, once with each reader; or the NumPy one, too.
-each_native_core = pytest.mark.parametrize('core_class', _native_cores)
+# What makes the core under test: once with each reader, or with each set of kernels.
 each_core = pytest.mark.parametrize('core_class', [
-    pytest.param(numpy_core.NeuronCore, id='numpy'), *_native_cores,
+    pytest.param(core_with('threads'), id='threads'),
+    pytest.param(core_with('io_uring'), id='io_uring', marks=needs_uring),
 ])
-
-_native_arithmetics = [
-    pytest.param(getattr(_native, 'NeuronCore', None), kernels, id=kernels, marks=[
-        needs_native,
-        pytest.mark.skipif(not runs_here(kernels), reason='not on this processor'),
-    ]) for kernels in KERNELS
-]
-
-# The native core with each set of kernels, then these and the NumPy one.
-each_native_arithmetic = pytest.mark.parametrize(('core_class', 'kernels'), _native_arithmetics)
-each_arithmetic = pytest.mark.parametrize(('core_class', 'kernels'), [
-    pytest.param(numpy_core.NeuronCore, 'numpy', id='numpy'), *_native_arithmetics,
+each_kernels = pytest.mark.parametrize('kernels', [
+    pytest.param(kernels, marks=pytest.mark.skipif(not runs_here(kernels),
+                                                   reason='not on this processor'))
+    for kernels in KERNELS
 ])
 
 
@@ -95,7 +70,6 @@ class Setting:
     ring: tuple[int, int] = (1, 1)
     cache: int = 1
     order: list[int] | None = None
-    policy: str = 'least_likely'
     read_costs: tuple[float, float, int] | None = None
     options: dict = field(default_factory=dict)
 
@@ -105,7 +79,7 @@ class Setting:
         for section, groups in self.pinned.items():
             core.pin(section, groups)
         core.set_ring(*self.ring)
-        core.set_cache(self.cache, self.policy)
+        core.set_cache(self.cache)
         if self.read_costs is not None:
             core.set_read_costs(*self.read_costs)
         if self.order is not None:
@@ -123,7 +97,7 @@ class Setting:
             order = order[:int(rng.integers(0, len(order) + 1))]
         costs = (float(rng.uniform(1e-6, 1e-5)), 1e-9, int(rng.integers(1, 2**15)))
         return cls(pinned, (int(rng.integers(1, 6)), int(rng.integers(1, 5))),
-                   int(rng.integers(1, 12)), order, str(rng.choice(POLICIES)),
+                   int(rng.integers(1, 12)), order,
                    costs if rng.random() < 0.5 else None,
                    {'threads': int(rng.integers(1, 5)), 'reads_in_flight': int(rng.integers(1, 6)),
                     'direct_io': bool(rng.random() < 0.7)})

@@ -6,7 +6,7 @@ import shutil
 import subprocess
 import sys
 
-from core_cases import needs_native, needs_uring, uring_refusal
+from core_cases import needs_uring, uring_refusal
 import pytest
 
 HERE = Path(__file__).parent
@@ -15,18 +15,12 @@ SHIMMED = """
 import sys
 sys.path.insert(0, {test!r})
 import numpy as np
-from core_cases import Setting
+from core_cases import Setting, core_with
 from core_oracle import write_neuron_file
-from flash_llm_ros.engine.memory.core import load_core_class
-from functools import partial
 from pathlib import Path
 made = write_neuron_file(Path({path!r}), np.random.default_rng(1), 'int8', 64, 1024,
                          [(35, 0, 2), (45, 0, 1), (24, 0, 3)])
-core_class = load_core_class({core!r})
-assert {core!r} in core_class.__module__
-core_class = partial(core_class, reader={reader!r})
-ones = lambda *shape: np.ones(shape, np.float32)
-active = np.ones(45, np.uint8)
+core_class = core_with({reader!r})
 """
 
 
@@ -44,20 +38,17 @@ def shim(tmp_path_factory):
     return library
 
 
-@pytest.fixture(params=['numpy', pytest.param('threads', marks=needs_native),
-                        pytest.param('io_uring', marks=[needs_native, needs_uring])])
+@pytest.fixture(params=['threads', pytest.param('io_uring', marks=needs_uring)])
 def shimmed(request, shim, tmp_path):
     """Run Python in a process of its own whose reads fail as told."""
     def run(code, **settings):
         setup = SHIMMED.format(test=str(HERE), path=str(tmp_path / 'neurons.bin'),
-                               core='numpy' if request.param == 'numpy' else 'native',
-                               reader='auto' if request.param == 'numpy' else request.param)
+                               reader=request.param)
         environment = {**os.environ, 'LD_PRELOAD': f'{os.environ.get("LD_PRELOAD", "")} {shim}',
                        'PYTHONPATH': os.pathsep.join(sys.path), **settings}
         done = subprocess.run([sys.executable, '-c', setup + code], env=environment, text=True,
                               capture_output=True, timeout=100)
         assert done.returncode == 0, done.stderr
         return done.stdout
-    # The twin tries a direct read with the same call, the pool with another; io_uring is tried.
-    run.first = 1 if request.param == 'threads' else 2
+    run.first = 1 if request.param == 'threads' else 2      # io_uring is tried first
     return run

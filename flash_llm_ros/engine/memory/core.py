@@ -1,14 +1,10 @@
-"""Which implementation of the neuron core runs: the C++ extension, or its NumPy twin."""
+"""The neuron core, a C++ extension: how it is loaded, and what it needs beside its slab."""
 
-import logging
 from types import ModuleType
 
-from flash_llm_ros.engine import numpy_core
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.geometry import Geometry
 from flash_llm_ros.store.manifest import FORMAT_VERSION
-
-PREFERENCES = ('native', 'numpy')
 
 
 def core_scratch_bytes(geometry: Geometry, threads: int, tokens: int) -> int:
@@ -23,26 +19,33 @@ def core_scratch_bytes(geometry: Geometry, threads: int, tokens: int) -> int:
     return threads * each_thread + prepared + sums + batch + geometry.group_bytes
 
 
-def load_core_class(prefer: str = 'native') -> type:
-    """The class NeuronCore of ``flash_llm_ros._native`` or of ``numpy_core``.
+def bookkeeping_bytes(geometry: Geometry, cache_slots: int) -> int:
+    """What the core allocates beside its slab to keep account of so many cache slots.
 
-    Where the extension is asked for and missing, the NumPy twin is returned and a warning logged.
-    ValueError if ``prefer`` is neither 'native' nor 'numpy'; FlashLlmError (STORE_VERSION) where
-    the extension was compiled for another version of the store's format.
+    Errors as `load_core_class`.
     """
-    if prefer not in PREFERENCES:
-        raise ValueError(f'prefer: {prefer!r} is wrong, must be one of {", ".join(PREFERENCES)}')
-    if prefer == 'native':
-        try:
-            from flash_llm_ros import _native
-        except ImportError as error:
-            logging.getLogger(__name__).warning(
-                'the native core is not available (%s); the NumPy core runs instead and is '
-                'many times slower', error)
-        else:
-            _check_format(_native)
-            return _native.NeuronCore
-    return numpy_core.NeuronCore
+    return _extension().bookkeeping_bytes(geometry.groups, cache_slots)
+
+
+def load_core_class() -> type:
+    """The class NeuronCore of ``flash_llm_ros._native``.
+
+    ImportError, with a sentence, where the extension was not built; FlashLlmError (STORE_VERSION)
+    where it was compiled for another version of the store's format.
+    """
+    return _extension().NeuronCore
+
+
+def _extension() -> ModuleType:
+    try:
+        from flash_llm_ros import _native
+    except ImportError as error:
+        raise ImportError(
+            f'the C++ core flash_llm_ros._native cannot be loaded ({error}); build it with a C++17 '
+            'compiler: `make` in the source folder, or `pip install .`, or `colcon build`'
+        ) from error
+    _check_format(_native)
+    return _native
 
 
 def _check_format(extension: ModuleType) -> None:

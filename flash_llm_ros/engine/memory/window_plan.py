@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from flash_llm_ros.engine.memory.core import bookkeeping_bytes
 from flash_llm_ros.engine.plan import WindowSize
 from flash_llm_ros.store.geometry import Geometry
 
@@ -67,8 +68,11 @@ def plan_window(geometry: Geometry, slots: int, grouped: Collection[str] = ()) -
 
 def window_size(geometry: Geometry, grouped: Collection[str] = ()) -> WindowSize:
     """What the memory plan has to know of the window."""
-    return WindowSize(geometry.group_bytes, least_slots(geometry, grouped),
-                      most_slots(geometry), lambda slots: 0)
+    def bookkeeping(slots: int) -> int:
+        return bookkeeping_bytes(geometry, plan_window(geometry, slots, grouped).cache_slots)
+
+    return WindowSize(geometry.group_bytes, least_slots(geometry, grouped), most_slots(geometry),
+                      bookkeeping)
 
 
 def groups_read(geometry: Geometry, slots: int, grouped: Collection[str] = (),

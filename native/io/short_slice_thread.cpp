@@ -1,4 +1,4 @@
-#include "io/hurried_thread.hpp"
+#include "io/short_slice_thread.hpp"
 
 #include <pthread.h>
 #include <sched.h>
@@ -27,7 +27,7 @@ struct Attributes {
 
 }  // namespace
 
-void name_and_hurry_this_thread() {
+void name_and_shorten_slices() {
   pthread_setname_np(pthread_self(), "flash_read");
 #ifdef SYS_sched_setattr
   if (sched_getscheduler(0) == SCHED_OTHER) {
