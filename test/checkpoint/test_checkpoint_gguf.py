@@ -4,7 +4,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gguf import GGMLQuantizationType as Type
-from gguf_checkpoint import byte_tokenizer_fields, permuted, write_gguf
+from gguf_checkpoint import permuted, write_gguf
 import numpy as np
 import pytest
 from tiny_checkpoint import write_checkpoint
@@ -136,14 +136,9 @@ def test_quantised_values(tmp_path: Path, gguf_file: Path, kind: Type, block: in
                                rtol=1e-5, atol=1e-7)
 
 
-def test_specification(checkpoint_folder: Path, gguf_file: Path) -> None:
+def test_what_is_no_tensor(checkpoint_folder: Path, gguf_file: Path) -> None:
     checkpoint = opened(checkpoint_folder, gguf_file)
-    other = open_checkpoint(checkpoint_folder)
-    found, expected = checkpoint.spec.to_dict(), other.spec.to_dict()
-    assert found.pop('name') == 'tiny' and expected.pop('name') == 'checkpoint'
-    assert found['norm'].pop('eps') == pytest.approx(expected['norm'].pop('eps'))
-    assert found == expected
-    assert checkpoint.chat_template == other.chat_template
+    assert checkpoint.chat_template == (checkpoint_folder / 'chat_template.jinja').read_text()
     assert checkpoint.files == (gguf_file,)
 
 
@@ -189,9 +184,8 @@ def test_begin_token(checkpoint_folder: Path, gguf_file: Path, metadata: dict[st
 
 
 @pytest.mark.parametrize('key', [
-    'llama.block_count', 'llama.embedding_length', 'llama.attention.head_count',
-    'llama.feed_forward_length', 'llama.context_length', 'tokenizer.ggml.tokens',
-    'llama.attention.layer_norm_rms_epsilon', 'tokenizer.ggml.token_type', 'tokenizer.ggml.merges',
+    'llama.block_count', 'llama.attention.layer_norm_rms_epsilon', 'tokenizer.ggml.tokens',
+    'tokenizer.ggml.token_type', 'tokenizer.ggml.merges',
 ])
 def test_missing_metadata(checkpoint_folder: Path, gguf_file: Path, key: str) -> None:
     write_gguf(checkpoint_folder, gguf_file, metadata={key: None})
@@ -230,10 +224,9 @@ def test_another_architecture(checkpoint_folder: Path, gguf_file: Path) -> None:
     assert "'mamba'" in refused(gguf_file)
 
 
-@pytest.mark.parametrize('name', ['blk.1.ffn_up.weight', 'token_embd.weight'])
-def test_missing_tensor(checkpoint_folder: Path, gguf_file: Path, name: str) -> None:
-    write_gguf(checkpoint_folder, gguf_file, drop=(name,))
-    assert name in refused(gguf_file)
+def test_missing_tensor(checkpoint_folder: Path, gguf_file: Path) -> None:
+    write_gguf(checkpoint_folder, gguf_file, drop=('blk.1.ffn_up.weight',))
+    assert 'blk.1.ffn_up.weight' in refused(gguf_file)
 
 
 def test_wrong_shape(checkpoint_folder: Path, gguf_file: Path) -> None:
@@ -256,18 +249,11 @@ def test_type_that_nothing_dequantises(checkpoint_folder: Path, gguf_file: Path)
         checkpoint.rows('layers.0.up')
 
 
-@pytest.mark.parametrize('keep', [0, 3, 4, 20, 24, 100, 3000, 8000, 9000, 100_000, -40_000, -1])
-def test_truncated_file(checkpoint_folder: Path, gguf_file: Path, keep: int) -> None:
-    write_gguf(checkpoint_folder, gguf_file)
-    gguf_file.write_bytes(gguf_file.read_bytes()[:keep])
-    refused(gguf_file)
-
-
-def test_every_short_header(checkpoint_folder: Path, gguf_file: Path) -> None:
-    """Cut anywhere in the metadata, with what follows lost or overwritten."""
+def test_truncated_file(checkpoint_folder: Path, gguf_file: Path) -> None:
+    """Cut anywhere in the header and the metadata, and in the tensors."""
     write_gguf(checkpoint_folder, gguf_file)
     content = gguf_file.read_bytes()
-    for keep in range(30, 7000, 97):
+    for keep in (*range(0, 30, 5), *range(30, 9000, 197), 100_000, len(content) - 1):
         gguf_file.write_bytes(content[:keep])
         refused(gguf_file)
 
@@ -280,10 +266,3 @@ def test_garbage(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / 'garbage.gguf'
     path.write_bytes(content)
     refused(path)
-
-
-def test_tokenizer_of_the_metadata_is_the_one_of_the_folder(checkpoint_folder: Path,
-                                                            gguf_file: Path) -> None:
-    assert byte_tokenizer_fields()['tokenizer.ggml.tokens'][256:] == ['<|im_start|>', '<|im_end|>']
-    checkpoint = opened(checkpoint_folder, gguf_file)
-    assert '<|im_start|>' in checkpoint.tokenizer_json

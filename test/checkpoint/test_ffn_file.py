@@ -3,6 +3,7 @@
 import gzip
 from pathlib import Path
 
+from family_checkpoints import write_opt
 import numpy as np
 import pytest
 from safetensors.numpy import load, save
@@ -91,6 +92,13 @@ def test_converting(base: Path, trained: dict[str, np.ndarray], tmp_path: Path) 
     expected = np.stack([rounded.rows('layers.1.gate'), rounded.rows('layers.1.up'),
                          rounded.rows('layers.1.down').T], 1)
     np.testing.assert_allclose(bundles.reshape(expected.shape), expected, rtol=1e-3, atol=1e-7)
+
+
+def test_a_block_without_gate_takes_no_weights_of_gated_ones(trained: dict[str, np.ndarray],
+                                                             tmp_path: Path) -> None:
+    write_ffn_file(tmp_path / 'relu.ffn', trained.items(), 0.0)
+    with pytest.raises(CheckpointError, match='without gate'):
+        open_checkpoint(write_opt(tmp_path / 'opt'), tmp_path / 'relu.ffn')
 
 
 def test_nothing_half_written(tmp_path: Path) -> None:

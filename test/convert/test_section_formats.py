@@ -5,12 +5,12 @@ from contextlib import contextmanager
 import math
 from pathlib import Path
 
+from family_checkpoints import write_fatrelu, write_opt
 from hypothesis import given
 from hypothesis import strategies as st
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from test_relu_families import write_fatrelu, write_opt
 from tiny_checkpoint import write_checkpoint
 import torch
 from transformers import AutoModelForCausalLM
