@@ -1,13 +1,11 @@
-"""A 100 Hz timer in the node's own process: when do its ticks come while the node works?
+"""A 100 Hz timer in the node's own process: when do its ticks come while the node is idle, reads
+long prompts, generates?
 
-    python bench/executor_jitter.py [--store FOLDER] [--seconds 10] [--threads 1] [--json PATH]
-
-The node runs with a timer beside it in the same executor (bench/timed_node.py): idle, reading long
-prompts, generating, and once more. The same timer in a process of its own beside it tells how busy
-the machine was.
+The timer runs in the same executor (bench/node/timed_node.py), and the same one in a process of its
+own beside it tells how busy the machine was.
 """
 
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections import Counter
 import json
 import os
@@ -19,6 +17,7 @@ import time
 
 from bench.node import timed_node
 from bench.node.timed_node import EDGES, report
+from bench.support.command import Report, at_least, command, run, show
 
 STORE = Path('models/smollm2.store')
 LONG_PROMPT = 'The robot drives along the wall of the hall and looks for the door. ' * 24
@@ -56,7 +55,7 @@ def within(times: list[float], begin: float, end: float) -> list[float]:
     return [moment for moment in times if begin <= moment < end]
 
 
-def measure(store: Path, seconds: float, threads: int, rounds: int = 2) -> dict:
+def ticks_by_phase(store: Path, seconds: float, threads: int, rounds: int = 2) -> dict:
     from flash_llm_ros.cli.node_process import NodeProcess
     from flash_llm_ros.client.operator import OperatorClient
 
@@ -89,7 +88,7 @@ def measure(store: Path, seconds: float, threads: int, rounds: int = 2) -> dict:
         for phase in found:
             found[phase][name] = joined([report(within(times, begin, end))
                                          for kind, begin, end in phases if kind == phase])
-    return {'threads': threads, 'load': os.getloadavg()[0], 'phases': found}
+    return found
 
 
 def joined(reports: list[dict]) -> dict:
@@ -104,33 +103,26 @@ def joined(reports: list[dict]) -> dict:
                for name in ('median_ms', 'p95_ms', 'most_ms')}}
 
 
-def show(found: dict) -> None:
-    print(f'{found["threads"]} computing thread(s), load average {found["load"]:.1f}; ticks by how '
-          'much their period was too long or short')
-    edges = [f'< {edge}' for edge in EDGES] + [f'>= {EDGES[-1]}']
-    print(f'{"ms":<18}' + ''.join(f'{edge:>8}' for edge in edges) + '   of')
-    for phase, timers in found['phases'].items():
-        for name, timer in timers.items():
-            row = ''.join(f'{timer["histogram_ms"].get(edge, 0):>8}' for edge in edges)
-            print(f'{phase + " " + name:<18}{row}   {timer["ticks"]}/{timer["expected"]}')
-    parts = [f'{phase} {timers["node"]["ticks"]} of {timers["node"]["expected"]} '
-             f'(95 % within {timers["node"]["p95_ms"]:.1f} ms)'
-             for phase, timers in found['phases'].items()]
-    print('Ticks of the 100 Hz timer in the node: ' + ', '.join(parts))
+def measure(options: Namespace) -> Report:
+    found = ticks_by_phase(options.store, options.seconds, options.threads)
+    edges = [*(f'< {edge}' for edge in EDGES), f'>= {EDGES[-1]}']
+    show(('ms too long or short', *edges, 'ticks', 'of'),
+         [(f'{phase} {name}', *(str(timer['histogram_ms'].get(edge, 0)) for edge in edges),
+           str(timer['ticks']), str(timer['expected']))
+          for phase, timers in found.items() for name, timer in timers.items()])
+    return Report({'threads': options.threads, 'phases': found},
+                  'ticks of the 100 Hz timer in the node: ' + ', '.join(
+        f'{phase} {timers["node"]["ticks"]} of {timers["node"]["expected"]} '
+        f'(95 % within {timers["node"]["p95_ms"]:.1f} ms)' for phase, timers in found.items()))
 
 
-def main() -> None:
-    parser = ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--store', type=Path, default=STORE, help='default: %(default)s')
-    parser.add_argument('--seconds', type=float, default=10.0, help='of each phase, twice')
-    parser.add_argument('--threads', type=int, default=1)
-    parser.add_argument('--json', type=Path)
-    options = parser.parse_args()
-    found = measure(options.store, options.seconds, options.threads)
-    show(found)
-    if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=2) + '\n')
+def parser() -> ArgumentParser:
+    result = command(__doc__)
+    result.add_argument('--store', type=Path, default=STORE, help='default: %(default)s')
+    result.add_argument('--seconds', type=float, default=10.0, help='of each phase, twice')
+    result.add_argument('--threads', type=at_least(1), default=1, help='that compute')
+    return result
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(run(parser(), measure))

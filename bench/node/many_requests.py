@@ -1,12 +1,10 @@
-"""A crowd of clients at one node: every request ends in a typed state, and RSS stays flat.
-
-    python bench/many_requests.py [--store FOLDER] [--budget 96MB] [--requests 1000]
-                                  [--clients 20] [--json PATH]
+"""A crowd of clients at one node, through the action and the service: does every request end in a
+typed state, the same question get the same answer, RSS stay flat?
 
 Each client sends one request after the other with priorities, deadlines, cancels and mistakes of
-its own (seeded), through the action, and now and then through the service. Without --store a tiny
-store with random weights is made, so that the node and not the flash is what is measured. Beside
-it a 100 Hz timer runs in the node's process (bench/timed_node.py).
+its own (seeded). Without --store a tiny store with random weights is made, so that the node and not
+the flash is what is measured. Beside it a 100 Hz timer runs in the node's process
+(bench/node/timed_node.py).
 """
 
 from argparse import ArgumentParser, Namespace
@@ -24,13 +22,22 @@ import tempfile
 import threading
 import time
 
-from rich.progress import Progress
+import rclpy
+from rclpy.action import ActionClient
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
 
 from bench.node import timed_node
 from bench.node.timed_node import report
+from bench.support.command import Report, at_least, command, run
+from bench.support.worker import ROOT
+from flash_llm_msgs.action import GenerateText
+from flash_llm_msgs.srv import GenerateText as GenerateTextService
+from flash_llm_ros.cli.node_process import NodeProcess
+from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.client.qos import CALLS
+from flash_llm_ros.store.errors import ErrorCode
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / 'test'))
 TIMED_NODE = (sys.executable, timed_node.__file__)
 LONGEST = 600.0  # s that a result is waited for
 KINDS = (('plain', 60), ('urgent', 10), ('deadline', 8), ('cancelled', 12), ('bad', 6),
@@ -54,8 +61,6 @@ class End:
 
 
 def state_name(finish_reason: int, code: int) -> str:
-    from flash_llm_ros.store.errors import ErrorCode
-
     reason = REASONS[finish_reason]
     return f'{reason} {ErrorCode(code).name}' if code else reason
 
@@ -86,14 +91,6 @@ class Client:
     """A node of its own with the action and the service, spun by a thread of its own."""
 
     def __init__(self, number: int, context: object) -> None:
-        from rclpy.action import ActionClient
-        from rclpy.executors import SingleThreadedExecutor
-        from rclpy.node import Node
-
-        from flash_llm_msgs.action import GenerateText
-        from flash_llm_msgs.srv import GenerateText as GenerateTextService
-        from flash_llm_ros.node.interfaces.intake import CALLS
-
         self.node = Node(f'client_{number}', context=context, use_global_arguments=False,
                          enable_rosout=False, start_parameter_services=False)
         self.action = ActionClient(
@@ -136,10 +133,7 @@ class Client:
 
 
 def run_client(client: Client, number: int, count: int, start: threading.Barrier,
-               advance: Callable[[], None], ends: list[End]) -> None:
-    from flash_llm_msgs.action import GenerateText
-    from flash_llm_msgs.srv import GenerateText as GenerateTextService
-
+               ends: list[End]) -> None:
     chance = random.Random(number)
     assert client.action.wait_for_server(60.0) and client.service.wait_for_service(60.0)
     start.wait()
@@ -159,7 +153,6 @@ def run_client(client: Client, number: int, count: int, start: threading.Barrier
                 client.send(handle.cancel_goal_async)
             answer = client.wait(result).result
         ends.append(end_of(kind, key, answer))
-        advance()
 
 
 def safely(run: Callable[..., None], lost: list[str], *arguments: object) -> None:
@@ -171,40 +164,38 @@ def safely(run: Callable[..., None], lost: list[str], *arguments: object) -> Non
 
 
 def tiny_store_in(folder: str) -> Path:
+    sys.path.append(str(ROOT / 'test/support'))
     from tiny_checkpoint import tiny_store
 
     return tiny_store(Path(folder))
 
 
-def measure(options: Namespace, store: Path) -> dict:
-    import rclpy
-
-    from flash_llm_ros.cli.node_process import NodeProcess
-
+def crowd(options: Namespace, store: Path) -> dict:
     domain = os.getpid() % 101 + 1
     parameters = {'store': str(store), 'memory.dram_budget': options.budget, 'autostart': True,
                   'requests.queue_size': options.queue}
-    ticks = Path(tempfile.mkstemp(suffix='.json')[1])
     each = options.requests // options.clients
     start = threading.Barrier(options.clients + 1)
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=domain)
     lost: list[str] = []
     ends: list[End] = []
-    with (NodeProcess(parameters, domain, command=TIMED_NODE,
-                      environment={'TICKS_FILE': str(ticks)}) as process,
-          ThreadPoolExecutor(options.clients) as pool, Progress(transient=True) as progress):
+    with (tempfile.TemporaryDirectory() as folder,
+          NodeProcess(parameters, domain, command=TIMED_NODE,
+                      environment={'TICKS_FILE': f'{folder}/ticks'}) as process,
+          ThreadPoolExecutor(options.clients) as pool, Steps() as steps):
         while 'reading with' not in process.log():
+            if process.has_ended():
+                raise RuntimeError(process.log())
             time.sleep(0.1)
-        task = progress.add_task('requests', total=each * options.clients)
         clients = [Client(number, context) for number in range(options.clients)]
-        futures = [pool.submit(safely, run_client, lost, client, number, each, start,
-                               lambda: progress.advance(task), ends)
+        futures = [pool.submit(safely, run_client, lost, client, number, each, start, ends)
                    for number, client in enumerate(clients)]
         start.wait(120)
         begin, sizes = time.monotonic(), []
         while not all(future.done() for future in futures):
             sizes.append(process.memory('VmRSS'))
+            steps('requests', len(ends), each * options.clients)
             time.sleep(0.5)
         seconds = time.monotonic() - begin
         sizes.append(process.memory('VmRSS'))
@@ -212,15 +203,14 @@ def measure(options: Namespace, store: Path) -> dict:
             client.close()
         log = process.log()
         process.stop()
+        ticks = json.loads(Path(folder, 'ticks').read_text())
     rclpy.shutdown(context=context)
     for line in lost:
         print(line)
-    found = report(json.loads(ticks.read_text()))
-    ticks.unlink()
-    return figures(options, ends, sizes, seconds, found, log)
+    return figures(each * options.clients, ends, sizes, seconds, report(ticks), log)
 
 
-def figures(options: Namespace, ends: list[End], sizes: list[int], seconds: float, ticks: dict,
+def figures(requests: int, ends: list[End], sizes: list[int], seconds: float, ticks: dict,
             log: str) -> dict:
     """What there is to say about the ends of all requests."""
     texts: dict[tuple, set[str]] = {}
@@ -230,8 +220,7 @@ def figures(options: Namespace, ends: list[End], sizes: list[int], seconds: floa
     served = [end for end in ends if end.state in ('STOP', 'LENGTH')]
     third = len(sizes) // 3
     return {
-        'clients': options.clients, 'requests': len(ends), 'seconds': seconds,
-        'load': os.getloadavg()[0], 'lost': options.requests - len(ends),
+        'requests': len(ends), 'seconds': seconds, 'lost': requests - len(ends),
         'states': {kind: dict(Counter(end.state for end in ends if end.kind == kind))
                    for kind, _ in KINDS},
         'without_a_state': sum(end.state.startswith('RUNNING') for end in ends),
@@ -255,9 +244,11 @@ def spread(values: object) -> list[float]:
     return [statistics.median(ordered), ordered[int(0.95 * (len(ordered) - 1))]]
 
 
-def show(found: dict) -> None:
-    print(f'{found["requests"]} requests of {found["clients"]} clients in {found["seconds"]:.0f} s '
-          f'(load average {found["load"]:.1f})')
+def measure(options: Namespace) -> Report:
+    with tempfile.TemporaryDirectory() as folder:
+        found = crowd(options, options.store or tiny_store_in(folder))
+    print(f'{found["requests"]} requests of {options.clients} clients in '
+          f'{found["seconds"]:.0f} s')
     for kind, states in found['states'].items():
         print(f'  {kind:<10}' + ', '.join(f'{count} {state}' for state, count
                                           in sorted(states.items(), key=lambda item: -item[1])))
@@ -272,27 +263,23 @@ def show(found: dict) -> None:
           f'{found["same_question_other_text"]} had more than one answer')
     ticks = found['ticks']
     print(f'  100 Hz timer in the node: {ticks["ticks"]} ticks of {ticks["expected"]}')
-    print(f'{found["requests"]} requests: {found["lost"]} lost, {found["without_a_state"]} without '
-          f'a typed state, RSS {rss["last_third"] - rss["first_third"]:+.1f} MB, '
-          f'{found["tracebacks"]} tracebacks')
+    return Report(
+        found, f'{found["requests"]} requests: {found["lost"]} lost, {found["without_a_state"]} '
+        f'without a typed state, RSS {rss["last_third"] - rss["first_third"]:+.1f} MB, '
+        f'{found["tracebacks"]} tracebacks',
+        bool(found['lost'] or found['without_a_state'] or found['same_question_other_text']))
 
 
-def main() -> None:
-    parser = ArgumentParser(description=__doc__.split('\n')[0])
-    parser.add_argument('--store', type=Path, help='default: a tiny one with random weights')
-    parser.add_argument('--budget', default='96MB')
-    parser.add_argument('--requests', type=int, default=1000)
-    parser.add_argument('--clients', type=int, default=20)
-    parser.add_argument('--queue', type=int, default=16, help='queue_size of the node')
-    parser.add_argument('--json', type=Path)
-    options = parser.parse_args()
-    options.requests -= options.requests % options.clients
-    with tempfile.TemporaryDirectory() as folder:
-        found = measure(options, options.store or tiny_store_in(folder))
-    show(found)
-    if options.json is not None:
-        options.json.write_text(json.dumps(found, indent=2) + '\n')
+def parser() -> ArgumentParser:
+    result = command(__doc__)
+    result.add_argument('--store', type=Path, help='default: a tiny one with random weights')
+    result.add_argument('--budget', default='96MB')
+    result.add_argument('--requests', type=at_least(1), default=1000)
+    result.add_argument('--clients', type=at_least(1), default=20)
+    result.add_argument('--queue', type=at_least(1), default=16,
+                        help='requests.queue_size of the node')
+    return result
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(run(parser(), measure))

@@ -2,7 +2,7 @@
 
 import pytest
 
-from bench.node.executor_jitter import measure
+from bench.node.executor_jitter import ticks_by_phase
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(400)]
 
@@ -11,7 +11,7 @@ def test_a_timer_of_the_node_goes_on(real_store):
     """Compared with the same timer in a process that has nothing else to do, so that a busy machine
     does not count. Blocked by the engine, it would tick once a pass: 3 to 20 times a second of 100.
     """
-    found = measure(real_store, 2.0, 1, rounds=1)['phases']
+    found = ticks_by_phase(real_store, 2.0, 1, rounds=1)
     for phase in ('prefill', 'decode'):
         node, control = found[phase]['node'], found[phase]['control']
         assert control['ticks'] > 20
