@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from bench.support.command import Report, at_least, byte_size, command, run, show
-from bench.support.ensure_store import ensure_store
 from bench.support.worker import bare_bytes, drop_from_page_cache, run_capped
 from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import EngineConfig
 from flash_llm_ros.engine.text.chat_template import ChatTemplate, Message
 from flash_llm_ros.engine.text.tokenizer import TextTokenizer
@@ -153,7 +153,10 @@ def print_rows(rows: list[dict[str, Any]]) -> str:
 
 def measure(options: Namespace) -> Report:
     path = options.store or options.model.with_suffix('.int4.store')
-    store = FlashStore.open(ensure_store(options.model, path, neurons='int4'))
+    if not path.exists():
+        with Steps() as steps:
+            convert(options.model, path, ConversionOptions(neurons='int4'), steps)
+    store = FlashStore.open(path)
     sides = sides_of(options, store)
     cases = [(allowance, threads) for allowance in options.allowance
              for threads in options.threads]
