@@ -31,7 +31,6 @@ class AttentionSpec:
         check_integers(self, ('heads', 'kv_heads', 'head_dim'))
         check(self.heads % self.kv_heads == 0, 'kv_heads', self.kv_heads,
               f'a divisor of heads, {self.heads}')
-        check(self.head_dim % 2 == 0, 'head_dim', self.head_dim, 'even')
 
     @property
     def query_width(self) -> int:
@@ -129,6 +128,10 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         check_integers(self, ('hidden_size', 'layers', 'max_context'))
+        # What ONNX Runtime's GroupQueryAttention takes.
+        step = 16 if self.positions.kind == 'rotary' else 8
+        check(self.attention.head_dim % step == 0, 'attention.head_dim', self.attention.head_dim,
+              f'a multiple of {step} with {self.positions.kind} positions')
         half = self.rotary_width // 2
         check(len(self.positions.factors) in (0, half), 'positions.factors',
               self.positions.factors, f'{half} values, half as many as a head turns')

@@ -227,6 +227,7 @@ def test_rotary_angles_are_those_of_transformers(checkpoint_folder: Path, key: s
     ({'hidden_size': '64'}, ('hidden_size', "'64'")),
     ({'num_hidden_layers': 0}, ('layers', '0')),
     ({'num_attention_heads': 0, 'head_dim': None}, ('config.json',)),
+    ({'head_dim': 24}, ('head_dim is 24', 'a multiple of 16')),
     ({'num_key_value_heads': 3}, ('kv_heads', '3')),
     ({'rms_norm_eps': float('nan')}, ('eps', 'nan')),
     ({'rope_theta': -1.0}, ('theta', '-1')),

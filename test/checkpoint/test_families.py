@@ -131,6 +131,7 @@ def test_prosparse_is_llama(tmp_path: Path) -> None:
     (write_minicpm, {'num_experts': 8}, 'mixtures of experts'),
     (write_minicpm, {'rope_scaling': {'rope_type': 'longrope', 'factor': 1.0}},
      "rope scaling 'longrope' is not supported"),
+    (write_opt, {'num_attention_heads': 16}, 'head_dim is 4; it must be a multiple of 8'),
     (write_opt, {'word_embed_proj_dim': 32}, 'word_embed_proj_dim is 32'),
     (write_opt, {'activation_function': 'gelu'}, "activation is 'gelu'"),
     (write_opt, {'_remove_final_layer_norm': True}, '_remove_final_layer_norm'),

@@ -16,6 +16,9 @@ import yaml
 from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.store.flash_store import FlashStore
 
+# No whole blocks of 32 or 64 values anywhere.
+UNEVEN = {'hidden_size': 80, 'num_attention_heads': 5, 'num_key_value_heads': 1,
+          'intermediate_size': 130}
 LAYER = 'model.layers.{layer}.mlp.{part}_proj.weight'
 
 
@@ -64,9 +67,9 @@ def decoded(data: np.ndarray, codec: str, dim: int) -> tuple[np.ndarray, np.ndar
     ('int8', {}, 512), ('fp16', {}, 512), ('int8', {'tie_word_embeddings': True}, 4096),
     ('int8', {'hidden_act': 'relu', 'intermediate_size': 250}, 512),
     ('int8', {'intermediate_size': 240}, 512),      # every group of the layers is full
-    ('int8', {'hidden_size': 80, 'head_dim': 20, 'intermediate_size': 130}, 1024),
+    ('int8', UNEVEN, 1024),
     ('int4', {}, 512), ('int4', {'hidden_act': 'relu', 'intermediate_size': 250}, 512),
-    ('int4', {'hidden_size': 80, 'head_dim': 20, 'intermediate_size': 130}, 1024),
+    ('int4', UNEVEN, 1024),
 ])
 def test_every_byte_of_the_neuron_file(tmp_path: Path, codec: str, changes: dict[str, object],
                                        block: int) -> None:
