@@ -45,14 +45,14 @@ def test_with_tokens_drawn_at_random(plain_store: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_with_smollm2(plain_store: Path, tmp_path: Path) -> None:
-    """`bench/structured.py --schemas 500` takes minutes; these are its first."""
+    """`python -m bench.request.structured --schemas 500` takes minutes; these are its first."""
     report = tmp_path / 'report.json'
     done = subprocess.run(
-        [sys.executable, str(ROOT / 'bench/structured.py'), '--store', str(plain_store),
+        [sys.executable, '-m', 'bench.request.structured', '--store', str(plain_store),
          '--schemas', '15', '--json', str(report)], cwd=ROOT, capture_output=True, text=True,
         env={'PYTHONPATH': ':'.join(sys.path)}, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    ended = json.loads(report.read_text())['ended']
+    ended = json.loads(report.read_text())['figures']['ended']
     assert sum(ended.values()) == 15 and ended['valid'] >= 13
     assert 'invalid' not in ended and done.stdout.splitlines()[-1].startswith('15 random schemas')
 
