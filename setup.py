@@ -1,4 +1,4 @@
-"""The Python package, its optional C++ core and the files that ROS looks for."""
+"""The Python package, its C++ core and the files that ROS looks for."""
 
 from pathlib import Path
 from runpy import run_path
@@ -6,6 +6,7 @@ from xml.etree import ElementTree
 
 from setuptools import Distribution, Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
+from setuptools.errors import CompileError
 
 HERE = Path(__file__).resolve().parent
 MANIFEST = ElementTree.parse(HERE / 'package.xml')
@@ -43,18 +44,16 @@ def native_core() -> list[Extension]:
         headers = []            # apt's pybind11-dev lies in /usr/include
     else:
         headers = [pybind11.get_include()]
-    sources = native_files('*/*.cpp')
     return [Extension(
         f'{NAME}._native',
-        sources,
+        native_files('*/*.cpp'),
         depends=native_files('**/*.hpp'),
         include_dirs=[str(HERE / 'native'), *headers],
         extra_compile_args=['-std=c++17', '-O3', '-g0', '-pthread', '-fvisibility=hidden',
                             '-ffp-contract=off'],       # kernels fuse where they say so
         extra_link_args=['-pthread'],
         language='c++',
-        optional=True,
-    )] if sources else []
+    )]
 
 
 class DataDistribution(Distribution):
@@ -65,19 +64,17 @@ class DataDistribution(Distribution):
 
 
 class BuildNative(build_ext):
-    """Says what follows when the optional core cannot be compiled."""
+    """Says what the core needs when it cannot be compiled."""
 
     def build_extension(self, extension: Extension) -> None:
         try:
             super().build_extension(extension)
-        except Exception:
-            self.warn(
-                f'{NAME}: the C++ core could not be compiled (messages above), so that the far '
-                'slower NumPy twin will run in its place. It needs a C++17 compiler, the headers '
-                'of Python (apt: python3-dev) and those of pybind11 (apt: pybind11-dev, pip: '
-                'pybind11).'
-            )
-            raise
+        except Exception as error:
+            raise CompileError(
+                f'{NAME}: the C++ core could not be compiled (messages above). It needs a C++17 '
+                'compiler (apt: g++), the headers of Python (apt: python3-dev) and those of '
+                'pybind11 (apt: pybind11-dev, pip: pybind11).'
+            ) from error
 
 
 class InstallData(Distribution().get_command_class('install_data')):

@@ -2,6 +2,7 @@
 
 import ast
 from pathlib import Path
+import re
 import subprocess
 import sys
 
@@ -32,6 +33,15 @@ def test_parts_import_only_what_they_may() -> None:
 def test_files_stay_short_and_say_what_is_in_them(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 450
     assert 'util' not in path.stem
+
+
+def test_native_rooms_include_only_what_lies_below() -> None:
+    rooms = ['bindings', 'core', 'window', 'math', 'io', 'errors']
+    own = re.compile(r'^#include "(\w+)[/.]', re.MULTILINE)
+    found = {(path.relative_to(ROOT / 'native').parts[0].removesuffix('.hpp'), room)
+             for path in (ROOT / 'native').rglob('*.?pp') for room in own.findall(path.read_text())}
+    assert ('bindings', 'core') in found
+    assert {(room, below) for room, below in found if rooms.index(below) < rooms.index(room)} == set()
 
 
 def imports_on_loading(tree: ast.AST) -> set[str]:
