@@ -7,7 +7,7 @@ import signal
 
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')      # as the commands do, before NumPy is there
 
-from fault_fixtures import shim, shimmed  # noqa: F401
+from fault_fixtures import allocation_shim, shim, shimmed  # noqa: F401
 from hypothesis import settings
 import pytest
 from ros_fixtures import active_node  # noqa: F401

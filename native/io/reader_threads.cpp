@@ -23,12 +23,21 @@ constexpr int kBusy = 3;
 
 ThreadReader::ThreadReader(const GroupFile& file, int reads_in_flight)
     : Reader(file), most_in_flight_(std::min(reads_in_flight, kMostReading)) {
-  for (std::size_t i = 0; i < static_cast<std::size_t>(most_in_flight_) + kChecking; ++i) {
-    threads_.push_back(short_slice_thread([this] { serve(); }));
+  const std::size_t threads = static_cast<std::size_t>(most_in_flight_) + kChecking;
+  threads_.reserve(threads);
+  try {
+    while (threads_.size() < threads) {
+      threads_.push_back(short_slice_thread([this] { serve(); }));
+    }
+  } catch (...) {
+    stop();
+    throw;
   }
 }
 
-ThreadReader::~ThreadReader() {
+ThreadReader::~ThreadReader() { stop(); }
+
+void ThreadReader::stop() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;

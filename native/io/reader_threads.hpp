@@ -30,6 +30,7 @@ class ThreadReader final : public Reader {
     Done done;
   };
 
+  void stop();
   void wake() override;
   void serve();
   // What is to be read next, if another one may be in flight; `lock` holds `mutex_`.

@@ -34,9 +34,15 @@ bool comes_soon(Condition condition) {
 
 ThreadPool::ThreadPool(int threads) {
   const SignalsBlocked blocked;
-  for (int thread = 1; thread < threads; ++thread) {
-    workers_.emplace_back(&ThreadPool::serve, this, thread);
-    pthread_setname_np(workers_.back().native_handle(), "flash_compute");
+  workers_.reserve(static_cast<std::size_t>(threads - 1));
+  try {
+    for (int thread = 1; thread < threads; ++thread) {
+      workers_.emplace_back(&ThreadPool::serve, this, thread);
+      pthread_setname_np(workers_.back().native_handle(), "flash_compute");
+    }
+  } catch (...) {
+    stop();
+    throw;
   }
 }
 

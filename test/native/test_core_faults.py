@@ -9,7 +9,7 @@ import re
 import shutil
 import time
 
-from core_cases import Setting, each_core
+from core_cases import Setting, each_core, needs_uring
 from core_oracle import gated, write_neuron_file
 import numpy as np
 import pytest
@@ -245,6 +245,58 @@ def test_an_unreadable_gap_between_wanted_groups_is_left_out(shimmed):
 def test_reads_interrupted_by_a_signal_go_on(shimmed):
     lines = shimmed(READ_ONCE, FAULTS=f'{shimmed.first}:{errno.EINTR}').splitlines()
     assert lines[0] == 'good True'
+
+
+BROKEN_RING = """
+core = Setting(ring=(4, 3), cache=2, options={'reads_in_flight': 4}).open(made, core_class)
+core.set_stream_order([0])
+ids, out, h = np.arange(45), np.zeros((45, 64), np.float32), np.zeros((1, 35), np.float32)
+x = np.ones((1, 64), np.float32)
+for call in (lambda: core.read_rows(1, ids, out), lambda: core.gate_up(0, x, h, 'silu'),
+             lambda: core.read_rows(1, ids, out)):
+    try:
+        call()
+        print('good')
+    except Exception as error:
+        print(type(error).__name__, error)
+core.prefetch(1, np.ones(45, np.uint8))
+core.close()
+"""
+
+
+@pytest.mark.parametrize('shimmed', [pytest.param('io_uring', marks=needs_uring)], indirect=True)
+@pytest.mark.parametrize('error_number', [errno.EBADF, errno.EINVAL])
+@pytest.mark.parametrize('first', [2, 3, 5])
+def test_a_ring_that_will_never_answer_again_is_a_fault(shimmed, first, error_number):
+    """Reads that are under way and all later ones end, whatever waits for them."""
+    lines = shimmed(BROKEN_RING, ENTER_FAULTS=f'{first}-1000000:{error_number}').splitlines()
+    assert len(lines) == 3
+    sentence = re.escape(f': io_uring failed: {os.strerror(error_number)}')
+    for line in lines if first < 5 else lines[-1:]:
+        assert re.fullmatch(r'ReadFailedError \S+neurons.bin: group \d+ .*' + sentence, line)
+
+
+@pytest.mark.parametrize('shimmed', [pytest.param('io_uring', marks=needs_uring)], indirect=True)
+@pytest.mark.parametrize('error_number', [errno.EAGAIN, errno.EBUSY, errno.ENOMEM, errno.EINTR])
+def test_a_ring_that_is_busy_is_asked_again(shimmed, error_number):
+    lines = shimmed(BROKEN_RING, ENTER_FAULTS=f'2-20:{error_number}').splitlines()
+    assert lines == ['good'] * 3
+
+
+@pytest.mark.parametrize('shimmed', [pytest.param('io_uring', marks=needs_uring)], indirect=True)
+def test_a_ring_that_does_not_even_begin_is_refused(shimmed):
+    lines = shimmed("""
+for reader in ('auto', 'io_uring'):
+    try:
+        print(core_with(reader)(str(made.path), 1024, made.groups, 64, 4).reader)
+    except Exception as error:
+        print(type(error).__name__, error)
+""", ENTER_FAULTS=f'1-1000000:{errno.EBADF}').splitlines()
+    auto, insisting = lines
+    assert auto == 'threads'
+    assert insisting == (
+        "ReaderUnavailableError reader is 'io_uring', which is not to be had here (a read of the "
+        "file: Bad file descriptor); it must be 'auto' or 'threads'.")
 
 
 JITTER = """

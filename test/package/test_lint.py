@@ -41,7 +41,7 @@ def test_native_rooms_include_only_what_lies_below() -> None:
     found = {(path.relative_to(ROOT / 'native').parts[0].removesuffix('.hpp'), room)
              for path in (ROOT / 'native').rglob('*.?pp') for room in own.findall(path.read_text())}
     assert ('bindings', 'core') in found
-    assert {(room, below) for room, below in found if rooms.index(below) < rooms.index(room)} == set()
+    assert {pair for pair in found if rooms.index(pair[1]) < rooms.index(pair[0])} == set()
 
 
 def imports_on_loading(tree: ast.AST) -> set[str]:

@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-import shutil
 import subprocess
 import sys
 
@@ -24,17 +23,32 @@ core_class = core_with({reader!r})
 """
 
 
+def run_preloaded(library, code, *arguments, **settings):
+    """What Python prints that runs this code with a library in front of the others."""
+    environment = {**os.environ, 'LD_PRELOAD': f'{os.environ.get("LD_PRELOAD", "")} {library}',
+                   'PYTHONPATH': os.pathsep.join(sys.path), **settings}
+    done = subprocess.run([sys.executable, '-c', code, *arguments], env=environment, text=True,
+                          capture_output=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture(scope='session')
 def shim(tmp_path_factory):
-    compiler = shutil.which('cc') or shutil.which('gcc')
-    if compiler is None:
-        pytest.skip('no C compiler for the fault shim')
     library = tmp_path_factory.mktemp('shim') / 'shim.so'
     sources = [str(HERE / 'core_fault_shim.c')]
     if not uring_refusal():
         sources.append(str(HERE / 'uring_fault_shim.c'))
-    subprocess.run([compiler, '-shared', '-fPIC', '-O1', '-o', str(library), *sources, '-ldl'],
+    subprocess.run(['cc', '-shared', '-fPIC', '-O1', '-o', str(library), *sources, '-ldl'],
                    check=True)
+    return library
+
+
+@pytest.fixture(scope='session')
+def allocation_shim(tmp_path_factory):
+    library = tmp_path_factory.mktemp('shim') / 'allocation_shim.so'
+    subprocess.run(['c++', '-std=c++17', '-shared', '-fPIC', '-O1', '-o', str(library),
+                    str(HERE / 'allocation_shim.cpp')], check=True)
     return library
 
 
@@ -44,11 +58,6 @@ def shimmed(request, shim, tmp_path):
     def run(code, **settings):
         setup = SHIMMED.format(test=str(HERE), path=str(tmp_path / 'neurons.bin'),
                                reader=request.param)
-        environment = {**os.environ, 'LD_PRELOAD': f'{os.environ.get("LD_PRELOAD", "")} {shim}',
-                       'PYTHONPATH': os.pathsep.join(sys.path), **settings}
-        done = subprocess.run([sys.executable, '-c', setup + code], env=environment, text=True,
-                              capture_output=True, timeout=100)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return run_preloaded(shim, setup + code, **settings)
     run.first = 1 if request.param == 'threads' else 2      # io_uring is tried first
     return run

@@ -1,7 +1,8 @@
 /* Preloaded in front of libc: alters what io_uring answers to chosen reads, or delays it.
  *
  * FAULTS and DELAYS as in core_fault_shim.c, FAULTS counted over all reads that io_uring answers.
- * The reads of its eventfd, which have the name of all ones, are not counted.
+ * The reads of its eventfd, which have the name of all ones, are not counted. ENTER_FAULTS:
+ * "first-last:errno": these calls of io_uring_enter, counted from 1, do nothing but fail.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -9,6 +10,7 @@
 #include <linux/io_uring.h>
 #include <stdarg.h>
 #include <stdatomic.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -38,6 +40,7 @@ struct ring {
 static struct ring rings[16];
 static atomic_uint made;
 static atomic_ulong reads;
+static atomic_ulong enters;
 
 static void remember(int descriptor, const struct io_uring_params *params) {
   size_t bytes = params->cq_off.cqes + params->cq_entries * sizeof(struct io_uring_cqe);
@@ -101,6 +104,17 @@ static struct ring *ring_of(int descriptor) {
   return NULL;
 }
 
+static int enter_fault(void) {
+  const unsigned long call = atomic_fetch_add(&enters, 1) + 1;
+  const char *faults = getenv("ENTER_FAULTS");
+  unsigned long first, last;
+  int error_number;
+  return faults != NULL && sscanf(faults, "%lu-%lu:%d", &first, &last, &error_number) == 3 &&
+                 first <= call && call <= last
+             ? error_number
+             : 0;
+}
+
 long syscall(long number, ...) {
   typedef long (*function)(long, long, long, long, long, long, long);
   static _Atomic(function) known;
@@ -115,6 +129,9 @@ long syscall(long number, ...) {
     given[i] = va_arg(list, long);
   }
   va_end(list);
+  if (number == __NR_io_uring_enter && (errno = enter_fault()) != 0) {
+    return -1;
+  }
   struct ring *ring = number == __NR_io_uring_enter ? ring_of((int)given[0]) : NULL;
   if (ring != NULL) {
     alter(ring);
