@@ -50,21 +50,31 @@ def checkpoint_folder(tmp_path: Path) -> Path:
 
 @pytest.fixture(scope='session')
 def int8_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A calibrated int8 store beside its checkpoint; read only."""
+    """An int8 store beside its checkpoint; read only."""
     return tiny_store(tmp_path_factory.mktemp('int8'))
 
 
 @pytest.fixture(scope='session')
 def int4_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A calibrated store, all int4, beside its checkpoint, all else in float32; read only."""
+    """A store, all int4, beside its checkpoint, all else in float32; read only."""
     return tiny_store(tmp_path_factory.mktemp('int4'), neurons='int4',
                       int4_loss=math.inf, resident='fp32', kv_cache='fp32')
 
 
 @pytest.fixture(scope='session')
 def fp16_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A calibrated fp16 store, which loses nothing of its checkpoint; read only."""
+    """An fp16 store, which loses nothing of its checkpoint; read only."""
     return tiny_store(tmp_path_factory.mktemp('fp16'), neurons='fp16')
+
+
+@pytest.fixture(scope='session')
+def gated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibrated int8 store of a ReLU model beside its checkpoint; read only."""
+    folder = tmp_path_factory.mktemp('gated')
+    write_checkpoint(folder / 'checkpoint', hidden_act='relu')
+    convert(folder / 'checkpoint', folder / 'gated.store', ConversionOptions(most_tokens=512),
+            lambda what, done, total: None)
+    return folder / 'gated.store'
 
 
 @pytest.fixture(scope='session')

@@ -5,6 +5,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
+from flash_llm_ros.checked_fields import check
 from flash_llm_ros.store.four_bit_lines import fitted_lines, nearest
 
 BLOCK = 32                      # values that share a scale, in int8 and int4 rows
@@ -161,11 +162,10 @@ CODEC_NAMES = tuple(_CODECS)
 
 
 def row_codec(name: str, dim: int) -> RowCodec:
-    """The codec called ``name`` for rows of ``dim`` values; ValueError if there is none."""
-    if name not in _CODECS:
-        raise ValueError(f'codec: {name!r} is unknown, must be one of {", ".join(_CODECS)}')
-    if not isinstance(dim, int) or isinstance(dim, bool) or dim < 1:
-        raise ValueError(f'dim: {dim!r} is not a positive integer')
+    """The codec called ``name`` for rows of ``dim`` values; FieldError if there is none."""
+    check(name in _CODECS, 'codec', name, f'one of {", ".join(_CODECS)}')
+    check(isinstance(dim, int) and not isinstance(dim, bool) and dim > 0, 'dim', dim,
+          'a positive integer')
     return _CODECS[name](dim)
 
 

@@ -51,7 +51,7 @@ class FlashStore:
         """
         path = Path(path)
         if not path.is_dir():
-            with suppress(OSError):         # of a medium that cannot be written
+            with suppress(OSError, ValueError):     # of a medium that cannot be written
                 restore(path)
         if not path.is_dir():
             raise FlashLlmError(ErrorCode.STORE_NOT_FOUND,

@@ -226,6 +226,8 @@ def plan_geometry(dim: int, codecs: str | Sequence[str], section_specs: Iterable
     check(len(specs) > 0, 'section_specs', specs, 'at least one section')
     names = [codecs] * len(specs) if isinstance(codecs, str) else list(codecs)
     check(len(names) == len(specs), 'codecs', names, f'one for each of {len(specs)} sections')
+    for spec in specs:
+        check(spec.bundles > 0, f'{spec.name}.bundles', spec.bundles, 'a positive integer')
     found = [row_codec(name, dim) for name in names]
     bundle_sizes = [spec.rows * codec.row_bytes for spec, codec in zip(specs, found, strict=True)]
     group_bytes = _group_bytes(set(bundle_sizes), block, min_group_bytes, max_waste)

@@ -192,11 +192,11 @@ def test_wrong_arrays_are_refused(name):
 
 
 def test_unknown_codecs_and_sizes_are_refused():
-    with pytest.raises(ValueError, match="codec: 'int3' is unknown, must be one of "
+    with pytest.raises(ValueError, match="codec is 'int3'; it must be one of "
                                          'int8, int4, fp16'):
         row_codec('int3', 64)
     for dim in (0, -5, 2.0, True):
-        with pytest.raises(ValueError, match='dim: '):
+        with pytest.raises(ValueError, match='dim is '):
             row_codec('int8', dim)
 
 

@@ -63,7 +63,7 @@ def test_planned_size_is_the_smallest_good_one(dim, data, layout, layers, neuron
         next_group += section.groups
     assert geometry.groups == next_group
     assert geometry.file_bytes == next_group * geometry.group_bytes
-    assert Geometry.from_dict(geometry.to_dict()) == geometry
+    assert Geometry.from_plain(geometry.to_dict()) == geometry
 
 
 def test_formats_of_sections():
@@ -84,7 +84,7 @@ def test_the_sections_of_a_model():
     ]
     bundled = model_sections('bundled', 2, 1536, 49152, tied=True)
     assert bundled == [('bundle', 0, 3, 1536), ('bundle', 1, 3, 1536), ('embedding', -1, 1, 49152)]
-    with pytest.raises(ValueError, match="layout: 'split-brain'"):
+    with pytest.raises(ValueError, match="layout is 'split-brain'"):
         model_sections('split-brain', 2, 1536, 49152, tied=True)
 
 
@@ -118,38 +118,38 @@ def replaced(data, path, value):
 
 
 @pytest.mark.parametrize(('path', 'value', 'message'), [
-    (['block'], 500, 'block: 500'),
-    (['block'], True, 'block: True'),
-    (['block'], '512', "block: '512'"),
-    (['group_bytes'], 0, 'group_bytes: 0'),
-    (['group_bytes'], 4100, 'group_bytes: 4100'),
-    (['group_bytes'], 4096.0, 'group_bytes: 4096.0'),
-    (['dim'], -1, 'dim: -1'),
-    (['dim'], None, 'dim: None'),
-    (['codec'], 'int8', r'geometry.codec: is unknown'),
+    (['block'], 500, 'block is 500'),
+    (['block'], True, 'block is True'),
+    (['block'], '512', "block is '512'"),
+    (['group_bytes'], 0, 'group_bytes is 0'),
+    (['group_bytes'], 4100, 'group_bytes is 4100'),
+    (['group_bytes'], 4096.0, 'group_bytes is 4096.0'),
+    (['dim'], -1, 'dim is -1'),
+    (['dim'], None, 'dim is None'),
+    (['codec'], 'int8', r'^codec is unknown'),
     (['sections', 1, 'codec'], 'int7',
-     r"sections\[1\].codec: 'int7' is wrong, must be one of int8, int4, fp16"),
-    (['sections', 1, 'codec'], ['int8'], r"sections\[1\].codec: \['int8'\]"),
-    (['sections', 1, 'codec'], 'fp16', r'sections\[1\].bundles_per_group: '),
-    (['sections'], [], 'sections: '),
-    (['sections'], {}, 'sections: {}'),
-    (['sections', 1], 5, r'sections\[1\]: 5'),
-    (['sections', 1, 'name'], 'bottom', r"sections\[1\].name: 'bottom'"),
-    (['sections', 1, 'name'], [], r'sections\[1\].name: \[\]'),
-    (['sections', 2, 'layer'], 0, r"sections\[2\].name: 'gate_up of layer 0'"),
-    (['sections', 1, 'layer'], -2, r'sections\[1\].layer: -2'),
-    (['sections', 1, 'rows'], 2, r'sections\[1\].rows: 2'),
-    (['sections', 1, 'bundles'], 0, r'sections\[1\].bundles: 0'),
-    (['sections', 1, 'bundles'], 5000, r'sections\[2\].first_group: '),
-    (['sections', 1, 'bundles_per_group'], 1000, r'sections\[1\].bundles_per_group: 1000'),
-    (['sections', 1, 'first_group'], 7, r'sections\[1\].first_group: 7'),
-    (['sections', 1, 'colour'], 7, r'sections\[1\].colour: is unknown'),
-    (['version'], 7, r'geometry.version: is unknown'),
+     r"sections\[1\].codec is 'int7'; it must be one of int8, int4, fp16"),
+    (['sections', 1, 'codec'], ['int8'], r"sections\[1\].codec is \['int8'\]"),
+    (['sections', 1, 'codec'], 'fp16', r'sections\[1\].bundles_per_group is '),
+    (['sections'], [], 'sections is '),
+    (['sections'], {}, 'sections is {}'),
+    (['sections', 1], 5, r'sections\[1\] is 5'),
+    (['sections', 1, 'name'], 'bottom', r"sections\[1\].name is 'bottom'"),
+    (['sections', 1, 'name'], [], r'sections\[1\].name is \[\]'),
+    (['sections', 2, 'layer'], 0, r"sections\[2\].name is 'gate_up of layer 0'"),
+    (['sections', 1, 'layer'], -2, r'sections\[1\].layer is -2'),
+    (['sections', 1, 'rows'], 2, r'sections\[1\].rows is 2'),
+    (['sections', 1, 'bundles'], 0, r'sections\[1\].bundles is 0'),
+    (['sections', 1, 'bundles'], 5000, r'sections\[2\].first_group is '),
+    (['sections', 1, 'bundles_per_group'], 1000, r'sections\[1\].bundles_per_group is 1000'),
+    (['sections', 1, 'first_group'], 7, r'sections\[1\].first_group is 7'),
+    (['sections', 1, 'colour'], 7, r'sections\[1\].colour is unknown'),
+    (['version'], 7, r'^version is unknown'),
 ])
 def test_wrong_fields_are_named(manifest, path, value, message):
-    assert Geometry.from_dict(manifest)
+    assert Geometry.from_plain(manifest)
     with pytest.raises(ValueError, match=message):
-        Geometry.from_dict(replaced(manifest, path, value))
+        Geometry.from_plain(replaced(manifest, path, value))
 
 
 @pytest.mark.parametrize('path', [['block'], ['group_bytes'], ['dim'], ['sections'],
@@ -160,26 +160,26 @@ def test_missing_fields_are_named(manifest, path):
     for key in path[:-1]:
         place = place[key]
     del place[path[-1]]
-    with pytest.raises(ValueError, match=rf'{path[-1]}: is missing'):
-        Geometry.from_dict(manifest)
+    with pytest.raises(ValueError, match=rf'{path[-1]} is missing'):
+        Geometry.from_plain(manifest)
 
 
 @pytest.mark.parametrize('data', [None, 3, 'geometry', [1]])
 def test_what_is_no_mapping_is_refused(data):
-    with pytest.raises(ValueError, match='geometry: '):
-        Geometry.from_dict(data)
+    with pytest.raises(ValueError, match='must be a mapping'):
+        Geometry.from_plain(data)
 
 
 @pytest.mark.parametrize(('arguments', 'message'), [
-    ({'dim': 0}, 'dim: 0'),
-    ({'codecs': 'int4x'}, "codec: 'int4x'"),
-    ({'codecs': ['int4', 'int8']}, 'codecs: .* one for each of 1 sections'),
-    ({'codecs': ['int7']}, "codec: 'int7'"),
+    ({'dim': 0}, 'dim is 0'),
+    ({'codecs': 'int4x'}, "codec is 'int4x'"),
+    ({'codecs': ['int4', 'int8']}, 'codecs is .* one for each of 1 sections'),
+    ({'codecs': ['int7']}, "codec is 'int7'"),
     ({'section_specs': []}, 'section_specs'),
-    ({'block': 100}, 'block: 100'),
-    ({'min_group_bytes': 0}, 'min_group_bytes: 0'),
-    ({'section_specs': [SectionSpec('down', 0, 1, 0)]}, 'down.bundles: 0'),
-    ({'section_specs': [SectionSpec('down', 0, 2, 5)]}, r'sections\[0\].rows: 2'),
+    ({'block': 100}, 'block is 100'),
+    ({'min_group_bytes': 0}, 'min_group_bytes is 0'),
+    ({'section_specs': [SectionSpec('down', 0, 1, 0)]}, 'bundles is 0'),
+    ({'section_specs': [SectionSpec('down', 0, 2, 5)]}, r'sections\[0\].rows is 2'),
 ])
 def test_wrong_plans_are_refused(arguments, message):
     right = {'dim': 64, 'codecs': 'int8', 'section_specs': [SectionSpec('down', 0, 1, 5)]}

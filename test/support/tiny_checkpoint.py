@@ -77,8 +77,8 @@ def byte_tokenizer() -> Tokenizer:
 
 
 def tiny_store(folder: Path, **options: object) -> Path:
-    """A flash store of a random checkpoint, ready for both modes; takes seconds."""
+    """A flash store of a random checkpoint; takes a second."""
     checkpoint = write_checkpoint(folder / 'checkpoint')
-    convert(checkpoint, folder / 'tiny.store', ConversionOptions(most_tokens=512, **options),
+    convert(checkpoint, folder / 'tiny.store', ConversionOptions(**options),
             lambda what, done, total: None)
     return folder / 'tiny.store'
