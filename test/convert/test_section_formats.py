@@ -16,13 +16,12 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from bench.quality.fidelity import engine_logits, mean_divergence
-from flash_llm_ros.calibrate.ordered_store import OrderOptions, order_store
 from flash_llm_ros.checkpoint.open import open_checkpoint
 from flash_llm_ros.convert.calibration_text import default_text
 from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.convert.rounding_trial import RoundingTrial, int4_rounded
 from flash_llm_ros.convert.section_formats import Price, SectionFormats, worth_keeping
-from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
+from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.neuron_reader import NeuronReader
@@ -91,15 +90,14 @@ def rounded_reference(checkpoint: Path, store: FlashStore) -> AutoModelForCausal
     return model
 
 
-@pytest.mark.parametrize('core', ['native', 'numpy'])
 @pytest.mark.parametrize(('layout', 'changes', 'codecs'), [
     ('split', {}, ('int4', 'int8', 'int4', 'fp16', 'fp16', 'int4', 'int4', 'int8')),
     ('split', {'tie_word_embeddings': True},
      ('int4', 'int4', 'int4', 'int8', 'int8', 'int4', 'int8')),
     ('bundled', {'hidden_act': 'relu'}, ('int8', 'int4', 'fp16', 'int8', 'int4')),
 ])
-def test_a_mixed_store_against_transformers(tmp_path: Path, core: str, layout: str,
-                                            changes: dict, codecs: tuple[str, ...]) -> None:
+def test_a_mixed_store_against_transformers(tmp_path: Path, layout: str, changes: dict,
+                                            codecs: tuple[str, ...]) -> None:
     checkpoint = write_checkpoint(tmp_path / 'checkpoint', **changes)
     store = written(checkpoint, tmp_path / 'store', layout, codecs)
     assert tuple(section.codec.name for section in store.manifest.geometry.sections) == codecs
@@ -107,7 +105,7 @@ def test_a_mixed_store_against_transformers(tmp_path: Path, core: str, layout: s
         expected = rounded_reference(checkpoint, store)(torch.from_numpy(TOKENS[None])
                                                         ).logits[0].numpy()
     for budget in (10_000_000, 40_000_000):      # streamed and pinned
-        with opened(store, core=core, budget=budget) as engine:
+        with opened(store, budget=budget) as engine:
             logits = engine_logits(engine, TOKENS.tolist())
             one_by_one = engine_logits(engine, TOKENS.tolist(), dense=False)
         # What is left is how inputs are rounded: to 8 bits for int4 rows.
@@ -224,24 +222,6 @@ def test_weights_that_int4_cannot_hold(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r'down of layer 1: int4 rows: largest magnitude 1\.0'):
         convert(checkpoint, tmp_path / 'store', ConversionOptions(neurons='int4'), quiet)
     assert not (tmp_path / 'store').exists()
-
-
-@pytest.mark.parametrize('mode', ['exact', 'sparse', 'aggressive'])
-def test_all_modes_run_a_mixed_store_with_both_cores(source: Path, tmp_path: Path, mode: str
-                                                     ) -> None:
-    store = convert(source, tmp_path / 'store', ConversionOptions(
-        neurons='int4', int4_loss=1e-3, resident='fp32', kv_cache='fp32', most_tokens=512), quiet)
-    assert len({section.codec.name for section in store.manifest.geometry.sections}) == 2
-    if mode == 'aggressive':
-        store = order_store(store.path, tmp_path / 'ordered', [default_text()], OrderOptions(
-            shares=(1.0, 0.7), most_tokens=512, measured_tokens=64, head_rows=64), quiet)
-    answers = {}
-    for core in ('native', 'numpy'):
-        with opened(store, core=core, mode=mode) as engine:
-            generation = engine.start(GenerationRequest('Hello', raw=True, max_tokens=24))
-            list(generation)
-            answers[core] = generation.tokens
-    assert answers['native'] == answers['numpy'] and len(answers['numpy']) > 4
 
 
 @pytest.mark.parametrize('write', [write_opt, write_fatrelu])

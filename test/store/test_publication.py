@@ -1,6 +1,6 @@
 """A store that is replaced is the old one or the new one, whenever the power goes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 import ctypes
 import errno
 import fcntl
@@ -47,17 +47,21 @@ def replace_by(new: Path, target: Path) -> None:
         place.publish()
 
 
+def dying(call: Callable[..., object], left: Iterator[int]) -> Callable[..., object]:
+    def counted(*arguments: object, **more: object) -> object:
+        if next(left) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return call(*arguments, **more)
+    return counted
+
+
 def killed_before(step: int, action: Callable[[], None]) -> bool:
     """Run in a process that kills itself before that step; False: it has fewer steps."""
     child = os.fork()
     if child == 0:
         left = iter(range(step, -1, -1))
         for module, name in STEPS:
-            def counted(*arguments: object, plain=getattr(module, name), **more: object) -> object:
-                if next(left) == 0:
-                    os.kill(os.getpid(), signal.SIGKILL)
-                return plain(*arguments, **more)
-            setattr(module, name, counted)
+            setattr(module, name, dying(getattr(module, name), left))
         try:
             action()
         finally:
