@@ -10,7 +10,6 @@ from flash_llm_ros.checked_fields import (
     check_choice,
     check_integers,
     check_numbers,
-    structured,
 )
 
 NORMS = ('rms', 'layer')
@@ -60,8 +59,6 @@ class FeedForwardSpec:
         check_integers(self, ('size',))
         check_choice(self, 'activation', ACTIVATIONS)
         check_numbers(self, ('relu_threshold',), lambda value: value >= 0, 'a number from 0 on')
-        check(self.gated or self.sparse_by_nature, 'activation', self.activation,
-              'relu in a block without gate')
         check(not (self.gated and self.bias), 'bias', self.bias, 'false in a block with a gate')
 
     @property
@@ -150,11 +147,6 @@ class ModelSpec:
     def to_dict(self) -> dict[str, Any]:
         """Nested mappings and lists, as YAML has them."""
         return _plain(asdict(self))
-
-    @classmethod
-    def from_dict(cls, data: Any) -> 'ModelSpec':
-        """Raises FieldError."""
-        return structured(cls, data, 'model')
 
 
 def _plain(value: Any) -> Any:

@@ -61,10 +61,11 @@ def recalibrate(path: Path, texts: list[str], options: CalibrationOptions,
     The manifest is replaced in one step. Raises FlashLlmError, OSError and ValueError.
     """
     store = FlashStore.open(path)
-    if store.manifest.layout != 'bundled':
+    block = store.manifest.model.feed_forward
+    if not block.sparse_by_nature:
         raise FlashLlmError(
             ErrorCode.INVALID_PARAMETER,
-            f'{path} has the {store.manifest.layout} layout: every token of such a model needs all '
+            f'{path} is of a model with {block.activation}: every token of such a model needs all '
             'neurons, which mode exact reads. There is nothing to calibrate.')
     folder = next_folder(store)
     try:

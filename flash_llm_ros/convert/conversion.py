@@ -59,7 +59,8 @@ def convert(source: str | Path, target: str | Path, options: ConversionOptions,
         raise FileExistsError(f'{target} exists and is no flash store; it is not replaced.')
     checkpoint = open_checkpoint(source, options.ffn)
     exact = options.neurons == 'fp16'
-    layout = 'bundled' if checkpoint.spec.feed_forward.sparse_by_nature else 'split'
+    block = checkpoint.spec.feed_forward
+    layout = 'bundled' if block.sparse_by_nature or not block.gated else 'split'
     sections = SectionFormats(checkpoint, layout, options.neurons, options.int4_loss)
     form = StoreFormat(layout, sections.first,
                        options.resident or ('fp32' if exact else _resident(checkpoint)),
@@ -71,7 +72,7 @@ def convert(source: str | Path, target: str | Path, options: ConversionOptions,
             codecs = sections.measured(store, texts, progress)
             if codecs != sections.first:
                 writer.recode(replace(form, codecs=codecs))
-        if options.calibrate and layout == 'bundled':
+        if options.calibrate and block.sparse_by_nature:
             chosen = CalibrationOptions(most_tokens=options.most_tokens)
             writer.seal(calibrate_new(writer, texts, chosen, progress))
         writer.publish()

@@ -15,8 +15,9 @@ MOST_PERPLEXITY = 1.01     # of mode gated, in that of mode exact, that auto tak
 def check_mode(mode: str, manifest: Manifest) -> None:
     """Raise FlashLlmError(INVALID_PARAMETER) where a store cannot be run in this mode."""
     if mode == 'gated' and manifest.calibration is None:
-        why = ('its model uses every neuron for every token' if manifest.layout != 'bundled'
-               else 'it was converted without calibration')
+        why = ('it was converted without calibration'
+               if manifest.model.feed_forward.sparse_by_nature else
+               'its model uses every neuron for every token')
         raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
                             f'mode is gated, but {why}; it must be auto or exact.')
 
@@ -30,7 +31,7 @@ def resolved_mode(mode: str, manifest: Manifest, slots: Mapping[str, int]) -> tu
         return mode, f'mode {mode}, as it was asked for'
     if manifest.calibration is None:
         return 'exact', ('mode exact: the store was converted without calibration'
-                         if manifest.layout == 'bundled' else
+                         if manifest.model.feed_forward.sparse_by_nature else
                          'mode exact: the model uses every neuron for every token')
     return _cheaper(manifest.geometry, manifest.calibration, slots)
 

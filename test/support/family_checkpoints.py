@@ -98,6 +98,7 @@ VARIANTS: dict[str, Callable[[Path], Path]] = {
     'opt': write_opt,
     'opt-post-norm': lambda folder: write_opt(folder, do_layer_norm_before=False),
     'opt-untied': lambda folder: write_opt(folder, tie_word_embeddings=False),
+    'opt-silu': lambda folder: write_opt(folder, activation_function='silu'),
     'opt-no-bias': lambda folder: write_opt(folder, enable_bias=False),
 }
 
