@@ -42,11 +42,10 @@ def computed_by_onnx_runtime(matrix: np.ndarray, resident: str, x: np.ndarray,
 
 
 @pytest.mark.parametrize('resident', ['q8', 'q4'])
-@pytest.mark.parametrize('biased', [False, True])
-@pytest.mark.parametrize(('rows', 'columns'), [(1, 64), (5, 64), (7, 96), (16, 160), (3, 100),
-                                               (4, 1536)])
-def test_onnx_runtime_reads_the_same_values(resident: str, biased: bool, rows: int,
-                                            columns: int) -> None:
+@pytest.mark.parametrize(('rows', 'columns', 'biased'), [
+    (1, 64, False), (7, 96, True), (3, 100, True), (4, 1536, False)])
+def test_onnx_runtime_reads_the_same_values(resident: str, rows: int, columns: int,
+                                            biased: bool) -> None:
     random = np.random.default_rng(rows)
     matrix = (random.standard_normal((rows, columns)) + 0.3).astype(np.float32)
     bias = random.standard_normal(rows).astype(np.float32) if biased else None
