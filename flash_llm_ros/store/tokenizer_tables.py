@@ -1,4 +1,8 @@
-"""A byte-level BPE tokenizer as sorted arrays: a tenth of the memory of hash maps.
+"""A byte-level BPE tokenizer as sorted arrays, which take far less memory than hash maps.
+
+They save 44 MB with Qwen2.5's 151,936 tokens (7.1 MB in place of 50.9) and 12 MB with SmolLM2's
+49,152 (4.2 in place of 16.7): resident memory after opening `TextTokenizer` on them, or on the
+store's tokenizer.json, and after `trim_heap`.
 
 What cuts a text into words (normaliser, added tokens, patterns) stays with the `tokenizers`
 library: `definition` is the same tokenizer.json with bytes for tokens and without merges.

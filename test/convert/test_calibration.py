@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 import shutil
 
+from family_checkpoints import reference_of, write_opt
 from generation_cases import ReferenceModel
 import numpy as np
 from planted_checkpoint import write_planted_checkpoint
@@ -120,6 +121,25 @@ def test_neurons_lie_in_the_order_of_their_frequency(planted: Path, tmp_path: Pa
             counts = (x @ bundles[:, 0].T > 0).sum(axis=0)      # on text it was not made from
             quarters = counts.reshape(4, -1).sum(axis=1)
             assert (np.diff(quarters) < 0).all() and quarters[0] > 0.5 * counts.sum()
+
+
+def test_biases_go_with_their_neurons(tmp_path: Path) -> None:
+    """A block without gate, whose biases are resident, against transformers."""
+    checkpoint = write_opt(tmp_path / 'checkpoint')
+    store = convert(checkpoint, tmp_path / 'store', ConversionOptions(neurons='fp16'), quiet).path
+    theirs = load_file(checkpoint / 'model.safetensors')
+    ours = load_file(store / 'resident.safetensors')
+    for layer in range(3):
+        before, now = theirs[f'model.decoder.layers.{layer}.fc1.bias'], ours[f'up_bias.{layer}']
+        assert not np.array_equal(before, now)
+        np.testing.assert_array_equal(np.sort(before), np.sort(now))
+    with opened(store, mode='exact', context_length=256) as engine:
+        tokens = np.array(engine.tokenize(TEXT)[:60], np.int64)
+        logits = np.empty((60, engine.model.spec.embedding.vocab_size), np.float32)
+        engine.model.forward(tokens, 0, True, logits)
+    with torch.no_grad():
+        expected = reference_of(checkpoint)(torch.from_numpy(tokens[None])).logits[0].numpy()
+    np.testing.assert_allclose(logits, expected, atol=0.02 * expected.std())
 
 
 def test_predictors_find_what_they_say(planted: Path, tmp_path: Path) -> None:

@@ -89,6 +89,27 @@ def test_killed_between_any_two_steps(publishing: str, stores: Path, int8_store:
     assert (target / 'new').exists() and [path.name for path in stores.iterdir()] == [target.name]
 
 
+@pytest.mark.parametrize('what', ['neurons', 'attention'])
+def test_what_a_killed_conversion_leaves_is_gone_after_the_next(stores: Path, what: str) -> None:
+    target, options = stores / 'robot.store', ConversionOptions(replace=True)
+    checkpoint = write_checkpoint(stores.parent / 'checkpoint')
+
+    def dying_progress(step: str, done: int, total: int) -> None:
+        if step == what:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    if (child := os.fork()) == 0:
+        try:
+            convert(checkpoint, target, options, dying_progress)
+        finally:
+            os._exit(0)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    assert len(list(stores.iterdir())) == 2 and (target / 'old').exists()
+    FlashStore.open(target).verify()
+    convert(checkpoint, target, options, lambda *_: None).verify()
+    assert [path.name for path in stores.iterdir()] == ['robot.store']
+
+
 def test_a_store_without_its_name_is_brought_back(stores: Path) -> None:
     """By opening and by converting, also where the name is a link to the place."""
     target, link = stores / 'robot.store', stores.parent / 'link'
