@@ -14,7 +14,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-typedef ssize_t (*preadv2_function)(int, const struct iovec *, int, off_t, int);
+typedef ssize_t (*preadv_function)(int, const struct iovec *, int, off_t);
 
 static atomic_ulong calls;
 static atomic_int in_flight;
@@ -65,8 +65,8 @@ const char *fault_of(unsigned long call) {
   return NULL;
 }
 
-static ssize_t answer(int file, const struct iovec *pieces, int count, off_t offset, int flags) {
-  const preadv2_function real = (preadv2_function)dlsym(RTLD_NEXT, "preadv64v2");
+static ssize_t answer(int file, const struct iovec *pieces, int count, off_t offset) {
+  const preadv_function real = (preadv_function)dlsym(RTLD_NEXT, "preadv64");
   const unsigned long call = atomic_fetch_add(&calls, 1) + 1;
   const char *delays = getenv("DELAYS");
   if (delays != NULL) {
@@ -74,43 +74,35 @@ static ssize_t answer(int file, const struct iovec *pieces, int count, off_t off
   }
   const char *fault = fault_of(call);
   if (fault == NULL) {
-    return real(file, pieces, count, offset, flags);
+    return real(file, pieces, count, offset);
   }
   if (strncmp(fault, "flip", 4) == 0 || strncmp(fault, "late", 4) == 0) {
-    const ssize_t bytes = real(file, pieces, count, offset, flags);
+    const ssize_t bytes = real(file, pieces, count, offset);
     damaged(fault, &pieces[count - 1]);
     return bytes;
   }
   if (strncmp(fault, "short", 5) == 0) {
     const struct iovec less = {pieces[0].iov_base, 512};
-    return real(file, &less, 1, offset, flags);
+    return real(file, &less, 1, offset);
   }
   errno = atoi(fault);
   return -1;
 }
 
-static ssize_t altered(int file, const struct iovec *pieces, int count, off_t offset, int flags) {
+static ssize_t altered(int file, const struct iovec *pieces, int count, off_t offset) {
   read_begins();
-  const ssize_t bytes = answer(file, pieces, count, offset, flags);
+  const ssize_t bytes = answer(file, pieces, count, offset);
   const int error_number = errno;
   read_ends();
   errno = error_number;
   return bytes;
 }
 
-/* The four names of one call: C++ uses the first ones, Python the last. */
+/* The two names of one call. */
 ssize_t preadv(int file, const struct iovec *pieces, int count, off_t offset) {
-  return altered(file, pieces, count, offset, 0);
+  return altered(file, pieces, count, offset);
 }
 
 ssize_t preadv64(int file, const struct iovec *pieces, int count, off_t offset) {
-  return altered(file, pieces, count, offset, 0);
-}
-
-ssize_t preadv2(int file, const struct iovec *pieces, int count, off_t offset, int flags) {
-  return altered(file, pieces, count, offset, flags);
-}
-
-ssize_t preadv64v2(int file, const struct iovec *pieces, int count, off_t offset, int flags) {
-  return altered(file, pieces, count, offset, flags);
+  return altered(file, pieces, count, offset);
 }
