@@ -9,6 +9,7 @@ os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')      # as the commands do, be
 
 from fault_fixtures import allocation_shim, shim, shimmed  # noqa: F401
 from hypothesis import settings
+from planted_checkpoint import write_planted_checkpoint
 import pytest
 from ros_fixtures import active_node  # noqa: F401
 from tiny_checkpoint import tiny_store, write_checkpoint
@@ -78,16 +79,24 @@ def gated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='session')
+def planted_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A calibrated int8 store of which a token needs few neurons; read only."""
+    folder = tmp_path_factory.mktemp('planted')
+    write_planted_checkpoint(folder / 'checkpoint')
+    convert(folder / 'checkpoint', folder / 'planted.store', ConversionOptions(),
+            lambda what, done, total: None)
+    return folder / 'planted.store'
+
+
+@pytest.fixture(scope='session')
+def stores(int8_store: Path, planted_store: Path) -> dict[str, Path]:
+    """A store for each mode."""
+    return {'exact': int8_store, 'gated': planted_store}
+
+
+@pytest.fixture(scope='session')
 def real_store(real_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M converted as `flash_llm convert` does by default; read only."""
     path = tmp_path_factory.mktemp('real') / 'smollm2.store'
     convert(real_gguf, path, ConversionOptions(), lambda what, done, total: None)
-    return path
-
-
-@pytest.fixture(scope='session')
-def plain_store(real_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """SmolLM2-135M without the minutes of calibration, for exact mode; read only."""
-    path = tmp_path_factory.mktemp('plain') / 'smollm2.store'
-    convert(real_gguf, path, ConversionOptions(calibrate=False), lambda what, done, total: None)
     return path

@@ -59,8 +59,8 @@ class Robot:
 
 
 @pytest.fixture(scope='module')
-def node(plain_store: Path) -> Iterator[RunningNode]:
-    with running_node(plain_store, dram_budget='200MB', structured=True,
+def node(real_store: Path) -> Iterator[RunningNode]:
+    with running_node(real_store, dram_budget='200MB', structured=True,
                       context_length=256) as node:
         yield node.activate()
 

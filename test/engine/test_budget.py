@@ -11,9 +11,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 
 @pytest.mark.skipif(not cgroup_version(), reason='no writable memory cgroup here')
-@pytest.mark.parametrize('mode', ['exact', 'sparse'])
-def test_the_work_is_done_under_a_kernel_cap_of_bare_process_and_budget(real_store, mode):
-    figures = figures_of(job_of(real_store, BUDGET, mode, 48))
+def test_the_work_is_done_under_a_kernel_cap_of_bare_process_and_budget(real_store):
+    figures = figures_of(job_of(real_store, BUDGET, 'exact', 48))
     assert figures['oom_kills'] == 0
     assert figures['generated'] == 48 and 'Paris' in figures['text']
     assert figures['above_bare'] < BUDGET + PEAK_SLACK
@@ -26,9 +25,8 @@ def test_the_cap_is_real(real_store):
     assert run_capped(WORKER, job, bare_bytes(WORKER) + BUDGET // 2 - LIMIT_SLACK)['oom_kills'] > 0
 
 
-@pytest.mark.parametrize('mode', ['exact', 'sparse'])
-def test_generation_reads_past_the_page_cache(real_store, mode):
-    figures = run_worker(WORKER, job_of(real_store, BUDGET, mode, 32))
+def test_generation_reads_past_the_page_cache(real_store):
+    figures = run_worker(WORKER, job_of(real_store, BUDGET, 'exact', 32))
     assert figures['direct']
     assert figures['flash_bytes'] > 32 * 10_000_000
     assert figures['cache_growth'] <= 0

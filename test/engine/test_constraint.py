@@ -5,7 +5,7 @@ from pathlib import Path
 import re
 import sys
 
-from generation_cases import CORES, MODES, PROMPTS, opened, request
+from generation_cases import MODES, PROMPTS, opened, request
 from jsonschema import Draft202012Validator
 import numpy as np
 import pytest
@@ -114,31 +114,21 @@ def next_token(engine: Engine, byte: bytes) -> int:
     return engine.tokenize(byte.decode())[-1]
 
 
-@pytest.mark.parametrize('core', CORES)
 @pytest.mark.parametrize('mode', MODES)
-def test_forced_tokens_share_a_pass(int8_store: Path, core: str, mode: str) -> None:
-    """Whatever the constraint forces is run at once; one by one the text is of the same kind."""
+def test_forced_tokens_share_a_pass(stores: dict[str, Path], mode: str) -> None:
+    """Whatever the constraint forces is run at once."""
     forced = {'type': 'object', 'properties': {'long_name': {'enum': ['x', 'yy']},
                                                'end': {'const': 'z'}},
               'required': ['long_name', 'end'], 'additionalProperties': False}
-    passes, found = {}, {}
-    for batches in (True, False):
-        engine = opened(int8_store, core, structured=True, force_batches=batches, mode=mode,
-                        lookup_tokens=0)
-        runs = counted_runs(engine)
-        found[batches] = constrained(
-            engine, Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(forced)), 'x' * 10)
-        passes[batches] = [run for run in runs if run]
-        engine.close()
-        Draft202012Validator(forced).validate(json.loads(found[batches].text))
-        assert found[batches].stats.forced_tokens == len(found[batches].tokens) - 1
+    engine = opened(stores[mode], structured=True, mode=mode, lookup_tokens=0)
+    runs = counted_runs(engine)
+    found = constrained(engine, Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(forced)),
+                        'x' * 10)
+    engine.close()
+    Draft202012Validator(forced).validate(json.loads(found.text))
+    assert found.stats.forced_tokens == len(found.tokens) - 1
     # The prompt with the opening, and what stands behind the one token that was chosen.
-    opening = len('{"long_name":"')
-    prompt = len(found[True].prompt_tokens)
-    assert passes[True] == [prompt + opening]
-    assert passes[False][:2] == [prompt, 1] and set(passes[False][1:]) == {1}
-    assert len(passes[False]) == len(passes[True]) + opening
-    assert found[True].text[:opening] == found[False].text[:opening] == '{"long_name":"'
+    assert [run for run in runs if run] == [len(found.prompt_tokens) + len('{"long_name":"')]
 
 
 def counted_runs(engine: Engine) -> list[int]:
@@ -156,13 +146,13 @@ def counted_runs(engine: Engine) -> list[int]:
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('lookup_tokens', [0, 4])
 @pytest.mark.parametrize('sampling', SAMPLINGS[:2])
-def test_the_same_bytes_again(int8_store: Path, tmp_path: Path, mode: str, lookup_tokens: int,
-                              sampling: SamplingParams) -> None:
+def test_the_same_bytes_again(stores: dict[str, Path], tmp_path: Path, mode: str,
+                              lookup_tokens: int, sampling: SamplingParams) -> None:
     """Whatever the window, and whether it is suspended for another answer or not."""
     numbers = Constraint(ConstraintKind.REGEX, r'(\{"item":[0-9]\},){6}')
     texts = set()
     for budget, every in ((60_000_000, 0), (60_000_000, 1), (40_000_000, 3)):
-        engine = opened(int8_store, budget=budget, structured=True, mode=mode, prefill_chunk=4,
+        engine = opened(stores[mode], budget=budget, structured=True, mode=mode, prefill_chunk=4,
                         lookup_tokens=lookup_tokens, session_folder=tmp_path)
         generation = engine.start(request('items:', constraint=numbers, sampling=sampling))
         generation = engine.start(request('items: ' + '{"item":7},' * 3, constraint=numbers,
@@ -178,9 +168,8 @@ def test_the_same_bytes_again(int8_store: Path, tmp_path: Path, mode: str, looku
     assert len(texts) == 1
 
 
-@pytest.mark.parametrize('batches', [True, False])
-def test_an_answer_that_cannot_be_finished(int8_store: Path, batches: bool) -> None:
-    engine = opened(int8_store, structured=True, force_batches=batches, context_length=64)
+def test_an_answer_that_cannot_be_finished(int8_store: Path) -> None:
+    engine = opened(int8_store, structured=True, context_length=64)
     for options in ({'max_tokens': 5}, {'prompt': 'x' * 50}):
         generation = engine.start(request(**{
             'constraint': choices('a much longer answer than this'), **options}))

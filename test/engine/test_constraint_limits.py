@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.timeout(180)
-def test_hostile_constraints(plain_store: Path) -> None:
-    done = subprocess.run([sys.executable, str(SCRIPT), str(plain_store)], cwd=ROOT,
+def test_hostile_constraints(real_store: Path) -> None:
+    done = subprocess.run([sys.executable, str(SCRIPT), str(real_store)], cwd=ROOT,
                           env={'PYTHONPATH': ':'.join(sys.path)}, capture_output=True, text=True,
                           check=False)
     assert done.returncode == 0, done.stderr[-2000:]        # no crash, no endless recursion
@@ -31,8 +31,8 @@ def test_hostile_constraints(plain_store: Path) -> None:
 
 
 @pytest.mark.timeout(120)
-def test_the_budget_holds_with_constraints(plain_store: Path) -> None:
+def test_the_budget_holds_with_constraints(real_store: Path) -> None:
     budget = 120_000_000
-    figures = run_worker(WORKER, job_of(plain_store, budget, 'exact', 40, structured=True))
+    figures = run_worker(WORKER, job_of(real_store, budget, 'exact', 40, structured=True))
     assert figures['peak'] - figures['bare'] < budget + PEAK_SLACK
     assert figures['planned'] <= budget

@@ -5,7 +5,7 @@ from pathlib import Path
 import shutil
 import threading
 
-from generation_cases import CORES, MODES, PROMPTS, answer, opened, opened_tightly, request
+from generation_cases import MODES, PROMPTS, answer, opened, opened_tightly, request
 import pytest
 from tiny_checkpoint import write_checkpoint
 from tokenizers import AddedToken, Tokenizer
@@ -74,10 +74,8 @@ def test_prompts_the_model_has_no_tokens_for(tmp_path: Path, prompt: str, code: 
     ({'reads_in_flight': -1}, 'reads_in_flight is -1'),
     ({'reads_in_flight': 257}, 'at most 256'), ({'reader': 'x'}, "reader is 'x'"),
     ({'budget': 0}, 'dram_budget is 0'),
-    ({'budget': 1e9}, 'dram_budget'), ({'sparsity': 1.0}, 'sparsity is 1.0'),
-    ({'sparsity': -0.1}, 'sparsity'), ({'sparsity': float('nan')}, 'sparsity is nan'),
-    ({'sparsity': 'half'}, 'sparsity'), ({'core': 'cuda'}, "core is 'cuda'"),
-    ({'sparsity': 0.95, 'mode': 'sparse'}, 'at most 0.9'),
+    ({'budget': 1e9}, 'dram_budget'), ({'threads': 257}, 'threads is 257'),
+    ({'mode': 'gated'}, 'mode is gated, but its model uses every neuron'),
 ])
 def test_refused_settings(int8_store: Path, options: dict[str, object], words: str) -> None:
     with pytest.raises(FlashLlmError) as error:
@@ -85,11 +83,12 @@ def test_refused_settings(int8_store: Path, options: dict[str, object], words: s
     assert error.value.code is ErrorCode.INVALID_PARAMETER and words in str(error.value)
 
 
-def test_sparse_mode_needs_a_calibration(tmp_path: Path, checkpoint_folder: Path) -> None:
-    store = convert(checkpoint_folder, tmp_path / 'store', ConversionOptions(calibrate=False),
+def test_mode_gated_needs_a_calibration(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / 'checkpoint', hidden_act='relu')
+    store = convert(checkpoint, tmp_path / 'store', ConversionOptions(calibrate=False),
                     lambda what, done, total: None).path
-    with pytest.raises(FlashLlmError, match='without calibration') as error:
-        opened(store, mode='sparse')
+    with pytest.raises(FlashLlmError, match='without calibration; it must be auto') as error:
+        opened(store, mode='gated')
     assert error.value.code is ErrorCode.INVALID_PARAMETER
 
 
@@ -101,9 +100,9 @@ def test_budget_too_small(int8_store: Path) -> None:
         assert row in str(error.value)
 
 
-def test_the_plan_keeps_to_the_budget(int8_store: Path) -> None:
+def test_the_plan_keeps_to_the_budget(stores: dict[str, Path]) -> None:
     for mode in MODES:
-        engine = opened_tightly(int8_store, mode=mode)
+        engine = opened_tightly(stores[mode], mode=mode)
         plan, slots = engine.plan, engine.model.window.plan.slots
         assert plan.planned <= plan.budget == engine.config.dram_budget
         assert plan.window_bytes == slots * 4096
@@ -210,14 +209,16 @@ def flip_every_layer(neurons: Path, bytes_of_layers: int) -> None:
 
 
 @pytest.mark.parametrize('mode', MODES)
-@pytest.mark.parametrize('core', CORES)
-def test_damage_in_the_middle_of_an_answer(tmp_path: Path, core: str, mode: str) -> None:
+def test_damage_in_the_middle_of_an_answer(tmp_path: Path, planted_store: Path, mode: str) -> None:
     """Never silent text: the request fails, and the engine answers once the file is whole."""
-    checkpoint = write_checkpoint(tmp_path / 'checkpoint', intermediate_size=1024)
-    store = convert(checkpoint, tmp_path / 'store', ConversionOptions(most_tokens=256),
-                    lambda what, done, total: None).path
+    if mode == 'gated':
+        store = Path(shutil.copytree(planted_store, tmp_path / 'store'))
+    else:
+        checkpoint = write_checkpoint(tmp_path / 'checkpoint', intermediate_size=1024)
+        store = convert(checkpoint, tmp_path / 'store', ConversionOptions(),
+                        lambda what, done, total: None).path
     shutil.copy(store / 'neurons.bin', tmp_path / 'whole')
-    engine = opened_tightly(store, core, mode=mode)
+    engine = opened_tightly(store, mode=mode)
     expected = answer(engine).text
     generation = engine.start(request())
     pieces = iter(generation)
@@ -239,8 +240,8 @@ def test_damage_in_the_middle_of_an_answer(tmp_path: Path, core: str, mode: str)
     engine.close()
 
 
-def test_closed_engine(int8_store: Path) -> None:
-    engine = opened(int8_store, mode='sparse')
+def test_closed_engine(planted_store: Path) -> None:
+    engine = opened(planted_store, mode='gated')
     generation = engine.start(request())
     next(iter(generation))
     engine.close()
@@ -253,12 +254,11 @@ def descriptors_and_threads() -> tuple[int, int]:
     return len(list(Path('/proc/self/fd').iterdir())), len(list(Path('/proc/self/task').iterdir()))
 
 
-@pytest.mark.parametrize('core', CORES)
-def test_open_and_close_leak_nothing(int8_store: Path, core: str) -> None:
+def test_open_and_close_leak_nothing(planted_store: Path) -> None:
     """Each engine takes some 15 MB: kept, eight of them would be seen."""
     def one_life() -> None:
-        engine = Engine.open(EngineConfig(int8_store, 100_000_000, 'sparse', core=core,
-                                          context_length=4096, prefill_chunk=512))
+        engine = Engine.open(EngineConfig(planted_store, 100_000_000, 'gated', context_length=4096,
+                                          prefill_chunk=512))
         taken.append(engine.plan.planned)
         answer(engine, max_tokens=3)
         engine.close()
@@ -275,15 +275,14 @@ def test_open_and_close_leak_nothing(int8_store: Path, core: str) -> None:
     assert resident_bytes() - memory < sum(taken) / len(taken)
 
 
-@pytest.mark.parametrize('core', CORES)
-def test_close_gives_memory_back(tmp_path: Path, core: str) -> None:
+def test_close_gives_memory_back(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / 'checkpoint', intermediate_size=16384)
     store = convert(checkpoint, tmp_path / 'store', ConversionOptions(calibrate=False),
                     lambda what, done, total: None).path
-    opened(store, core).close()
+    opened(store).close()
     gc.collect()
     before = resident_bytes()
-    engine = opened(store, core)
+    engine = opened(store)
     answer(engine, max_tokens=2)
     grown = resident_bytes() - before
     assert grown > engine.plan.window_bytes > 10_000_000

@@ -1,11 +1,13 @@
 """A system prompt on flash: the same bytes as without, never another one's, never a broken one."""
 
+from dataclasses import fields
 import os
 from pathlib import Path
 import resource
+import shutil
 import time
 
-from generation_cases import CORES, MODES, answer, flash_uses, request
+from generation_cases import MODES, answer, flash_uses, request
 import pytest
 
 from flash_llm_ros.engine import Engine, EngineConfig, Generation, SamplingParams
@@ -18,8 +20,9 @@ PROMPTS = ('Where are you?', 'x', '\nHello')
 
 def opened(store: Path, folder: Path, **options: object) -> tuple[Engine, list[str]]:
     lines: list[str] = []
-    options = {'prefill_chunk': 16, 'session_folder': folder, **options}
-    return Engine.open(EngineConfig(store, 60_000_000, **options), log=lines.append), lines
+    options = {'prefill_chunk': 16, **options, 'session_folder': folder}
+    budget = options.pop('dram_budget', 60_000_000)
+    return Engine.open(EngineConfig(store, budget, **options), log=lines.append), lines
 
 
 def ask(engine: Engine, prompt: str = PROMPTS[0], **options: object) -> Generation:
@@ -38,12 +41,11 @@ def kept_file(folder: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize('core', CORES)
 @pytest.mark.parametrize('mode', MODES)
-def test_warm_answers_are_the_cold_ones(int8_store: Path, tmp_path: Path, core: str,
+def test_warm_answers_are_the_cold_ones(stores: dict[str, Path], tmp_path: Path,
                                         mode: str) -> None:
     options = {'sampling': SamplingParams(temperature=0.9, seed=1)}
-    engine, _ = opened(int8_store, tmp_path, core=core, mode=mode, lookup_tokens=0)
+    engine, _ = opened(stores[mode], tmp_path, mode=mode, lookup_tokens=0)
     before = len(preamble(engine))
     cold = ask(engine, **options)
     assert cold.stats.cached_tokens == 0
@@ -51,7 +53,7 @@ def test_warm_answers_are_the_cold_ones(int8_store: Path, tmp_path: Path, core: 
     warm = ask(engine, **options)
     others = [ask(engine, prompt).tokens for prompt in PROMPTS]
     engine.close()
-    again, lines = opened(int8_store, tmp_path, core=core, mode=mode, lookup_tokens=0)
+    again, lines = opened(stores[mode], tmp_path, mode=mode, lookup_tokens=0)
     again.keep_system_prompt(SYSTEM)
     assert f'read the {before} tokens of the system prompt' in lines[-1]
     started = ask(again, **options)
@@ -60,7 +62,7 @@ def test_warm_answers_are_the_cold_ones(int8_store: Path, tmp_path: Path, core: 
         assert found.stats.cached_tokens == before
     if mode == 'exact':
         assert started.stats.window_hits + started.stats.window_misses == flash_uses(
-            int8_store, started.prompt_tokens[before:], started.tokens, 16)
+            stores[mode], started.prompt_tokens[before:], started.tokens, 16)
     assert [ask(again, prompt).tokens for prompt in PROMPTS] == others
     again.close()
     assert kept_file(tmp_path)
@@ -140,7 +142,7 @@ def test_a_file_of_others_is_never_used(int8_store: Path, fp16_store: Path,
     engine.close()
     for index, (store, options, system) in enumerate((
             (fp16_store, {}, SYSTEM), (int8_store, {'prefill_chunk': 32}, SYSTEM),
-            (int8_store, {'threads': 2}, SYSTEM), (int8_store, {'core': 'numpy'}, SYSTEM),
+            (int8_store, {'threads': 2}, SYSTEM),
             (int8_store, {}, SYSTEM.replace('two', 'six')))):
         folder = tmp_path / str(index)
         other, _ = opened(store, folder, **options)
@@ -154,6 +156,44 @@ def test_a_file_of_others_is_never_used(int8_store: Path, fp16_store: Path,
         assert (found.tokens, found.stats.cached_tokens) == (expected, 0)
         assert 'not one of this store' in lines[-1]
         engine.close()
+
+
+# Another value of every setting; a new one must be named here, and say in EngineConfig whether
+# keys and values follow from it.
+OTHERS = {
+    'dram_budget': 50_000_000, 'mode': 'gated', 'context_length': 500,
+    'prefill_chunk': 32, 'lookup_tokens': 0, 'structured': True, 'threads': 2,
+    'reader': 'threads', 'reads_in_flight': 3, 'direct_io': False, 'lock_memory': False,
+    'verify': False, 'max_sessions': 1}
+DECIDING = {'mode', 'context_length', 'prefill_chunk', 'threads'}
+
+
+def rows_of(store: Path, folder: Path, **options: object) -> tuple[str, list[bytes]]:
+    """The name of the file with a system prompt, and the keys and values in the cache."""
+    engine, _ = opened(store, folder, **options)
+    engine.keep_system_prompt(SYSTEM)
+    rows = [bytes(row) for row in engine.model.attention.rows(len(preamble(engine)))]
+    engine.close()
+    return kept_file(folder).name, rows
+
+
+@pytest.mark.parametrize('name', [each.name for each in fields(EngineConfig)])
+def test_a_setting_that_keys_and_values_follow_from_changes_the_key(
+        planted_store: Path, tmp_path: Path, name: str) -> None:
+    """And with another value of any other one, they are the same bytes."""
+    store = shutil.copytree(planted_store, tmp_path / 'copy') if name == 'store' else planted_store
+    other = {} if name in ('store', 'session_folder') else {name: OTHERS[name]}
+    name_of_usual, rows = rows_of(planted_store, tmp_path / 'usual', mode='exact')
+    name_of_other, others = rows_of(store, tmp_path / 'other', **{'mode': 'exact', **other})
+    assert (name_of_other != name_of_usual) == (name in DECIDING)
+    if name not in DECIDING:
+        assert others == rows
+
+
+def test_mode_auto_is_the_mode_that_it_comes_to(planted_store: Path, tmp_path: Path) -> None:
+    auto, _ = rows_of(planted_store, tmp_path / 'auto', mode='auto')
+    exact, _ = rows_of(planted_store, tmp_path / 'exact', mode='exact')
+    assert auto == exact
 
 
 @pytest.mark.parametrize('full', [False, True])

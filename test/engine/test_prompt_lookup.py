@@ -64,12 +64,11 @@ def test_none() -> None:
     assert lookup.guess(9) == []
 
 
-@pytest.mark.parametrize('core', ['numpy', 'native'])
 @pytest.mark.parametrize('prompt', [*PROMPTS, REPEATING])
 @pytest.mark.parametrize('lookup_tokens', [1, 4, 9])
-def test_answers_are_those_of_transformers(fp16_store: Path, core: str, prompt: str,
+def test_answers_are_those_of_transformers(fp16_store: Path, prompt: str,
                                            lookup_tokens: int) -> None:
-    engine = opened(fp16_store, core, lookup_tokens=lookup_tokens)
+    engine = opened(fp16_store, lookup_tokens=lookup_tokens)
     reference = ReferenceModel(fp16_store.parent / 'checkpoint')
     expected = reference.greedy(engine.tokenize(prompt), 40)
     assert answer(engine, prompt, max_tokens=40).tokens == expected

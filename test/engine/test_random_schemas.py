@@ -20,9 +20,9 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.mark.timeout(120)
-def test_with_tokens_drawn_at_random(plain_store: Path) -> None:
+def test_with_tokens_drawn_at_random(real_store: Path) -> None:
     """What no model would write, in a vocabulary of 49 thousand tokens."""
-    store = FlashStore.open(plain_store)
+    store = FlashStore.open(real_store)
     spec = store.manifest.model
     end = spec.end_tokens[0]
     decoding = ConstrainedDecoding(load_tokenizer(store).vocabulary, spec.embedding.vocab_size,
@@ -44,11 +44,11 @@ def test_with_tokens_drawn_at_random(plain_store: Path) -> None:
 
 
 @pytest.mark.timeout(300)
-def test_with_smollm2(plain_store: Path, tmp_path: Path) -> None:
+def test_with_smollm2(real_store: Path, tmp_path: Path) -> None:
     """`python -m bench.request.structured --schemas 500` takes minutes; these are its first."""
     report = tmp_path / 'report.json'
     done = subprocess.run(
-        [sys.executable, '-m', 'bench.request.structured', '--store', str(plain_store),
+        [sys.executable, '-m', 'bench.request.structured', '--store', str(real_store),
          '--schemas', '15', '--json', str(report)], cwd=ROOT, capture_output=True, text=True,
         env={'PYTHONPATH': ':'.join(sys.path)}, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

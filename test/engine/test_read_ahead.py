@@ -1,96 +1,119 @@
-"""`read_ahead`: layers of a ReLU model are foreseen from the one before; the text is the same."""
+"""A layer is foreseen from the one before where that is faster; the text is the same."""
 
 from pathlib import Path
 
 from core_cases import needs_uring
-from planted_checkpoint import write_planted_checkpoint
+from generation_cases import answer, opened, opened_tightly
 import pytest
 
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
-from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
-
-BUDGET = 20_000_000
+from flash_llm_ros.engine import Engine
+from flash_llm_ros.engine.model.feed_forward.read_ahead import ReadAhead
 
 
-@pytest.fixture(scope='module')
-def relu_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp('planted')
-    checkpoint = write_planted_checkpoint(folder / 'checkpoint')
-    convert(checkpoint, folder / 'planted.store', ConversionOptions(neurons='int8'),
-            lambda what, done, total: None)
-    return folder / 'planted.store'
+class Clock:
+    """A clock that goes only when it is told."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
-class CountingCore:
-    """Stands before a core and notes each prefetch: section, needed or not, which neurons."""
-
-    def __init__(self, core):
-        self._core, self.calls, self.used = core, [], []
-
-    def __getattr__(self, name):
-        return getattr(self._core, name)
-
-    def prefetch(self, section, wanted, needed=False):
-        self.calls.append((section, needed, wanted.copy()))
-        self._core.prefetch(section, wanted, needed)
-
-    def bundled_sparse(self, section, x, active, *others):
-        self.used.append((section, active.copy()))
-        self._core.bundled_sparse(section, x, active, *others)
+def run(read_ahead: ReadAhead, clock: Clock, tokens: int, off: float, on: float,
+        slower: float = 0.0) -> list[bool]:
+    """Whether each token read ahead; tokens take so long, and each `slower` longer than before."""
+    found = []
+    for number in range(tokens):
+        found.append(read_ahead.begin())
+        clock.now += (on if found[-1] else off) + slower * number
+        read_ahead.end()
+    return found
 
 
-def answer(store, **options):
-    """Tokens of an answer, what the core counted, and the core that noted its calls."""
-    engine = Engine.open(EngineConfig(store, BUDGET, 'sparse', lock_memory=False, **options))
-    try:
-        core = engine.model.window.core = CountingCore(engine.model.window.core)
-        generation = engine.start(GenerationRequest('Where is the drone?', raw=True,
-                                                    max_tokens=24))
-        for _ in generation:
-            pass
-        return generation.tokens, engine.stats(), core
-    finally:
-        engine.close()
+@pytest.mark.parametrize('slower', [0.0, 0.1, -0.05])
+@pytest.mark.parametrize(('on', 'chosen'), [(0.5, True), (0.9, True), (0.98, False),
+                                            (1.0, False), (1.5, False)])
+def test_the_faster_one_is_chosen(on: float, chosen: bool, slower: float) -> None:
+    """However tokens drift, as long as it is evenly."""
+    clock = Clock()
+    read_ahead = ReadAhead(clock)
+    assert sum(run(read_ahead, clock, 8, 1.0, on, slower)) == 4
+    assert run(read_ahead, clock, 120, 1.0, on) == [chosen] * 120
+
+
+def test_it_is_tried_again() -> None:
+    clock = Clock()
+    read_ahead = ReadAhead(clock)
+    first = run(read_ahead, clock, 128, 1.0, 0.5)
+    second = run(read_ahead, clock, 128, 1.0, 2.0)
+    third = run(read_ahead, clock, 128, 1.0, 0.5)
+    assert [sum(found[8:]) for found in (first, second, third)] == [120, 0, 120]
+    assert first[:8] == second[:8] == third[:8]
+
+
+def test_a_token_that_fails_does_not_count() -> None:
+    clock = Clock()
+    read_ahead = ReadAhead(clock)
+    read_ahead.begin()
+    clock.now += 1000.0
+    assert run(read_ahead, clock, 128, 1.0, 0.5)[8:] == [True] * 120
+
+
+class Fixed:
+    """Always, or never."""
+
+    def __init__(self, on: bool) -> None:
+        self._on = on
+
+    def begin(self) -> bool:
+        return self._on
+
+    def end(self) -> None:
+        pass
+
+
+class Uses:
+    """What every layer of every generated token used."""
+
+    def __init__(self) -> None:
+        self.active = []
+
+    def feed_forward(self, layer, ffn_input, active) -> None:
+        if active is not None:
+            self.active.append((layer, active.tobytes()))
+
+
+def watched(engine: Engine, on: bool) -> tuple[list[int], list, dict[str, int]]:
+    """Tokens of an answer, the neurons that they used, and what the core counted."""
+    engine.model.feed_forward.read_ahead = Fixed(on)
+    engine.model.observer = uses = Uses()
+    tokens = answer(engine, 'Where is the drone?', max_tokens=24).tokens
+    return tokens, uses.active, engine.stats()
 
 
 @pytest.mark.parametrize('options', [
-    pytest.param({'core': 'numpy'}, id='numpy'),
     pytest.param({'reader': 'threads'}, id='threads'),
-    pytest.param({'reader': 'io_uring', 'reads_in_flight': 2}, id='io_uring',
-                 marks=needs_uring),
+    pytest.param({'reader': 'io_uring', 'reads_in_flight': 2}, id='io_uring', marks=needs_uring),
 ])
-def test_the_same_text_and_the_layers_ahead(relu_store, options):
-    off, before, core = answer(relu_store, **options)
-    assert (before['prefetched'], core.calls) == (0, [])
-    on, counted, core = answer(relu_store, read_ahead=True, **options)
-    assert on == off
-    assert 0 < counted['prefetch_used'] <= counted['prefetched'] < 2 * counted['prefetch_used']
-    assert counted['misses'] + counted['prefetch_used'] == before['misses']
-    bundles = sorted({section for section, _ in core.used})
-    assert len(bundles) > 1
-    own = {section: [] for section in bundles}
-    ahead = {section: [] for section in bundles}
-    for section, needed, wanted in core.calls:
-        (own if needed else ahead)[section].append(wanted)
-    uses = {section: [active for used, active in core.used if used == section]
-            for section in bundles}
-    # Each layer but the last asks for what it uses itself, then for what the next one may use.
-    assert ahead[bundles[0]] == []
-    assert own[bundles[-1]] == []
-    for layer, section in enumerate(bundles[:-1]):
-        assert [bits.tolist() for bits in own[section]] == [
-            bits.tolist() for bits in uses[section]]
-        assert len(ahead[bundles[layer + 1]]) == len(uses[section])
-    foreseen = sum(int((early & active).sum()) for section in bundles[1:]
-                   for early, active in zip(ahead[section], uses[section], strict=True))
-    assert foreseen > 0.5 * sum(int(active.sum()) for section in bundles[1:]
-                                for active in uses[section])
+def test_the_same_text_and_fewer_misses(planted_store: Path, options: dict[str, object]) -> None:
+    found = {}
+    for on in (False, True):
+        engine = opened(planted_store, mode='gated', **options)       # which keeps what it has read
+        found[on] = watched(engine, on)
+        engine.close()
+    off, on = found[False][2], found[True][2]
+    assert found[True][:2] == found[False][:2]
+    assert off['prefetched'] == 0
+    assert 0 < on['prefetch_used'] <= on['prefetched'] < 2 * on['prefetch_used']
+    # What was foreseen is no miss any more, and all else is one as before.
+    assert on['misses'] + on['prefetch_used'] == off['misses']
 
 
-def test_a_deadline_leaves_the_foreseen_to_the_next_layer(relu_store):
-    """With all the time there is, a deadline leaves nothing out, and the text is the same."""
-    off, _, _ = answer(relu_store, token_deadline_ms=100_000)
-    on, counted, core = answer(relu_store, token_deadline_ms=100_000, read_ahead=True)
-    assert on == off
-    assert any(not needed for _, needed, _ in core.calls)
-    assert counted['left_out'] == 0
+def test_an_engine_decides_for_itself(planted_store: Path) -> None:
+    """By trials, within one answer and over several; it goes on as if nothing had been tried."""
+    engine = opened_tightly(planted_store, mode='gated')
+    expected = [answer(engine, max_tokens=length).tokens for length in (60, 30)]
+    engine.model.feed_forward.read_ahead = Fixed(False)
+    assert [answer(engine, max_tokens=length).tokens for length in (60, 30)] == expected
+    engine.close()

@@ -68,7 +68,7 @@ def test_it_is_sparse_and_not_much_worse(expected: dict, tokens: list[int]) -> N
     assert perplexity(expected['relu'], tokens) < 1.25 * perplexity(expected['original'], tokens)
 
 
-@pytest.mark.parametrize('mode', ['exact', 'sparse'])
+@pytest.mark.parametrize('mode', ['exact', 'gated'])
 def test_the_engine_s_text_is_its_own(store: Path, expected: dict, tokens: list[int], mode: str
                                       ) -> None:
     """Of which the predictors lose next to nothing."""
@@ -81,6 +81,6 @@ def test_the_engine_s_text_is_its_own(store: Path, expected: dict, tokens: list[
         engine.close()
     wanted = perplexity(expected['relu'], tokens)
     assert found == pytest.approx(wanted, rel=0.02)
-    if mode == 'sparse':
+    if mode == 'gated':
         used = stats['active_neurons'] / stats['total_neurons']
         assert 0.5 * (1 - expected['zeros']) < used < 1.15 * (1 - expected['zeros'])

@@ -12,10 +12,10 @@ from flash_llm_ros.engine import Engine, EngineConfig, SamplingParams
 @pytest.mark.parametrize('mode', MODES)
 @pytest.mark.parametrize('options', [
     {}, {'sampling': SamplingParams(temperature=0.9, seed=4, repetition_penalty=1.2)}])
-def test_turns_between_others_give_the_same_bytes(int8_store: Path, tmp_path: Path, mode: str,
-                                                  options: dict) -> None:
+def test_turns_between_others_give_the_same_bytes(stores: dict[str, Path], tmp_path: Path,
+                                                  mode: str, options: dict) -> None:
     """In the KV cache or on flash, in this process or another: it makes no difference."""
-    engine = opened(int8_store, mode=mode, session_folder=tmp_path / 'one', max_sessions=3)
+    engine = opened(stores[mode], mode=mode, session_folder=tmp_path / 'one', max_sessions=3)
     alone = talk(engine, 'alone', **options)
     mixed = {'a': [], 'b': []}
     for turn in TURNS:
@@ -25,7 +25,7 @@ def test_turns_between_others_give_the_same_bytes(int8_store: Path, tmp_path: Pa
     assert mixed == {'a': alone, 'b': alone}
     assert not list((tmp_path / 'one').iterdir())       # files without names
     engine.close()
-    engine = opened(int8_store, mode=mode, session_folder=tmp_path / 'two')
+    engine = opened(stores[mode], mode=mode, session_folder=tmp_path / 'two')
     assert talk(engine, 'a', **options) == alone
     engine.close()
 

@@ -4,7 +4,6 @@ from pathlib import Path
 import threading
 
 from generation_cases import (
-    CORES,
     MODES,
     TURNS,
     ReferenceModel,
@@ -61,11 +60,9 @@ def spelled(turns: list[tuple[str, list[int]]], last: str) -> list[int]:
     return tokens
 
 
-@pytest.mark.parametrize('core', CORES)
-def test_a_conversation_is_the_one_of_transformers(fp16_store: Path, tmp_path: Path,
-                                                   core: str) -> None:
+def test_a_conversation_is_the_one_of_transformers(fp16_store: Path, tmp_path: Path) -> None:
     """The whole of it, in one go, through the reference: the same answers to the last token."""
-    engine = opened(fp16_store, core, session_folder=tmp_path)
+    engine = opened(fp16_store, session_folder=tmp_path)
     reference = ReferenceModel(fp16_store.parent / 'checkpoint')
     turns: list[tuple[str, list[int]]] = []
     for turn in TURNS:
@@ -78,8 +75,8 @@ def test_a_conversation_is_the_one_of_transformers(fp16_store: Path, tmp_path: P
 
 
 @pytest.mark.parametrize('mode', MODES)
-def test_only_what_is_new_is_computed(int8_store: Path, tmp_path: Path, mode: str) -> None:
-    engine = opened(int8_store, mode=mode, session_folder=tmp_path, lookup_tokens=0)
+def test_only_what_is_new_is_computed(stores: dict[str, Path], tmp_path: Path, mode: str) -> None:
+    engine = opened(stores[mode], mode=mode, session_folder=tmp_path, lookup_tokens=0)
     known = 0
     for turn in TURNS:
         found = say(engine, 'a', turn)
@@ -88,7 +85,7 @@ def test_only_what_is_new_is_computed(int8_store: Path, tmp_path: Path, mode: st
         assert stats.prompt_tokens == len(found.prompt_tokens)
         if mode == 'exact':
             assert stats.window_hits + stats.window_misses == flash_uses(
-                int8_store, found.prompt_tokens[known:], found.tokens, 64)
+                stores[mode], found.prompt_tokens[known:], found.tokens, 64)
         known = stats.prompt_tokens + stats.generated_tokens - 1
     assert say(engine, 'b', TURNS[0]).stats.cached_tokens == 0
     assert answer(engine, TURNS[0]).stats.cached_tokens == 0

@@ -32,9 +32,9 @@ def interrupted(engine: Engine, asked: GenerationRequest, every: int) -> tuple:
 @pytest.mark.parametrize('prompt', [PROMPTS[1], REPEATING])
 @pytest.mark.parametrize('sampling', [
     SamplingParams(), SamplingParams(temperature=0.8, seed=5, repetition_penalty=1.1)])
-def test_the_same_bytes(int8_store: Path, tmp_path: Path, mode: str, prompt: str,
+def test_the_same_bytes(stores: dict[str, Path], tmp_path: Path, mode: str, prompt: str,
                         sampling: SamplingParams) -> None:
-    engine = opened(int8_store, mode=mode, prefill_chunk=16, session_folder=tmp_path)
+    engine = opened(stores[mode], mode=mode, prefill_chunk=16, session_folder=tmp_path)
     asked = request(prompt, sampling=sampling)
     whole = engine.start(asked)
     assert ''.join(whole) == whole.text

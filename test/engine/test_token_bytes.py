@@ -19,12 +19,12 @@ TEXT = st.text(st.sampled_from('  etaohlr!é日xß👍\n"{}:,0<|im_end|>'), max_
 
 
 @pytest.fixture(scope='module')
-def vocabularies(plain_store: Path, real_gguf: Path) -> dict[str, Vocabulary]:
+def vocabularies(real_store: Path, real_gguf: Path) -> dict[str, Vocabulary]:
     fields = gguf.GGUFReader(real_gguf).fields
     names = {name: field.contents() for name, field in fields.items()
              if name.startswith('tokenizer.')}
     return {
-        'tables': load_tokenizer(FlashStore.open(plain_store)).vocabulary,
+        'tables': load_tokenizer(FlashStore.open(real_store)).vocabulary,
         'library': LibraryTokenizer(tokenizer_json(names)),
         'pieces': LibraryTokenizer(tokenizer_json(sentence_piece_fields())),
         'no blank': LibraryTokenizer(tokenizer_json(sentence_piece_fields(

@@ -6,6 +6,7 @@ import pytest
 
 from flash_llm_ros.engine.memory.window_plan import (
     WindowPlan,
+    groups_read,
     head_index,
     least_slots,
     most_slots,
@@ -13,7 +14,7 @@ from flash_llm_ros.engine.memory.window_plan import (
 )
 from flash_llm_ros.store.geometry import Geometry, model_sections, plan_geometry
 
-MODES = ('exact', 'sparse')
+GROUPED = ((), ('bundle',))      # what mode exact, and mode gated, read group by group
 
 
 @st.composite
@@ -30,19 +31,19 @@ def shares(geometry: Geometry, plan: WindowPlan, names: tuple[str, ...]) -> list
             for index, section in enumerate(geometry.sections) if section.name in names]
 
 
-@given(data=st.data(), geometry=geometries(), mode=st.sampled_from(MODES))
-def test_every_slot_has_one_use(data: st.DataObject, geometry: Geometry, mode: str) -> None:
-    least, most = least_slots(geometry, mode), most_slots(geometry)
+@given(data=st.data(), geometry=geometries(), grouped=st.sampled_from(GROUPED))
+def test_every_slot_has_one_use(data: st.DataObject, geometry: Geometry,
+                                grouped: tuple[str, ...]) -> None:
+    least, most = least_slots(geometry, grouped), most_slots(geometry)
     assert least <= most
     slots = data.draw(st.one_of(st.integers(least, most), st.sampled_from([least, most])))
-    plan = plan_window(geometry, mode, slots)
+    plan = plan_window(geometry, slots, grouped)
     assert plan.slots == slots == (sum(plan.pins.values()) + plan.chunk_groups * plan.chunks
                                    + plan.cache_slots)
     for index, count in plan.pins.items():
         assert 0 < count <= geometry.sections[index].groups
-    always = {'exact': ('gate_up', 'down', 'bundle'), 'sparse': ('gate_up',)}[mode]
     allowed = {index for index, section in enumerate(geometry.sections)
-               if section.name in always} | {head_index(geometry)}
+               if section.layer >= 0 and section.name not in grouped} | {head_index(geometry)}
     assert plan.pins.keys() <= allowed
     # Of everything that each token needs the same share, to a group.
     total = sum(geometry.sections[index].groups for index in allowed)
@@ -60,23 +61,45 @@ def test_every_slot_has_one_use(data: st.DataObject, geometry: Geometry, mode: s
         assert read <= max(256 * 1024, geometry.group_bytes)
 
 
-@given(geometry=geometries(), mode=st.sampled_from(MODES))
-def test_the_largest_window_holds_all_that_is_used(geometry: Geometry, mode: str) -> None:
-    plan = plan_window(geometry, mode, most_slots(geometry))
-    used = ('gate_up', 'down', 'bundle') if mode == 'exact' else ('gate_up',)
-    assert set(shares(geometry, plan, used)) <= {1.0}
+@given(geometry=geometries(), grouped=st.sampled_from(GROUPED))
+def test_the_largest_window_holds_all_that_is_used(geometry: Geometry,
+                                                   grouped: tuple[str, ...]) -> None:
+    plan = plan_window(geometry, most_slots(geometry), grouped)
+    by_group = sum(section.groups for section in geometry.sections if section.name in grouped)
+    always = {'gate_up', 'down', 'bundle'} - set(grouped)
+    assert set(shares(geometry, plan, always)) <= {1.0}
     assert plan.pins[head_index(geometry)] == geometry.sections[head_index(geometry)].groups
-    if mode == 'sparse':
-        assert plan.cache_slots >= sum(section.groups for section in geometry.sections
-                                       if section.name in ('down', 'bundle'))
+    assert plan.cache_slots >= by_group
+    assert groups_read(geometry, most_slots(geometry), grouped, 0.7) == 0
 
 
 @given(geometry=geometries())
-def test_the_least_window_of_sparse_mode_holds_one_layer(geometry: Geometry) -> None:
-    plan = plan_window(geometry, 'sparse', least_slots(geometry, 'sparse'))
-    assert plan.cache_slots > max(section.groups for section in geometry.sections
-                                  if section.name in ('down', 'bundle'))
+def test_the_least_window_of_mode_gated_holds_one_layer(geometry: Geometry) -> None:
+    plan = plan_window(geometry, least_slots(geometry, ('bundle',)), ('bundle',))
+    assert plan.cache_slots > max((section.groups for section in geometry.sections
+                                   if section.name == 'bundle'), default=0)
     assert not plan.pins
+
+
+def test_groups_that_a_token_reads() -> None:
+    """By hand: of 4 layers of 1024 groups, a head of 256, and windows with and without room."""
+    geometry = plan_geometry(64, 'fp16', model_sections('bundled', 4, 10 * 1024, 31 * 256, True),
+                             max_waste=0.1)
+    layer, head = geometry.section('bundle', 0).groups, geometry.section('embedding').groups
+    assert (layer, head) == (1024, 256)
+    total, ring = 4 * layer + head, 6 * (256 * 1024 // geometry.group_bytes)
+    assert groups_read(geometry, least_slots(geometry)) == total
+    assert groups_read(geometry, least_slots(geometry) + 1000) == pytest.approx(
+        total - 1000, abs=ring)
+    # Mode gated: a tenth of the layers' groups, of which the cache has some; then the head.
+    least = least_slots(geometry, ('bundle',))
+    assert groups_read(geometry, least, ('bundle',), 0.1) == pytest.approx(
+        head + 0.1 * 3 * layer)
+    more = plan_window(geometry, 4000, ('bundle',))
+    assert sum(more.pins.values()) == head
+    cached = more.cache_slots - 32
+    assert groups_read(geometry, 4000, ('bundle',), 0.1) == pytest.approx(
+        0.1 * (4 * layer - cached))
 
 
 @pytest.mark.parametrize('tied', [True, False])
@@ -89,20 +112,20 @@ def test_a_streamed_read_is_large_but_within_a_section_and_no_smaller_than_a_gro
     long = plan_geometry(64, 'int8', model_sections('split', 5, 20_000, 50, True))
     short = plan_geometry(64, 'int8', model_sections('split', 2, 100, 50, True))
     large = plan_geometry(8192, 'fp16', model_sections('bundled', 1, 8, 8, True))
-    read = plan_window(long, 'exact', least_slots(long, 'exact')).chunk_groups * long.group_bytes
+    read = plan_window(long, least_slots(long)).chunk_groups * long.group_bytes
     assert 256 * 1024 - long.group_bytes < read <= 256 * 1024
-    wide = plan_window(long, 'exact', most_slots(long)).chunk_groups * long.group_bytes
+    wide = plan_window(long, most_slots(long)).chunk_groups * long.group_bytes
     assert 512 * 1024 - long.group_bytes < wide <= 512 * 1024
-    assert plan_window(short, 'exact', least_slots(short, 'exact')).chunk_groups \
+    assert plan_window(short, least_slots(short)).chunk_groups \
         == max(section.groups for section in short.sections)
     assert large.group_bytes > 4 * 8192
-    assert plan_window(large, 'exact', least_slots(large, 'exact')).chunk_groups >= 1
+    assert plan_window(large, least_slots(large)).chunk_groups >= 1
 
 
 def test_the_ring_of_a_large_model_bridges_half_a_layer() -> None:
     wide = plan_geometry(1536, 'int4', model_sections('split', 28, 8960, 5000, True))
     layer = sum(section.groups for section in wide.sections if section.layer == 0)
     total = sum(section.groups for section in wide.sections)
-    plan = plan_window(wide, 'exact', total // 4)
+    plan = plan_window(wide, total // 4)
     assert layer / 2 - plan.chunk_groups < plan.chunks * plan.chunk_groups <= layer / 2
-    assert plan_window(wide, 'exact', most_slots(wide)).chunks < plan.chunks
+    assert plan_window(wide, most_slots(wide)).chunks < plan.chunks

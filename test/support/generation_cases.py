@@ -12,22 +12,20 @@ from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 PLENTY = 60_000_000
 PROMPTS = ('Hello there', 'The quick brown fox jumps over the lazy dog. ' * 3, 'x', 'naïve 日本 👍')
-CORES = ('numpy', 'native')
-MODES = ('exact', 'sparse')
+MODES = ('exact', 'gated')
 TURNS = ('Who are you?', 'And what can you do?', 'Drive to the door')
 
 
-def opened(store: Path, core: str = 'native', budget: int = PLENTY, **options: object) -> Engine:
-    options = {'context_length': 512, **options}
-    return Engine.open(EngineConfig(store, budget, core=core, **options))
+def opened(store: Path, budget: int = PLENTY, **options: object) -> Engine:
+    return Engine.open(EngineConfig(store, budget, **{'context_length': 512, **options}))
 
 
-def opened_tightly(store: Path, core: str = 'native', **options: object) -> Engine:
+def opened_tightly(store: Path, **options: object) -> Engine:
     """An engine with next to the smallest window, so that what it uses is read again and again."""
     budget = 1
     for _ in range(6):      # what loading takes is measured, so the demand moves a little
         try:
-            return opened(store, core, budget, **options)
+            return opened(store, budget, **options)
         except FlashLlmError as error:
             assert error.code is ErrorCode.BUDGET_TOO_SMALL
             least = re.search(r'needs at least ([\d.]+) MB', str(error))
@@ -62,40 +60,21 @@ class ReferenceModel:
     def __init__(self, checkpoint: Path) -> None:
         torch.set_num_threads(1)        # more only wait for each other in a model this small
         self.model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
-        self.thresholds: list[float] | None = None
         with torch.no_grad():
             for name, weight in self.model.named_parameters():
                 if 'mlp' in name or 'embed_tokens' in name or 'lm_head' in name:
                     weight.copy_(weight.half().float())
-        for index, layer in enumerate(self.model.model.layers):
-            layer.mlp.forward = self._feed_forward(layer.mlp, index)
-
-    def _feed_forward(self, mlp: torch.nn.Module, index: int):
-        def forward(x: torch.Tensor) -> torch.Tensor:
-            h = mlp.act_fn(mlp.gate_proj(x)) * mlp.up_proj(x)
-            if self.thresholds is not None:
-                h = h * (h.abs() > self.thresholds[index])
-            return mlp.down_proj(h)
-
-        return forward
 
     @torch.no_grad()
-    def greedy(self, prompt: list[int], count: int,
-               thresholds: list[float] | None = None) -> list[int]:
-        """Dense over the prompt; over the answer down columns below the thresholds are left out."""
-        self.thresholds, tokens = None, []
+    def greedy(self, prompt: list[int], count: int) -> list[int]:
+        tokens: list[int] = []
         inputs, cache = torch.tensor([prompt]), None
         for _ in range(count):
             output = self.model(inputs, past_key_values=cache, use_cache=True)
             cache = output.past_key_values
             tokens.append(int(output.logits[0, -1].argmax()))
-            inputs, self.thresholds = torch.tensor([[tokens[-1]]]), thresholds
+            inputs = torch.tensor([[tokens[-1]]])
         return tokens
-
-
-def thresholds(store: Path, sparsity: str) -> list[float]:
-    return yaml.safe_load((store / 'manifest.yaml').read_text())['calibration']['thresholds'][
-        sparsity]
 
 
 def flash_uses(store: Path, prompt: list[int], tokens: list[int], chunk: int) -> int:

@@ -1,0 +1,105 @@
+"""Which mode auto takes, and the sentence that says why: by hand, and of an engine."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from generation_cases import answer, opened, opened_tightly
+from planted_checkpoint import ACTIVE_SHARE
+import pytest
+
+from flash_llm_ros.engine.mode import resolved_mode
+from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.manifest import Manifest
+
+
+@pytest.fixture
+def manifest(planted_store: Path) -> Manifest:
+    """Of a bundled store, with a calibration that is worth it."""
+    found = FlashStore.open(planted_store).manifest
+    return with_calibration(found, groups_share=0.2, perplexity_ratio=1.005)
+
+
+def with_calibration(manifest: Manifest, **changes: float) -> Manifest:
+    return replace(manifest, calibration=replace(manifest.calibration, **changes))
+
+
+def test_what_was_asked_for(manifest: Manifest) -> None:
+    for mode in ('exact', 'gated'):
+        assert resolved_mode(mode, manifest, {'exact': 9, 'gated': 9})[0] == mode
+
+
+def test_gated_where_it_reads_less(manifest: Manifest) -> None:
+    slots = {'exact': 400, 'gated': 380}
+    mode, reason = resolved_mode('auto', manifest, slots)
+    assert mode == 'gated' and '1.005 times' in reason and 'reads about' in reason
+    # Where every group has an active neuron, predictors only take memory.
+    mode, reason = resolved_mode('auto', with_calibration(manifest, groups_share=1.0), slots)
+    assert mode == 'exact' and 'reads about' in reason
+
+
+def test_exact_where_all_fits(manifest: Manifest) -> None:
+    mode, _ = resolved_mode('auto', manifest, {'exact': 10_000, 'gated': 10_000})
+    assert mode == 'exact'
+
+
+@pytest.mark.parametrize(('ratio', 'mode'), [(0.99, 'gated'), (1.01, 'gated'), (1.0101, 'exact'),
+                                             (2.0, 'exact')])
+def test_at_most_a_hundredth_of_perplexity(manifest: Manifest, ratio: float, mode: str) -> None:
+    found = resolved_mode('auto', with_calibration(manifest, perplexity_ratio=ratio),
+                          {'exact': 400, 'gated': 380})
+    assert found[0] == mode
+    assert mode == 'gated' or f'{ratio:.3f} times' in found[1]
+
+
+def test_exact_where_predictors_do_not_fit(manifest: Manifest) -> None:
+    mode, reason = resolved_mode('auto', manifest, {'exact': 400, 'gated': 0})
+    assert mode == 'exact' and 'do not fit into dram_budget' in reason
+
+
+def test_exact_without_a_calibration(manifest: Manifest, int8_store: Path) -> None:
+    mode, reason = resolved_mode('auto', replace(manifest, calibration=None), {'exact': 400})
+    assert mode == 'exact' and 'without calibration' in reason
+    mode, reason = resolved_mode('auto', FlashStore.open(int8_store).manifest, {'exact': 400})
+    assert mode == 'exact' and 'every neuron' in reason
+
+
+def test_an_engine_takes_it(planted_store: Path) -> None:
+    """Its text is that of the mode that it says it is in."""
+    tight = opened_tightly(planted_store, mode='gated')
+    budgets = {'small': tight.config.dram_budget + 300_000, 'large': 60_000_000}
+    tight.close()
+    found = {}
+    for name, budget in budgets.items():
+        engine = opened(planted_store, budget=budget)
+        found[name] = engine.mode
+        assert engine.config.mode == engine.mode and engine.mode_reason.startswith(
+            f'mode {engine.mode}: ')
+        text = answer(engine).text
+        share = engine.stats()['active_neurons'] / engine.stats()['total_neurons']
+        assert (share < 1) == (engine.mode == 'gated')
+        engine.close()
+        same = opened(planted_store, budget=budget, mode=engine.mode)
+        assert answer(same).text == text
+        same.close()
+    assert found == {'small': 'gated', 'large': 'exact'}
+
+
+def test_mode_gated_reads_and_uses_a_fraction(planted_store: Path) -> None:
+    """Of what mode exact does, at the same budget, once the window is warm."""
+    tight = opened_tightly(planted_store, mode='gated')
+    budget = tight.config.dram_budget
+    tight.close()
+    read, used = {}, {}
+    for mode in ('exact', 'gated'):
+        engine = opened(planted_store, budget=budget, mode=mode)
+        answer(engine)
+        before = engine.stats()
+        for _ in range(2):
+            answer(engine, 'x', max_tokens=60)      # a prompt of one token
+        after = engine.stats()
+        read[mode] = after['misses'] - before['misses']
+        used[mode] = ((after['active_neurons'] - before['active_neurons'])
+                      / (after['total_neurons'] - before['total_neurons']))
+        engine.close()
+    assert 0 < read['gated'] < 0.6 * read['exact']
+    assert used['exact'] == 1 and 0 < used['gated'] < 2 * ACTIVE_SHARE + 1 / 60
