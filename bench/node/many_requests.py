@@ -54,7 +54,6 @@ class End:
     kind: str
     state: str
     queue_time: float
-    total_time: float
     preemptions: int
     key: tuple
     text: str
@@ -68,7 +67,7 @@ def state_name(finish_reason: int, code: int) -> str:
 def end_of(kind: str, key: tuple, answer: object) -> End:
     stats = answer.stats
     return End(kind, state_name(answer.finish_reason, answer.error.code), stats.queue_time,
-               stats.total_time, stats.preemptions, key, answer.text)
+               stats.preemptions, key, answer.text)
 
 
 def fill(ask: object, kind: str, chance: random.Random) -> tuple:

@@ -234,7 +234,7 @@ def _write_predictors(files: OptFiles) -> None:
     data = ExternalData(files.predictors.name, layout, writer.offsets)
     for layer in range(shape.layers):
         files.predictor_graph(layer).write_bytes(predictor_graph(
-            _spec(shape), 'bundled', layer, shape.predictor_form(layer), data))
+            _spec(shape), layer, shape.predictor_form(layer), data))
 
 
 def _spec(shape: OptShape) -> ModelSpec:

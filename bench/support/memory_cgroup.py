@@ -13,7 +13,7 @@ _V2 = Path('/sys/fs/cgroup')
 
 @dataclass(frozen=True)
 class MemoryCgroup:
-    """A group with a limit; `enter` moves the calling process into it."""
+    """A group with a limit; who writes its number to `path`/cgroup.procs is in it."""
 
     path: Path
     version: int
@@ -26,12 +26,6 @@ class MemoryCgroup:
             if (self.path / name).exists():     # the second one: where swap is accounted for
                 (self.path / name).write_text(str(value))
 
-    def enter(self) -> None:
-        (self.path / 'cgroup.procs').write_text(str(os.getpid()))
-
-    def add(self, pid: int) -> None:
-        (self.path / 'cgroup.procs').write_text(str(pid))
-
     def oom_kills(self) -> int:
         name = 'memory.oom_control' if self.version == 1 else 'memory.events'
         for line in (self.path / name).read_text().splitlines():
@@ -39,15 +33,6 @@ class MemoryCgroup:
             if key == 'oom_kill':
                 return int(value)
         return 0
-
-    def file_bytes(self) -> int:
-        """Page cache charged to the group."""
-        name = 'cache' if self.version == 1 else 'file'
-        for line in (self.path / 'memory.stat').read_text().splitlines():
-            key, _, value = line.partition(' ')
-            if key == name:
-                return int(value)
-        raise RuntimeError(f'{self.path}/memory.stat has no {name}')
 
 
 def cgroup_version() -> int:
