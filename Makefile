@@ -89,11 +89,11 @@ $(GGUF): | $(DONE)/venv
 	$(call step,model,Fetching the model (98 MB),$(BIN)/python tools/fetch_demo_model.py $@)
 
 $(STORE)/manifest.yaml: $(GGUF) $(CONVERTER) | $(DONE)/package
-	@echo 'Converting the model to a flash store (1 to 2 min)'
+	@echo 'Converting the model to a flash store (10 s)'
 	@$(BIN)/flash_llm convert --replace $(GGUF) $(STORE)
 	@mkdir -p $(@D) && touch $@
 
 $(STORE_OF_relu)/manifest.yaml: $(GGUF) $(RELU_FFN) $(CONVERTER) | $(DONE)/package
-	@echo 'Converting the ReLU model to a flash store (1 to 2 min)'
+	@echo 'Converting the ReLU model to a flash store (1 min)'
 	@$(BIN)/flash_llm convert --replace --ffn $(RELU_FFN) $(GGUF) $(STORE_OF_relu)
 	@mkdir -p $(@D) && touch $@

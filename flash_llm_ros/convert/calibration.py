@@ -6,8 +6,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import shutil
 
-import numpy as np
-
 from flash_llm_ros.checked_fields import check_integers
 from flash_llm_ros.convert.calibration_text import tokens_of
 from flash_llm_ros.convert.neuron_order import frequency_orders
@@ -94,7 +92,7 @@ def _recorded(store: FlashStore, texts: list[str], folder: str, options: Calibra
     place = store.path / folder / names.RECORDING
     try:
         with opened(store, options.threads) as engine:
-            tokens = np.array(tokens_of(engine, texts, options.most_tokens), np.int64)
+            tokens = tokens_of(engine, texts, options.most_tokens)
             recording = record(engine, tokens, place,
                                lambda done, total: progress('reading text', done, total))
             samples = Samples(recording, tokens, engine.config.context_length)

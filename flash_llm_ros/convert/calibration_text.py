@@ -6,8 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from flash_llm_ros.engine import Engine
 
+LEAST_TOKENS = 64
 JSON_LINES = ('.jsonl', '.ndjson')
 
 
@@ -55,11 +59,14 @@ def _strings(value: Any) -> list[str]:
                      'or messages')
 
 
-def tokens_of(engine: Engine, texts: list[str], most: int) -> list[int]:
-    """The texts one after the other, at most so many tokens."""
+def tokens_of(engine: Engine, texts: list[str], most: int) -> NDArray[np.int64]:
+    """The texts one after the other, at most so many tokens; ValueError for too few."""
     tokens: list[int] = []
     for text in texts:
         tokens += engine.tokenize(text)
         if len(tokens) >= most:
             break
-    return tokens[:most]
+    if len(tokens[:most]) < LEAST_TOKENS:
+        raise ValueError(f'the calibration text has {len(tokens[:most])} tokens; it must have at '
+                         f'least {LEAST_TOKENS}')
+    return np.array(tokens[:most], np.int64)

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.engine import Engine
 
-LEAST_TOKENS = 64
 _LARGEST = np.finfo(np.float16).max
 
 
@@ -54,11 +53,8 @@ def record(engine: Engine, tokens: NDArray[np.int64], folder: Path,
            progress: Callable[[int, int], None]) -> Recording:
     """Run tokens through the engine in exact mode, cut into pieces of the context's length.
 
-    RAM does not grow with the text. Raises ValueError when there is too little of it.
+    RAM does not grow with the text.
     """
-    if len(tokens) < LEAST_TOKENS:
-        raise ValueError(f'the calibration text has {len(tokens)} tokens; it must have at least '
-                         f'{LEAST_TOKENS}')
     model, context = engine.model, engine.config.context_length
     folder.mkdir(parents=True)
     recording = Recording(folder, model.spec.hidden_size)

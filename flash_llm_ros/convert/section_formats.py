@@ -60,7 +60,7 @@ class SectionFormats:
         prices: dict[int, Price] = {}
         with opened(store) as engine:
             tokens = tokens_of(engine, texts, _TOKENS)[:engine.config.context_length]
-            trial = RoundingTrial(store, engine, np.array(tokens, np.int64))
+            trial = RoundingTrial(store, engine, tokens)
             for done, index in enumerate(self.undecided, 1):
                 section = store.manifest.geometry.sections[index]
                 prices[index] = Price(self._more_bytes(section), trial.divergence(section))

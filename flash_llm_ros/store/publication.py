@@ -110,6 +110,8 @@ def _lock(folder: Path) -> int:
     except BlockingIOError:
         os.close(descriptor)
         raise FileExistsError(f'{folder} is being written by another process.') from None
+    except OSError:
+        pass                    # a file system without locks: nobody can tell
     return descriptor
 
 
