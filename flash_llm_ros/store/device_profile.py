@@ -1,6 +1,5 @@
 """profile.yaml: how fast a flash device delivers, and what reads therefore cost."""
 
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from functools import cached_property
@@ -49,9 +48,6 @@ class ReadCosts:
     request_seconds: float
     byte_seconds: float
     largest_bytes: int      # longer requests are hardly faster per byte, and less parallel
-
-    def seconds(self, read_bytes: int) -> float:
-        return self.request_seconds + read_bytes * self.byte_seconds
 
 
 @dataclass(frozen=True)
@@ -103,13 +99,6 @@ class DeviceProfile:
         read_bytes, largest = np.asarray(read_bytes, np.float64), self.sizes[-1]
         within = np.interp(np.minimum(read_bytes, largest), self.sizes, at_depth)
         return within * np.maximum(read_bytes / largest, 1.0)
-
-    def seconds(self, reads: Iterable[int], in_flight: int) -> float:
-        """How long scattered reads of these sizes in bytes take, at most so many in flight."""
-        sizes = np.fromiter(reads, np.int64)
-        if not len(sizes):
-            return 0.0
-        return float(self.read_seconds(sizes, min(in_flight, len(sizes))).sum())
 
     def floor_seconds(self, read_bytes: float, reads: float,
                       pattern: str | None = None) -> float:

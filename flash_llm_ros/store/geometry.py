@@ -53,13 +53,6 @@ class Section:
     def bundle_bytes(self) -> int:
         return self.rows * self.codec.row_bytes
 
-    def bundles_in(self, group: int) -> int:
-        """How many bundles the section's group number ``group`` (from 0) holds."""
-        if not 0 <= group < self.groups:
-            raise IndexError(f'group: {group} is outside section {self.label} '
-                             f'of {self.groups} groups')
-        return min(self.bundles_per_group, self.bundles - group * self.bundles_per_group)
-
     @property
     def label(self) -> str:
         """For messages: ``gate_up of layer 3``, or ``embedding``."""
@@ -253,4 +246,4 @@ def _group_bytes(bundle_sizes: set[int], block: int, smallest: int, max_waste: f
 
 
 def _check_block(block: int) -> None:
-    check(block % 512 == 0, 'block', block, 'a multiple of 512')
+    check(block > 0 and block % 512 == 0, 'block', block, 'a positive multiple of 512')

@@ -23,6 +23,7 @@ FORMAT_VERSION = 4
 RESIDENT_FORMATS = ('q8', 'q4', 'fp32')
 KV_FORMATS = ('fp16', 'fp32')
 _SEAL = 'sha256: '
+_SHARE = (lambda value: 0 <= value <= 1, 'a number from 0 to 1')
 
 
 class FileFacts(TypedDict):
@@ -81,9 +82,6 @@ class Calibration:
         return sum(predictor.bytes for predictor in self.predictors)
 
 
-_SHARE = (lambda value: 0 <= value <= 1, 'a number from 0 to 1')
-
-
 @dataclass(frozen=True)
 class Manifest:
     """The content of manifest.yaml; FieldError on creation where it contradicts itself."""
@@ -109,7 +107,7 @@ class Manifest:
         check(wanted == [(s.name, s.layer, s.rows, s.bundles) for s in found],
               'geometry.sections', [s.label for s in found], 'those of the model')
         if self.calibration is not None:
-            check(self.layout == 'bundled', 'calibration', self.layout, 'of a bundled store')
+            check(self.layout == 'bundled', 'layout', self.layout, 'bundled with a calibration')
             check(len(self.calibration.thresholds) == model.layers, 'calibration.thresholds',
                   self.calibration.thresholds, f'one for each of {model.layers} layers')
 
