@@ -1,28 +1,23 @@
-"""A file of feed-forward weights alone: what `relufy` changes of a model, small enough to be sent.
+"""A file of feed-forward weights alone: what makes a model a ReLU one, small enough to be sent.
 
 gzip around safetensors. Of each matrix, by its canonical name, there are int8 [rows, columns],
-whole numbers of steps, and NAME.step float16 [rows]; and `relu_threshold`, float32 [1]. A step is
-0.072 times the root mean square of its row: rounding costs 0.04 % of the squares, between int8 and
-int4, and a Huffman code of these numbers takes 5.9 bits a weight, outliers included.
+whole numbers of steps, and NAME.step float16 [rows]; and `relu_threshold`, float32 [1]. With a step
+of 0.072 times the root mean square of its row rounding costs 0.04 % of the squares, between int8
+and int4, and a Huffman code of these numbers takes 5.9 bits a weight, outliers included.
 """
 
-from collections.abc import Iterable
 import gzip
-import os
 from pathlib import Path
 import zlib
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load, save
+from safetensors.numpy import load
 
 from flash_llm_ros.checkpoint.errors import CheckpointError
 
 SUFFIX = '.ffn'
-_STEP = 0.072           # of the row's root mean square
-_MOST_STEPS = 127
-_GZIP = 16 + zlib.MAX_WBITS
 _THRESHOLD = 'relu_threshold'
 
 
@@ -63,30 +58,3 @@ class FfnFile:
         """Rows [start, stop) of a matrix."""
         steps = self._tensors[f'{name}.step'][start:stop, None].astype(np.float32)
         return self._tensors[name][start:stop] * steps
-
-
-def write_ffn_file(path: Path, weights: Iterable[tuple[str, NDArray[np.float32]]],
-                   relu_threshold: float) -> None:
-    """Write a new file, which appears complete or not at all. Raises OSError."""
-    if path.exists():
-        raise FileExistsError(f'{path} exists; give another name.')
-    tensors: dict[str, NDArray] = {_THRESHOLD: np.array([relu_threshold], np.float32)}
-    for name, rows in weights:
-        tensors[name], tensors[f'{name}.step'] = _rounded(rows)
-    packer = zlib.compressobj(9, zlib.DEFLATED, _GZIP, 9, zlib.Z_HUFFMAN_ONLY)
-    packed = packer.compress(save(tensors)) + packer.flush()
-    partial = path.with_name(f'.{path.name}.partial-{os.getpid()}')
-    try:
-        partial.write_bytes(packed)
-        partial.rename(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def _rounded(rows: NDArray[np.float32]) -> tuple[NDArray[np.int8], NDArray[np.float16]]:
-    size, largest = np.sqrt(np.square(rows).mean(1)), np.abs(rows).max(1)
-    steps = np.maximum(_STEP * size, largest / _MOST_STEPS)
-    # Rounded up, so that no row needs more steps than int8 has; 1 for a row of zeros.
-    steps = np.where(steps > 0, np.nextafter(steps.astype(np.float16), np.float16(np.inf)),
-                     np.float16(1))
-    return np.rint(rows / steps[:, None].astype(np.float32)).astype(np.int8), steps
