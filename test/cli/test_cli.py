@@ -5,6 +5,7 @@ from pathlib import Path
 import shutil
 
 import pytest
+from tiny_checkpoint import write_checkpoint
 
 from flash_llm_ros.cli.main import COMMANDS, main
 from flash_llm_ros.store.device_profile import DeviceProfile, Measurement
@@ -31,18 +32,18 @@ def test_convert_verify_inspect_prompt(tmp_path: Path, checkpoint_folder: Path,
     store = tmp_path / 'a.store'
     code, out, err = run(capsys, 'convert', checkpoint_folder, store)
     assert code == 0 and out.startswith(f'{store}: ') and 'split layout' in out
-    for step in ('neurons', 'attention', 'reading text', 'calibrating'):
+    for step in ('neurons', 'attention'):
         assert f'{step}: ' in err
 
     code, out, _ = run(capsys, 'verify', store)
     assert code == 0 and 'intact' in out and str(store) in out
 
-    code, out, err = run(capsys, 'prompt', store, 'Hello', '--budget', '20MB', '--mode', 'sparse',
+    code, out, err = run(capsys, 'prompt', store, 'Hello', '--budget', '20MB', '--mode', 'exact',
                          '--max-tokens', '7', '--raw', '--context', '64')
     assert code == 0 and len(out.strip()) == 7
     assert 'resident weights' in err and '5 + 7 tokens' in err and 'peak RSS' in err
-    again = run(capsys, 'prompt', store, 'Hello', '--budget', '20MB', '--mode', 'sparse',
-                '--max-tokens', '7', '--raw', '--context', '64')
+    again = run(capsys, 'prompt', store, 'Hello', '--budget', '20MB', '--max-tokens', '7', '--raw',
+                '--context', '64')      # auto is exact here
     assert again[1] == out
 
 
@@ -53,7 +54,7 @@ def test_inspect(int8_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert '3 layers of width 64, 256 neurons each, silu' in rows['model']
     assert '4 heads, 2 for keys and values' in rows['attention']
     assert 'neurons int8, attention q8, KV cache fp16' in rows['formats']
-    assert 'leaves out 50%' in rows['calibration']
+    assert rows['calibration'] == 'none: mode exact only'
 
 
 def test_inspect_as_json(int8_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -65,7 +66,22 @@ def test_inspect_as_json(int8_store: Path, capsys: pytest.CaptureFixture[str]) -
         'split', 'int8', 'q8', 'fp16')
     assert facts['bytes'] == sum(entry['bytes'] for entry in facts['files'].values())
     assert facts['geometry']['group_bytes'] % facts['geometry']['block'] == 0
-    assert len(facts['calibration']['thresholds']['0.50']) == 3
+    assert facts['calibration'] is None
+
+
+def test_inspect_a_calibrated_store(relu_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(capsys, 'inspect', relu_store)[1]
+    facts = json.loads(run(capsys, 'inspect', relu_store, '--json')[1])['calibration']
+    assert 'bundled layout' in out and len(facts['thresholds']) == 3
+    assert f'mode gated uses {facts["active_share"]:.0%} of the neurons' in out
+    assert f'{facts["perplexity_ratio"]:.3f} times' in out
+
+
+def test_only_a_calibrated_store_is_gated(int8_store: Path, relu_store: Path,
+                                          capsys: pytest.CaptureFixture[str]) -> None:
+    ask = ('Hello', '--budget', '60MB', '--mode', 'gated', '--max-tokens', '3')
+    assert 'mode is gated' in failed(capsys, 'prompt', int8_store, *ask)
+    assert run(capsys, 'prompt', relu_store, *ask)[0] == 0
 
 
 def test_convert_to_int4(tmp_path: Path, int8_store: Path, checkpoint_folder: Path,
@@ -100,7 +116,7 @@ def test_inspect_without_calibration(tmp_path: Path, checkpoint_folder: Path,
     assert run(capsys, 'convert', checkpoint_folder, store, '--no-calibration', '--neurons',
                'fp16', '--resident', 'q4', '--kv-cache', 'fp16', '--block', '4096')[0] == 0
     code, out, _ = run(capsys, 'inspect', store)
-    assert code == 0 and 'none: exact mode only' in out
+    assert code == 0 and 'none: mode exact only' in out
     assert 'neurons fp16, attention q4, KV cache fp16' in out
     facts = json.loads(run(capsys, 'inspect', store, '--json')[1])
     assert facts['calibration'] is None and facts['geometry']['block'] == 4096
@@ -117,7 +133,8 @@ def test_convert_refuses(tmp_path: Path, checkpoint_folder: Path,
     assert 'missing.txt' in failed(capsys, 'convert', checkpoint_folder, new, '--text',
                                    tmp_path / 'missing.txt')
     (tmp_path / 'short.txt').write_text('Too short.')
-    assert 'calibration text' in failed(capsys, 'convert', checkpoint_folder, new, '--text',
+    relu = write_checkpoint(tmp_path / 'relu', hidden_act='relu')
+    assert 'calibration text' in failed(capsys, 'convert', relu, new, '--text',
                                         tmp_path / 'short.txt')
     (tmp_path / 'latin.txt').write_bytes(b'\xe9t\xe9' * 100)
     assert 'latin.txt' in failed(capsys, 'convert', checkpoint_folder, new, '--text',
@@ -153,6 +170,7 @@ def test_verify_finds_damage(tmp_path: Path, int8_store: Path,
     (('--budget=-5MB',), "budget is '-5MB'"), (('--context', '0'), 'context_length is 0'),
     (('--context', '9999'), 'at most 4096'), (('--max-tokens', '0'), 'max_tokens is 0'),
     (('--temperature', 'nan'), 'temperature is nan'), (('--seed', '-1'), 'seed is -1'),
+    (('--mode', 'fast'), 'one of auto, exact, gated'),
 ])
 def test_prompt_refuses(int8_store: Path, capsys: pytest.CaptureFixture[str],
                         options: tuple[str, ...], words: str) -> None:
@@ -176,7 +194,7 @@ def test_prompt_without_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize('arguments', [
     (), ('fly',), ('convert',), ('convert', 'a'), ('verify', 'a', 'b'), ('inspect', '--xml', 'a'),
-    ('convert', 'a', 'b', '--neurons', 'int2'), ('prompt', 'a', 'b', '--mode', 'fast'),
+    ('convert', 'a', 'b', '--neurons', 'int2'), ('bench', 'a', '--mode', 'fast'),
     ('prompt', 'a', 'b', '--max-tokens', 'many'), ('convert', 'a', 'b', '--block', 'x'),
 ])
 def test_usage(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:

@@ -26,7 +26,7 @@ def zones(tmp_path):
 def test_heat_and_an_empty_battery_slow_the_node_down(int8_store, zones):
     from sensor_msgs.msg import BatteryState
 
-    with running_node(int8_store, threads=4, status_rate=10.0) as node:
+    with running_node(int8_store, threads=4) as node:
         node.activate()
         client = node.client
         with subprocess.Popen(

@@ -11,13 +11,13 @@ pytestmark = [pytest.mark.ros, pytest.mark.timeout(240),
               pytest.mark.skipif(not cgroup_version(), reason='no writable memory cgroup here')]
 
 
-def answer(store, mode, command=()):
+def answer(store, command=()):
     """Answer one prompt by a node of its own; returns its bare and peak size, and the text."""
     from flash_llm_msgs.action import GenerateText
     from flash_llm_ros.cli.node_process import COMMAND, NodeProcess
     from flash_llm_ros.client.operator import OperatorClient
 
-    parameters = {'store': str(store), 'memory.dram_budget': f'{BUDGET}', 'mode': mode}
+    parameters = {'store': str(store), 'memory.dram_budget': f'{BUDGET}'}
     domain = new_domain()
     with (NodeProcess(parameters, domain, command=(*command, *COMMAND)) as process,
           OperatorClient(domain_id=domain, give_up=process.has_ended) as client):
@@ -32,14 +32,13 @@ def answer(store, mode, command=()):
         return bare, process.memory('VmHWM'), result.text
 
 
-@pytest.mark.parametrize('mode', ['exact', 'sparse'])
-def test_the_node_answers_under_a_cap_of_bare_node_and_budget(real_store, mode):
-    bare, _, text = answer(real_store, mode)
+def test_the_node_answers_under_a_cap_of_bare_node_and_budget(real_store):
+    bare, _, text = answer(real_store)
     with memory_cgroup() as group:
         group.limit(bare + BUDGET + LIMIT_SLACK)
         # The shell joins the group before it becomes the node, so that every page counts.
         join = ('sh', '-c', f'echo $$ > {group.path}/cgroup.procs && exec "$@"', 'sh')
-        bare_under_cap, peak, same_text = answer(real_store, mode, join)
+        bare_under_cap, peak, same_text = answer(real_store, join)
         assert group.oom_kills() == 0
     assert peak - bare_under_cap < BUDGET + PEAK_SLACK
     assert 'Paris' in text and same_text == text

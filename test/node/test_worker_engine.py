@@ -30,9 +30,9 @@ class Passes:
         self._forward(tokens, *arguments, **options)
 
 
-@pytest.fixture(params=['exact', 'sparse'])
-def worker(request, int8_store):
-    engine = opened(int8_store, mode=request.param, prefill_chunk=CHUNK, lookup_tokens=0)
+@pytest.fixture(params=['exact', 'gated'])
+def worker(request, stores):
+    engine = opened(stores[request.param], mode=request.param, prefill_chunk=CHUNK, lookup_tokens=0)
     bugs = []
     worker = Worker(engine, {**SETTINGS, 'requests.queue_size': 5}, bugs.append)
     worker.passes = Passes(engine.model)
