@@ -9,6 +9,7 @@ import time
 import pytest
 from ros_fixtures import running_node
 from ros_parameters import describe_parameters, set_parameter
+from test_node_monitor import parts
 from test_node_requests import LONG, goal, run_until_first_chunk
 
 from flash_llm_ros.engine import FinishReason
@@ -43,6 +44,8 @@ def refused(node, code):
 
 
 def test_every_bad_store_and_budget_is_told_and_the_node_lives(int8_store, tmp_path):
+    from diagnostic_msgs.msg import DiagnosticStatus
+
     def damaged(name, damage):
         copy = shutil.copytree(int8_store, tmp_path / name)
         damage(copy)
@@ -61,9 +64,14 @@ def test_every_bad_store_and_budget_is_told_and_the_node_lives(int8_store, tmp_p
          ErrorCode.STORE_CORRUPT, 'resident.safetensors'),
     )
     with running_node('') as node:
+        client = node.client
+        client.until(lambda: client.diagnostics, 10, '/diagnostics')
+        assert parts(client)['engine'].level == DiagnosticStatus.OK
         for store, code, word in stores:
             assert set_parameter(node.client, 'store', store) == ''
             assert word in refused(node, code)
+        client.until(lambda: parts(client)['engine'].level == DiagnosticStatus.ERROR
+                     and 'resident.safetensors' in parts(client)['engine'].message, 10, 'ERROR')
         assert set_parameter(node.client, 'store', str(int8_store)) == ''
         assert set_parameter(node.client, 'memory.dram_budget', '1MB') == ''
         table = refused(node, ErrorCode.BUDGET_TOO_SMALL)
@@ -130,24 +138,24 @@ def test_transitions_by_number_that_make_no_sense_are_refused(int8_store):
         assert node.client.state() == 'unconfigured'
 
 
-@pytest.mark.parametrize('transition', ['deactivate', 'shutdown'])
-def test_leaving_the_active_state_ends_what_runs_and_waits(int8_store, transition):
+def test_leaving_the_active_state_ends_what_runs_and_waits(int8_store):
     from flash_llm_ros.client.operator import ABORTED
 
     with running_node(int8_store) as node:
         client = node.activate().client
-        running = run_until_first_chunk(client, 'Hello [piece=0.05]')
-        queued = client.send_goal(goal('Hello'))
-        client.until(lambda: client.status.queue_length == 1, 10, 'the queue')
-        assert client.transition(transition)
-        for run in (running, queued):
-            status, result = run.result(30)
-            assert (status, result.finish_reason) == (ABORTED, FinishReason.CANCELLED)
-            assert result.error.code == ErrorCode.CANCELLED
-        assert running.result(1)[1].text
-        if transition == 'deactivate':
-            assert client.transition('activate')
-            assert len(client.send_goal(goal('Hello', 5)).result(30)[1].text) == 5
+        for transition in ('deactivate', 'shutdown'):
+            running = run_until_first_chunk(client, 'Hello [piece=0.05]')
+            queued = client.send_goal(goal('Hello'))
+            client.until(lambda: client.status.queue_length == 1, 10, 'the queue')
+            assert client.transition(transition)
+            for run in (running, queued):
+                status, result = run.result(30)
+                assert (status, result.finish_reason) == (ABORTED, FinishReason.CANCELLED)
+                assert result.error.code == ErrorCode.CANCELLED
+            assert running.result(1)[1].text
+            if transition == 'deactivate':
+                assert client.transition('activate')
+                assert len(client.send_goal(goal('Hello', 5)).result(30)[1].text) == 5
 
 
 def test_parameters_are_described_and_guarded(int8_store):
@@ -186,25 +194,22 @@ def test_parameters_are_described_and_guarded(int8_store):
         assert set_parameter(client, 'memory.context_length', 256) == ''
 
 
-@pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
-def test_signal_during_a_goal_ends_it_and_the_process(int8_store, number):
+def test_a_signal_during_a_goal_ends_it_and_the_process(int8_store):
     with running_node(int8_store) as node:
         run = run_until_first_chunk(node.activate().client, 'Hello [piece=0.05]')
         queued = node.client.send_goal(goal('Hello', LONG))
         node.client.until(lambda: node.client.status.queue_length == 1, 10, 'the queue')
-        node.process.send_signal(number)
+        node.process.send_signal(signal.SIGTERM)
         for ended in (run, queued):
             assert ended.result(30)[1].error.code == ErrorCode.CANCELLED
         assert node.process.wait() == 0
 
 
-@pytest.mark.parametrize('state', ['unconfigured', 'inactive', 'finalized', 'configuring'])
+@pytest.mark.parametrize('state', ['unconfigured', 'finalized', 'configuring'])
 def test_signal_in_every_state_ends_the_process(int8_store, state):
     with running_node(int8_store, environment={'TEST_OPEN_SECONDS': '1'}) as node:
         client = node.client
-        if state == 'inactive':
-            assert client.transition('configure')
-        elif state == 'finalized':
+        if state == 'finalized':
             assert client.transition('shutdown')
         elif state == 'configuring':
             from lifecycle_msgs.srv import ChangeState
@@ -217,20 +222,16 @@ def test_signal_in_every_state_ends_the_process(int8_store, state):
         assert node.process.wait() == 0
 
 
-def test_signals_that_come_at_once_end_the_node_all_the_same(int8_store):
-    """A handler that is interrupted by the next signal must not wait for itself."""
+def test_signals_at_once_and_until_the_very_end_do_not_kill_the_node(int8_store):
+    """A launch file's Ctrl-C comes twice: from the terminal, and from ros2 launch.
+
+    And a handler that is interrupted by the next signal must not wait for itself.
+    """
     with running_node(int8_store) as node:
         node.activate()
         for _ in range(50):
             node.process.send_signal(signal.SIGTERM)
             node.process.send_signal(signal.SIGINT)
-        assert node.process.wait(30) == 0
-
-
-def test_signals_until_the_very_end_do_not_kill_the_node(int8_store):
-    """A launch file's Ctrl-C comes twice: from the terminal, and from ros2 launch."""
-    with running_node(int8_store) as node:
-        node.activate()
         while not node.process.has_ended():
             node.process.send_signal(signal.SIGINT)
             time.sleep(0.002)

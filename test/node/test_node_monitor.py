@@ -62,13 +62,13 @@ def test_diagnostics_go_on_during_a_long_prefill(active_node):
     from diagnostic_msgs.msg import DiagnosticStatus
 
     client = active_node.client
-    run = client.send_goal(goal('Hello [prefill=4.5]', 1))
+    run = client.send_goal(goal('Hello [prefill=2.5]', 1))
     start = len(client.diagnostics)
     run.result(30)
     during = client.diagnostics[start:]
-    assert 3 <= len(during) <= 6        # 1 Hz
+    assert 2 <= len(during) <= 4        # 1 Hz
     reading = [values(array.status[0])['state'] for array in during]
-    assert reading.count('reading a prompt') >= 3
+    assert reading.count('reading a prompt') >= 2
     assert all(array.status[0].level == DiagnosticStatus.OK for array in during)
 
 
@@ -76,7 +76,7 @@ def test_diagnostics_and_state_go_on_while_the_store_is_opened(int8_store):
     from diagnostic_msgs.msg import DiagnosticStatus
     from lifecycle_msgs.srv import ChangeState
 
-    with running_node(int8_store, environment={'TEST_OPEN_SECONDS': '3.5'}) as node:
+    with running_node(int8_store, environment={'TEST_OPEN_SECONDS': '2.5'}) as node:
         client = node.client
         request = ChangeState.Request()
         request.transition.label = 'configure'
@@ -88,7 +88,7 @@ def test_diagnostics_and_state_go_on_while_the_store_is_opened(int8_store):
         assert code == ErrorCode.NOT_ACTIVE
         client.until(configured.done, 30, 'configured')
         assert configured.result().success
-        assert len(client.diagnostics) - start >= 2
+        assert len(client.diagnostics) - start >= 1
         levels = {array.status[0].level for array in client.diagnostics[start:]}
         assert DiagnosticStatus.ERROR not in levels
 
@@ -116,15 +116,3 @@ def test_diagnostics_tell_health_and_memory_plan(active_node):
     client.send_goal(goal('Hello', 2)).result(30)
     level_becomes(DiagnosticStatus.OK, 'idle')
     assert int(values(parts(client)['engine'])['faults']) == 1
-
-
-def test_failed_configuration_is_an_error(tmp_path):
-    from diagnostic_msgs.msg import DiagnosticStatus
-
-    with running_node(tmp_path / 'nowhere') as node:
-        client = node.client
-        client.until(lambda: client.diagnostics, 10, '/diagnostics')
-        assert parts(client)['engine'].level == DiagnosticStatus.OK
-        assert not client.transition('configure')
-        client.until(lambda: parts(client)['engine'].level == DiagnosticStatus.ERROR, 10, 'ERROR')
-        assert 'nowhere' in parts(client)['engine'].message

@@ -2,7 +2,7 @@
 
 import pytest
 from ros_fixtures import running_node
-from test_node_requests import check_chunks, goal, until_all_chunks
+from test_node_requests import check_chunks, goal, streamed
 
 from flash_llm_ros.engine import FinishReason
 from flash_llm_ros.store.errors import ErrorCode
@@ -21,8 +21,7 @@ def test_action_service_and_topics(int8_store, transport, monkeypatch):
         run = client.send_goal(goal('Hello [piece=0.02]', 60))
         status, result = run.result(30)
         assert (status, len(result.text)) == (SUCCEEDED, 60)
-        until_all_chunks(client, run)
-        check_chunks(run.chunks, result.text, FinishReason.LENGTH)
+        check_chunks(streamed(client, run), result.text, FinishReason.LENGTH)
         request = GenerateText.Request(prompt='Hello [piece=0.02]')
         request.sampling.max_tokens = 60
         assert client.generate_text(request).text == result.text
