@@ -69,19 +69,20 @@ def test_inspect_as_json(int8_store: Path, capsys: pytest.CaptureFixture[str]) -
     assert facts['calibration'] is None
 
 
-def test_inspect_a_calibrated_store(relu_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out = run(capsys, 'inspect', relu_store)[1]
-    facts = json.loads(run(capsys, 'inspect', relu_store, '--json')[1])['calibration']
+def test_inspect_a_calibrated_store(planted_store: Path,
+                                    capsys: pytest.CaptureFixture[str]) -> None:
+    out = run(capsys, 'inspect', planted_store)[1]
+    facts = json.loads(run(capsys, 'inspect', planted_store, '--json')[1])['calibration']
     assert 'bundled layout' in out and len(facts['thresholds']) == 3
     assert f'mode gated uses {facts["active_share"]:.0%} of the neurons' in out
     assert f'{facts["perplexity_ratio"]:.3f} times' in out
 
 
-def test_only_a_calibrated_store_is_gated(int8_store: Path, relu_store: Path,
+def test_only_a_calibrated_store_is_gated(int8_store: Path, planted_store: Path,
                                           capsys: pytest.CaptureFixture[str]) -> None:
     ask = ('Hello', '--budget', '60MB', '--mode', 'gated', '--max-tokens', '3')
     assert 'mode is gated' in failed(capsys, 'prompt', int8_store, *ask)
-    assert run(capsys, 'prompt', relu_store, *ask)[0] == 0
+    assert run(capsys, 'prompt', planted_store, *ask)[0] == 0
 
 
 def test_convert_to_int4(tmp_path: Path, int8_store: Path, checkpoint_folder: Path,

@@ -12,7 +12,6 @@ from ros_fixtures import BUDGET, INJECTING, START_TIMEOUT, new_domain
 from flash_llm_ros.node.interfaces.client_watch import DISCOVERY, PERIOD
 
 pytestmark = pytest.mark.ros
-TRANSPORTS = ('SHM', 'UDPv4')
 # A killed process says nothing; its participant counts as gone when its lease is over. By default
 # that takes 20 s.
 SHORT_LEASE = '''<?xml version="1.0"?>
@@ -56,7 +55,7 @@ rclpy.shutdown()
 '''
 
 
-@pytest.fixture(scope='module', params=TRANSPORTS)
+@pytest.fixture(scope='module')
 def node(request, int8_store):
     """A node that nobody but the clients of the tests talks to, and what a client's needs."""
     from flash_llm_ros.cli.node_process import NodeProcess
@@ -84,8 +83,9 @@ def until_logged(process, text, begin=0, timeout=START_TIMEOUT):
     return process.log()[begin:]
 
 
-@pytest.mark.parametrize(('way', 'end'), [
-    ('action', 'leaves'), ('action', 'killed'), ('service', 'leaves')])
+@pytest.mark.parametrize(('node', 'way', 'end'), [
+    ('SHM', 'action', 'leaves'), ('SHM', 'action', 'killed'), ('SHM', 'service', 'leaves'),
+    ('UDPv4', 'action', 'killed')], indirect=['node'])
 def test_request_ends_with_its_client(node, tmp_path, way, end):
     process, environment = node
     profile = tmp_path / 'lease.xml'
@@ -101,6 +101,7 @@ def test_request_ends_with_its_client(node, tmp_path, way, end):
     assert 'CANCELLED (CLIENT_GONE: Whoever asked has left' in log
 
 
+@pytest.mark.parametrize('node', ['SHM'], indirect=True)
 def test_another_client_keeps_nothing_alive_that_came_later(node):
     """Only who was there when the request came can have sent it."""
     process, environment = node
