@@ -8,7 +8,7 @@ from flash_llm_ros.engine.memory.process_memory import trim_heap
 from flash_llm_ros.engine.memory.window import Window, read_costs
 from flash_llm_ros.engine.memory.window_plan import plan_window
 from flash_llm_ros.engine.model.model import Model
-from flash_llm_ros.engine.parts import Parts, choose_parts
+from flash_llm_ros.engine.parts import Parts, load_parts
 from flash_llm_ros.engine.plan import MemoryPlan
 from flash_llm_ros.engine.request.generation import Generation, GenerationRequest
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
@@ -35,7 +35,7 @@ class Engine:
 
     @classmethod
     def open(cls, config: EngineConfig, log: Log = lambda line: None) -> 'Engine':
-        """Verify, choose the parts, plan, load, plan with what was measured, and allocate: seconds.
+        """Verify, choose the parts, plan, load, plan with what was measured, allocate; seconds.
 
         Raises FlashLlmError: STORE_*, BUDGET_TOO_SMALL, INVALID_PARAMETER, READ_FAILED,
         CHECKSUM_MISMATCH.
@@ -45,12 +45,8 @@ class Engine:
         if config.verify:
             log(f'verifying {store.path}')
             store.verify_resident()
-        parts, mode_reason = choose_parts(config, store)
-        log(mode_reason)
         costs = read_costs(store, config, log)
-        parts.plan()
-        log('loading the resident weights')
-        plan = parts.plan(parts.load())
+        parts, mode_reason, plan = load_parts(config, store, log)
         log(f'filling the window of {plan.window_bytes / 1e6:.1f} MB')
         try:
             parts.attention.allocate()

@@ -1,5 +1,6 @@
 """The parts of an engine: chosen for a store and its settings, then planned and loaded."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from flash_llm_ros.engine.config import EngineConfig
@@ -12,7 +13,7 @@ from flash_llm_ros.engine.memory.process_memory import (
 )
 from flash_llm_ros.engine.memory.scratch import Scratch
 from flash_llm_ros.engine.memory.window_plan import window_size
-from flash_llm_ros.engine.mode import check_mode, resolved_mode
+from flash_llm_ros.engine.mode import check_mode, ranked_modes
 from flash_llm_ros.engine.model.attention import AttentionStack
 from flash_llm_ros.engine.model.feed_forward.block import FeedForwardBlock
 from flash_llm_ros.engine.model.feed_forward.dense import DenseFeedForward
@@ -20,6 +21,7 @@ from flash_llm_ros.engine.model.feed_forward.gated import GatedFeedForward
 from flash_llm_ros.engine.plan import MemoryPlan, Part, PlanRow, plan_memory
 from flash_llm_ros.engine.request.constrained_decoding import ConstraintsPart
 from flash_llm_ros.engine.text.text_part import TextPart
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 
 
@@ -59,6 +61,7 @@ class Parts:
     def load(self) -> PlanRow:
         """Load them one after the other; returns what they took together."""
         return_large_blocks()
+        trim_heap()
         bare = resident_bytes()
         for part in self._all:
             part.load()
@@ -79,10 +82,11 @@ class Parts:
         return [row for part in self._all for row in part.buffers()]
 
 
-def choose_parts(config: EngineConfig, store: FlashStore) -> tuple[Parts, str]:
-    """The parts for a store at this budget, and a sentence that says why this mode.
+def load_parts(config: EngineConfig, store: FlashStore,
+               log: Callable[[str], None]) -> tuple[Parts, str, MemoryPlan]:
+    """Choose, plan, load, plan with what was measured: the parts, why these, and the plan.
 
-    Raises FlashLlmError(INVALID_PARAMETER).
+    Raises FlashLlmError: BUDGET_TOO_SMALL, INVALID_PARAMETER, STORE_CORRUPT, READ_FAILED.
     """
     manifest, chunk = store.manifest, config.prefill_chunk
     check_mode(config.mode, manifest)
@@ -90,6 +94,16 @@ def choose_parts(config: EngineConfig, store: FlashStore) -> tuple[Parts, str]:
     if manifest.calibration is not None:
         gated = GatedFeedForward(store, chunk, config.threads)
         kinds[GatedFeedForward.mode] = Parts(config, store, gated)
-    mode, reason = resolved_mode(config.mode, manifest,
-                                 {kind: parts.slots for kind, parts in kinds.items()})
-    return kinds[mode], reason
+    choices = ranked_modes(config.mode, manifest,
+                           {mode: parts.slots for mode, parts in kinds.items()})
+    while True:
+        mode, reason = choices.pop(0)
+        parts = kinds.pop(mode)
+        log(reason)
+        try:
+            parts.plan()
+            log('loading the resident weights')
+            return parts, reason, parts.plan(parts.load())
+        except FlashLlmError as error:
+            if error.code is not ErrorCode.BUDGET_TOO_SMALL or not choices:
+                raise

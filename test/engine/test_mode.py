@@ -7,7 +7,10 @@ from generation_cases import answer, opened, opened_tightly
 from planted_checkpoint import ACTIVE_SHARE
 import pytest
 
-from flash_llm_ros.engine.mode import resolved_mode
+from flash_llm_ros.engine.mode import ranked_modes
+from flash_llm_ros.engine.parts import Parts
+from flash_llm_ros.engine.plan import PlanRow
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.manifest import Manifest
 
@@ -25,41 +28,42 @@ def with_calibration(manifest: Manifest, **changes: float) -> Manifest:
 
 def test_what_was_asked_for(manifest: Manifest) -> None:
     for mode in ('exact', 'gated'):
-        assert resolved_mode(mode, manifest, {'exact': 9, 'gated': 9})[0] == mode
+        assert [found.mode for found in ranked_modes(mode, manifest, {'exact': 9, 'gated': 9})] == [
+            mode]
 
 
 def test_gated_where_it_reads_less(manifest: Manifest) -> None:
     slots = {'exact': 400, 'gated': 380}
-    mode, reason = resolved_mode('auto', manifest, slots)
+    mode, reason = ranked_modes('auto', manifest, slots)[0]
     assert mode == 'gated' and '1.005 times' in reason and 'reads about' in reason
     # Where every group has an active neuron, predictors only take memory.
-    mode, reason = resolved_mode('auto', with_calibration(manifest, groups_share=1.0), slots)
+    mode, reason = ranked_modes('auto', with_calibration(manifest, groups_share=1.0), slots)[0]
     assert mode == 'exact' and 'reads about' in reason
 
 
 def test_exact_where_all_fits(manifest: Manifest) -> None:
-    mode, _ = resolved_mode('auto', manifest, {'exact': 10_000, 'gated': 10_000})
+    mode, _ = ranked_modes('auto', manifest, {'exact': 10_000, 'gated': 10_000})[0]
     assert mode == 'exact'
 
 
 @pytest.mark.parametrize(('ratio', 'mode'), [(0.99, 'gated'), (1.01, 'gated'), (1.0101, 'exact'),
                                              (2.0, 'exact')])
 def test_at_most_a_hundredth_of_perplexity(manifest: Manifest, ratio: float, mode: str) -> None:
-    found = resolved_mode('auto', with_calibration(manifest, perplexity_ratio=ratio),
-                          {'exact': 400, 'gated': 380})
-    assert found[0] == mode
-    assert mode == 'gated' or f'{ratio:.3f} times' in found[1]
+    found = ranked_modes('auto', with_calibration(manifest, perplexity_ratio=ratio),
+                         {'exact': 400, 'gated': 380})[0]
+    assert found.mode == mode
+    assert mode == 'gated' or f'{ratio:.3f} times' in found.reason
 
 
 def test_exact_where_predictors_do_not_fit(manifest: Manifest) -> None:
-    mode, reason = resolved_mode('auto', manifest, {'exact': 400, 'gated': 0})
-    assert mode == 'exact' and 'do not fit into dram_budget' in reason
+    mode, reason = ranked_modes('auto', manifest, {'exact': 400, 'gated': 0})[0]
+    assert mode == 'exact' and 'no room for mode gated' in reason
 
 
 def test_exact_without_a_calibration(manifest: Manifest, int8_store: Path) -> None:
-    mode, reason = resolved_mode('auto', replace(manifest, calibration=None), {'exact': 400})
+    mode, reason = ranked_modes('auto', replace(manifest, calibration=None), {'exact': 400})[0]
     assert mode == 'exact' and 'without calibration' in reason
-    mode, reason = resolved_mode('auto', FlashStore.open(int8_store).manifest, {'exact': 400})
+    mode, reason = ranked_modes('auto', FlashStore.open(int8_store).manifest, {'exact': 400})[0]
     assert mode == 'exact' and 'every neuron' in reason
 
 
@@ -82,6 +86,28 @@ def test_an_engine_takes_it(planted_store: Path) -> None:
         assert answer(same).text == text
         same.close()
     assert found == {'small': 'gated', 'large': 'exact'}
+
+
+def test_exact_where_loading_took_more_than_was_thought(
+        planted_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As libraries do that are loaded for the first time."""
+    load = Parts.load
+
+    def takes_more(parts: Parts) -> PlanRow:
+        row = load(parts)
+        return replace(row, bytes=row.bytes + 2_000_000 * (parts.config.mode == 'gated'))
+
+    monkeypatch.setattr(Parts, 'load', takes_more)
+    tight = opened_tightly(planted_store, mode='gated')
+    budget = tight.config.dram_budget - 1_000_000
+    tight.close()
+    engine = opened(planted_store, budget=budget)
+    assert engine.mode == 'exact' and 'no room for mode gated' in engine.mode_reason
+    assert answer(engine).text
+    engine.close()
+    with pytest.raises(FlashLlmError) as error:
+        opened(planted_store, budget=budget, mode='gated')
+    assert error.value.code is ErrorCode.BUDGET_TOO_SMALL
 
 
 def test_mode_gated_reads_and_uses_a_fraction(planted_store: Path) -> None:
