@@ -52,6 +52,15 @@ def test_it_is_tried_again() -> None:
     assert first[:8] == second[:8] == third[:8]
 
 
+@pytest.mark.parametrize('paused', [0, 2, 5, 7])
+def test_a_pause_of_the_machine_does_not_decide(paused: int) -> None:
+    clock = Clock()
+    read_ahead = ReadAhead(clock)
+    for number in range(8):
+        run(read_ahead, clock, 1, *((50.0, 50.0) if number == paused else (1.0, 0.8)))
+    assert run(read_ahead, clock, 120, 1.0, 0.8) == [True] * 120
+
+
 def test_a_token_that_fails_does_not_count() -> None:
     clock = Clock()
     read_ahead = ReadAhead(clock)

@@ -29,6 +29,7 @@ class GatedFeedForward(FeedForwardBlock):
         self._store, self._spec, self._threads = store, store.manifest.model, threads
         self._dense = DenseFeedForward(store, chunk)
         self.read_ahead = ReadAhead()
+        self._ahead = False     # of the token that is computed
 
     @property
     def active_neurons(self) -> int:

@@ -1,9 +1,10 @@
 """Whether a layer's bundles are read while the one before is computed: as long as it is faster."""
 
 from collections.abc import Callable
+from statistics import median
 import time
 
-# A drift, such as of a window that fills, favours neither: the means' places are the same.
+# An even drift, such as of a window that fills, favours neither: the middles are the same.
 _TRIAL = (False, False, True, True, True, True, False, False)
 _HELD = 120         # tokens with what a trial has found
 _LEAST_GAIN = 0.03
@@ -21,8 +22,8 @@ class ReadAhead:
         self._clock = clock
         self._chosen = False
         self._token = 0                 # of a trial and what is held after it
-        self._seconds = {False: 0.0, True: 0.0}
-        self._begun: float | None = None
+        self._seconds: dict[bool, list[float]] = {False: [], True: []}
+        self._on, self._begun = False, 0.0      # of the token that is computed
 
     def begin(self) -> bool:
         """A token's first layer comes next; True: read ahead for it."""
@@ -33,9 +34,10 @@ class ReadAhead:
     def end(self) -> None:
         """The token's last layer has been computed."""
         if self._token < len(_TRIAL):
-            self._seconds[self._on] += self._clock() - self._begun
+            self._seconds[self._on].append(self._clock() - self._begun)
         self._token += 1
         if self._token == len(_TRIAL):
-            self._chosen = self._seconds[True] < (1 - _LEAST_GAIN) * self._seconds[False]
-            self._seconds = {False: 0.0, True: 0.0}
+            off, on = median(self._seconds[False]), median(self._seconds[True])
+            self._chosen = on < (1 - _LEAST_GAIN) * off
+            self._seconds = {False: [], True: []}
         self._token %= len(_TRIAL) + _HELD
