@@ -58,8 +58,6 @@ def test_refusals_are_whole_sentences(int8_store, tmp_path):
     assert 'Traceback' not in out + err
     code, _, err = demo('--store', int8_store, '--budget', '32MB', '--prompt', ' ')
     assert code == 1 and 'prompt' in err and 'Traceback' not in err
-    code, _, err = demo('--store', int8_store, '--budget', 'much')
-    assert code == 1 and "'much'" in err and 'Traceback' not in err
 
 
 def test_ctrl_c_ends_the_node_too(int8_store):

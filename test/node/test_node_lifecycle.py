@@ -80,6 +80,9 @@ def test_every_bad_store_and_budget_is_told_and_the_node_lives(int8_store, tmp_p
         assert set_parameter(node.client, 'memory.context_length', 100000) == ''
         assert 'context_length' in refused(node, ErrorCode.INVALID_PARAMETER)
         assert set_parameter(node.client, 'memory.context_length', 512) == ''
+        assert set_parameter(node.client, 'requests.system_prompt', 'Be kind. ' * 100) == ''
+        assert 'system_prompt' in refused(node, ErrorCode.PROMPT_TOO_LONG)
+        assert set_parameter(node.client, 'requests.system_prompt', '') == ''
         _, result = node.activate().client.send_goal(goal('Hello')).result(30)
         assert result.finish_reason == FinishReason.LENGTH
         assert node.client.status.error.code == ErrorCode.NONE

@@ -60,18 +60,6 @@ def test_a_higher_priority_goes_first_and_changes_nothing(client, prompt):
     client.until(lambda: client.status.preemptions > before.preemptions, 10, 'the count')
 
 
-def test_a_service_call_goes_first_too(client):
-    from flash_llm_msgs.srv import GenerateText
-
-    low = started(client, goal(SLOW, LONG))
-    request = GenerateText.Request(prompt='Stop!', priority=101)
-    request.sampling.max_tokens = 10
-    assert len(client.generate_text(request).text) == 10
-    assert not low.done
-    low.cancel()
-    assert low.result(30)[1].stats.preemptions == 1
-
-
 def test_cancelled_while_set_aside(client):
     from flash_llm_ros.client.operator import CANCELED
 
@@ -106,15 +94,6 @@ def test_keep_last_and_interrupt(client):
         assert len(run.result(30)[1].text) == 5
     client.until(lambda: client.status.requests_done >= before.requests_done + 2, 10, 'the count')
     assert client.status.requests_cancelled >= before.requests_cancelled + 2
-
-
-def test_reject(client):
-    assert set_parameter(client, 'requests.when_busy', 'reject') == ''
-    running = started(client, goal(SLOW, LONG))
-    assert client.send_goal(goal('later', 5)).result(30)[1].error.code == ErrorCode.QUEUE_FULL
-    running.cancel()
-    running.result(30)
-    assert 'keep_last' in set_parameter(client, 'requests.when_busy', 'sometimes')
 
 
 def test_slowed_down_it_says_the_same_and_is_still_cancelled_at_once(client):

@@ -102,7 +102,7 @@ PLUGIN_OF = {'ros2cli'}
 @pytest.mark.parametrize('folder', ['flash_llm_ros', 'launch'])
 def test_what_is_imported_is_required(folder: str) -> None:
     ros = {dependency.name for dependency in manifest(ROOT).exec_depends}
-    pip = declared_distributions('convert', 'replay', 'report', 'structured')
+    pip = declared_distributions('convert', 'replay', 'structured')
     providers = packages_distributions()
     undeclared = {
         name for name in imported(ROOT / folder) - ros - PLUGIN_OF
