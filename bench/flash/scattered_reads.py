@@ -44,7 +44,8 @@ class LayerReader:
         first = self.layers[0]
         self.core = _native.NeuronCore(
             str(store.neurons), geometry.group_bytes, geometry.groups, geometry.dim,
-            first.groups, reads_in_flight=EngineConfig.reads_in_flight)
+            first.groups, identity=store.manifest.identity,
+            reads_in_flight=EngineConfig.reads_in_flight)
         self._ids = [self.core.add_section(layer.first_group, layer.bundles,
                                            layer.bundles_per_group, layer.rows,
                                            layer.codec.name)

@@ -21,6 +21,7 @@ import numpy as np
 from bench.support.command import Report, at_least, command, run, show
 from flash_llm_ros import _native
 from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.store.checksum import group_checksums
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.errors import FlashLlmError
 
@@ -62,7 +63,8 @@ class Rows:
             for group in range(groups):
                 rows = encoded[(np.arange(per_group) + group * per_group) % _RANDOM_ROWS]
                 body = rows.tobytes().ljust(_GROUP_BYTES - 4, b'\0')
-                file.write(body + _native.crc32c(body).to_bytes(4, 'little'))
+                content = np.frombuffer(body, np.uint8)[None]
+                file.write(body + group_checksums(0, group, content).astype('<u4').tobytes())
         return cls(path, codec_name, dim, groups, per_group, codec.row_bytes)
 
     def open(self, kernels: str) -> _native.NeuronCore:

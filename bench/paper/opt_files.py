@@ -15,7 +15,6 @@ import shutil
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros._native import crc32c
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.model_spec import (
     AttentionSpec,
@@ -25,6 +24,7 @@ from flash_llm_ros.model_spec import (
     NormSpec,
     PositionSpec,
 )
+from flash_llm_ros.store.checksum import group_checksums
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.geometry import CHECKSUM_BYTES
 from flash_llm_ros.store.graph_builder import ExternalData
@@ -210,7 +210,7 @@ def _encoded(file: NeuronFile, part: Part, seed: int) -> Iterator[NDArray[np.uin
             some = bundles[place::per_group]
             groups[:len(some), place * some.shape[1]:(place + 1) * some.shape[1]] = some
         bodies = groups[:, :-CHECKSUM_BYTES]
-        sums = np.array([crc32c(body) for body in bodies], np.uint32)
+        sums = group_checksums(0, part.first_group + first // per_group, bodies)
         groups[:, -CHECKSUM_BYTES:] = sums.astype('<u4')[:, None].view(np.uint8)
         yield groups
 

@@ -1,23 +1,42 @@
-"""CRC32C (Castagnoli) of many equal byte rows at once, in NumPy."""
+"""CRC32C (Castagnoli) of many equal byte rows at once, in NumPy, and what a group's is made of."""
 
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 _POLYNOMIAL = 0x82F63B78
 _ONES = np.uint32(0xFFFFFFFF)
 _BATCH_BYTES = 1 << 18
 
 
-def crc32c(data: np.ndarray) -> np.ndarray:
-    """CRC32C of every row: uint8 [n, bytes] -> uint32 [n]. ValueError on another shape or dtype."""
+def group_checksums(identity: int, first_group: int, contents: NDArray[np.uint8]
+                    ) -> NDArray[np.uint32]:
+    """The checksums of neighbouring groups, uint8 [n, bytes] without them -> uint32 [n].
+
+    Each is the CRC32C of the store's identity (8 bytes), the group's number (4 bytes), both little
+    endian, and the content: a group of another place or another store is found when it is read.
+    """
+    places = np.empty((len(contents), 12), np.uint8)
+    places[:, :8] = np.array([identity], '<u8').view(np.uint8)
+    numbers = np.arange(first_group, first_group + len(contents))
+    places[:, 8:] = numbers.astype('<u4')[:, None].view(np.uint8)
+    return crc32c(contents, crc32c(places))
+
+
+def crc32c(data: NDArray[np.uint8], before: NDArray[np.uint32] | None = None
+           ) -> NDArray[np.uint32]:
+    """CRC32C of every row: uint8 [n, bytes] -> uint32 [n]; ValueError on another shape or dtype.
+
+    `before`, uint32 [n]: goes on from these, the checksums of what comes before the rows.
+    """
     data = np.asarray(data)
     if data.dtype != np.uint8 or data.ndim != 2:
         raise ValueError(f'data: {data.dtype} {list(data.shape)}, must be uint8 [n, bytes]')
     count, length = data.shape
-    # A CRC is linear over GF(2): the start value, pushed through the row, is a constant to add.
-    constant = _shifted_ones(length) ^ _ONES
-    result = np.full(count, constant, np.uint32)
+    # A CRC is linear over GF(2): a start value, pushed through the row, is a term to add.
+    starts = np.full(count, _ONES) if before is None else before ^ _ONES
+    result = _shift_bytes(starts, length) ^ _ONES
     if length == 0:
         return result
     step = max(1, _BATCH_BYTES // length)
@@ -26,7 +45,7 @@ def crc32c(data: np.ndarray) -> np.ndarray:
     return result
 
 
-def _raw(data: np.ndarray) -> np.ndarray:
+def _raw(data: NDArray[np.uint8]) -> NDArray[np.uint32]:
     """CRC with start value 0 and no final inversion, by pairwise joining of neighbours."""
     count, length = data.shape
     levels = max(1, (length - 1).bit_length())
@@ -39,7 +58,7 @@ def _raw(data: np.ndarray) -> np.ndarray:
     return crcs[:, 0]
 
 
-def _shift(crcs: np.ndarray, level: int) -> np.ndarray:
+def _shift(crcs: NDArray[np.uint32], level: int) -> NDArray[np.uint32]:
     """The state after 2**level further zero bytes."""
     tables = _shift_tables(level)
     return (tables[0].take(crcs & 0xFF) ^ tables[1].take((crcs >> 8) & 0xFF)
@@ -47,7 +66,7 @@ def _shift(crcs: np.ndarray, level: int) -> np.ndarray:
 
 
 @cache
-def _pair_table() -> np.ndarray:
+def _pair_table() -> NDArray[np.uint32]:
     """uint32 [65536]: the CRC with start value 0 of two bytes, the first one the low one."""
     pairs = np.arange(1 << 16, dtype=np.uint32)
     single = _shift_tables(0)[0]
@@ -55,7 +74,7 @@ def _pair_table() -> np.ndarray:
 
 
 @cache
-def _shift_tables(level: int) -> np.ndarray:
+def _shift_tables(level: int) -> NDArray[np.uint32]:
     """uint32 [4, 256]: what byte j of a state becomes after 2**level zero bytes."""
     states = np.arange(256, dtype=np.uint32) << (8 * np.arange(4, dtype=np.uint32)[:, None])
     if level:
@@ -65,9 +84,9 @@ def _shift_tables(level: int) -> np.ndarray:
     return states
 
 
-def _shifted_ones(length: int) -> np.uint32:
-    state = np.array([_ONES])
+def _shift_bytes(crcs: NDArray[np.uint32], length: int) -> NDArray[np.uint32]:
+    """The states after `length` further zero bytes."""
     for level in range(length.bit_length()):
         if length >> level & 1:
-            state = _shift(state, level)
-    return state[0]
+            crcs = _shift(crcs, level)
+    return crcs

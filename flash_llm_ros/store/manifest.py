@@ -91,6 +91,7 @@ class Manifest:
     resident: str               # format of the attention weights
     kv_cache: str
     geometry: Geometry
+    identity: int               # 64 bits that each group's checksum holds
     files: dict[str, FileFacts]
     source: dict[str, str] = field(default_factory=dict)    # file name -> sha256
     calibration: Calibration | None = None                  # of bundled stores
@@ -99,6 +100,7 @@ class Manifest:
         for name, known in (('layout', LAYOUTS), ('resident', RESIDENT_FORMATS),
                             ('kv_cache', KV_FORMATS)):
             check_choice(self, name, known)
+        check_integers(self, ['identity'], least=0, most=2 ** 64 - 1)
         model, found = self.model, self.geometry.sections
         check(self.geometry.dim == model.hidden_size, 'geometry.dim', self.geometry.dim,
               f'{model.hidden_size}, the hidden size of the model')
@@ -120,6 +122,7 @@ class Manifest:
             'resident': self.resident,
             'kv_cache': self.kv_cache,
             'geometry': self.geometry.to_dict(),
+            'identity': self.identity,
             'calibration': self.calibration and asdict(self.calibration),
             'files': self.files,
             'source': self.source,

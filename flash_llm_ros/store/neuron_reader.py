@@ -6,7 +6,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.store.checksum import crc32c
+from flash_llm_ros.store.checksum import group_checksums
 from flash_llm_ros.store.errors import ChecksumError, ReadFailedError
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.geometry import CHECKSUM_BYTES, MODEL_WIDE, Section
@@ -59,7 +59,8 @@ class NeuronReader:
 
     def _groups(self, section: Section, group: int, count: int) -> NDArray[np.uint8]:
         size = self._geometry.group_bytes
-        data, offset = bytearray(), (section.first_group + group) * size
+        first = section.first_group + group
+        data, offset = bytearray(), first * size
         try:
             while len(data) < count * size:
                 part = os.pread(self._fd, count * size - len(data), offset + len(data))
@@ -72,8 +73,10 @@ class NeuronReader:
             raise ReadFailedError(f'{self._path}, {section.label}: {error.strerror}.') from None
         groups = np.frombuffer(data, np.uint8).reshape(count, size)
         stored = np.ascontiguousarray(groups[:, -CHECKSUM_BYTES:]).view('<u4')[:, 0]
-        wrong = np.flatnonzero(crc32c(groups[:, :-CHECKSUM_BYTES]) != stored)
+        wrong = np.flatnonzero(stored != group_checksums(
+            self.store.manifest.identity, first, groups[:, :-CHECKSUM_BYTES]))
         if len(wrong):
-            raise ChecksumError(f'{self._path}: group {section.first_group + group + wrong[0]} '
-                                f'({section.label}) does not match its checksum.')
+            place = first + int(wrong[0])
+            raise ChecksumError(f'{self._path}: group {place} ({section.label}, byte '
+                                f'{place * size}) does not match its checksum.')
         return groups

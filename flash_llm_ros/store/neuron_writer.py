@@ -7,15 +7,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.store.checksum import crc32c
+from flash_llm_ros.store.checksum import group_checksums
 from flash_llm_ros.store.geometry import CHECKSUM_BYTES, Geometry, Section
 
 
 class NeuronWriter:
     """Append sections in the order of the geometry, then close."""
 
-    def __init__(self, path: Path, geometry: Geometry) -> None:
-        self._geometry = geometry
+    def __init__(self, path: Path, geometry: Geometry, identity: int) -> None:
+        self._geometry, self._identity = geometry, identity
+        self._group = 0
         self._pending = list(geometry.sections)
         self._file = path.open('wb')
 
@@ -66,6 +67,7 @@ class NeuronWriter:
             first = index * section.bundles_per_group
             body = bundles[first:first + section.bundles_per_group].reshape(-1)
             groups[index, :len(body)] = body
-        sums = crc32c(groups[:, :-CHECKSUM_BYTES])
+        sums = group_checksums(self._identity, self._group, groups[:, :-CHECKSUM_BYTES])
         groups[:, -CHECKSUM_BYTES:] = sums.astype('<u4')[:, None].view(np.uint8)
         self._file.write(groups.data)
+        self._group += count

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+import hashlib
 from pathlib import Path
 from typing import Protocol
 
@@ -15,7 +16,7 @@ from flash_llm_ros.store.flash_store import FlashStore, file_sha256
 from flash_llm_ros.store.geometry import Geometry, Section, plan_geometry, spec_sections
 from flash_llm_ros.store.graph_builder import ExternalData
 from flash_llm_ros.store.layer_graphs import final_graph, layer_graph
-from flash_llm_ros.store.manifest import Calibration, FileFacts, Manifest
+from flash_llm_ros.store.manifest import FORMAT_VERSION, Calibration, FileFacts, Manifest
 from flash_llm_ros.store.neuron_reader import NeuronReader
 from flash_llm_ros.store.neuron_writer import NeuronWriter
 from flash_llm_ros.store.publication import Publication
@@ -68,6 +69,7 @@ class StoreWriter:
         self._weights, self._form, self._progress = source, form, progress
         self._hashes: dict[str, str] = {}
         self.geometry = _geometry(source.spec, form)
+        self._orders: Sequence[NDArray[np.int32]] = ()
 
     def __enter__(self) -> 'StoreWriter':
         self._publication.__enter__()
@@ -93,7 +95,7 @@ class StoreWriter:
         written = FlashStore.open(self.path)
         self._form, self.geometry = form, _geometry(self._weights.spec, form)
         kept = self.path / f'{names.NEURONS}.recoded'
-        writer = NeuronWriter(kept, self.geometry)
+        writer = NeuronWriter(kept, self.geometry, self._identity())
         with NeuronReader(written) as reader:
             for section, before in zip(self.geometry.sections, written.manifest.geometry.sections,
                                        strict=True):
@@ -111,8 +113,9 @@ class StoreWriter:
         Of the bundled layout.
         """
         written = FlashStore.open(self.path)
+        self._orders = orders
         kept = self.path / f'{names.NEURONS}.reordered'
-        writer = NeuronWriter(kept, self.geometry)
+        writer = NeuronWriter(kept, self.geometry, self._identity())
         with NeuronReader(written) as reader:
             for section in self.geometry.sections:
                 parts = (part for _, part in reader.encoded(section))
@@ -152,8 +155,9 @@ class StoreWriter:
             name = relative.as_posix()
             if name != names.MANIFEST and names.RECORDING not in relative.parts:
                 files[name] = FileFacts(bytes=path.stat().st_size, sha256=self._hash(name))
-        Manifest(self._weights.spec, form.layout, form.resident, form.kv_cache, self.geometry,
-                 files, self._source, calibration).save(self.path / names.MANIFEST)
+        manifest = Manifest(self._weights.spec, form.layout, form.resident, form.kv_cache,
+                            self.geometry, self._identity(), files, self._source, calibration)
+        manifest.save(self.path / names.MANIFEST)
         return FlashStore.open(self.path)
 
     def _hash(self, name: str) -> str:
@@ -161,6 +165,17 @@ class StoreWriter:
         if name not in self._hashes:
             self._hashes[name] = file_sha256(self.path / name)
         return self._hashes[name]
+
+    def _identity(self) -> int:
+        """64 bits of a hash of what the neuron file is made from, so that they can be made again.
+
+        A file of another checkpoint, in other codecs or in another order has other ones.
+        """
+        made_from = hashlib.sha256(repr((FORMAT_VERSION, sorted(self._source.items()),
+                                         self.geometry.to_dict())).encode())
+        for order in self._orders:
+            made_from.update(np.ascontiguousarray(order, '<i4').data)
+        return int.from_bytes(made_from.digest()[:8], 'little')
 
     @cached_property
     def _source(self) -> dict[str, str]:
@@ -171,7 +186,7 @@ class StoreWriter:
         self._publication.publish()
 
     def _write_neurons(self) -> None:
-        writer = NeuronWriter(self.path / names.NEURONS, self.geometry)
+        writer = NeuronWriter(self.path / names.NEURONS, self.geometry, self._identity())
         total = self.geometry.groups
         for section in self.geometry.sections:
             writer.write(section, self._bundles(section))

@@ -69,11 +69,11 @@ Neurons neurons_of(const Section& section, const std::string& activation, const 
 
 std::unique_ptr<NeuronCore> make_core(const py::object& path, std::int64_t group_bytes,
                                       std::int64_t groups, std::int64_t dim, std::int64_t slots,
-                                      int threads, const std::string& reader, int reads_in_flight,
+                                      std::uint64_t identity, int threads, const std::string& reader, int reads_in_flight,
                                       bool direct_io, bool lock_memory) {
   const CoreOptions options{
       py::module_::import("os").attr("fspath")(path).cast<std::string>(), group_bytes, groups, dim,
-      slots, threads, reader, reads_in_flight, direct_io, lock_memory};
+      slots, identity, threads, reader, reads_in_flight, direct_io, lock_memory};
   return without_interpreter([&] { return std::make_unique<NeuronCore>(options); });
 }
 
@@ -253,14 +253,14 @@ PYBIND11_MODULE(_native, module) {
   py::class_<NeuronCore>(
       module, "NeuronCore",
       "`path` holds `groups` groups of `group_bytes`; rows have `dim` values; `slots` groups fit in "
-      "the slab. `threads` compute, the caller's included; results are the same bytes for any "
+      "the slab; `identity` is the store's, which its groups' checksums hold. `threads` compute, the caller's included; results are the same bytes for any "
       "number. Calls release the interpreter and take turns. They raise ValueError for a wrong "
       "argument, ReadFailedError and ChecksumError (after one retry) for the file, MemoryError, and "
       "RuntimeError once closed. Arrays of a failed call hold unspecified values; the core itself "
       "stays usable.")
       .def(py::init(&make_core), py::arg("path"), py::arg("group_bytes"), py::arg("groups"),
-           py::arg("dim"), py::arg("slots"), py::kw_only(), py::arg("threads") = 1,
-           py::arg("reader") = "auto", py::arg("reads_in_flight") = 32, py::arg("direct_io") = true,
+           py::arg("dim"), py::arg("slots"), py::kw_only(), py::arg("identity") = 0,
+           py::arg("threads") = 1, py::arg("reader") = "auto", py::arg("reads_in_flight") = 32, py::arg("direct_io") = true,
            py::arg("lock_memory") = true)
       .def_property_readonly("direct", &NeuronCore::direct, "Whether reads bypass the page cache.")
       .def_property_readonly("locked", &NeuronCore::locked, "Whether the slab is locked in DRAM.")

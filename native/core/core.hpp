@@ -27,6 +27,7 @@ struct CoreOptions {
   std::int64_t groups;
   std::int64_t dim;
   std::int64_t slots;
+  std::uint64_t identity;  // of the store, which its groups' checksums hold
   int threads;
   std::string reader;  // auto, io_uring or threads
   int reads_in_flight;

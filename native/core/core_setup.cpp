@@ -56,8 +56,8 @@ NeuronCore::NeuronCore(const CoreOptions& options)
           "at least 1, below 2**31");
   slab_ = std::make_unique<Slab>(static_cast<std::int32_t>(options.slots),
                                  static_cast<std::size_t>(group_bytes_), options.lock_memory);
-  file_ = std::make_unique<GroupFile>(options.path, options.direct_io, Checksums::kCompared, *slab_,
-                                      counters_);
+  file_ = std::make_unique<GroupFile>(options.path, options.identity, options.direct_io,
+                                      Checksums::kCompared, *slab_, counters_);
   file_->require_groups(groups_);
   reader_ = make_reader(options.reader, *file_, options.reads_in_flight);
   read_costs_.largest = file_->request_groups();

@@ -15,7 +15,6 @@ namespace flash_llm {
 namespace {
 
 constexpr std::uint32_t kPolynomial = 0x82F63B78;
-constexpr std::uint32_t kStart = 0xFFFFFFFF;
 // Three independent streams of this many bytes hide the three cycle latency of the instruction.
 constexpr std::size_t kLongStream = 1024;
 constexpr std::size_t kShortStream = 128;
@@ -168,13 +167,14 @@ std::uint32_t update_by_instruction(std::uint32_t state, const std::uint8_t* dat
 
 }  // namespace
 
-std::uint32_t crc32c(const std::uint8_t* data, std::size_t size) {
+std::uint32_t crc32c(const std::uint8_t* data, std::size_t size, std::uint32_t before) {
   static const bool instruction = has_instruction();
-  return instruction ? ~update_by_instruction(kStart, data, size) : crc32c_by_table(data, size);
+  return instruction ? ~update_by_instruction(~before, data, size)
+                     : crc32c_by_table(data, size, before);
 }
 
-std::uint32_t crc32c_by_table(const std::uint8_t* data, std::size_t size) {
-  return ~update_by_table(kStart, data, size);
+std::uint32_t crc32c_by_table(const std::uint8_t* data, std::size_t size, std::uint32_t before) {
+  return ~update_by_table(~before, data, size);
 }
 
 }  // namespace flash_llm

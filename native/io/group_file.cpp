@@ -23,6 +23,15 @@ std::string text_of(int error_number) {
   return std::generic_category().message(error_number);
 }
 
+template <typename Number>
+std::uint32_t checksum_of_number(Number number, std::uint32_t before = 0) {
+  std::uint8_t bytes[sizeof number];
+  for (std::size_t i = 0; i < sizeof number; ++i) {
+    bytes[i] = static_cast<std::uint8_t>(number >> (8 * i));
+  }
+  return crc32c(bytes, sizeof number, before);
+}
+
 std::uint32_t stored_checksum(const std::uint8_t* end) {
   const std::uint8_t* at = end - kChecksumBytes;
   return at[0] | at[1] << 8 | at[2] << 16 | static_cast<std::uint32_t>(at[3]) << 24;
@@ -30,13 +39,14 @@ std::uint32_t stored_checksum(const std::uint8_t* end) {
 
 }  // namespace
 
-GroupFile::GroupFile(const std::string& path, bool direct_io, Checksums checksums,
-                     const Slab& slab, Counters& counters)
+GroupFile::GroupFile(const std::string& path, std::uint64_t identity, bool direct_io,
+                     Checksums checksums, const Slab& slab, Counters& counters)
     : path_(path),
       slab_(slab),
       counters_(counters),
       direct_(direct_io),
-      checksums_(checksums) {
+      checksums_(checksums),
+      identity_checksum_(checksum_of_number(identity)) {
   open();
   if (direct_ && !direct_read_works()) {
     ::close(descriptor_);
@@ -93,6 +103,12 @@ bool GroupFile::direct_read_works() const {
   return pread(descriptor_, slab_.slot(0), slab_.slot_bytes(), 0) >= 0 || errno != EINVAL;
 }
 
+// What belongs to another place or to another store is as wrong as what is damaged.
+std::uint32_t GroupFile::checksum(std::int64_t group, const std::uint8_t* content) const {
+  return crc32c(content, slab_.slot_bytes() - kChecksumBytes,
+                checksum_of_number(static_cast<std::uint32_t>(group), identity_checksum_));
+}
+
 std::optional<ReadFault> GroupFile::verify(const Run& run, std::size_t begin,
                                             std::size_t end) const {
   if (checksums_ == Checksums::kIgnored) {
@@ -105,7 +121,7 @@ std::optional<ReadFault> GroupFile::verify(const Run& run, std::size_t begin,
     add(counters_.crc_checked, 1);
     const std::uint8_t* group = slab_.slot(run.slots[i]);
     const std::uint32_t stored = stored_checksum(group + slab_.slot_bytes());
-    const std::uint32_t computed = crc32c(group, slab_.slot_bytes() - kChecksumBytes);
+    const std::uint32_t computed = checksum(run.first_group + static_cast<std::int64_t>(i), group);
     if (stored != computed && checksums_ == Checksums::kCompared) {
       char text[64];
       std::snprintf(text, sizeof text, ": CRC32C is %08x instead of %08x, twice", computed,

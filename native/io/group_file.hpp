@@ -32,9 +32,9 @@ enum class Checksums { kCompared, kComputed, kIgnored };
 class GroupFile {
  public:
   // Reads directly where `direct_io` is wanted and the file system can; ReadFault if the file
-  // cannot be opened.
-  GroupFile(const std::string& path, bool direct_io, Checksums checksums, const Slab& slab,
-            Counters& counters);
+  // cannot be opened. `identity` is the store's: with a group's number it is part of its checksum.
+  GroupFile(const std::string& path, std::uint64_t identity, bool direct_io, Checksums checksums,
+            const Slab& slab, Counters& counters);
   ~GroupFile();
   GroupFile(const GroupFile&) = delete;
   GroupFile& operator=(const GroupFile&) = delete;
@@ -62,12 +62,14 @@ class GroupFile {
   void open();
   std::int64_t size() const;
   bool direct_read_works() const;
+  std::uint32_t checksum(std::int64_t group, const std::uint8_t* content) const;
 
   std::string path_;
   const Slab& slab_;
   Counters& counters_;
   bool direct_;
   const Checksums checksums_;
+  const std::uint32_t identity_checksum_;
   int descriptor_ = -1;
 };
 

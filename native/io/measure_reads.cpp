@@ -94,7 +94,7 @@ ReadMeasurement measure_reads(const std::string& path, std::int64_t bytes, int i
   Counters counters;
   const std::int32_t slots = slots_for(in_flight, bytes);
   const Slab slab(slots, static_cast<std::size_t>(bytes), false);
-  const GroupFile file(path, true, checksum ? Checksums::kComputed : Checksums::kIgnored, slab,
+  const GroupFile file(path, 0, true, checksum ? Checksums::kComputed : Checksums::kIgnored, slab,
                        counters);
   if (file.groups() < 1) {
     throw ArgumentError("path", "a file shorter than " + std::to_string(bytes) + " bytes",

@@ -2,6 +2,7 @@
 
 from functools import cache
 
+from core_oracle import plain_group
 import numpy as np
 import pytest
 
@@ -29,7 +30,8 @@ def random_trace(rng, tokens, layers, hot):
 def counts_of_the_core(path, slots, layers, trace):
     """Hits and misses of the window that computes with real groups of zeros, one bundle each."""
     body = bytes(GROUP_BYTES - 4)
-    path.write_bytes((body + _native.crc32c(body).to_bytes(4, 'little')) * layers * LAYER_GROUPS)
+    path.write_bytes(b''.join(plain_group(0, number, body)
+                              for number in range(layers * LAYER_GROUPS)))
     core = _native.NeuronCore(str(path), GROUP_BYTES, layers * LAYER_GROUPS, DIM, slots,
                               lock_memory=False)
     sections = [core.add_section(layer * LAYER_GROUPS, LAYER_GROUPS, 1, 2, 'fp16')

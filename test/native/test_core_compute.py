@@ -3,7 +3,7 @@
 import sys
 
 from core_cases import KERNELS, Setting, each_kernels, runs_here
-from core_oracle import gated, plain_crc32c, rounded, ungated, write_neuron_file
+from core_oracle import gated, plain_group, rounded, ungated, write_neuron_file
 import numpy as np
 import pytest
 
@@ -228,7 +228,7 @@ def test_no_sum_overflows(tmp_path, chosen, codec, tokens):
         lines = b'\x80' * (dim // 32) + bytes(dim // 32) + np.array([2, 0], '<f2').tobytes()
         rows = [row.tobytes() + lines for row in packed]
     body = b''.join(rows).ljust(4092, b'\0')
-    made.path.write_bytes(body + plain_crc32c(body).to_bytes(4, 'little'))
+    made.path.write_bytes(plain_group(0, 0, body))
     core = Setting().open(made, NeuronCore)
     for x in (np.ones(dim), -np.ones(dim), signs):
         x = np.repeat(x[None].astype(np.float32), tokens, axis=0)
@@ -264,7 +264,7 @@ def test_rows_are_added_in_order(tmp_path, chosen, tokens):
             held = min(6, 60 - 6 * group)
             body = (ones * held).ljust(508, b'\0')
             file.seek(512 * group)
-            file.write(body + plain_crc32c(body).to_bytes(4, 'little'))
+            file.write(plain_group(0, group, body))
     core = Setting({0: 4}, ring=(2, 2), cache=3).open(made, NeuronCore)
     h = rng.standard_normal((tokens, 60)).astype(np.float32)
     h[:, 7], h[:, 51] = 1e9, -1e9

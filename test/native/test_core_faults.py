@@ -17,14 +17,14 @@ import pytest
 from flash_llm_ros.store.errors import ChecksumError, ErrorCode, ReadFailedError
 
 HERE = Path(__file__).parent
-DIM, GROUP = 64, 1024
+DIM, GROUP, IDENTITY = 64, 1024, 0x0123456789ABCDEF
 PARTS = [(35, 0, 2), (45, 0, 1), (24, 0, 3)]
 
 
 @pytest.fixture
 def made(tmp_path):
     return write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(1), 'int8', DIM,
-                             GROUP, PARTS)
+                             GROUP, PARTS, IDENTITY)
 
 
 def floats(*shape):
@@ -79,6 +79,46 @@ def test_a_flipped_bit_is_found_everywhere(made, core_class, byte):
         made.flip_bit(group, byte, bit=6)
         call()
         call()
+    core.close()
+
+
+MISPLACED = {
+    'swapped': lambda groups: [*groups[:4], groups[5], groups[4], *groups[6:]],
+    'copied': lambda groups: [*groups[:5], groups[4], *groups[6:]],
+    'shifted': lambda groups: [*groups[1:], groups[0]],
+    'written over': lambda groups: [*groups[:3], groups[0], *groups[4:]],
+}
+
+
+@each_core
+@pytest.mark.parametrize('damage', [*MISPLACED, 'of another store'])
+def test_a_good_group_of_another_place_is_found(tmp_path, core_class, damage):
+    """Cached, streamed, pinned: from its own bytes alone nobody sees that it is the wrong one."""
+    made, other = (write_neuron_file(tmp_path / name, np.random.default_rng(1), 'int8', DIM, GROUP,
+                                     [(150, 0, 1)], identity)
+                   for name, identity in (('neurons.bin', 1 << 63), ('other.bin', 1)))
+    right, others = ([file.path.read_bytes()[at:at + GROUP]
+                      for at in range(0, made.groups * GROUP, GROUP)] for file in (made, other))
+    wrong = others if damage == 'of another store' else MISPLACED[damage](right)
+    bad = [number for number, group in enumerate(wrong) if group != right[number]]
+    assert made.groups == 10 and bad
+    made.path.write_bytes(b''.join(wrong))
+    core = Setting(ring=(2, 2), cache=10).open(made, core_class)
+    for number in range(10):
+        ids, out = np.array([15 * number]), floats(1, DIM)
+        if number in bad:
+            with pytest.raises(ChecksumError, match=place(made, 0, number)):
+                core.read_rows(0, ids, out)
+        else:
+            core.read_rows(0, ids, out)
+            assert np.array_equal(out[0], made.sections[0].weights[ids[0], 0].astype(np.float32))
+    with pytest.raises(ChecksumError, match=place(made, 0, bad[0])):
+        core.rows_dot(0, floats(1, DIM), floats(1, 150))
+    core.close()
+    core = made.open(core_class, 10)
+    with pytest.raises(ChecksumError):
+        core.pin(0, 10)
+    core.pin(0, bad[0])
     core.close()
 
 

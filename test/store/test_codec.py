@@ -239,6 +239,14 @@ def test_checksums_of_rows(data, rows, length):
     assert result.tolist() == [plain_crc32c(row.tobytes()) for row in array]
 
 
+@given(data=st.data(), rows=st.integers(1, 5), cut=st.integers(0, 40))
+@settings(max_examples=100, deadline=None)
+def test_checksums_of_rows_that_go_on(data, rows, cut):
+    array = data.draw(hnp.arrays(np.uint8, (rows, 40)))
+    assert crc32c(array[:, cut:], crc32c(array[:, :cut])).tolist() == [
+        plain_crc32c(row.tobytes()) for row in array]
+
+
 def test_checksums_of_many_large_rows():
     array = np.random.default_rng(7).integers(0, 256, (70, 6140), dtype=np.uint8)
     strided = np.zeros((70, 6144), np.uint8)

@@ -22,6 +22,11 @@ def plain_crc32c(data: bytes) -> int:
     return state ^ 0xFFFFFFFF
 
 
+def plain_group(identity: int, number: int, content: bytes) -> bytes:
+    """A group with its checksum, which the store's identity and the group's number are part of."""
+    return content + struct.pack('<I', plain_crc32c(struct.pack('<QI', identity, number) + content))
+
+
 def stored_row(rng: np.random.Generator, codec: str, dim: int) -> tuple[bytes, np.ndarray]:
     """One random row as bytes of the file, and its values as float64; some are subnormal.
 
@@ -88,13 +93,14 @@ class NeuronFile:
     dim: int
     codec: str
     group_bytes: int
+    identity: int
     groups: int = 0
     sections: list[SectionFile] = field(default_factory=list)
 
     def open(self, core_class: type, slots: int, **options):
         """The core under test with all sections added; ids are the positions in ``sections``."""
         core = core_class(str(self.path), self.group_bytes, self.groups, self.dim, slots,
-                          **{'lock_memory': False, **options})
+                          **{'identity': self.identity, 'lock_memory': False, **options})
         for index, part in enumerate(self.sections):
             section = core.add_section(part.first_group, part.bundles, part.bundles_per_group,
                                        part.rows, part.codec)
@@ -110,12 +116,12 @@ class NeuronFile:
 
 
 def write_neuron_file(path: Path, rng: np.random.Generator, codec: str, dim: int,
-                      group_bytes: int, parts: list[tuple]) -> NeuronFile:
+                      group_bytes: int, parts: list[tuple], identity: int = 0) -> NeuronFile:
     """``parts``: (bundles, bundles_per_group or 0 for as many as fit, rows) in file order.
 
     ``codec`` is that of all parts, unless a part has another one as a fourth item.
     """
-    made = NeuronFile(path, dim, codec, group_bytes)
+    made = NeuronFile(path, dim, codec, group_bytes, identity)
     with open(path, 'wb') as file:
         for bundles, per_group, rows, *own in parts:
             stored = own[0] if own else codec
@@ -127,9 +133,9 @@ def write_neuron_file(path: Path, rng: np.random.Generator, codec: str, dim: int
             per_group = per_group or (group_bytes - 4) // len(encoded[0])
             assert per_group * len(encoded[0]) + 4 <= group_bytes
             part = SectionFile(made.groups, bundles, per_group, rows, stored, weights)
-            for start in range(0, bundles, per_group):
+            for number, start in enumerate(range(0, bundles, per_group), made.groups):
                 body = b''.join(encoded[start:start + per_group]).ljust(group_bytes - 4, b'\0')
-                file.write(body + struct.pack('<I', plain_crc32c(body)))
+                file.write(plain_group(identity, number, body))
             made.sections.append(part)
             made.groups += part.groups
     return made

@@ -24,9 +24,9 @@ class Window:
         self.plan, self.layers = plan, store.manifest.model.layers
         self.core: Any = load_core_class()(
             str(store.neurons), geometry.group_bytes, geometry.groups, geometry.dim,
-            plan.slots, threads=config.threads, reader=config.reader,
-            reads_in_flight=config.reads_in_flight, direct_io=config.direct_io,
-            lock_memory=config.lock_memory)
+            plan.slots, identity=store.manifest.identity, threads=config.threads,
+            reader=config.reader, reads_in_flight=config.reads_in_flight,
+            direct_io=config.direct_io, lock_memory=config.lock_memory)
         try:
             ids = [self.core.add_section(section.first_group, section.bundles,
                                          section.bundles_per_group, section.rows,
