@@ -8,7 +8,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 MODEL ?= smollm2
 PROMPT ?= Name the capital of France.
 BUDGET ?=
-MODE ?=
+MODE ?= $(MODE_OF_$(MODEL))
 PYTEST_ARGS ?=
 export PROMPT BUDGET MODE
 
@@ -26,6 +26,7 @@ RELU_FFN := resource/smollm2-135m-relu.ffn
 STORE_OF_smollm2 := models/smollm2.store
 STORE_OF_relu := models/smollm2-relu.store
 STORE := $(STORE_OF_smollm2)
+MODE_OF_relu := gated
 DEMO_STORE := $(or $(STORE_OF_$(MODEL)),$(error MODEL is '$(MODEL)'; it must be smollm2 or relu))
 
 MESSAGES := $(wildcard flash_llm_msgs/*.* flash_llm_msgs/msg/* flash_llm_msgs/srv/* flash_llm_msgs/action/*)

@@ -6,6 +6,7 @@ the kernels use one bundle of each. Ways of reading alternate.
 """
 
 from argparse import ArgumentParser, Namespace
+from dataclasses import replace
 from pathlib import Path
 import statistics
 import sys
@@ -27,10 +28,11 @@ LONGEST = 1 << 20
 
 def ways_of(costs: ReadCosts, group_bytes: int) -> dict[str, ReadCosts]:
     """What is compared: what is read together when a request costs so much."""
-    byte = costs.byte_seconds
-    return {'neighbours only': ReadCosts(0.5 * group_bytes * byte, byte, LONGEST),
-            'planned': costs,
-            'one stream': ReadCosts(1.0, byte, LONGEST)}
+    def requests_cost(seconds: float) -> ReadCosts:
+        return replace(costs, request_seconds=seconds, largest_bytes=LONGEST)
+
+    return {'neighbours only': requests_cost(0.5 * group_bytes * costs.byte_seconds),
+            'planned': costs, 'one stream': requests_cost(1.0)}
 
 
 class LayerReader:

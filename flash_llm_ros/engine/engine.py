@@ -46,7 +46,7 @@ class Engine:
             log(f'verifying {store.path}')
             store.verify_resident()
         costs = read_costs(store, config, log)
-        parts, mode_reason, plan = load_parts(config, store, log)
+        parts, mode_reason, plan = load_parts(config, store, costs, log)
         log(f'filling the window of {plan.window_bytes / 1e6:.1f} MB')
         try:
             parts.attention.allocate()

@@ -1,11 +1,12 @@
 """Which kind of feed-forward block an engine runs, and why."""
 
 from collections.abc import Mapping
-import math
 from typing import NamedTuple
 
-from flash_llm_ros.engine.memory.window_plan import groups_read
+from flash_llm_ros.engine.memory.read_estimate import estimated_reads
+from flash_llm_ros.engine.memory.window_plan import plan_window
 from flash_llm_ros.engine.model.feed_forward.gated import GatedFeedForward
+from flash_llm_ros.store.device_profile import ReadCosts
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.geometry import Geometry
 from flash_llm_ros.store.manifest import Calibration, Manifest
@@ -30,10 +31,12 @@ def check_mode(mode: str, manifest: Manifest) -> None:
                             f'mode is gated, but {why}; it must be auto or exact.')
 
 
-def ranked_modes(mode: str, manifest: Manifest, slots: Mapping[str, int]) -> list[Choice]:
+def ranked_modes(mode: str, manifest: Manifest, slots: Mapping[str, int],
+                 costs: ReadCosts | None) -> list[Choice]:
     """What to run, and what in its place where that turns out to take too much memory.
 
     `slots`: about how many the window has in each mode that the store has; 0: it does not fit.
+    `costs`: of scattered reads on this device; None where it was not probed.
     """
     if mode != 'auto':
         return [Choice(mode, f'mode {mode}, as it was asked for')]
@@ -41,11 +44,11 @@ def ranked_modes(mode: str, manifest: Manifest, slots: Mapping[str, int]) -> lis
         return [Choice('exact', 'mode exact: the store was converted without calibration'
                        if manifest.layout == 'bundled' else
                        'mode exact: the model uses every neuron for every token')]
-    return _by_reads(manifest.geometry, manifest.calibration, slots)
+    return _by_reads(manifest.geometry, manifest.calibration, slots, costs)
 
 
-def _by_reads(geometry: Geometry, calibration: Calibration,
-              slots: Mapping[str, int]) -> list[Choice]:
+def _by_reads(geometry: Geometry, calibration: Calibration, slots: Mapping[str, int],
+              costs: ReadCosts | None) -> list[Choice]:
     ratio = calibration.perplexity_ratio
     if not ratio <= MOST_PERPLEXITY:
         return [Choice('exact', f'mode exact: by its calibration, mode gated has {ratio:.3f} '
@@ -54,12 +57,15 @@ def _by_reads(geometry: Geometry, calibration: Calibration,
                      'predictors')
     if not slots['gated']:
         return [no_room]
-    group = geometry.group_bytes / 1e6
-    gated = group * groups_read(geometry, slots['gated'], GatedFeedForward.grouped,
-                                calibration.groups_share)
-    exact = group * groups_read(geometry, slots['exact']) if slots['exact'] else math.inf
-    if gated < exact:
-        return [Choice('gated', f'mode gated: a token reads about {gated:.1f} MB, in mode exact '
-                       f'{exact:.1f} MB, for {ratio:.3f} times its perplexity'), no_room]
-    return [Choice('exact', f'mode exact: a token reads about {exact:.1f} MB, in mode gated '
-                   f'{gated:.1f} MB')]
+    if not slots['exact']:
+        return [Choice('gated', 'mode gated: dram_budget has no room for mode exact')]
+    grouped = GatedFeedForward.grouped
+    gated = estimated_reads(geometry, plan_window(geometry, slots['gated'], grouped), costs,
+                            grouped, calibration.groups_share)
+    exact = estimated_reads(geometry, plan_window(geometry, slots['exact']), costs)
+    guess = '' if costs else '; a guess, as the device was not probed'
+    if gated.seconds < exact.seconds:
+        return [Choice('gated', f"mode gated: a token's reads take about {gated}, in mode exact "
+                       f'{exact}, for {ratio:.3f} times its perplexity{guess}'), no_room]
+    return [Choice('exact', f"mode exact: a token's reads take about {exact}, in mode gated "
+                   f'{gated}{guess}')]

@@ -21,6 +21,7 @@ from flash_llm_ros.engine.model.feed_forward.gated import GatedFeedForward
 from flash_llm_ros.engine.plan import MemoryPlan, Part, PlanRow, plan_memory
 from flash_llm_ros.engine.request.constrained_decoding import ConstraintsPart
 from flash_llm_ros.engine.text.text_part import TextPart
+from flash_llm_ros.store.device_profile import ReadCosts
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 
@@ -82,7 +83,7 @@ class Parts:
         return [row for part in self._all for row in part.buffers()]
 
 
-def load_parts(config: EngineConfig, store: FlashStore,
+def load_parts(config: EngineConfig, store: FlashStore, costs: ReadCosts | None,
                log: Callable[[str], None]) -> tuple[Parts, str, MemoryPlan]:
     """Choose, plan, load, plan with what was measured: the parts, why these, and the plan.
 
@@ -95,7 +96,7 @@ def load_parts(config: EngineConfig, store: FlashStore,
         gated = GatedFeedForward(store, chunk, config.threads)
         kinds[GatedFeedForward.mode] = Parts(config, store, gated)
     choices = ranked_modes(config.mode, manifest,
-                           {mode: parts.slots for mode, parts in kinds.items()})
+                           {mode: parts.slots for mode, parts in kinds.items()}, costs)
     while True:
         mode, reason = choices.pop(0)
         parts = kinds.pop(mode)

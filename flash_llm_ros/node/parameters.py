@@ -108,8 +108,9 @@ TABLE = (
     Entry('store', '', UNCONFIGURED, 'Folder of the flash store'),
     Entry('mode', EngineConfig.mode, UNCONFIGURED,
           'Which neurons are used: exact: every one; gated: of a ReLU model, those that its '
-          'predictors foresee; auto: gated where the calibration of the store says that it reads '
-          'less and costs at most 1 % of perplexity, else exact', choices=MODES),
+          'predictors foresee; auto: gated where it costs at most 1 % of perplexity, by the '
+          'calibration of the store, and its reads are estimated to take less time, else exact',
+          choices=MODES),
     Entry('memory.dram_budget', '256MB', UNCONFIGURED,
           'Memory the engine may use in all, on top of the bare process', byte_size=True),
     Entry('memory.context_length', EngineConfig.context_length, UNCONFIGURED,

@@ -5,12 +5,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from flash_llm_ros.engine.memory.window_plan import groups_read, least_slots, most_slots
+from flash_llm_ros.engine.memory.window_plan import (
+    groups_streamed,
+    least_slots,
+    most_slots,
+    plan_window,
+)
 from flash_llm_ros.engine.plan import MemoryPlan
-from flash_llm_ros.store.device_profile import DeviceProfile
+from flash_llm_ros.store.device_profile import STREAM_REQUEST, DeviceProfile
 from flash_llm_ros.store.geometry import Geometry
-
-_STREAM_READ = 128 * 1024       # bytes of a request of the stream ring
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ def budget_floors(plan: MemoryPlan, geometry: Geometry, profile: DeviceProfile |
         if budget < least:
             continue
         slots = min((budget - fixed) // geometry.group_bytes, most_slots(geometry))
-        read = int(groups_read(geometry, slots)) * geometry.group_bytes
-        seconds = profile and profile.floor_seconds(read, -(-read // _STREAM_READ))
+        read = groups_streamed(geometry, plan_window(geometry, slots)) * geometry.group_bytes
+        seconds = profile and profile.floor_seconds(read, -(-read // STREAM_REQUEST))
         floors.append(BudgetFloor(int(budget), slots * geometry.group_bytes, read,
                                   None if seconds is None else 1e3 * seconds))
     return floors

@@ -22,6 +22,7 @@ from flash_llm_ros.store.flash_device import FlashDevice
 
 PROFILE = 'profile.yaml'    # beside the store's manifest, not listed in it: it is the machine's
 PROFILE_VERSION = 1
+STREAM_REQUEST = 128 * 1024     # bytes of a request of the core's stream ring
 PATTERNS = ('random', 'sequential')
 _USEFUL = 0.95       # share of the rate of endless reads that a request should reach
 _LEAST_SECONDS = 1e-12
@@ -48,6 +49,7 @@ class ReadCosts:
     request_seconds: float
     byte_seconds: float
     largest_bytes: int      # longer requests are hardly faster per byte, and less parallel
+    stream_seconds: float   # of a byte of a stream, in neighbouring requests of STREAM_REQUEST
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,9 @@ class DeviceProfile:
             request = seconds[0] - byte * sizes[0]
         request = max(request, _LEAST_SECONDS)
         useful = _USEFUL / (1 - _USEFUL) * request / byte
-        return ReadCosts(float(request), float(byte), int(np.clip(useful, sizes[0], sizes[-1])))
+        stream = self.read_seconds(STREAM_REQUEST, in_flight, 'sequential') / STREAM_REQUEST
+        return ReadCosts(float(request), float(byte), int(np.clip(useful, sizes[0], sizes[-1])),
+                         float(stream))
 
     @cached_property
     def _tables(self) -> dict[str, NDArray[np.float64]]:

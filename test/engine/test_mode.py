@@ -2,7 +2,10 @@
 
 from dataclasses import replace
 from pathlib import Path
+import re
+import shutil
 
+from flash_costs import linear_profile
 from generation_cases import answer, opened, opened_tightly
 from planted_checkpoint import ACTIVE_SHARE
 import pytest
@@ -10,9 +13,14 @@ import pytest
 from flash_llm_ros.engine.mode import ranked_modes
 from flash_llm_ros.engine.parts import Parts
 from flash_llm_ros.engine.plan import PlanRow
+from flash_llm_ros.store.device_profile import PROFILE, ReadCosts
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.manifest import Manifest
+
+SLOTS = {'exact': 900, 'gated': 850}
+BYTES_COST = ReadCosts(1e-9, 1e-6, 1 << 20, 1e-6)
+REQUESTS_COST = ReadCosts(1e-4, 1e-9, 1 << 20, 1e-9)
 
 
 @pytest.fixture
@@ -28,53 +36,65 @@ def with_calibration(manifest: Manifest, **changes: float) -> Manifest:
 
 def test_what_was_asked_for(manifest: Manifest) -> None:
     for mode in ('exact', 'gated'):
-        assert [found.mode for found in ranked_modes(mode, manifest, {'exact': 9, 'gated': 9})] == [
-            mode]
+        assert [found.mode for found in ranked_modes(mode, manifest, {}, None)] == [mode]
 
 
-def test_gated_where_it_reads_less(manifest: Manifest) -> None:
-    slots = {'exact': 400, 'gated': 380}
-    mode, reason = ranked_modes('auto', manifest, slots)[0]
-    assert mode == 'gated' and '1.005 times' in reason and 'reads about' in reason
-    # Where every group has an active neuron, predictors only take memory.
-    mode, reason = ranked_modes('auto', with_calibration(manifest, groups_share=1.0), slots)[0]
-    assert mode == 'exact' and 'reads about' in reason
+@pytest.mark.parametrize(('share', 'costs', 'mode'), [
+    (0.05, BYTES_COST, 'gated'), (0.2, BYTES_COST, 'gated'), (1.0, BYTES_COST, 'exact'),
+    # Where requests cost much, what lies between the groups is read with them.
+    (0.2, REQUESTS_COST, 'exact'), (0.05, None, 'gated'), (0.2, None, 'exact')])
+def test_gated_where_its_reads_take_less_time(manifest: Manifest, share: float,
+                                              costs: ReadCosts | None, mode: str) -> None:
+    found = ranked_modes('auto', with_calibration(manifest, groups_share=share), SLOTS, costs)[0]
+    assert found.mode == mode
+    assert len(re.findall(r'\d+\.\d ms \(\d+\.\d MB\)', found.reason)) == 2
+    assert ('1.005 times' in found.reason) == (mode == 'gated')
+    assert ('not probed' in found.reason) == (costs is None)
 
 
 def test_exact_where_all_fits(manifest: Manifest) -> None:
-    mode, _ = ranked_modes('auto', manifest, {'exact': 10_000, 'gated': 10_000})[0]
+    mode, _ = ranked_modes('auto', manifest, {'exact': 10_000, 'gated': 10_000}, None)[0]
     assert mode == 'exact'
 
 
 @pytest.mark.parametrize(('ratio', 'mode'), [(0.99, 'gated'), (1.01, 'gated'), (1.0101, 'exact'),
                                              (2.0, 'exact')])
 def test_at_most_a_hundredth_of_perplexity(manifest: Manifest, ratio: float, mode: str) -> None:
-    found = ranked_modes('auto', with_calibration(manifest, perplexity_ratio=ratio),
-                         {'exact': 400, 'gated': 380})[0]
+    found = ranked_modes('auto', with_calibration(manifest, perplexity_ratio=ratio), SLOTS,
+                         BYTES_COST)[0]
     assert found.mode == mode
     assert mode == 'gated' or f'{ratio:.3f} times' in found.reason
 
 
-def test_exact_where_predictors_do_not_fit(manifest: Manifest) -> None:
-    mode, reason = ranked_modes('auto', manifest, {'exact': 400, 'gated': 0})[0]
-    assert mode == 'exact' and 'no room for mode gated' in reason
+@pytest.mark.parametrize(('without', 'mode'), [('gated', 'exact'), ('exact', 'gated')])
+def test_what_fits(manifest: Manifest, without: str, mode: str) -> None:
+    found = ranked_modes('auto', manifest, {**SLOTS, without: 0}, None)[0]
+    assert found.mode == mode and f'no room for mode {without}' in found.reason
 
 
 def test_exact_without_a_calibration(manifest: Manifest, int8_store: Path) -> None:
-    mode, reason = ranked_modes('auto', replace(manifest, calibration=None), {'exact': 400})[0]
+    mode, reason = ranked_modes('auto', replace(manifest, calibration=None), SLOTS, None)[0]
     assert mode == 'exact' and 'without calibration' in reason
-    mode, reason = ranked_modes('auto', FlashStore.open(int8_store).manifest, {'exact': 400})[0]
+    mode, reason = ranked_modes('auto', FlashStore.open(int8_store).manifest, SLOTS, None)[0]
     assert mode == 'exact' and 'every neuron' in reason
 
 
-def test_an_engine_takes_it(planted_store: Path) -> None:
+@pytest.fixture(scope='module')
+def fine_device(planted_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The store on a device on which scattered requests cost next to nothing but their bytes."""
+    store = Path(shutil.copytree(planted_store, tmp_path_factory.mktemp('fine') / 'own.store'))
+    linear_profile(store, request=1e-8, byte=1e-9, latency=0.0).save(store / PROFILE)
+    return store
+
+
+def test_an_engine_takes_it(fine_device: Path) -> None:
     """Its text is that of the mode that it says it is in."""
-    tight = opened_tightly(planted_store, mode='gated')
+    tight = opened_tightly(fine_device, mode='gated')
     budgets = {'small': tight.config.dram_budget + 300_000, 'large': 60_000_000}
     tight.close()
     found = {}
     for name, budget in budgets.items():
-        engine = opened(planted_store, budget=budget)
+        engine = opened(fine_device, budget=budget)
         found[name] = engine.mode
         assert engine.config.mode == engine.mode and engine.mode_reason.startswith(
             f'mode {engine.mode}: ')
@@ -82,14 +102,26 @@ def test_an_engine_takes_it(planted_store: Path) -> None:
         share = engine.stats()['active_neurons'] / engine.stats()['total_neurons']
         assert (share < 1) == (engine.mode == 'gated')
         engine.close()
-        same = opened(planted_store, budget=budget, mode=engine.mode)
+        same = opened(fine_device, budget=budget, mode=engine.mode)
         assert answer(same).text == text
         same.close()
     assert found == {'small': 'gated', 'large': 'exact'}
 
 
+def test_an_engine_stays_exact_where_requests_are_dear(planted_store: Path,
+                                                       tmp_path: Path) -> None:
+    store = Path(shutil.copytree(planted_store, tmp_path / 'own.store'))
+    linear_profile(store, request=1e-3, byte=1e-9, latency=0.0).save(store / PROFILE)
+    tight = opened_tightly(store, mode='gated')
+    budget = tight.config.dram_budget + 300_000
+    tight.close()
+    engine = opened(store, budget=budget)
+    assert engine.mode == 'exact' and 'in mode gated' in engine.mode_reason
+    engine.close()
+
+
 def test_exact_where_loading_took_more_than_was_thought(
-        planted_store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        fine_device: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As libraries do that are loaded for the first time."""
     load = Parts.load
 
@@ -98,15 +130,15 @@ def test_exact_where_loading_took_more_than_was_thought(
         return replace(row, bytes=row.bytes + 2_000_000 * (parts.config.mode == 'gated'))
 
     monkeypatch.setattr(Parts, 'load', takes_more)
-    tight = opened_tightly(planted_store, mode='gated')
+    tight = opened_tightly(fine_device, mode='gated')
     budget = tight.config.dram_budget - 1_000_000
     tight.close()
-    engine = opened(planted_store, budget=budget)
+    engine = opened(fine_device, budget=budget)
     assert engine.mode == 'exact' and 'no room for mode gated' in engine.mode_reason
     assert answer(engine).text
     engine.close()
     with pytest.raises(FlashLlmError) as error:
-        opened(planted_store, budget=budget, mode='gated')
+        opened(fine_device, budget=budget, mode='gated')
     assert error.value.code is ErrorCode.BUDGET_TOO_SMALL
 
 

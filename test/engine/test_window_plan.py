@@ -6,7 +6,7 @@ import pytest
 
 from flash_llm_ros.engine.memory.window_plan import (
     WindowPlan,
-    groups_read,
+    groups_streamed,
     head_index,
     least_slots,
     most_slots,
@@ -70,7 +70,7 @@ def test_the_largest_window_holds_all_that_is_used(geometry: Geometry,
     assert set(shares(geometry, plan, always)) <= {1.0}
     assert plan.pins[head_index(geometry)] == geometry.sections[head_index(geometry)].groups
     assert plan.cache_slots >= by_group
-    assert groups_read(geometry, most_slots(geometry), grouped, 0.7) == 0
+    assert groups_streamed(geometry, plan, grouped) == 0
 
 
 @given(geometry=geometries())
@@ -79,27 +79,6 @@ def test_the_least_window_of_mode_gated_holds_one_layer(geometry: Geometry) -> N
     assert plan.cache_slots > max((section.groups for section in geometry.sections
                                    if section.name == 'bundle'), default=0)
     assert not plan.pins
-
-
-def test_groups_that_a_token_reads() -> None:
-    """By hand: of 4 layers of 1024 groups, a head of 256, and windows with and without room."""
-    geometry = plan_geometry(64, 'fp16', model_sections('bundled', 4, 10 * 1024, 31 * 256, True),
-                             max_waste=0.1)
-    layer, head = geometry.section('bundle', 0).groups, geometry.section('embedding').groups
-    assert (layer, head) == (1024, 256)
-    total, ring = 4 * layer + head, 6 * (256 * 1024 // geometry.group_bytes)
-    assert groups_read(geometry, least_slots(geometry)) == total
-    assert groups_read(geometry, least_slots(geometry) + 1000) == pytest.approx(
-        total - 1000, abs=ring)
-    # Mode gated: a tenth of the layers' groups, of which the cache has some; then the head.
-    least = least_slots(geometry, ('bundle',))
-    assert groups_read(geometry, least, ('bundle',), 0.1) == pytest.approx(
-        head + 0.1 * 3 * layer)
-    more = plan_window(geometry, 4000, ('bundle',))
-    assert sum(more.pins.values()) == head
-    cached = more.cache_slots - 32
-    assert groups_read(geometry, 4000, ('bundle',), 0.1) == pytest.approx(
-        0.1 * (4 * layer - cached))
 
 
 @pytest.mark.parametrize('tied', [True, False])

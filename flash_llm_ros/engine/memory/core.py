@@ -27,6 +27,16 @@ def bookkeeping_bytes(geometry: Geometry, cache_slots: int) -> int:
     return _extension().bookkeeping_bytes(geometry.groups, cache_slots)
 
 
+def plan_reads(groups: list[int], request_groups: float,
+               largest_groups: int) -> list[tuple[int, int]]:
+    """Spans [begin, end) of these ascending groups, each one request of the core.
+
+    A request costs as much as `request_groups` more groups, and has at most `largest_groups`.
+    Errors as `load_core_class`.
+    """
+    return _extension().plan_reads(groups, request_groups, largest_groups)
+
+
 def load_core_class() -> type:
     """The class NeuronCore of ``flash_llm_ros._native``.
 

@@ -75,22 +75,15 @@ def window_size(geometry: Geometry, grouped: Collection[str] = ()) -> WindowSize
                       bookkeeping)
 
 
-def groups_read(geometry: Geometry, slots: int, grouped: Collection[str] = (),
-                share: float = 1.0) -> float:
-    """About how many groups a token reads with a window of so many slots.
+def groups_streamed(geometry: Geometry, plan: WindowPlan, grouped: Collection[str] = ()) -> int:
+    """How many groups every token reads: of what it always needs, those that are not pinned."""
+    always = sum(geometry.sections[index].groups for index in _always_used(geometry, grouped))
+    return always - sum(plan.pins.values())
 
-    `share`: of the groups of `grouped` sections, that a token needs. That the window holds those
-    which are needed most is left out, so that this is rather too much.
-    """
-    plan = plan_window(geometry, slots, grouped)
-    by_group = sum(section.groups for section in geometry.sections
-                   if section.layer >= 0 and section.name in grouped)
-    always = sum(geometry.sections[i].groups for i in _always_used(geometry, grouped))
-    read = float(always - sum(plan.pins.values()))
-    if by_group:
-        cached = plan.cache_slots - _EMBEDDING_SLOTS
-        read += share * by_group * max(0.0, 1 - cached / by_group)
-    return read
+
+def single_group_slots(plan: WindowPlan) -> int:
+    """Slots of the cache that are left for layers' groups."""
+    return plan.cache_slots - _EMBEDDING_SLOTS
 
 
 def _chunks(geometry: Geometry, slots: int, always: int, chunk: int) -> int:
