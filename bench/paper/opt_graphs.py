@@ -3,10 +3,10 @@
 import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto
-import onnxruntime as ort
 
 from bench.paper.opt_files import OptFiles, OptShape
 from flash_llm_ros.engine.model.graph_loader import Feeds, GraphLoader
+from flash_llm_ros.onnx_runtime import ort
 from flash_llm_ros.store.graph_builder import ExternalData, GraphBuilder, value
 from flash_llm_ros.store.tensor_file import TensorFile
 

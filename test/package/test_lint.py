@@ -68,3 +68,11 @@ def test_only_node_and_client_import_ros_on_loading() -> None:
     assert guilty, 'the node imports rclpy: this test looks at the wrong files'
     rooms = ('flash_llm_ros/client/', 'flash_llm_ros/node/')
     assert {path for path in guilty if not path.startswith(rooms)} == set()
+
+
+def test_one_file_imports_onnx_runtime() -> None:
+    """It has to set a variable before; see there."""
+    found = re.compile(r'^\s*(import|from) onnxruntime\b', re.MULTILINE)
+    assert [str(path.relative_to(ROOT)) for path in SOURCES
+            if path.suffix == '.py' and found.search(path.read_text())] == [
+                'flash_llm_ros/onnx_runtime.py', 'test/node/test_nothing_leaves.py']

@@ -5,9 +5,9 @@ from hypothesis import strategies as st
 import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
-import onnxruntime as ort
 import pytest
 
+from flash_llm_ros.onnx_runtime import ort
 from flash_llm_ros.store.block_quantisation import (
     block_of,
     dequantise,

@@ -9,8 +9,6 @@ from pathlib import Path
 import platform
 import sys
 
-import onnxruntime
-
 from flash_llm_ros.engine.config import EngineConfig
 from flash_llm_ros.engine.conversations.kv_snapshot import (
     not_written,
@@ -18,6 +16,7 @@ from flash_llm_ros.engine.conversations.kv_snapshot import (
     write_snapshot,
 )
 from flash_llm_ros.engine.model.model import Model
+from flash_llm_ros.onnx_runtime import ort
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import MANIFEST, FlashStore
 
@@ -100,5 +99,5 @@ def settings_of(store: FlashStore, config: EngineConfig, model: Model) -> str:
     return json.dumps({
         'store': hashlib.sha256(store.content(MANIFEST)).hexdigest(),
         'core': hashlib.sha256(code).hexdigest(), 'kernels': core.kernels,
-        'onnxruntime': onnxruntime.__version__, 'machine': platform.machine(),
+        'onnxruntime': ort.__version__, 'machine': platform.machine(),
         **config.kv_settings})

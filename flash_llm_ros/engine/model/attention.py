@@ -4,11 +4,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-import onnxruntime as ort
 
 from flash_llm_ros.engine.model.graph_loader import Feeds, GraphLoader
 from flash_llm_ros.engine.plan import Part, PlanRow
 from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.onnx_runtime import ort
 from flash_llm_ros.store.flash_store import FINAL_GRAPH, RESIDENT, FlashStore, layer_graph
 from flash_llm_ros.store.resident_layout import POSITIONS
 from flash_llm_ros.store.tensor_file import TensorFile

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-import onnxruntime as ort
 
+from flash_llm_ros.onnx_runtime import ort
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.tensor_file import TensorFile
 

@@ -2,9 +2,9 @@
 
 import numpy as np
 from numpy.typing import NDArray
-import onnxruntime as ort
 
 from flash_llm_ros.engine.model.graph_loader import Feeds, GraphLoader
+from flash_llm_ros.onnx_runtime import ort
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.tensor_file import TensorFile
 
