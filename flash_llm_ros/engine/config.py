@@ -79,8 +79,8 @@ class EngineConfig:
             return self.session_folder
         try:
             caches = Path(os.environ.get('XDG_CACHE_HOME') or '~/.cache').expanduser()
-        except RuntimeError:        # a user without a home
-            caches = Path(tempfile.gettempdir())
+        except RuntimeError:        # a user without a home, and a folder that others see
+            return Path(tempfile.gettempdir(), f'flash_llm-{os.geteuid()}')
         return caches / 'flash_llm'
 
 

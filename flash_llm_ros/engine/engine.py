@@ -3,6 +3,7 @@
 from collections.abc import Callable
 
 from flash_llm_ros.engine.config import MOST_THREADS, EngineConfig
+from flash_llm_ros.engine.conversations.private_folder import private_folder
 from flash_llm_ros.engine.conversations.runs import Runs, Suspended
 from flash_llm_ros.engine.memory.process_memory import trim_heap
 from flash_llm_ros.engine.memory.window import Window, read_costs
@@ -192,6 +193,13 @@ def _warnings(window: Window, config: EngineConfig) -> list[str]:
     if config.lock_memory and not window.core.locked:
         lines.append('the window could not be locked in memory (RLIMIT_MEMLOCK)')
     folder = config.kv_folder
+    try:
+        with private_folder(folder, make=False):
+            pass
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        lines.append(f'session_folder {folder} will not be used: {error.strerror}')
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     file_system = FlashDevice.of(there).file_system
     if file_system in ('tmpfs', 'ramfs'):

@@ -15,6 +15,11 @@ from flash_llm_ros.engine.conversations.kv_snapshot import (
     read_snapshot,
     write_snapshot,
 )
+from flash_llm_ros.engine.conversations.private_folder import (
+    create_private,
+    open_private,
+    private_folder,
+)
 from flash_llm_ros.engine.model.model import Model
 from flash_llm_ros.onnx_runtime import ort
 from flash_llm_ros.store.errors import FlashLlmError
@@ -31,7 +36,12 @@ class KeptPrompt:
         self.system_prompt, self.tokens = system_prompt, tokens
         self._folder = folder
         self._key = hashlib.sha256(f'{settings}{json.dumps(tokens)}'.encode()).digest()
-        self.path = folder / f'{_PREFIX}{self._key.hex()[:32]}{_SUFFIX}'
+        self._name = f'{_PREFIX}{self._key.hex()[:32]}{_SUFFIX}'
+
+    @property
+    def path(self) -> Path:
+        """Where the file is, or will be."""
+        return self._folder / self._name
 
     def begins(self, tokens: list[int]) -> bool:
         """Whether these tokens are a prompt with this system prompt."""
@@ -41,10 +51,11 @@ class KeptPrompt:
     def restore(self, model: Model, log: Callable[[str], None]) -> bool:
         """Fill the KV cache from the file; False where there is none that can be trusted."""
         try:
-            with open(self.path, 'rb', opener=_without_waiting) as file:
+            with private_folder(self._folder, make=False) as folder, \
+                    open_private(folder, self._name) as file:
                 read_snapshot(file, str(self.path), self._key,
                               model.attention.rows(len(self.tokens)))
-            os.utime(self.path)
+                os.utime(file.fileno())
         except FileNotFoundError:
             return False
         except OSError as error:
@@ -58,35 +69,36 @@ class KeptPrompt:
     def keep(self, model: Model, log: Callable[[str], None]) -> None:
         """Write the file, whole or not at all, from the KV cache."""
         try:
-            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            # The name is the content's: what an interrupted write has left is written over.
-            part = self.path.with_suffix('.part')
-            try:
-                with part.open('wb') as file:
-                    write_snapshot(file, self._key, model.attention.rows(len(self.tokens)))
-                    file.flush()
-                    os.fsync(file.fileno())
-                part.replace(self.path)
-            except BaseException:
-                part.unlink(missing_ok=True)
-                raise
+            with private_folder(self._folder) as folder:
+                self._write(folder, model)
+                with suppress(OSError):     # another process may have removed them meanwhile
+                    _remove_oldest(folder)
         except OSError as error:
             log(f'{not_written(self._folder, error)} The next start computes the system prompt '
                 'anew.')
-            return
-        with suppress(OSError):     # another process may have removed them meanwhile
-            self._remove_oldest()
 
-    def _remove_oldest(self) -> None:
-        files = sorted(self._folder.glob(f'{_PREFIX}*{_SUFFIX}'),
-                       key=lambda path: path.stat().st_mtime)
-        for path in files[:-_MOST_FILES]:
-            path.unlink(missing_ok=True)
+    def _write(self, folder: int, model: Model) -> None:
+        # The name is the content's: what an interrupted write has left is removed.
+        part = f'{self._name}.part'
+        try:
+            with create_private(folder, part) as file:
+                write_snapshot(file, self._key, model.attention.rows(len(self.tokens)))
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(part, self._name, src_dir_fd=folder, dst_dir_fd=folder)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(part, dir_fd=folder)
+            raise
 
 
-def _without_waiting(path: str, flags: int) -> int:
-    """Opens what is no file, too, without waiting for who writes to it."""
-    return os.open(path, flags | os.O_NONBLOCK)
+def _remove_oldest(folder: int) -> None:
+    with os.scandir(folder) as entries:
+        files = sorted((entry.stat(follow_symlinks=False).st_mtime, entry.name)
+                       for entry in entries
+                       if entry.name.startswith(_PREFIX) and entry.name.endswith(_SUFFIX))
+    for _, name in files[:-_MOST_FILES]:
+        os.unlink(name, dir_fd=folder)
 
 
 def settings_of(store: FlashStore, config: EngineConfig, model: Model) -> str:

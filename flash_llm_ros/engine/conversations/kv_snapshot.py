@@ -7,6 +7,7 @@ from pathlib import Path
 import tempfile
 from typing import BinaryIO
 
+from flash_llm_ros.engine.conversations.private_folder import private_folder
 from flash_llm_ros.engine.model.model import Model
 from flash_llm_ros.store.errors import ChecksumError, ErrorCode, FlashLlmError, ReadFailedError
 
@@ -29,8 +30,8 @@ class KvSnapshot:
         """
         self.length, self._logits = length, logits
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._file = tempfile.TemporaryFile(dir=folder)      # noqa: SIM115 - closed by close()
+            with private_folder(folder):
+                self._file = tempfile.TemporaryFile(dir=folder)     # noqa: SIM115 - see close()
             try:
                 write_snapshot(self._file, _NO_KEY, self._parts(model))
                 self._file.flush()
