@@ -1,6 +1,5 @@
 """What several test files share."""
 
-import math
 import os
 from pathlib import Path
 import signal
@@ -53,13 +52,6 @@ def checkpoint_folder(tmp_path: Path) -> Path:
 def int8_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An int8 store beside its checkpoint; read only."""
     return tiny_store(tmp_path_factory.mktemp('int8'))
-
-
-@pytest.fixture(scope='session')
-def int4_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store, all int4, beside its checkpoint, all else in float32; read only."""
-    return tiny_store(tmp_path_factory.mktemp('int4'), neurons='int4',
-                      int4_loss=math.inf, resident='fp32', kv_cache='fp32')
 
 
 @pytest.fixture(scope='session')

@@ -10,7 +10,7 @@ from bench.memory.capped import PEER, Side, summary
 from bench.support import worker
 from bench.support.command import run
 from bench.support.memory_cgroup import cgroup_version
-from bench.support.worker import bare_bytes, run_capped
+from bench.support.worker import run_capped
 
 needs_cgroup = pytest.mark.skipif(not cgroup_version(), reason='no writable memory cgroup here')
 WORKER = '''
@@ -34,10 +34,6 @@ def module(tmp_path, monkeypatch):
     (tmp_path / 'some_worker.py').write_text(WORKER)
     monkeypatch.setattr(worker, 'ROOT', tmp_path)
     return 'some_worker'
-
-
-def test_the_bare_process_is_the_workers_own_report(module):
-    assert bare_bytes(module) == 1
 
 
 @needs_cgroup

@@ -5,14 +5,13 @@ import json
 from pathlib import Path
 import subprocess
 import sys
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from bench.paper.opt_files import OptShape, describe, prepare, weights
 from bench.paper.opt_model import OptModel, techniques
-from bench.paper.planted_activity import PlantedActivity, Token
+from bench.paper.planted_activity import PlantedActivity
 from flash_llm_ros.cli.progress import Steps
 
 ROOT = Path(__file__).parents[2]
@@ -134,38 +133,3 @@ def test_all_techniques_compute_the_same_layer(tmp_path):
             np.testing.assert_allclose(out[0], reference_ffn(layer, x[0], wanted), atol=2e-3,
                                        err_msg=technique.name)
         model.close()
-
-
-def test_all_techniques_agree_on_whole_tokens(tmp_path):
-    files = describe(tmp_path, TINY)
-    with Steps() as steps:
-        prepare(files, steps)
-    all_of_them = Token(*[np.ones((TINY.layers, TINY.ffn), np.uint8)] * 3)
-    results = []
-    for technique in techniques(files):
-        model = OptModel(files, technique, most_predicted=TINY.ffn)
-        hidden = np.ones((1, TINY.dim), np.float32)
-        model.token(hidden, all_of_them)
-        model.token(hidden, all_of_them)
-        results.append(hidden[0])
-        model.close()
-    for other in results[1:]:
-        np.testing.assert_allclose(other, results[0], rtol=1e-3, atol=1e-3)
-
-
-def test_finished_files_are_used_again_and_others_are_not(tmp_path):
-    files = describe(tmp_path, TINY)
-    with Steps() as steps:
-        prepare(files, steps)
-        before = files.bundled.path.stat()
-        prepare(files, steps)
-        assert files.bundled.path.stat() == before
-        prepare(describe(tmp_path, TINY, seed=1), steps)
-        assert files.bundled.path.stat().st_mtime_ns > before.st_mtime_ns
-
-
-def test_too_small_a_disk_is_said(tmp_path, monkeypatch):
-    monkeypatch.setattr('shutil.disk_usage', lambda folder: SimpleNamespace(free=1_000_000))
-    with Steps() as steps, pytest.raises(OSError, match=r'0\.0 GB free, 0\.0 GB are needed'):
-        prepare(describe(tmp_path, TINY), steps)
-    assert not list(tmp_path.iterdir())

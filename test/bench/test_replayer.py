@@ -111,18 +111,6 @@ def test_victims_by_their_definition(policy, victims):
     assert [chosen.victim() for _ in victims] == victims
 
 
-@pytest.mark.parametrize('name', ['', 'lru', 'least_recent:3', 'sliding_window:', 'hot_set:0',
-                                  'sliding_window:-1', 'least_frequent:1e3'])
-def test_a_wrong_policy_is_told(name):
-    with pytest.raises(ValueError, match=f"^policy is '{name}'; it must be one of least_recent"):
-        make_policy(name, 4)
-
-
-def test_too_small_a_window_is_told():
-    with pytest.raises(ValueError, match=r'^slots is 2; it must be at least 3'):
-        replay('least_recent', 2, [[[1, 2, 3]]])
-
-
 def test_a_trace_keeps_neurons_and_gives_their_groups(tmp_path):
     recorder = Recorder()
     for neurons in ([0, 1, 4], [2], [4], [0, 3]):

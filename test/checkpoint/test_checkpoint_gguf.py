@@ -255,7 +255,7 @@ def test_truncated_file(checkpoint_folder: Path, gguf_file: Path) -> None:
     content = gguf_file.read_bytes()
     for keep in (*range(0, 30, 5), *range(30, 9000, 197), 100_000, len(content) - 1):
         gguf_file.write_bytes(content[:keep])
-        refused(gguf_file)
+        assert refused(gguf_file)
 
 
 @pytest.mark.parametrize('content', [
@@ -265,4 +265,4 @@ def test_truncated_file(checkpoint_folder: Path, gguf_file: Path) -> None:
 def test_garbage(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / 'garbage.gguf'
     path.write_bytes(content)
-    refused(path)
+    assert refused(path)

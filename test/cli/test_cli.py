@@ -7,7 +7,7 @@ import shutil
 import pytest
 from tiny_checkpoint import write_checkpoint
 
-from flash_llm_ros.cli.main import COMMANDS, main
+from flash_llm_ros.cli.main import main
 from flash_llm_ros.store.device_profile import DeviceProfile, Measurement
 from flash_llm_ros.store.flash_device import FlashDevice
 
@@ -55,18 +55,11 @@ def test_inspect(int8_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert '4 heads, 2 for keys and values' in rows['attention']
     assert 'neurons int8, attention q8, KV cache fp16' in rows['formats']
     assert rows['calibration'] == 'none: mode exact only'
-
-
-def test_inspect_as_json(int8_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, 'inspect', int8_store, '--json')
-    facts = json.loads(out)
-    assert code == 0
-    assert facts['model']['layers'] == 3 and facts['model']['end_tokens'] == [257]
+    facts = json.loads(run(capsys, 'inspect', int8_store, '--json')[1])
+    assert facts['model']['layers'] == 3 and facts['calibration'] is None
     assert (facts['layout'], facts['neurons'], facts['resident'], facts['kv_cache']) == (
         'split', 'int8', 'q8', 'fp16')
     assert facts['bytes'] == sum(entry['bytes'] for entry in facts['files'].values())
-    assert facts['geometry']['group_bytes'] % facts['geometry']['block'] == 0
-    assert facts['calibration'] is None
 
 
 def test_inspect_a_calibrated_store(planted_store: Path,
@@ -83,19 +76,6 @@ def test_only_a_calibrated_store_is_gated(int8_store: Path, planted_store: Path,
     ask = ('Hello', '--budget', '60MB', '--mode', 'gated', '--max-tokens', '3')
     assert 'mode is gated' in failed(capsys, 'prompt', int8_store, *ask)
     assert run(capsys, 'prompt', planted_store, *ask)[0] == 0
-
-
-def test_convert_to_int4(tmp_path: Path, int8_store: Path, checkpoint_folder: Path,
-                         capsys: pytest.CaptureFixture[str]) -> None:
-    store = tmp_path / 'store'
-    assert run(capsys, 'convert', checkpoint_folder, store, '--no-calibration', '--neurons',
-               'int4', '--int4-loss', 'inf')[0] == 0
-    facts = json.loads(run(capsys, 'inspect', store, '--json')[1])
-    assert (facts['neurons'], facts['resident'], facts['kv_cache']) == ('int4', 'q8', 'fp16')
-    size = {path: (path / 'neurons.bin').stat().st_size for path in (store, int8_store)}
-    # 18 bytes a block and 4 a row instead of 34 a block; the tiny rows fill their groups less well
-    assert 0.5 < size[store] / size[int8_store] < 0.65
-    assert run(capsys, 'verify', store)[0] == 0
 
 
 def test_convert_to_int4_within_a_loss(tmp_path: Path, checkpoint_folder: Path,
@@ -147,13 +127,6 @@ def test_convert_refuses(tmp_path: Path, checkpoint_folder: Path,
     assert not new.exists()
 
 
-def test_convert_replaces(tmp_path: Path, int8_store: Path, checkpoint_folder: Path,
-                          capsys: pytest.CaptureFixture[str]) -> None:
-    store = shutil.copytree(int8_store, tmp_path / 'store')
-    assert run(capsys, 'convert', checkpoint_folder, store, '--replace', '--no-calibration')[0] == 0
-    assert not (store / 'predictors.safetensors').exists()
-
-
 def test_verify_finds_damage(tmp_path: Path, int8_store: Path,
                              capsys: pytest.CaptureFixture[str]) -> None:
     store = shutil.copytree(int8_store, tmp_path / 'store')
@@ -168,55 +141,29 @@ def test_verify_finds_damage(tmp_path: Path, int8_store: Path,
 
 @pytest.mark.parametrize(('options', 'words'), [
     (('--budget', '1MB'), 'needs at least'), (('--budget', 'lots'), "budget is 'lots'"),
-    (('--budget=-5MB',), "budget is '-5MB'"), (('--context', '0'), 'context_length is 0'),
     (('--context', '9999'), 'at most 4096'), (('--max-tokens', '0'), 'max_tokens is 0'),
-    (('--temperature', 'nan'), 'temperature is nan'), (('--seed', '-1'), 'seed is -1'),
-    (('--mode', 'fast'), 'one of auto, exact, gated'),
+    (('--seed', '-1'), 'seed is -1'), (('--mode', 'fast'), 'one of auto, exact, gated'),
 ])
 def test_prompt_refuses(int8_store: Path, capsys: pytest.CaptureFixture[str],
                         options: tuple[str, ...], words: str) -> None:
-    message = failed(capsys, 'prompt', int8_store, 'Hello', *(
-        () if '--budget' in options[0] else ('--budget', '20MB')), *options)
-    assert words in message
+    assert words in failed(capsys, 'prompt', int8_store, 'Hello', '--budget', '20MB', *options)
 
 
-@pytest.mark.parametrize(('prompt', 'words'), [('', 'empty'), ('a\udcff', 'not valid UTF-8'),
-                                               ('x' * 40000, '40000 characters')])
-def test_prompt_refuses_text(int8_store: Path, capsys: pytest.CaptureFixture[str], prompt: str,
-                             words: str) -> None:
+def test_a_prompt_of_bytes_that_are_no_text(int8_store: Path,
+                                            capsys: pytest.CaptureFixture[str]) -> None:
     """\\udcff is what Python makes of a byte of the command line that is no UTF-8."""
-    assert words in failed(capsys, 'prompt', int8_store, prompt, '--budget', '20MB')
-
-
-def test_prompt_without_a_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert 'There is no flash store' in failed(
-        capsys, 'prompt', tmp_path / 'no', 'Hello', '--via', 'engine')
+    assert 'not valid UTF-8' in failed(capsys, 'prompt', int8_store, 'a\udcff', '--budget', '20MB')
 
 
 @pytest.mark.parametrize('arguments', [
-    (), ('fly',), ('convert',), ('convert', 'a'), ('verify', 'a', 'b'), ('inspect', '--xml', 'a'),
-    ('convert', 'a', 'b', '--neurons', 'int2'), ('bench', 'a', '--mode', 'fast'),
-    ('prompt', 'a', 'b', '--max-tokens', 'many'), ('convert', 'a', 'b', '--block', 'x'),
+    (), ('fly',), ('convert', 'a'), ('verify', 'a', 'b'), ('inspect', '--xml', 'a'),
+    ('convert', 'a', 'b', '--neurons', 'int2'), ('prompt', 'a', 'b', '--max-tokens', 'many'),
 ])
 def test_usage(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     with pytest.raises(SystemExit) as error:
         main(list(arguments))
     captured = capsys.readouterr()
     assert error.value.code == 2 and captured.out == '' and 'usage: flash_llm' in captured.err
-
-
-def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as error:
-        main(['--help'])
-    out = capsys.readouterr().out
-    assert error.value.code == 0 and all(command in out for command in COMMANDS)
-
-
-def test_a_prompt_may_be_the_name_of_a_command(int8_store: Path,
-                                               capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, 'prompt', int8_store, 'verify', '--budget', '20MB', '--raw',
-                       '--max-tokens', '3', '--context', '64')
-    assert code == 0 and len(out.strip()) == 3
 
 
 def test_interrupted(int8_store: Path, capsys: pytest.CaptureFixture[str],
@@ -253,12 +200,6 @@ def test_bench(tmp_path: Path, int8_store: Path, capsys: pytest.CaptureFixture[s
     assert facts['peak_rss'] >= facts['bare_rss'] > 0
     last = out.splitlines()[-1]
     assert f'{facts["tokens_per_second"]:.2f} tokens/s' in last and 'of 20.0 MB' in last
-
-
-def test_bench_refuses(tmp_path: Path, int8_store: Path,
-                       capsys: pytest.CaptureFixture[str]) -> None:
-    assert 'There is no flash store' in failed(capsys, 'bench', tmp_path / 'no')
-    assert 'needs at least' in failed(capsys, 'bench', int8_store, '--budget', '1MB')
 
 
 def test_an_answer_of_a_given_form(capsys, int8_store: Path, tmp_path: Path) -> None:

@@ -100,20 +100,6 @@ def test_errors_are_typed_and_keep_the_text(llm) -> None:
     assert failed.value.answer.text and failed.value.answer.finish_reason == FinishReason.ERROR
 
 
-def test_a_deadline_gives_the_text_so_far(llm) -> None:
-    answer = llm.generate(STORY, max_tokens=400, deadline=1.0, timeout=WAIT)
-    assert answer.finish_reason == FinishReason.DEADLINE and answer.text
-
-
-def test_requests_side_by_side(llm) -> None:
-    done = []
-    pending = [llm.start(f'Number {index}', max_tokens=4, on_done=done.append)
-               for index in range(4)]
-    answers = [entry.result(WAIT) for entry in pending]
-    assert all(answer.finish_reason == FinishReason.LENGTH for answer in answers)
-    assert done == pending and all(entry.done for entry in pending)
-
-
 def test_a_crowd_is_answered(llm) -> None:
     """ROS keeps ten requests of a service; none of many more is lost."""
     pending = [llm.start('' if index % 2 else 'Hello', max_tokens=1) for index in range(100)]

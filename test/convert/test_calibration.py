@@ -22,7 +22,7 @@ from flash_llm_ros.convert.calibration_text import default_text, read_texts
 from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.convert.low_rank import InputStatistics, LowRankFactors
 from flash_llm_ros.convert.recording import Recording, record
-from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
+from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.engine.model.predictors import PredictorStack
 from flash_llm_ros.store.errors import ChecksumError, ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
@@ -191,21 +191,6 @@ def test_the_price_is_that_of_mode_gated(planted: Path) -> None:
     assert found.active_share == pytest.approx(np.mean(shares), abs=2e-3)
     assert found.active_share <= found.groups_share <= 1
     assert 0.9 < found.perplexity_ratio < 1.1
-
-
-def test_gated_answers_are_those_of_the_dense_model(planted: Path) -> None:
-    """In transformers: what the predictors leave out changes no token."""
-    reference = reference_of(planted.parent / 'checkpoint')
-    with opened(planted, mode='gated') as engine:
-        for prompt in ('Where is the drone?', 'Land now, please.'):
-            generation = engine.start(GenerationRequest(prompt, max_tokens=40))
-            for _ in generation:
-                pass
-            given = torch.tensor([generation.prompt_tokens])
-            expected = reference.generate(given, max_new_tokens=40, do_sample=False,
-                                          pad_token_id=257,
-                                          attention_mask=torch.ones_like(given))
-            assert generation.tokens == expected[0, given.shape[1]:].tolist()
 
 
 @pytest.mark.parametrize('rank', [1, 4, 12])

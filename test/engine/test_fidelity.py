@@ -66,14 +66,3 @@ def test_a_default_store_diverges_by_less_than_a_hundredth_of_a_nat(real_store, 
     finally:
         engine.close()
     assert mean_divergence(expected, found) < 0.01
-
-
-def test_the_capital_of_france(real_store):
-    engine = Engine.open(EngineConfig(real_store, 96_000_000))
-    try:
-        generation = engine.start(GenerationRequest('Name the capital of France.'))
-        for _ in generation:
-            pass
-    finally:
-        engine.close()
-    assert 'Paris' in generation.text

@@ -28,15 +28,11 @@ def engine(int8_store: Path):
     ({'prompt': ''}, ErrorCode.EMPTY_PROMPT, 'prompt is empty'),
     ({'prompt': ' \n\t'}, ErrorCode.EMPTY_PROMPT, 'prompt is empty'),
     ({'prompt': 'a\0'}, ErrorCode.INVALID_TEXT, 'prompt holds a NUL'),
-    ({'prompt': 'a\ud800'}, ErrorCode.INVALID_TEXT, 'prompt is not valid UTF-8'),
-    ({'prompt': 'a\ufffd'}, ErrorCode.INVALID_TEXT, 'prompt holds U+FFFD'),
     ({'system_prompt': 'a\0'}, ErrorCode.INVALID_TEXT, 'system_prompt holds a NUL'),
     ({'prompt': 'x' * 128}, ErrorCode.PROMPT_TOO_LONG, '128 tokens'),
     ({'prompt': 'x' * 120, 'raw': False}, ErrorCode.PROMPT_TOO_LONG, 'with its template'),
     ({'prompt': 'x' * 2 ** 20}, ErrorCode.PROMPT_TOO_LONG, '1048576 characters'),
-    ({'system_prompt': 'x' * 2 ** 20}, ErrorCode.PROMPT_TOO_LONG, 'system_prompt'),
     ({'max_tokens': 0}, ErrorCode.INVALID_REQUEST, 'max_tokens is 0'),
-    ({'max_tokens': -5}, ErrorCode.INVALID_REQUEST, 'max_tokens is -5'),
     ({'max_tokens': 2.5}, ErrorCode.INVALID_REQUEST, 'max_tokens is 2.5'),
     ({'stop': ('a', '')}, ErrorCode.INVALID_REQUEST, 'stop holds an empty string'),
 ])
@@ -90,14 +86,6 @@ def test_mode_gated_needs_a_calibration(tmp_path: Path) -> None:
     with pytest.raises(FlashLlmError, match='without calibration; it must be auto') as error:
         opened(store, mode='gated')
     assert error.value.code is ErrorCode.INVALID_PARAMETER
-
-
-def test_budget_too_small(int8_store: Path) -> None:
-    with pytest.raises(FlashLlmError) as error:
-        opened(int8_store, budget=1_000_000)
-    assert error.value.code is ErrorCode.BUDGET_TOO_SMALL
-    for row in ('attention weights', 'tokenizer', 'KV cache', 'scratch', 'window', 'budget'):
-        assert row in str(error.value)
 
 
 def test_the_plan_keeps_to_the_budget(stores: dict[str, Path]) -> None:
@@ -273,22 +261,6 @@ def test_open_and_close_leak_nothing(planted_store: Path) -> None:
     gc.collect()
     assert descriptors_and_threads() == before
     assert resident_bytes() - memory < sum(taken) / len(taken)
-
-
-def test_close_gives_memory_back(tmp_path: Path) -> None:
-    checkpoint = write_checkpoint(tmp_path / 'checkpoint', intermediate_size=16384)
-    store = convert(checkpoint, tmp_path / 'store', ConversionOptions(calibrate=False),
-                    lambda what, done, total: None).path
-    opened(store).close()
-    gc.collect()
-    before = resident_bytes()
-    engine = opened(store)
-    answer(engine, max_tokens=2)
-    grown = resident_bytes() - before
-    assert grown > engine.plan.window_bytes > 10_000_000
-    engine.close()
-    gc.collect()
-    assert resident_bytes() - before < grown / 3
 
 
 @pytest.mark.parametrize('failure', [MemoryError(), OSError(12, 'Cannot allocate memory')])

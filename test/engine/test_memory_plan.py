@@ -9,7 +9,7 @@ import pytest
 from flash_llm_ros import _native
 from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.engine.memory.window_plan import plan_window, window_size
-from flash_llm_ros.engine.plan import MemoryPlan, PlanRow, WindowSize, plan_memory
+from flash_llm_ros.engine.plan import PlanRow, WindowSize, plan_memory
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.geometry import model_sections, plan_geometry
 
@@ -78,10 +78,6 @@ def test_refusal_names_all_rows_and_what_would_do() -> None:
     assert found['planned'] == pytest.approx(37.05, abs=0.01)
     assert 'dram_budget is 36.00 MB' in message and 'at least 37.05 MB' in message
     plan_memory(int(found['planned'] * 1e6) + 10_000, fixed, size(4096, 500, 1000))
-
-
-def test_a_plan_without_a_window() -> None:
-    assert MemoryPlan(5, ()).window_bytes == 0
 
 
 @pytest.mark.parametrize(('text', 'expected'), [

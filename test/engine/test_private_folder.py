@@ -85,7 +85,7 @@ def test_a_file_that_others_may_use_is_not_used(int8_store: Path, folder: Path, 
     assert stat.S_IMODE(kept_file(folder).stat().st_mode) == 0o600      # written anew
 
 
-def refused_folder(store: Path, folder: Path, words: str) -> None:
+def assert_refused(store: Path, folder: Path, words: str) -> None:
     """Nothing is written to it, and nothing but time is lost; the log says why."""
     engine, lines = opened_with_lines(store, folder)
     assert any(f'session_folder {folder} will not be used: ' in line and words in line
@@ -112,14 +112,14 @@ def refused_folder(store: Path, folder: Path, words: str) -> None:
 def test_a_folder_that_others_may_write_to(int8_store: Path, folder: Path, mode: int) -> None:
     folder.mkdir()
     folder.chmod(mode)
-    refused_folder(int8_store, folder, f'its mode is {mode:04o}')
+    assert_refused(int8_store, folder, f'its mode is {mode:04o}')
 
 
 @as_root
 def test_a_folder_of_somebody_else(int8_store: Path, folder: Path) -> None:
     folder.mkdir(mode=0o700)
     os.chown(folder, NOBODY, NOBODY)
-    refused_folder(int8_store, folder, f'belongs to user {NOBODY}')
+    assert_refused(int8_store, folder, f'belongs to user {NOBODY}')
 
 
 @as_root

@@ -14,7 +14,6 @@ from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.engine.memory.device_probe import DEPTHS, SIZES, probe
 from flash_llm_ros.store.device_profile import PROFILE, DeviceProfile
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
-from flash_llm_ros.store.flash_store import FlashStore
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -77,23 +76,6 @@ def test_the_command(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert all(floor['seconds'] > 0 for floor in facts['floors'])
     assert (store / 'manifest.yaml').read_bytes() == before
     assert main(['verify', str(store)]) == 0
-
-
-def test_probing_what_is_no_store(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(['probe', str(tmp_path)]) == 1
-    assert 'conversion did not finish' in capsys.readouterr().err
-
-
-def test_floors_of_a_store(int8_store: Path) -> None:
-    profile = linear_profile(int8_store)
-    geometry = FlashStore.open(int8_store).manifest.geometry
-    layers = sum(s.groups for s in geometry.sections if s.layer >= 0)
-    rows = probe_command.floors(profile, geometry)
-    for (_, size, reads, seconds), pattern in zip(rows, (None, 'random', 'random'), strict=True):
-        assert seconds == profile.floor_seconds(size, reads, pattern)
-    assert rows[0][1] == layers * geometry.group_bytes
-    assert [(size // geometry.group_bytes, reads) for _, size, reads, _ in rows[1:]] == [
-        (max(1, round(layers * share)),) * 2 for share in (0.1, 0.01)]
 
 
 def answer(store: Path) -> tuple[list[int], int, list[str]]:

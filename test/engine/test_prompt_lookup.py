@@ -58,12 +58,6 @@ def test_rests_grow_while_guesses_are_wrong() -> None:
     assert lookup.guess(9) == [3, 4]
 
 
-def test_none() -> None:
-    lookup = PromptLookup([1, 2, 1, 2, 1, 2], 0)
-    lookup.add(1)
-    assert lookup.guess(9) == []
-
-
 @pytest.mark.parametrize('prompt', [*PROMPTS, REPEATING])
 @pytest.mark.parametrize('lookup_tokens', [1, 4, 9])
 def test_answers_are_those_of_transformers(fp16_store: Path, prompt: str,

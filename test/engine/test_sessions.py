@@ -16,7 +16,6 @@ from generation_cases import (
 )
 import numpy as np
 import pytest
-from tiny_checkpoint import byte_tokenizer
 
 from flash_llm_ros.engine import (
     Constraint,
@@ -25,7 +24,6 @@ from flash_llm_ros.engine import (
     FinishReason,
     Message,
 )
-from flash_llm_ros.engine.text.tokenizer import TextTokenizer
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 
@@ -111,11 +109,6 @@ def test_raw_turns_are_appended_as_they_are(engine: Engine) -> None:
     first = say(engine, 'a', 'abc', raw=True)
     second = say(engine, 'a', 'def', raw=True)
     assert second.prompt_tokens == [*first.prompt_tokens, *first.tokens, *engine.tokenize('def')]
-
-
-def test_the_begin_token_stands_at_the_beginning_only() -> None:
-    tokenizer = TextTokenizer(byte_tokenizer().to_str(), 256)
-    assert tokenizer.encode('A') == [256, *tokenizer.encode('A', begin=False)] == [256, 32]
 
 
 @pytest.mark.parametrize('reason', [FinishReason.CANCELLED, FinishReason.DEADLINE])
@@ -260,11 +253,6 @@ def test_without_sessions(int8_store: Path, tmp_path: Path) -> None:
     answer(engine, 'x')
     assert 'sessions' not in [row.name for row in engine.plan.rows]
     engine.close()
-
-
-def test_sessions_have_their_row_in_the_plan(engine: Engine) -> None:
-    row = next(row for row in engine.plan.rows if row.name == 'sessions')
-    assert row.bytes >= 2 * 4 * engine.config.context_length
 
 
 def messages(*turns: tuple[str, str]) -> dict[str, object]:

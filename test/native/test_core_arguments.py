@@ -3,7 +3,7 @@
 import os
 import threading
 
-from core_cases import Setting, each_core
+from core_cases import Setting
 from core_oracle import write_neuron_file
 import numpy as np
 import pytest
@@ -25,7 +25,6 @@ def floats(*shape):
     return np.ones(shape, np.float32)
 
 
-@each_core
 @pytest.mark.parametrize(('arguments', 'message'), [
     ({'group_bytes': 500}, 'group_bytes: 500 is wrong, must be a multiple of 512'),
     ({'group_bytes': 0}, 'group_bytes: 0'),
@@ -35,18 +34,17 @@ def floats(*shape):
     ({'slots': -4}, 'slots: -4'),
     ({'reads_in_flight': 0}, 'reads_in_flight: 0'), ({'reader': 'mmap'}, "reader: 'mmap'"),
 ])
-def test_wrong_constructor_arguments(made, core_class, arguments, message):
+def test_wrong_constructor_arguments(made, arguments, message):
     right = {'path': str(made.path), 'group_bytes': 512, 'groups': made.groups, 'dim': DIM,
              'slots': 3}
-    core_class(**right).close()
+    NeuronCore(**right).close()
     with pytest.raises(ValueError, match=message):
-        core_class(**{**right, **arguments})
+        NeuronCore(**{**right, **arguments})
 
 
-@each_core
-def test_wrong_files(made, core_class, tmp_path):
+def test_wrong_files(made, tmp_path):
     def core(path=made.path, groups=made.groups):
-        return core_class(str(path), 512, groups, DIM, 3)
+        return NeuronCore(str(path), 512, groups, DIM, 3)
 
     with pytest.raises(ReadFailedError, match=r'nowhere.bin: cannot be opened: No such file') as e:
         core(tmp_path / 'nowhere.bin')
@@ -62,7 +60,6 @@ def test_wrong_files(made, core_class, tmp_path):
     core(made.path).close()
 
 
-@each_core
 @pytest.mark.parametrize(('section', 'message'), [
     ((0, 0, 1, 1), 'bundles: 0'),
     ((0, 5, 0, 1), 'bundles_per_group: 0'),
@@ -72,8 +69,8 @@ def test_wrong_files(made, core_class, tmp_path):
     ((-1, 5, 1, 1), 'first_group: -1'),
     ((20, 500, 7, 1), 'first_group: 20'),
 ])
-def test_wrong_sections(made, core_class, section, message):
-    core = core_class(str(made.path), 512, made.groups, DIM, 3)
+def test_wrong_sections(made, section, message):
+    core = NeuronCore(str(made.path), 512, made.groups, DIM, 3)
     with pytest.raises(ValueError, match=message):
         core.add_section(*section, 'int8')
     with pytest.raises(ValueError, match="codec: 'int5'"):
@@ -81,9 +78,8 @@ def test_wrong_sections(made, core_class, section, message):
     assert core.add_section(0, 20, 3, 2, 'int8') == 0
 
 
-@each_core
-def test_wrong_memory_settings(made, core_class):
-    core = made.open(core_class, 10)
+def test_wrong_memory_settings(made):
+    core = made.open(NeuronCore, 10)
     for wrong, message in [
         (lambda: core.pin(7, 1), 'section: 7 is wrong, must be one of the 3'),
         (lambda: core.pin(-1, 1), 'section: -1'),
@@ -121,63 +117,56 @@ def read_only(array):
     return array
 
 
-@each_core
-@pytest.mark.parametrize(('call', 'arguments', 'place', 'wrong', 'message'), [
-    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 0, 0, 'section: 0 .*bundles of 1 rows'),
-    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 0, 3, 'section: 3'),
-    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 1, floats(2, 41), r'x: float32 \[2, 41\]'),
-    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 1, np.ones((2, DIM)), r'x: float64 \[2, 40\]'),
-    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 1, floats(DIM), 'x: .*S >= 1'),
-    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 1, floats(0, DIM), 'x: .*S >= 1'),
-    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 1, [1.0], 'x: .*S >= 1'),
-    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 1, None, 'x: .*S >= 1'),
-    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 1, floats(DIM, 2).T, 'x: .*C-contiguous'),
-    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 2, floats(1, 30), r'out: float32 \[1, 30\]'),
-    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 2, floats(2, 60)[:, ::2], 'out: .*C-contig'),
-    ('rows_dot', (1, floats(2, DIM), floats(2, 30)), 2, read_only(floats(2, 30)),
-     'out: .*writable'),
-    ('gate_up', (0, floats(2, DIM), floats(2, 20), 'silu'), 3, 'gelu', "activation: 'gelu'"),
-    ('gate_up', (0, floats(2, DIM), floats(2, 20), 'silu'), 2, floats(2, 21), 'h: '),
-    ('gate_up', (0, floats(2, DIM), floats(2, 20), 'silu'), 0, 1, 'section: 1'),
-    ('add_rows', (1, floats(2, 30), floats(2, DIM)), 1, floats(2, 29), 'h: '),
-    ('add_rows', (1, floats(2, 30), floats(2, DIM)), 2, floats(2, DIM, 1), 'out: '),
-    ('bundled', (2, floats(2, DIM), floats(2, DIM), 'relu'), 0, 1, 'section: 1'),
-    ('bundled', (2, floats(2, DIM), floats(2, DIM), 'relu'), 3, '', "activation: ''"),
-    ('bundled', (2, floats(2, DIM), floats(2, DIM), 'relu', None), 4, floats(10),
-     'bias: .*None for gated bundles'),
-    ('bundled', (0, floats(2, DIM), floats(2, DIM), 'relu', floats(20)), 4, floats(21), 'bias: '),
-    ('bundled', (0, floats(2, DIM), floats(2, DIM), 'relu', floats(20)), 4, np.ones(20),
-     r'bias: float64 \[20\]'),
-    ('bundled_sparse', (0, floats(DIM), np.ones(20, np.uint8), floats(DIM), 'relu', floats(20)), 5,
-     floats(2, 10), 'bias: '),
-    ('bundled_sparse', (0, floats(DIM), np.ones(20, np.uint8), floats(DIM), 'relu'), 0, 1,
-     'section: 1 .*bundles of 2 or 3 rows'),
-    ('bundled', (2, floats(2, DIM), floats(2, DIM), 'relu', None, 0.1), 5, -1.0, 'threshold: -1'),
-    ('bundled_sparse', (2, floats(DIM), np.ones(10, np.uint8), floats(DIM), 'relu', None, 0.1), 6,
-     float('nan'), 'threshold: nan'),
-    ('bundled_sparse', (2, floats(DIM), np.ones(10, np.uint8), floats(DIM), 'relu'), 2,
-     np.ones(10, np.int8), r'active: int8 \[10\].*uint8'),
-    ('bundled_sparse', (2, floats(DIM), np.ones(10, np.uint8), floats(DIM), 'relu'), 2,
-     np.ones(10, bool), 'active: bool'),
-    ('bundled_sparse', (2, floats(DIM), np.ones(10, np.uint8), floats(DIM), 'relu'), 1,
-     floats(1, DIM), 'x: '),
-    ('bundled_sparse', (2, floats(DIM), np.ones(10, np.uint8), floats(DIM), 'relu'), 3,
-     floats(DIM - 1), 'out: '),
-    ('bundled_sparse', (2, floats(DIM), np.ones(10, np.uint8), floats(DIM), 'relu'), 4, 'tanh',
-     'activation'),
-    ('prefetch', (1, np.ones(30, np.uint8)), 1, np.ones(31, np.uint8), 'wanted: '),
-    ('prefetch', (1, np.ones(30, np.uint8)), 0, 9, 'section: 9'),
-    ('read_rows', (1, np.arange(5), floats(5, DIM)), 1, np.array([0, 1, 2, 3, 30]), 'ids: '),
-    ('read_rows', (1, np.arange(5), floats(5, DIM)), 1, np.array([0, 1, 2, 3, -1]), 'ids: '),
-    ('read_rows', (1, np.arange(5), floats(5, DIM)), 1, np.arange(5, dtype=np.int32), 'ids: int32'),
-    ('read_rows', (1, np.arange(5), floats(5, DIM)), 1, np.zeros((1, 5), np.int64), 'ids: '),
-    ('read_rows', (1, np.arange(5), floats(5, DIM)), 1, [1, 2, 3, 4, 5], 'ids: '),
-    ('read_rows', (1, np.arange(5), floats(5, DIM)), 2, floats(4, DIM), 'out: '),
+# Calls that are right; in each case one argument is not.
+RIGHT = {
+    'rows_dot': (1, floats(2, DIM), floats(2, 30)),
+    'gate_up': (0, floats(2, DIM), floats(2, 20), 'silu'),
+    'add_rows': (1, floats(2, 30), floats(2, DIM)),
+    'bundled': (2, floats(2, DIM), floats(2, DIM), 'relu', None, 0.1),
+    'bundled without gate': (0, floats(2, DIM), floats(2, DIM), 'relu', floats(20)),
+    'bundled_sparse': (2, floats(DIM), np.ones(10, np.uint8), floats(DIM), 'relu', None, 0.1),
+    'bundled_sparse without gate': (0, floats(DIM), np.ones(20, np.uint8), floats(DIM), 'relu',
+                                    floats(20)),
+    'prefetch': (1, np.ones(30, np.uint8)),
+    'read_rows': (1, np.arange(5), floats(5, DIM)),
+}
+
+
+@pytest.mark.parametrize(('case', 'place', 'wrong', 'message'), [
+    ('rows_dot', 0, 0, 'section: 0 .*bundles of 1 rows'), ('rows_dot', 0, 3, 'section: 3'),
+    ('rows_dot', 1, floats(2, 41), r'x: float32 \[2, 41\]'),
+    ('rows_dot', 1, np.ones((2, DIM)), r'x: float64 \[2, 40\]'),
+    ('rows_dot', 1, floats(DIM), 'x: .*S >= 1'), ('rows_dot', 1, floats(0, DIM), 'x: .*S >= 1'),
+    ('rows_dot', 1, [1.0], 'x: .*S >= 1'), ('rows_dot', 1, None, 'x: .*S >= 1'),
+    ('rows_dot', 1, floats(DIM, 2).T, 'x: .*C-contiguous'),
+    ('rows_dot', 2, floats(1, 30), r'out: float32 \[1, 30\]'),
+    ('rows_dot', 2, floats(2, 60)[:, ::2], 'out: .*C-contig'),
+    ('rows_dot', 2, read_only(floats(2, 30)), 'out: .*writable'),
+    ('gate_up', 3, 'gelu', "activation: 'gelu'"), ('gate_up', 2, floats(2, 21), 'h: '),
+    ('gate_up', 0, 1, 'section: 1'), ('add_rows', 1, floats(2, 29), 'h: '),
+    ('add_rows', 2, floats(2, DIM, 1), 'out: '), ('bundled', 0, 1, 'section: 1'),
+    ('bundled', 3, '', "activation: ''"),
+    ('bundled', 4, floats(10), 'bias: .*None for gated bundles'),
+    ('bundled', 5, -1.0, 'threshold: -1'), ('bundled without gate', 4, floats(21), 'bias: '),
+    ('bundled without gate', 4, np.ones(20), r'bias: float64 \[20\]'),
+    ('bundled_sparse without gate', 5, floats(2, 10), 'bias: '),
+    ('bundled_sparse without gate', 0, 1, 'section: 1 .*bundles of 2 or 3 rows'),
+    ('bundled_sparse', 6, float('nan'), 'threshold: nan'),
+    ('bundled_sparse', 2, np.ones(10, np.int8), r'active: int8 \[10\].*uint8'),
+    ('bundled_sparse', 2, np.ones(10, bool), 'active: bool'),
+    ('bundled_sparse', 1, floats(1, DIM), 'x: '), ('bundled_sparse', 3, floats(DIM - 1), 'out: '),
+    ('bundled_sparse', 4, 'tanh', 'activation'), ('prefetch', 1, np.ones(31, np.uint8), 'wanted: '),
+    ('prefetch', 0, 9, 'section: 9'), ('read_rows', 1, np.array([0, 1, 2, 3, 30]), 'ids: '),
+    ('read_rows', 1, np.array([0, 1, 2, 3, -1]), 'ids: '),
+    ('read_rows', 1, np.arange(5, dtype=np.int32), 'ids: int32'),
+    ('read_rows', 1, np.zeros((1, 5), np.int64), 'ids: '),
+    ('read_rows', 1, [1, 2, 3, 4, 5], 'ids: '),
+    ('read_rows', 2, floats(4, DIM), 'out: '),
 ])
-def test_wrong_compute_arguments(made, core_class, call, arguments, place, wrong, message):
-    core = Setting(cache=3).open(made, core_class)
+def test_wrong_compute_arguments(made, case, place, wrong, message):
+    core, call = Setting(cache=3).open(made, NeuronCore), case.partition(' ')[0]
     arguments = [argument.copy() if isinstance(argument, np.ndarray) else argument
-                 for argument in arguments]
+                 for argument in RIGHT[case]]
     getattr(core, call)(*arguments)
     before = core.stats()
     arguments[place] = wrong
@@ -187,10 +176,9 @@ def test_wrong_compute_arguments(made, core_class, call, arguments, place, wrong
     assert (after['hits'], after['misses']) == (before['hits'], before['misses'])
 
 
-@each_core
-def test_closing(made, core_class):
+def test_closing(made):
     threads, files = len(os.listdir('/proc/self/task')), len(os.listdir('/proc/self/fd'))
-    core = Setting(cache=3, order=[0, 1, 2]).open(made, core_class)
+    core = Setting(cache=3, order=[0, 1, 2]).open(made, NeuronCore)
     core.prefetch(1, np.ones(30, np.uint8))
     counted = core.stats()['misses']
     core.close()
@@ -208,19 +196,6 @@ def test_closing(made, core_class):
                  lambda: core.read_rows(1, np.arange(2), floats(2, DIM))):
         with pytest.raises(RuntimeError, match='closed'):
             call()
-
-
-@each_core
-def test_a_dropped_core_leaves_nothing(made, core_class):
-    threads, files = len(os.listdir('/proc/self/task')), len(os.listdir('/proc/self/fd'))
-    for _ in range(5):
-        core = Setting(cache=3, order=[0, 1, 2]).open(made, core_class)
-        core.prefetch(1, np.ones(30, np.uint8))
-        core.close()
-        with pytest.raises(ReadFailedError):
-            core_class(str(made.path), 512, made.groups + 1, DIM, 3)
-    assert len(os.listdir('/proc/self/task')) == threads
-    assert len(os.listdir('/proc/self/fd')) == files
 
 
 def test_threads_take_turns(made):

@@ -278,20 +278,6 @@ def test_rows_are_added_in_order(tmp_path, chosen, tokens):
 
 @each_kernels
 @pytest.mark.parametrize('codec', ['int8', 'int4'])
-def test_sparse_with_all_active_is_dense(tmp_path, chosen, codec):
-    rng = np.random.default_rng(5)
-    made = write_neuron_file(tmp_path / 'neurons.bin', rng, codec, 90, 1024, [(40, 0, 3)])
-    core = Setting(cache=3, ring=(3, 2)).open(made, NeuronCore)
-    x = rng.standard_normal((1, 90)).astype(np.float32)
-    everything = np.ones(40, np.uint8)
-    dense, sparse = np.zeros((2, 1, 90), np.float32)
-    core.bundled(0, x, dense, 'relu')
-    core.bundled_sparse(0, x[0], everything, sparse[0], 'relu')
-    assert np.array_equal(dense, sparse)
-
-
-@each_kernels
-@pytest.mark.parametrize('codec', ['int8', 'int4'])
 def test_a_token_does_not_depend_on_its_neighbours(tmp_path, chosen, codec):
     """With several tokens in a call, each one's result is the same in any company."""
     rng = np.random.default_rng(6)
@@ -340,11 +326,3 @@ def test_the_best_kernels_are_chosen(tmp_path, monkeypatch):
     monkeypatch.setenv('FLASH_LLM_ROS_KERNELS', 'mmx')
     with pytest.raises(ValueError, match=r'FLASH_LLM_ROS_KERNELS: mmx .*plain on this processor'):
         made.open(NeuronCore, 1)
-
-
-def test_scratch_is_reported(tmp_path):
-    made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(0), 'int8', 64, 4096,
-                             [(5, 0, 1)])
-    core = made.open(NeuronCore, 1)
-    rows = 4096 // 68
-    assert rows * 64 * 4 <= core.scratch_bytes < 2**21

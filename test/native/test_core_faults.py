@@ -1,12 +1,8 @@
 """Broken files and failing reads: typed errors that name the place, and a core that goes on."""
 
-import ctypes
 import errno
-import mmap
 import os
-from pathlib import Path
 import re
-import shutil
 import time
 
 from core_cases import Setting, each_core, needs_uring
@@ -16,7 +12,6 @@ import pytest
 
 from flash_llm_ros.store.errors import ChecksumError, ErrorCode, ReadFailedError
 
-HERE = Path(__file__).parent
 DIM, GROUP, IDENTITY = 64, 1024, 0x0123456789ABCDEF
 PARTS = [(35, 0, 2), (45, 0, 1), (24, 0, 3)]
 
@@ -354,68 +349,6 @@ def test_results_do_not_depend_on_how_long_reads_take(shimmed):
     at_once, delayed = shimmed(JITTER), shimmed(JITTER, DELAYS='1000')
     assert at_once == delayed
     assert at_once.startswith('1 ')
-
-
-def pages_cached(path):
-    size = path.stat().st_size
-    with open(path, 'rb') as file:
-        mapped = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
-    array = np.frombuffer(mapped, np.uint8)
-    pages = -(-size // mmap.PAGESIZE)
-    states = (ctypes.c_ubyte * pages)()
-    libc = ctypes.CDLL(None, use_errno=True)
-    failed = libc.mincore(ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(size), states)
-    del array
-    mapped.close()
-    assert failed == 0, os.strerror(ctypes.get_errno())
-    return sum(state & 1 for state in states)
-
-
-@each_core
-@pytest.mark.parametrize('direct_io', [True, False])
-def test_the_page_cache_stays_empty(tmp_path, core_class, direct_io):
-    """Groups of whole pages, so that a page dropped after a read is not another group's."""
-    made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(1), 'int8', 600, 4096,
-                             [(40, 0, 2), (60, 0, 1)])
-    with open(made.path, 'rb') as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
-    if pages_cached(made.path):
-        pytest.skip('the file system keeps its pages (tmpfs)')
-    core = Setting({0: 3}, ring=(2, 2), cache=4,
-                   options={'direct_io': direct_io}).open(made, core_class)
-    if direct_io and not core.direct:
-        pytest.skip('the file system has no direct I/O')
-    core.gate_up(0, floats(1, 600), floats(1, 40), 'silu')
-    core.read_rows(1, np.arange(60), floats(60, 600))
-    assert core.direct == direct_io
-    assert pages_cached(made.path) == 0
-
-
-@pytest.fixture
-def small_shm():
-    folder = Path('/dev/shm', f'flash_llm_ros_test_{os.getpid()}')
-    try:
-        folder.mkdir()
-    except OSError:
-        pytest.skip('no /dev/shm')
-    yield folder
-    shutil.rmtree(folder)
-
-
-@each_core
-def test_a_file_system_in_memory(small_shm, core_class):
-    """tmpfs has no direct I/O in older kernels: the core reads buffered and says so."""
-    made = write_neuron_file(small_shm / 'neurons.bin', np.random.default_rng(1), 'int8', DIM,
-                             GROUP, PARTS)
-    core = Setting({0: 2}, ring=(2, 2), cache=3).open(made, core_class)
-    try:
-        os.close(os.open(made.path, os.O_RDONLY | os.O_DIRECT))
-    except OSError:
-        assert not core.direct
-    gate_up(core, made)
-    read_scattered(core, made, [0, 2])
-    core.close()
 
 
 @each_core

@@ -1,7 +1,10 @@
-"""Which reader runs, and that it leaves nothing behind."""
+"""Which reader runs, and that it leaves nothing behind, in the page cache neither."""
 
+import ctypes
+import mmap
 import os
 from pathlib import Path
+import shutil
 import subprocess
 import sys
 
@@ -43,17 +46,14 @@ for reader in ('auto', 'io_uring'):
 """
 
 
+def floats(*shape):
+    return np.ones(shape, np.float32)
+
+
 @pytest.fixture
 def made(tmp_path):
     return write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(1), 'int8', 64, 1024,
                              PARTS)
-
-
-def test_the_reader_that_was_asked_for_runs(made):
-    core = made.open(core_with('threads'), 4)
-    assert core.reader == 'threads'
-    core.close()
-    assert core.reader == 'threads'
 
 
 @needs_uring
@@ -115,3 +115,66 @@ def test_the_engine_says_how_it_reads(int8_store):
     assert engine.reader == 'threads, up to 5 reads at once'
     assert f'reading with {engine.reader}' in lines
     engine.close()
+
+
+def pages_cached(path):
+    size = path.stat().st_size
+    with open(path, 'rb') as file:
+        mapped = mmap.mmap(file.fileno(), size, prot=mmap.PROT_READ)
+    array = np.frombuffer(mapped, np.uint8)
+    pages = -(-size // mmap.PAGESIZE)
+    states = (ctypes.c_ubyte * pages)()
+    libc = ctypes.CDLL(None, use_errno=True)
+    failed = libc.mincore(ctypes.c_void_p(array.ctypes.data), ctypes.c_size_t(size), states)
+    del array
+    mapped.close()
+    assert failed == 0, os.strerror(ctypes.get_errno())
+    return sum(state & 1 for state in states)
+
+
+@each_core
+@pytest.mark.parametrize('direct_io', [True, False])
+def test_the_page_cache_stays_empty(tmp_path, core_class, direct_io):
+    """Groups of whole pages, so that a page dropped after a read is not another group's."""
+    made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(1), 'int8', 600, 4096,
+                             [(40, 0, 2), (60, 0, 1)])
+    with open(made.path, 'rb') as file:
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if pages_cached(made.path):
+        pytest.skip('the file system keeps its pages (tmpfs)')
+    core = Setting({0: 3}, ring=(2, 2), cache=4,
+                   options={'direct_io': direct_io}).open(made, core_class)
+    if direct_io and not core.direct:
+        pytest.skip('the file system has no direct I/O')
+    core.gate_up(0, floats(1, 600), floats(1, 40), 'silu')
+    core.read_rows(1, np.arange(60), floats(60, 600))
+    assert core.direct == direct_io
+    assert pages_cached(made.path) == 0
+
+
+@pytest.fixture
+def small_shm():
+    folder = Path('/dev/shm', f'flash_llm_ros_test_{os.getpid()}')
+    try:
+        folder.mkdir()
+    except OSError:
+        pytest.skip('no /dev/shm')
+    yield folder
+    shutil.rmtree(folder)
+
+
+@each_core
+def test_a_file_system_in_memory(small_shm, core_class):
+    """tmpfs has no direct I/O in older kernels: the core reads buffered and says so."""
+    made = write_neuron_file(small_shm / 'neurons.bin', np.random.default_rng(1), 'int8', 64,
+                             1024, PARTS)
+    core = Setting({0: 2}, ring=(2, 2), cache=3).open(made, core_class)
+    try:
+        os.close(os.open(made.path, os.O_RDONLY | os.O_DIRECT))
+    except OSError:
+        assert not core.direct
+    out = floats(400, 64)
+    core.read_rows(1, np.arange(400), out)
+    assert np.array_equal(out, made.sections[1].weights[:, 0].astype(np.float32))
+    core.close()

@@ -55,15 +55,6 @@ def test_every_group_is_read_once_within_the_limit(groups, request_groups, large
     assert all(groups[end - 1] - groups[begin] < largest for begin, end in reads)
 
 
-@settings(max_examples=100, deadline=None)
-@given(groups=ascending(60, 90), request_groups=REQUEST_COSTS)
-def test_without_a_limit_exactly_the_cheap_gaps_are_read(groups, request_groups):
-    reads = plan_reads(groups, request_groups, 2**31)
-    begins = {begin for begin, _ in reads}
-    for i in range(1, len(groups)):
-        assert (i in begins) == (groups[i] - groups[i - 1] - 1 >= request_groups)
-
-
 @pytest.fixture
 def made(tmp_path):
     """60 groups of one row each."""
@@ -101,14 +92,6 @@ def test_a_corrupt_group_in_a_gap_harms_nobody(made, core_class):
     read(core, made, [4, 6])
     assert core.stats()['gap_groups'] == 1
     assert core.stats()['retries'] == 0
-
-
-@each_core
-def test_scattered_reads_through_the_smallest_cache(made, core_class):
-    core = Setting(cache=2, options={'direct_io': False}).open(made, core_class)
-    core.set_read_costs(1.0, 1e-9, 1 << 20)
-    for rows in ([0, 59], [1, 5, 9, 30, 31], list(range(60))):
-        read(core, made, rows)
 
 
 @each_core

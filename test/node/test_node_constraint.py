@@ -83,15 +83,6 @@ def test_a_deadline_before_the_answer_is_complete(node: RunningNode) -> None:
         assert re.fullmatch('[a-z]*', result.text)
 
 
-def test_the_client_class(node: RunningNode) -> None:
-    from flash_llm_ros.client import FlashLlmClient
-
-    with FlashLlmClient(domain_id=node.domain) as llm:
-        text = llm.generate('Drive', json_schema=SCHEMA, timeout=60).text
-        Draft202012Validator(SCHEMA).validate(json.loads(text))
-        assert llm.generate('Left?', choices=['yes', 'no'], timeout=60).text in ('yes', 'no')
-
-
 def test_without_the_parameter(active_node: RunningNode) -> None:
     answer = ask_both(active_node, kind=3, choices=['yes', 'no'])
     assert answer.error.code == ErrorCode.INVALID_CONSTRAINT

@@ -16,7 +16,7 @@ from flash_llm_ros.store.flash_device import FlashDevice
 pytestmark = pytest.mark.ros
 
 
-def level_becomes(client, part, level, word):
+def expect_level(client, part, level, word):
     client.until(lambda: client.diagnostics and parts(client)[part].level == level
                  and word in parts(client)[part].message, 15, f'{word!r} in {part}')
 
@@ -28,12 +28,12 @@ def test_heat_is_told_and_its_limits_can_be_changed(int8_store, tmp_path):
     put(tmp_path, **{f'{zone}__temp': '61500', f'{zone}__type': 'cpu-thermal'})
     with running_node(int8_store, environment={'TEST_SYSFS': str(tmp_path)}) as node:
         client = node.client
-        level_becomes(client, 'heat', DiagnosticStatus.OK, '61.5')
+        expect_level(client, 'heat', DiagnosticStatus.OK, '61.5')
         client.until(lambda: client.status.temperature == 61.5, 10, 'the temperature')
         assert set_parameter(client, 'health.temperature_warning', 60.0) == ''
-        level_becomes(client, 'heat', DiagnosticStatus.WARN, 'cpu-thermal')
+        expect_level(client, 'heat', DiagnosticStatus.WARN, 'cpu-thermal')
         put(tmp_path, **{f'{zone}__temp': '97000'})
-        level_becomes(client, 'heat', DiagnosticStatus.ERROR, '97.0')
+        expect_level(client, 'heat', DiagnosticStatus.ERROR, '97.0')
         assert values(parts(client)['heat'])['zone'] == 'cpu-thermal'
 
 
@@ -53,10 +53,10 @@ def test_a_flash_slower_than_its_profile_is_told(real_store, tmp_path):
     with running_node(store, dram_budget='62MB', lookup_tokens=0) as node:
         client = node.activate().client
         run = client.send_goal(goal('Tell me a story.', 300))
-        level_becomes(client, 'flash', DiagnosticStatus.WARN, 'times as long as its profile')
+        expect_level(client, 'flash', DiagnosticStatus.WARN, 'times as long as its profile')
         client.until(lambda: client.status.flash_bytes_per_second > 1e6, 10, 'the throughput')
         assert set_parameter(client, 'health.flash_slowdown_warning', 1e6) == ''
-        level_becomes(client, 'flash', DiagnosticStatus.OK, 'times the least time')
+        expect_level(client, 'flash', DiagnosticStatus.OK, 'times the least time')
         run.cancel()
         run.result(30)
 
@@ -92,14 +92,14 @@ def test_qos_that_does_not_fit_is_told_while_it_lasts(active_node):
     latched = client.node.create_subscription(
         TokenChunk, f'{client.name}/stream', lambda message: None,
         QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
-    level_becomes(client, 'communication', DiagnosticStatus.WARN,
+    expect_level(client, 'communication', DiagnosticStatus.WARN,
                   f'/flash_llm_operator gets nothing of {client.name}/stream')
     client.node.destroy_subscription(latched)
-    level_becomes(client, 'communication', DiagnosticStatus.OK, 'no QoS mismatch')
+    expect_level(client, 'communication', DiagnosticStatus.OK, 'no QoS mismatch')
     hasty = client.node.create_publisher(
         String, f'{client.name}/prompt',
         QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
-    level_becomes(client, 'communication', DiagnosticStatus.WARN,
+    expect_level(client, 'communication', DiagnosticStatus.WARN,
                   f'/flash_llm_operator is not heard on {client.name}/prompt')
     client.node.destroy_publisher(hasty)
-    level_becomes(client, 'communication', DiagnosticStatus.OK, 'no QoS mismatch')
+    expect_level(client, 'communication', DiagnosticStatus.OK, 'no QoS mismatch')

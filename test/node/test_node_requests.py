@@ -96,14 +96,11 @@ def test_sampling_of_the_goal_arrives(active_node, reference):
     texts = [active_node.client.send_goal(goal('Hello', 40, **options)).result(30)[1].text
              for _ in range(2)]
     assert texts[0] == texts[1] == reference('Hello', 40, **options)
-    assert texts[0] != reference('Hello', 40)
-
-
-def test_stop_string(active_node, reference):
-    text = reference('Hello', 30)
-    result = active_node.client.send_goal(goal('Hello', 30, stop=[text[10:13]])).result(30)[1]
+    plain = reference('Hello', 40)
+    assert texts[0] != plain
+    result = active_node.client.send_goal(goal('Hello', 40, stop=[plain[10:13]])).result(30)[1]
     assert result.finish_reason == FinishReason.STOP
-    assert result.text == text[:text.index(text[10:13])]
+    assert result.text == plain[:plain.index(plain[10:13])]
 
 
 def test_service_and_topic_say_the_same(active_node, reference):
@@ -121,20 +118,11 @@ def test_service_and_topic_say_the_same(active_node, reference):
 
 BAD_GOALS = {
     'empty': ({'prompt': ''}, ErrorCode.EMPTY_PROMPT, 'prompt'),
-    'blank': ({'prompt': ' \n\t'}, ErrorCode.EMPTY_PROMPT, 'prompt'),
     'too long': ({'prompt': 'word ' * 200}, ErrorCode.PROMPT_TOO_LONG, 'context_length'),
     'replaced bytes': ({'prompt': 'a\ufffdb'}, ErrorCode.INVALID_TEXT, 'U+FFFD'),
     'temperature': ({'temperature': float('nan')}, ErrorCode.INVALID_SAMPLING,
                     'temperature'),
-    'infinite': ({'temperature': float('inf')}, ErrorCode.INVALID_SAMPLING, 'temperature'),
-    'negative': ({'temperature': -1.0}, ErrorCode.INVALID_SAMPLING, '-1'),
-    'top_p': ({'top_p': 0.0}, ErrorCode.INVALID_SAMPLING, 'top_p'),
-    'top_k': ({'top_k': -3}, ErrorCode.INVALID_SAMPLING, '-3'),
-    'min_p': ({'min_p': 1.5}, ErrorCode.INVALID_SAMPLING, 'min_p'),
-    'penalty': ({'repetition_penalty': float('-inf')}, ErrorCode.INVALID_SAMPLING,
-                'repetition_penalty'),
     'deadline': ({'deadline': float('nan')}, ErrorCode.INVALID_REQUEST, 'deadline'),
-    'past': ({'deadline': -1.0}, ErrorCode.INVALID_REQUEST, 'deadline'),
     'empty stop': ({'stop': ['']}, ErrorCode.INVALID_REQUEST, 'stop'),
 }
 
@@ -152,16 +140,6 @@ def test_bad_goal_is_aborted_with_its_reason(active_node, name):
     assert result.text == ''
 
 
-def test_bad_service_call_is_answered(active_node):
-    from flash_llm_msgs.srv import GenerateText
-
-    request = GenerateText.Request(prompt='Hello')
-    request.sampling.top_p = float('nan')
-    response = active_node.client.generate_text(request)
-    assert response.error.code == ErrorCode.INVALID_SAMPLING
-    assert response.finish_reason == FinishReason.ERROR
-
-
 def cdr_string(data, order='<'):
     return bytes([0, order == '<', 0, 0]) + struct.pack(f'{order}I', len(data)) + data
 
@@ -176,15 +154,6 @@ def test_prompt_that_is_no_text_is_refused(active_node, reference, data):
     expected = 'EMPTY_PROMPT' if data == b'\0' else 'INVALID_TEXT'
     client.until(lambda: expected in active_node.process.log()[log:], 10, 'the log')
     assert client.ask('Hello', timeout=30).text == reference('Hello', 128)
-
-
-def test_second_goal_waits_for_the_first(active_node, reference):
-    client = active_node.client
-    first = client.send_goal(goal('One [piece=0.02]', 40))
-    second = client.send_goal(goal('Two', 40))
-    assert second.result(30)[1].text == reference('Two', 40)
-    assert first.result(10)[1].text == reference('One [piece=0.02]', 40)
-    assert second.result(1)[1].stats.queue_time > 0.1
 
 
 def run_until_first_chunk(client, prompt, **fields):
@@ -219,38 +188,6 @@ def test_cancel_during_a_long_prefill_is_answered_at_once(active_node):
     assert len(waiting.result(30)[1].text) == 5
 
 
-def test_cancel_while_queued(active_node):
-    from flash_llm_ros.client.operator import CANCELED
-
-    client = active_node.client
-    running = run_until_first_chunk(client, 'Hello [piece=0.05]')
-    queued = client.send_goal(goal('Never run'))
-    assert queued.cancel()
-    status, result = queued.result(30)
-    assert (status, result.text) == (CANCELED, '')
-    assert result.stats.prompt_tokens == 0
-    assert not running.done
-    running.cancel()
-    running.result(30)
-
-
-def test_queue_is_bounded(active_node):
-    from flash_llm_ros.client.operator import ABORTED
-
-    client = active_node.client
-    running = run_until_first_chunk(client, 'Hello [piece=0.05]')
-    waiting = [client.send_goal(goal(f'Number {number}', 5)) for number in range(4)]
-    status, result = client.send_goal(goal('One too many')).result(30)
-    assert (status, result.error.code) == (ABORTED, ErrorCode.QUEUE_FULL)
-    assert 'queue_size' in result.error.message
-    waiting[0].cancel()
-    assert waiting[0].result(30)
-    replacement = client.send_goal(goal('Takes the free place', 5))
-    running.cancel()
-    for run in [*waiting[1:], replacement]:
-        assert len(run.result(30)[1].text) == 5
-
-
 def test_deadline_gives_the_text_so_far(active_node, reference):
     from flash_llm_ros.client.operator import SUCCEEDED
 
@@ -259,19 +196,6 @@ def test_deadline_gives_the_text_so_far(active_node, reference):
     assert (status, result.finish_reason) == (SUCCEEDED, FinishReason.DEADLINE)
     assert result.error.code == ErrorCode.NONE
     assert result.text and reference('Hello [piece=0.05]', LONG).startswith(result.text)
-
-
-def test_deadline_while_queued(active_node):
-    from flash_llm_ros.client.operator import ABORTED
-
-    client = active_node.client
-    running = run_until_first_chunk(client, 'Hello [piece=0.05]')
-    status, result = client.send_goal(goal('Too late', deadline=0.3)).result(30)
-    assert (status, result.finish_reason) == (ABORTED, FinishReason.DEADLINE)
-    assert result.error.code == ErrorCode.DEADLINE
-    assert not running.done
-    running.cancel()
-    running.result(30)
 
 
 def test_service_answers_by_its_deadline_and_refuses_a_crowd(active_node):

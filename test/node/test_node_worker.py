@@ -67,18 +67,6 @@ def test_queue_takes_its_size_beside_the_running_one(worker, engine):
     assert engine.served == ['a <gate> b', 'c', 'e']
 
 
-def test_queue_of_nothing_still_serves_an_idle_engine(engine, bugs):
-    worker = Worker(engine, {**SETTINGS, 'requests.queue_size': 0}, bugs.append)
-    worker.activate()
-    _, running = send(worker, 'a <gate>')
-    assert engine.at_gate.wait(TIMEOUT)
-    with pytest.raises(FlashLlmError):
-        send(worker, 'b')
-    engine.gate.set()
-    assert running.outcome().finish_reason == FinishReason.STOP
-    worker.close('over')
-
-
 def test_cancel_takes_effect_inside_a_long_piece(worker, engine):
     request, listener = send(worker, 'a <gate> b')
     assert engine.at_gate.wait(TIMEOUT)

@@ -72,16 +72,6 @@ def test_what_was_owed_before_may_stay_owed():
     assert pace.owed(0.5) == pytest.approx(12.0)
 
 
-class SlowEngine(ScriptedEngine):
-    """Every word takes 30 ms."""
-
-    def stats(self):
-        return {}
-
-    def limit_threads(self, most):
-        time.sleep(0.03 if self.running is not None else 0)
-
-
 @pytest.fixture
 def settings():
     return {**SETTINGS, 'compute.duty_cycle': 0.05}

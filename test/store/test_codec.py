@@ -48,17 +48,6 @@ def test_int8_rows_follow_the_definition(data, dim, rows):
         assert row.tolist() == (quants * np.repeat(scales, 32))[:dim].tolist()
 
 
-def test_int8_error_is_half_a_step():
-    rng = np.random.default_rng(5)
-    weights = (rng.standard_normal((50, 96)) * rng.lognormal(size=(50, 1))).astype(np.float32)
-    codec = row_codec('int8', 96)
-    error = np.abs(codec.decode(codec.encode(weights)) - weights).reshape(50, 3, 32)
-    largest = np.abs(weights).reshape(50, 3, 32).max(axis=2)
-    # half a step, and what rounding the scale to fp16 may cost the clipped largest value
-    assert (error.max(axis=2) <= largest * (0.5 / 127 + 2**-11) * 1.01).all()
-    assert error.max() > 0
-
-
 @pytest.mark.parametrize(('name', 'scales'), [('int8', slice(64, 66)), ('int4', slice(32, 33))])
 def test_zero_blocks_stay_zero(name, scales):
     codec = row_codec(name, 64)
@@ -200,19 +189,6 @@ def test_unknown_codecs_and_sizes_are_refused():
             row_codec('int8', dim)
 
 
-def test_rows_may_be_strided():
-    """The engine decodes rows in place, cut out of groups with padding and checksums."""
-    rng = np.random.default_rng(6)
-    for name in ('int8', 'int4', 'fp16'):
-        codec = row_codec(name, 70)
-        weights = rng.standard_normal((4, 70)).astype(np.float32)
-        wide = np.zeros((4, codec.row_bytes + 13), np.uint8)
-        wide[:, :codec.row_bytes] = codec.encode(weights[::1])
-        cut = wide[:, :codec.row_bytes]
-        assert np.array_equal(codec.decode(cut), codec.decode(cut.copy()))
-        assert np.array_equal(codec.encode(weights.T.copy().T), codec.encode(weights))
-
-
 # Published check value, and those of RFC 3720 (iSCSI), appendix B.4.
 KNOWN = [
     (b'', 0),
@@ -245,15 +221,6 @@ def test_checksums_of_rows_that_go_on(data, rows, cut):
     array = data.draw(hnp.arrays(np.uint8, (rows, 40)))
     assert crc32c(array[:, cut:], crc32c(array[:, :cut])).tolist() == [
         plain_crc32c(row.tobytes()) for row in array]
-
-
-def test_checksums_of_many_large_rows():
-    array = np.random.default_rng(7).integers(0, 256, (70, 6140), dtype=np.uint8)
-    strided = np.zeros((70, 6144), np.uint8)
-    strided[:, :6140] = array
-    expected = [plain_crc32c(row.tobytes()) for row in array]
-    assert crc32c(array).tolist() == expected
-    assert crc32c(strided[:, :6140]).tolist() == expected
 
 
 def test_wrong_checksum_input_is_refused():

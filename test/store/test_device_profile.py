@@ -40,14 +40,6 @@ def test_between_measured_sizes_times_are_on_the_line(size, depth):
         REQUEST + LATENCY / depth + size * BYTE, rel=1e-9)
 
 
-@given(size=READ_SIZES, depth=st.floats(1, 64))
-def test_time_grows_with_size_and_falls_with_depth(size, depth):
-    seconds = LINEAR.read_seconds(size, depth)
-    assert LINEAR.read_seconds(size + 512, depth) >= seconds
-    assert LINEAR.read_seconds(size, min(64, depth * 1.5)) <= seconds
-    assert LINEAR.read_seconds(size, 64) <= seconds <= LINEAR.read_seconds(size, 1)
-
-
 def test_outside_of_what_was_measured():
     assert LINEAR.read_seconds(100, 4) == LINEAR.read_seconds(512, 4)
     assert LINEAR.read_seconds(3 << 20, 4) == pytest.approx(3 * LINEAR.read_seconds(1 << 20, 4))
@@ -121,18 +113,11 @@ ROW = ['random', 4096, 4, 1000.0]
 
 @pytest.mark.parametrize(('changes', 'sentence'), [
     ({'profile_version': 2}, 'profile_version is 2; it must be 1; probe the store again'),
-    ({'reader': 'left out'}, 'reader is missing'),
-    ({'colour': 'red'}, 'colour is unknown'),
-    ({'device': {'name': 'vda'}}, 'device.file_system is missing'),
-    ({'direct': 1}, 'direct is 1; it must be true or false'),
     ({'measured_at': 'yesterday'}, "measured_at is 'yesterday'; it must be a date"),
     ({'span_bytes': -1}, 'span_bytes is -1; it must be an integer of at least 1'),
     ({'measurements': []}, r'measurements is \(\); it must be at least one'),
-    ({'measurements': [['random', 4096, 4]]}, r'measurements\[0\] is .*; it must be a list of'),
     ({'measurements': [['zigzag', *ROW[1:]]]}, r"measurements\[0\].pattern is 'zigzag'"),
     ({'measurements': [['random', 0, 4, 1.0]]}, r'measurements\[0\].read_bytes is 0'),
-    ({'measurements': [['random', 10 ** 400, 4, 1.0]]}, r'measurements\[0\].read_bytes is 1000'),
-    ({'measurements': [['random', 512, True, 1.0]]}, r'measurements\[0\].in_flight is True'),
     ({'measurements': [['random', 512, 4, float('inf')]]}, r'measurements\[0\].reads_per_sec'),
     ({'measurements': [ROW]}, 'measurements lack sequential reads of 4096 bytes, 4 in flight'),
 ])
@@ -142,7 +127,8 @@ def test_wrong_profiles_are_refused(tmp_path, changes, sentence):
         DeviceProfile.load(path)
 
 
-@pytest.mark.parametrize('content', [b'', b'[1, 2', b'\xff\xfe', b'just words', b'[' * 5000])
+@pytest.mark.parametrize('content', [b'', b'[1, 2', b'\xff\xfe', b'just words', b'[' * 5000],
+                         ids=lambda content: str(content)[:12])
 def test_what_is_no_profile_at_all_is_refused(tmp_path, content):
     (tmp_path / PROFILE).write_bytes(content)
     with pytest.raises(ValueError, match='is not a device profile'):

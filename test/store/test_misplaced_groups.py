@@ -74,7 +74,7 @@ def test_the_layers_are_exchanged(tmp_path: Path, int8_store: Path) -> None:
         groups[other.first_group:other.end_group].copy(),
         groups[one.first_group:one.end_group].copy())
     groups.tofile(path / 'neurons.bin')
-    refusal(path, 'exact')
+    assert refusal(path, 'exact')
 
 
 def test_neurons_of_another_model_of_the_same_shape(tmp_path: Path, int8_store: Path) -> None:

