@@ -12,6 +12,7 @@ from flash_llm_ros.engine import Engine
 from flash_llm_ros.node.health.diagnostics import Diagnostics
 from flash_llm_ros.node.health.heat import Heat
 from flash_llm_ros.node.health.status import StatusReport, StatusTopic
+from flash_llm_ros.node.health.watchdog import Watchdog
 from flash_llm_ros.node.interfaces.action import GenerateAction
 from flash_llm_ros.node.interfaces.client_watch import ClientWatch
 from flash_llm_ros.node.interfaces.intake import Intake
@@ -44,10 +45,13 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
         self._settings = Parameters(self, lambda: self._is_configured)
         self._ledger = Ledger(self.get_logger())
         self._guard = LifecycleGuard(self)
+        self.watchdog = Watchdog(
+            self._current_worker, lambda: self._settings['health.stall_error'], self.get_logger())
 
         monitor = MutuallyExclusiveCallbackGroup()
         heat = Heat()
-        self._report = StatusReport(self, self._ledger, heat, self._current_worker)
+        self._report = StatusReport(self, self._ledger, heat, self._current_worker,
+                                    self.watchdog.complaint)
         self._status = StatusTopic(self, self._report, monitor)
         self._diagnostics = Diagnostics(
             self, self._settings, self._report, heat, self._ledger, self._current_worker, monitor)
@@ -108,7 +112,8 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Cancel what waits and what runs, accept nothing more."""
-        self._worker.deactivate('The node was deactivated.')
+        with self.watchdog.ending():
+            self._worker.deactivate('The node was deactivated.')
         return self._changed()
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -137,12 +142,16 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
                 self.trigger_shutdown()
 
     def _release(self, reason: str) -> TransitionCallbackReturn:
-        worker, self._worker = self._worker, None
+        worker = self._worker
         try:
             if worker is not None:
-                worker.close(reason)
+                with self.watchdog.ending():
+                    worker.deactivate(reason)
+                    self._worker = None
+                    worker.close(reason)
         except Exception as error:
             self.report_bug(error)
+        self._worker = None
         self._is_configured = False
         return self._changed()
 

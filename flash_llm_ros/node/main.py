@@ -67,15 +67,17 @@ def main(args: list[str] | None = None) -> int:
         return 1
     executor = MultiThreadedExecutor(EXECUTOR_THREADS)
     executor.add_node(node)
+    node.watchdog.start()
     spinner = threading.Thread(target=_spin, args=(executor, node, stop), name='executor')
     spinner.start()
     node.start_up()
     stop.wait()
-    node.shut_down()
-    executor.shutdown()
-    spinner.join()
-    node.destroy_node()
-    rclpy.shutdown()
+    with node.watchdog.ending():
+        node.shut_down()
+        executor.shutdown()
+        spinner.join()
+        node.destroy_node()
+        rclpy.shutdown()
     # Python takes its handlers back while it ends: a second Ctrl-C would still kill the process.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -175,6 +175,10 @@ TABLE = (
     Entry('health.memory_tolerance', '16MB', ALWAYS,
           'What ROS and Python may take beside memory.dram_budget before /diagnostics warns; twice '
           'as much is an error', byte_size=True),
+    Entry('health.stall_error', 60.0, ALWAYS,
+          'A request without any progress for so long is an error; a transition that waits for '
+          'its end then ends the process, with an exit code that makes `respawn` start it again',
+          's', 1.0, LONGEST),
     Entry('health.temperature_warning', 80.0, ALWAYS,
           '/diagnostics warns from this temperature of the hottest zone on', '°C', -40.0, 200.0),
     Entry('health.temperature_error', 95.0, ALWAYS,

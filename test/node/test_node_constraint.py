@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 import re
 
+from hostile_constraints import chained, periods
 from jsonschema import Draft202012Validator
 import pytest
 from ros_fixtures import RunningNode, running_node
@@ -56,6 +57,10 @@ def test_every_kind(node: RunningNode) -> None:
     ({'kind': 3}, ErrorCode.INVALID_CONSTRAINT, 'choices holds 0'),
     ({'kind': 77, 'text': 'x'}, ErrorCode.INVALID_CONSTRAINT, 'kind is 77'),
     ({'text': '{}'}, ErrorCode.INVALID_CONSTRAINT, 'kind is NONE'),
+    # The library would end the process, and never return.
+    ({'kind': 4, 'text': chained(2500)}, ErrorCode.INVALID_CONSTRAINT, 'nested too deeply'),
+    ({'kind': 4, 'text': periods((97, 101, 103, 107, 109, 113))}, ErrorCode.INVALID_CONSTRAINT,
+     'takes more than 2 s or 20 MB'),
     ({'kind': 3, 'choices': ['far too long'], 'max_tokens': 3}, ErrorCode.CONSTRAINT_UNMET,
      'max_tokens'),
 ])

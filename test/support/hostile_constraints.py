@@ -50,6 +50,17 @@ def doubled(first: str, name: str) -> str:
                                            for i in range(40)), f'{name}40: "{first}"'])
 
 
+def chained(rules: int) -> str:
+    """A grammar of so many rules, each of which calls the next."""
+    return '\n'.join(['start: a0', *(f'a{i}: "x" a{i + 1}' for i in range(rules)),
+                      f'a{rules}: "y"'])
+
+
+def periods(lengths: tuple[int, ...]) -> str:
+    """A grammar of texts whose length is a multiple of all of these, which is far away."""
+    return 'start: A\nA: ' + ' & '.join(f'/(.{{{length}}})*/' for length in lengths)
+
+
 HOSTILE: dict[str, Callable[[], Constraint]] = {
     'deep schema': schema(deep_object(40)),
     'many properties': schema({'type': 'object', 'properties': {
@@ -82,6 +93,11 @@ HOSTILE: dict[str, Callable[[], Constraint]] = {
     'complement': text(GRAMMAR, 'start: A\nA: ~/(.*a.{12})/'),
     'substrings': text(GRAMMAR, 'start: A\nA: %regex {"substring_words": "'
                        + ' '.join(f'w{i % 97}' for i in range(12_000)) + '"}'),
+    # These two the library's own limits do not bound: a stack overflow, and no end.
+    'rules in a chain': text(GRAMMAR, chained(2500)),
+    'periods': text(GRAMMAR, periods((97, 101, 103, 107, 109, 113))),
+    'patterns with periods': schema({'allOf': [
+        {'type': 'string', 'pattern': f'(.{{{i}}})*x'} for i in range(90, 140)]}),
     'all choices': lambda: Constraint(CHOICES, choices=tuple(
         f'{i:05d}' * 6 for i in range(2000))),
 }

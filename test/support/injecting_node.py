@@ -1,9 +1,12 @@
 """The real node with directives in prompts: '[piece=0.05]' slows every piece by that many seconds,
 
-'[prefill=3]' only the first, '[fault]' and '[bug]' raise after the first token. Environment
-variables: TEST_OPEN_SECONDS slows the opening of a store, TEST_SYSFS stands in for /sys.
+'[prefill=3]' only the first, '[fault]' and '[bug]' raise after the first token, '[hang]' and
+'[hold]' begin with a native call that does not return, the latter with the interpreter's lock.
+Environment variables: TEST_OPEN_SECONDS slows the opening of a store, TEST_SYSFS stands in for
+/sys.
 """
 
+import ctypes
 import os
 from pathlib import Path
 import re
@@ -31,6 +34,10 @@ class Injected:
 
     def __iter__(self):
         time.sleep(self._seconds('prefill'))
+        if '[hang]' in self._prompt:
+            ctypes.CDLL(None).sleep(3600)
+        if '[hold]' in self._prompt:
+            ctypes.PyDLL(None).sleep(3600)
         for piece in self._generation:
             time.sleep(self._seconds('piece'))
             yield piece

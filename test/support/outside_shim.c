@@ -172,6 +172,11 @@ int execve(const char *path, char *const arguments[], char *const environment[])
   return REAL(execve)(path, arguments, environment);
 }
 
+int execv(const char *path, char *const arguments[]) {
+  note("run", path);
+  return REAL(execv)(path, arguments);
+}
+
 int posix_spawn(pid_t *number, const char *path, const posix_spawn_file_actions_t *actions,
                 const posix_spawnattr_t *attributes, char *const arguments[],
                 char *const environment[]) {

@@ -60,9 +60,9 @@ class RunningNode:
 @contextmanager
 def running_node(
     store: Path | str, *, environment: dict[str, str] | None = None,
-    command: tuple[str, ...] = INJECTING, **parameters: object,
+    command: tuple[str, ...] = INJECTING, ends_with: int = 0, **parameters: object,
 ) -> Iterator[RunningNode]:
-    """Start a node; it has to end with exit code 0 and without a traceback that was not planted.
+    """Start a node; it has to end with this exit code, without a traceback that was not planted.
 
     Parameters are named without their groups.
     """
@@ -84,7 +84,7 @@ def running_node(
         log = process.log()
         print(log)
         code = process.stop()
-    assert code == 0, log
+    assert code == ends_with, log
     assert log.count('Traceback') == log.count('planted') // 2, log
 
 

@@ -5,7 +5,6 @@ arXiv 2307.09702; llguidance's Earley parser over derivatives of regular express
 """
 
 from codecs import getincrementaldecoder
-import json
 from types import ModuleType
 from typing import Protocol
 
@@ -14,22 +13,17 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.engine.plan import Part, PlanRow
 from flash_llm_ros.engine.request.constraint import Constraint, ConstraintKind, refuse
+from flash_llm_ros.engine.request.constraint_grammar import parser_of
+from flash_llm_ros.engine.request.constraint_trial import TRIAL_BYTES, ConstraintTrial
 from flash_llm_ros.engine.text.text_part import TextPart
 from flash_llm_ros.engine.text.tokenizer import Vocabulary
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
-# What a constraint may take, however malicious: no more than WORK_BYTES, and tens of
-# milliseconds a step (test_constraint_limits.py).
-_LIMITS = {'max_items_in_row': 500, 'initial_lexer_fuel': 100_000, 'step_lexer_fuel': 50_000,
-           'step_max_items': 20_000, 'max_lexer_states': 20_000, 'max_grammar_size': 50_000,
-           'verbose_errors': False}
 WORK_BYTES = 20_000_000
 _FORCED_CHARACTERS = 4096   # at a time; a constraint can force any number of them
 _BYTES_PER_TOKEN = 130      # of the trie, about
 _LIBRARY_BYTES = 3_000_000
-# No blanks between JSON's parts: each would be a pass over the flash. A schema may not loosen it.
-_JSON = {'whitespace_flexible': False, 'lenient': False, 'coerce_one_of': False}
 _EXPLANATION = 400          # characters
 
 
@@ -91,7 +85,7 @@ class ConstrainedDecoding:
         self._tokenizer = self._library.LLTokenizer(
             wrapper, n_vocab=vocab_size, eos_token=list(end_tokens), slices=[])
         wrapper.tokens = []         # the trie has them
-        self._limits = self._library.LLParserLimits(**_LIMITS)
+        self._trial = ConstraintTrial(self._library, WORK_BYTES)
 
     def warm(self) -> None:
         """Have in memory what a first answer would bring there."""
@@ -101,27 +95,15 @@ class ConstrainedDecoding:
 
     def start(self, constraint: Constraint) -> 'ConstrainedAnswer':
         """Raises FlashLlmError(INVALID_CONSTRAINT) with llguidance's explanation."""
+        if reason := self._trial.why_not(constraint):
+            refuse(_explained(reason))
         try:
-            grammar = self._grammar(constraint)
+            matcher = parser_of(self._library, self._tokenizer,
+                                ConstraintKind(constraint.kind).name, constraint.text,
+                                list(constraint.choices))
         except ValueError as error:
             refuse(_explained(str(error)))
-        matcher = self._library.LLMatcher(
-            self._tokenizer, grammar, log_level=0, limits=self._limits)
-        if matcher.is_error():
-            refuse(_explained(matcher.get_error()))
         return ConstrainedAnswer(matcher, self._tokenizer.decode_bytes, self._vocab_size)
-
-    def _grammar(self, constraint: Constraint) -> str:
-        matcher = self._library.LLMatcher
-        if constraint.kind == ConstraintKind.JSON_SCHEMA:
-            return matcher.grammar_from_json_schema(constraint.text, overrides=_JSON)
-        if constraint.kind == ConstraintKind.REGEX:
-            return matcher.grammar_from_regex(constraint.text)
-        if constraint.kind == ConstraintKind.CHOICES:
-            alternatives = ' | '.join(json.dumps(choice, ensure_ascii=False)
-                                      for choice in dict.fromkeys(constraint.choices))
-            return matcher.grammar_from_lark(f'start: CHOICE\nCHOICE: {alternatives}')
-        return matcher.grammar_from_lark(constraint.text)
 
 
 class ConstraintsPart(Part):
@@ -144,7 +126,8 @@ class ConstraintsPart(Part):
         self.decoding.warm()
 
     def buffers(self) -> list[PlanRow]:
-        return [PlanRow('structured answers', WORK_BYTES, 'what one constraint may take')]
+        return [PlanRow('structured answers', WORK_BYTES, 'what one constraint may take'),
+                PlanRow('constraint trial', TRIAL_BYTES, 'a process while a new one is tried')]
 
 
 class ConstrainedAnswer:

@@ -14,6 +14,7 @@ from flash_llm_ros.node.health.heat import Heat
 from flash_llm_ros.node.interfaces.conversions import error_message
 from flash_llm_ros.node.work.ledger import Ledger
 from flash_llm_ros.node.work.worker import Worker
+from flash_llm_ros.store.errors import FlashLlmError
 
 PERIOD = 0.5  # s
 PHASES = {'': EngineStatus.IDLE, 'prefill': EngineStatus.PREFILL,
@@ -72,7 +73,10 @@ class StatusReport:
         ledger: Ledger,
         heat: Heat,
         current_worker: Callable[[], Worker | None],
+        complaint: Callable[[], FlashLlmError | None],
     ) -> None:
+        """``complaint``: what is wrong now, beside what has failed."""
+        self._complaint = complaint
         self._node = node
         self._ledger = ledger
         self._heat = heat
@@ -105,7 +109,7 @@ class StatusReport:
             rss=resident_bytes(),
             temperature=self._heat.temperature,
             flash_bytes_per_second=self._throughput.bytes_per_second,
-            error=error_message(totals.last_error))
+            error=error_message(self._complaint() or totals.last_error))
         worker = self._current_worker()
         if worker is not None:
             self._add_engine(status, worker)

@@ -43,6 +43,7 @@ class Worker:
         self._active = False
         self._closed = False
         self._current: Job | None = None
+        self._steps = 0
         self.counts = engine.stats()
         self._thread = threading.Thread(target=self._run, name='engine', daemon=True)
         self._thread.start()
@@ -57,6 +58,13 @@ class Worker:
         """How many requests wait, those that were set aside included."""
         with self._changed:
             return sum(not request.ended for request in self._scheduler.requests())
+
+    @property
+    def progress(self) -> tuple[int, ...] | None:
+        """Changes with everything that is done for a request; None where there is none."""
+        if self._current is None:
+            return None
+        return self._steps, *self.engine.flash_counters().values()
 
     @property
     def phase(self) -> str:
@@ -136,6 +144,7 @@ class Worker:
             while True:
                 self._changed.wait_for(lambda: len(self._scheduler) or self._closed)
                 self._current = self._scheduler.take()
+                self._steps += 1
                 if self._current is not None or self._closed:
                     return self._current
 
@@ -205,6 +214,7 @@ class Worker:
             return next(job.pieces, None)
         finally:
             self._pace.rest(duty_cycle)
+            self._steps += 1
             self.counts = self.engine.stats()
 
     def _rest(self, job: Job) -> None:
@@ -215,6 +225,7 @@ class Worker:
                 if owed <= 0:
                     return
                 self._changed.wait(min(owed, LONGEST_NAP))
+                self._steps += 1
 
     def _set_aside(self, job: Job) -> bool:
         try:
