@@ -31,9 +31,8 @@ DEMO_STORE := $(or $(STORE_OF_$(MODEL)),$(error MODEL is '$(MODEL)'; it must be 
 
 MESSAGES := $(wildcard flash_llm_msgs/*.* flash_llm_msgs/msg/* flash_llm_msgs/srv/* flash_llm_msgs/action/*)
 NATIVE := $(wildcard native/*.* native/*/*)
-INSTALLED := $(wildcard launch/* config/* resource/*) setup.py setup.cfg pyproject.toml package.xml
-CONVERTER := $(wildcard $(foreach part,checkpoint checkpoint/families store convert,flash_llm_ros/$(part)/*.*)) \
-	flash_llm_ros/model_spec.py
+INSTALLED := $(wildcard launch/* config/* examples/* resource/*) setup.py setup.cfg pyproject.toml package.xml
+CONVERTER := $(wildcard flash_llm_ros/*.py $(foreach part,checkpoint checkpoint/families store convert,flash_llm_ros/$(part)/*.*))
 
 # $(call step,NAME,WHAT,COMMAND): one line on the terminal; the rest goes to build/log/NAME.log.
 define step

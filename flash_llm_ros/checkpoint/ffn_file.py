@@ -17,7 +17,6 @@ from safetensors.numpy import load
 
 from flash_llm_ros.checkpoint.errors import CheckpointError
 
-SUFFIX = '.ffn'
 _THRESHOLD = 'relu_threshold'
 
 

@@ -1,11 +1,13 @@
 """Flash stores, the node that answers from them, and what both can do on this machine."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib import import_module
 import os
+import signal
 import sys
-from types import ModuleType
+from types import FrameType, ModuleType
 
 # Each command is a module of this package with `add_arguments`, `run` and an `EPILOG`.
 COMMANDS = {
@@ -20,6 +22,13 @@ COMMANDS = {
     'report': 'write one page on a flash store: what it holds, its speed, settings',
     'demo': 'start the node, ask it something, show what the answer cost',
     'replay': 'send the prompts of a bag to a running node and compare the answers',
+}
+# Of earlier versions: what to do instead.
+LEFT = {
+    'order': "convert puts a ReLU model's neurons in order by itself; all others are exact",
+    'recover': 'nothing is left out any more that would have to be corrected',
+    'relufy': 'weights that were trained for it are put into a store by `convert --ffn FILE`',
+    'trace': '`python -m bench.window.trace` does it, in the source folder',
 }
 INTERRUPTED, BROKEN_PIPE = 130, 141
 EPILOG = """\
@@ -42,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
         prog='flash_llm', description=__doc__, epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
+    if arguments and arguments[0] in LEFT:
+        parser.error(f'the command `{arguments[0]}` has left: {LEFT[arguments[0]]}.')
     wanted = next((word for word in arguments if word in COMMANDS), None)
     for name, summary in COMMANDS.items():
         command = commands.add_parser(
@@ -58,10 +69,27 @@ def declare(name: str, parser: argparse.ArgumentParser) -> ModuleType:
     # NumPy is not imported yet. OpenBLAS' threads wait for each other by spinning: where other
     # processes run, a factorisation takes forty times as long with two as with one.
     os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
-    module = import_module(f'{__package__}.{name}')
+    with _nothing_to_undo():
+        module = import_module(f'{__package__}.{name}')
     module.add_arguments(parser)
     parser.epilog = module.EPILOG
     return module
+
+
+@contextmanager
+def _nothing_to_undo() -> Iterator[None]:
+    """Ctrl-C ends the process at once: an exception would come out of a library half imported."""
+    def leave(number: int, frame: FrameType | None) -> None:
+        os.write(sys.stderr.fileno(), b'flash_llm: interrupted\n')
+        os._exit(INTERRUPTED)
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:        # a background job ignores it
+        signal.signal(signal.SIGINT, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def carry_out(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:

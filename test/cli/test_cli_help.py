@@ -10,7 +10,7 @@ import types
 
 import pytest
 
-from flash_llm_ros.cli.main import COMMANDS, declare, main
+from flash_llm_ros.cli.main import COMMANDS, LEFT, declare, main
 from flash_llm_ros.cli.ros2_verbs import CLASSES, VERBS, FlashLlmCommand, Verb
 
 
@@ -59,6 +59,32 @@ def test_a_reader_that_leaves_is_no_error(int8_store) -> None:
         capture_output=True, text=True, timeout=60,
         env={'PYTHONPATH': ':'.join(sys.path), 'PATH': '/usr/bin:/bin'})
     assert 'Traceback' not in done.stderr and 'code 141' in done.stderr
+
+
+INTERRUPTED_IMPORT = '''
+import os, signal, sys
+class Impatient:
+    def find_spec(self, name, *_):
+        if name == 'numpy':
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Impatient())
+from flash_llm_ros.cli.main import main
+main(['convert', 'a', 'b'])
+'''
+
+
+def test_ctrl_c_while_libraries_are_loaded() -> None:
+    done = subprocess.run([sys.executable, '-c', INTERRUPTED_IMPORT], capture_output=True,
+                          text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (130, '', 'flash_llm: interrupted\n')
+
+
+@pytest.mark.parametrize('name', LEFT)
+def test_a_command_of_before_says_what_to_do(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([name, 'STORE'])
+    assert ended.value.code == 2
+    assert f'the command `{name}` has left: ' in capsys.readouterr().err
 
 
 def test_every_command_is_a_verb() -> None:

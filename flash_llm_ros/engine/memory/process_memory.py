@@ -8,7 +8,6 @@ import os
 _PAGE = os.sysconf('SC_PAGESIZE')
 _M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
 _THRESHOLD = 256 * 1024
-_LARGEST_THRESHOLD = 32 << 20       # that glibc takes
 
 
 def resident_bytes() -> int:
@@ -35,11 +34,6 @@ def forget_peak() -> None:
 def return_large_blocks() -> None:
     """Make glibc map large blocks one by one, so that freeing them frees their pages."""
     _set_thresholds(_THRESHOLD, _THRESHOLD)
-
-
-def keep_large_blocks() -> None:
-    """Undo that, for computing that takes the same blocks again and again: pages cost time."""
-    _set_thresholds(_LARGEST_THRESHOLD, 32 * _LARGEST_THRESHOLD)
 
 
 def _set_thresholds(mapped: int, trimmed: int) -> None:
