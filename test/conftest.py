@@ -11,9 +11,7 @@ from hypothesis import settings
 from planted_checkpoint import write_planted_checkpoint
 import pytest
 from ros_fixtures import active_node  # noqa: F401
-from tiny_checkpoint import tiny_store, write_checkpoint
-
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from tiny_checkpoint import converted, tiny_store, write_checkpoint
 
 # No assertion on wall time: a busy machine must not fail a test.
 settings.register_profile('no_deadline', deadline=None)
@@ -65,8 +63,7 @@ def gated_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A calibrated int8 store of a ReLU model beside its checkpoint; read only."""
     folder = tmp_path_factory.mktemp('gated')
     write_checkpoint(folder / 'checkpoint', hidden_act='relu')
-    convert(folder / 'checkpoint', folder / 'gated.store', ConversionOptions(most_tokens=512),
-            lambda what, done, total: None)
+    converted(folder / 'checkpoint', folder / 'gated.store', most_tokens=512)
     return folder / 'gated.store'
 
 
@@ -75,8 +72,7 @@ def planted_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A calibrated int8 store of which a token needs few neurons; read only."""
     folder = tmp_path_factory.mktemp('planted')
     write_planted_checkpoint(folder / 'checkpoint')
-    convert(folder / 'checkpoint', folder / 'planted.store', ConversionOptions(),
-            lambda what, done, total: None)
+    converted(folder / 'checkpoint', folder / 'planted.store')
     return folder / 'planted.store'
 
 
@@ -90,5 +86,5 @@ def stores(int8_store: Path, planted_store: Path) -> dict[str, Path]:
 def real_store(real_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """SmolLM2-135M converted as `flash_llm convert` does by default; read only."""
     path = tmp_path_factory.mktemp('real') / 'smollm2.store'
-    convert(real_gguf, path, ConversionOptions(), lambda what, done, total: None)
+    converted(real_gguf, path)
     return path

@@ -21,12 +21,11 @@ from gguf_checkpoint import write_gguf
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_checkpoint import write_checkpoint
+from tiny_checkpoint import converted, write_checkpoint
 import torch
 
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.open import open_checkpoint
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 
 PROMPTS = ('Where is the charging station?', 'x', 'Turn left, then stop. ' * 5)
@@ -41,8 +40,7 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def open_engine(checkpoint: Path, store: Path, neurons: str) -> Engine:
-    convert(checkpoint, store, ConversionOptions(neurons=neurons, calibrate=False),
-            lambda what, done, total: None)
+    converted(checkpoint, store, neurons=neurons, calibrate=False)
     return Engine.open(EngineConfig(store, 40_000_000, lock_memory=False, context_length=256))
 
 
@@ -112,8 +110,7 @@ def test_a_scaled_weight_outside_of_fp16_is_refused(tmp_path: Path) -> None:
     tensors['model.embed_tokens.weight'][7, 7] = 30_000         # three times this is too much
     save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
     with pytest.raises(ValueError, match='magnitude 90000 is outside the fp16 range'):
-        convert(folder, tmp_path / 'store', ConversionOptions(neurons='fp16', calibrate=False),
-                lambda what, done, total: None)
+        converted(folder, tmp_path / 'store', neurons='fp16', calibrate=False)
 
 
 def test_prosparse_is_llama(tmp_path: Path) -> None:

@@ -1,44 +1,18 @@
 """The examples that need no particular model, each in a process of its own beside a real node."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-import os
 from pathlib import Path
 import queue
-import signal
-import subprocess
-import sys
 import time
 
 import pytest
-from ros_fixtures import RunningNode, running_node
+from ros_fixtures import RunningNode, example, running_node
 
 from flash_llm_ros.cli.bag import read_strings, write_bag
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(120)]
-EXAMPLES = Path(__file__).parents[2] / 'examples'
 WAIT = 60.0
 CHOICES = {'wait', 'go around', 'ask for help'}
-
-
-@contextmanager
-def example(name: str, node: RunningNode, **parameters: object) -> Iterator[subprocess.Popen]:
-    """Run an example; it has to end by SIGINT, without a traceback."""
-    graph, own = node.client.node, Path(name).stem
-    node.client.until(lambda: own not in graph.get_node_names(), WAIT,
-                      'the end of the example before')
-    settings = [part for key, value in parameters.items() for part in ('-p', f'{key}:={value}')]
-    process = subprocess.Popen(
-        [sys.executable, str(EXAMPLES / name), '--ros-args', *settings],
-        env={**os.environ, 'ROS_DOMAIN_ID': str(node.domain), 'PYTHONPATH': ':'.join(sys.path)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        yield process
-    finally:
-        process.send_signal(signal.SIGINT)
-        log, _ = process.communicate(timeout=WAIT)
-        print(log)
-    assert process.returncode == 0 and 'Traceback' not in log, log
 
 
 @pytest.fixture(scope='module')

@@ -2,20 +2,16 @@
 
 from collections.abc import Iterator
 import json
-import os
 from pathlib import Path
 import queue
 import signal
-import subprocess
-import sys
 import time
 
 from jsonschema import Draft202012Validator
 import pytest
-from ros_fixtures import RunningNode, running_node
+from ros_fixtures import EXAMPLES, RunningNode, example, running_node
 
 pytestmark = [pytest.mark.ros, pytest.mark.timeout(180)]
-EXAMPLES = Path(__file__).parents[2] / 'examples'
 SCHEMA = json.loads((EXAMPLES / 'motion_command.schema.json').read_text())
 WAIT = 60.0
 
@@ -68,23 +64,11 @@ def node(real_store: Path) -> Iterator[RunningNode]:
 @pytest.fixture
 def robot(node: RunningNode, request: pytest.FixtureRequest) -> Iterator[Robot]:
     deadline = getattr(request, 'param', WAIT)
-    graph = node.client.node
-    node.client.until(lambda: 'spoken_command' not in graph.get_node_names(), WAIT,
-                      'the end of the example before')
-    process = subprocess.Popen(
-        [sys.executable, str(EXAMPLES / 'spoken_command.py'), '--ros-args', '-p',
-         f'deadline:={deadline}'],
-        env={**os.environ, 'ROS_DOMAIN_ID': str(node.domain), 'PYTHONPATH': ':'.join(sys.path)},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
+    with example('spoken_command.py', node, signal.SIGTERM, deadline=deadline):
         robot = Robot(node.client)
         robot.wait_until_connected()
         robot.wait_until_heard()
         yield robot
-    finally:
-        process.send_signal(signal.SIGTERM)
-        log, _ = process.communicate(timeout=WAIT)
-    assert process.returncode == 0 and 'Traceback' not in log, log
     assert robot.velocity() == (0, 0)       # whoever leaves, leaves the robot standing
     while not robot.velocities.empty():
         assert robot.velocity() == (0, 0)

@@ -1,17 +1,11 @@
 """The example that slows the node down, in a process of its own, with a battery and a sensor."""
 
 import math
-import os
-from pathlib import Path
-import signal
-import subprocess
-import sys
 
 import pytest
-from ros_fixtures import running_node
+from ros_fixtures import example, running_node
 
 pytestmark = pytest.mark.ros
-GOVERNOR = Path(__file__).parents[2] / 'examples/thermal_governor.py'
 
 
 @pytest.fixture
@@ -25,49 +19,36 @@ def zones(tmp_path):
 
 def test_heat_and_an_empty_battery_slow_the_node_down(int8_store, zones):
     from sensor_msgs.msg import BatteryState
-
-    with running_node(int8_store, threads=4) as node:
-        node.activate()
-        client = node.client
-        with subprocess.Popen(
-                [sys.executable, str(GOVERNOR), '--ros-args', '-p', 'period:=0.1',
-                 '-p', f'zones:={zones}'],
-                env={**os.environ, 'ROS_DOMAIN_ID': str(node.domain)}) as governor:
-            try:
-                check(client, zones, BatteryState)
-            finally:
-                governor.send_signal(signal.SIGINT)
-                assert governor.wait(20) == 0
-
-
-def check(client, zones, battery_state):
-    battery = client.node.create_publisher(battery_state, '/battery_state', 10)
-    client.until(lambda: battery.get_subscription_count() > 0, 30, 'the governor')
-
-    def until_slowed(duty_cycle, threads, **state):
-        def slowed():
-            if state:
-                battery.publish(battery_state(**state))
-            status = client.status
-            return abs(status.duty_cycle - duty_cycle) < 0.01 and status.threads == threads
-
-        client.until(slowed, 30, f'{duty_cycle}, {threads}, not {client.status.duty_cycle}, '
-                     f'{client.status.threads}')
-
     from test_node_requests import goal
 
-    text = client.send_goal(goal('Hello', 8)).result(30)[1].text
-    until_slowed(1.0, 4)
-    (zones / 'thermal_zone0/temp').write_text('70000\n')        # half way from cool to hot
-    until_slowed(0.55, 4)       # threads change with the next token
-    assert client.send_goal(goal('Hello', 8)).result(30)[1].text == text
-    until_slowed(0.55, 2)
-    discharging = battery_state.POWER_SUPPLY_STATUS_DISCHARGING
-    until_slowed(0.1, 2, percentage=0.1, power_supply_status=discharging)
-    (zones / 'thermal_zone0/temp').write_text('30000\n')        # the battery still decides
-    until_slowed(0.1, 2)
-    until_slowed(1.0, 2, percentage=0.1,
-                 power_supply_status=battery_state.POWER_SUPPLY_STATUS_CHARGING)
-    until_slowed(0.1, 2, percentage=0.1, power_supply_status=discharging)
-    until_slowed(1.0, 2, percentage=math.nan, power_supply_status=discharging)
-    assert client.send_goal(goal('Hello', 8)).result(30)[1].text == text
+    with (running_node(int8_store, threads=4) as node,
+          example('thermal_governor.py', node.activate(), period=0.1, zones=zones)):
+        client = node.client
+        battery = client.node.create_publisher(BatteryState, '/battery_state', 10)
+        client.until(lambda: battery.get_subscription_count() > 0, 30, 'the governor')
+
+        def until_slowed(duty_cycle, threads, **state):
+            def slowed():
+                if state:
+                    battery.publish(BatteryState(**state))
+                status = client.status
+                return abs(status.duty_cycle - duty_cycle) < 0.01 and status.threads == threads
+
+            client.until(slowed, 30, f'{duty_cycle}, {threads}, not {client.status.duty_cycle}, '
+                         f'{client.status.threads}')
+
+        text = client.send_goal(goal('Hello', 8)).result(30)[1].text
+        until_slowed(1.0, 4)
+        (zones / 'thermal_zone0/temp').write_text('70000\n')        # half way from cool to hot
+        until_slowed(0.55, 4)       # threads change with the next token
+        assert client.send_goal(goal('Hello', 8)).result(30)[1].text == text
+        until_slowed(0.55, 2)
+        discharging = BatteryState.POWER_SUPPLY_STATUS_DISCHARGING
+        until_slowed(0.1, 2, percentage=0.1, power_supply_status=discharging)
+        (zones / 'thermal_zone0/temp').write_text('30000\n')        # the battery still decides
+        until_slowed(0.1, 2)
+        until_slowed(1.0, 2, percentage=0.1,
+                     power_supply_status=BatteryState.POWER_SUPPLY_STATUS_CHARGING)
+        until_slowed(0.1, 2, percentage=0.1, power_supply_status=discharging)
+        until_slowed(1.0, 2, percentage=math.nan, power_supply_status=discharging)
+        assert client.send_goal(goal('Hello', 8)).result(30)[1].text == text

@@ -13,13 +13,13 @@ import numpy as np
 from planted_checkpoint import write_planted_checkpoint
 import pytest
 from safetensors.numpy import load_file
+from tiny_checkpoint import converted
 import torch
 
 from flash_llm_ros.cli.main import main
 from flash_llm_ros.convert import calibration
 from flash_llm_ros.convert.calibration import CalibrationOptions, recalibrate
 from flash_llm_ros.convert.calibration_text import default_text, read_texts
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.convert.low_rank import InputStatistics, LowRankFactors
 from flash_llm_ros.convert.recording import Recording, record
 from flash_llm_ros.engine import Engine, EngineConfig
@@ -70,7 +70,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A store whose active sets follow from a few directions; its checkpoint lies beside it."""
     folder = tmp_path_factory.mktemp('planted')
     write_planted_checkpoint(folder / 'checkpoint')
-    convert(folder / 'checkpoint', folder / 'store', ConversionOptions(neurons='fp16'), quiet)
+    converted(folder / 'checkpoint', folder / 'store', neurons='fp16')
     return folder / 'store'
 
 
@@ -126,7 +126,7 @@ def test_neurons_lie_in_the_order_of_their_frequency(planted: Path, tmp_path: Pa
 def test_biases_go_with_their_neurons(tmp_path: Path) -> None:
     """A block without gate, whose biases are resident, against transformers."""
     checkpoint = write_opt(tmp_path / 'checkpoint')
-    store = convert(checkpoint, tmp_path / 'store', ConversionOptions(neurons='fp16'), quiet).path
+    store = converted(checkpoint, tmp_path / 'store', neurons='fp16').path
     theirs = load_file(checkpoint / 'model.safetensors')
     ours = load_file(store / 'resident.safetensors')
     for layer in range(3):

@@ -8,11 +8,11 @@ from family_checkpoints import THRESHOLD, reference_of, write_fatrelu, write_opt
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tiny_checkpoint import converted
 import torch
 
 from flash_llm_ros.convert.calibration import CalibrationOptions, recalibrate
 from flash_llm_ros.convert.calibration_text import default_text
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.neuron_reader import NeuronReader
@@ -81,8 +81,7 @@ def planted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     """Its neurons are in the order of TEXT; its predictors hold all that the rows are made of."""
     folder = tmp_path_factory.mktemp(f'planted-{request.param}')
     checkpoint = PLANTED[request.param](folder / 'checkpoint')
-    convert(checkpoint, folder / 'store', ConversionOptions(neurons='fp16', texts=[TEXT]),
-            lambda *_: None)
+    converted(checkpoint, folder / 'store', neurons='fp16', texts=[TEXT])
     low_rank = CalibrationOptions(forms=(PredictorForm('low_rank', 64),), predictor_bytes=10 ** 6)
     return Planted(request.param, checkpoint, recalibrate(
         folder / 'store', [default_text()], low_rank, lambda *_: None))

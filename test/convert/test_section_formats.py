@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_checkpoint import write_checkpoint
+from tiny_checkpoint import converted, write_checkpoint
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -218,13 +218,12 @@ def test_convert_keeps_what_costs_most(source: Path, first: FlashStore, tmp_path
 def test_relu_families_stay_within_the_loss(tmp_path: Path, write: Callable[[Path], Path]
                                             ) -> None:
     checkpoint = write(tmp_path / 'checkpoint')
-    store = convert(checkpoint, tmp_path / 'store', ConversionOptions(
-        neurons='int4', int4_loss=0.01, resident='fp32', kv_cache='fp32', calibrate=False), quiet)
+    store = converted(checkpoint, tmp_path / 'store', neurons='int4', int4_loss=0.01,
+                      resident='fp32', kv_cache='fp32', calibrate=False)
     codecs = {section.codec.name for section in store.manifest.geometry.sections}
     assert codecs == {'int4', 'int8'}
     with opened(store) as engine:
         found = engine_logits(engine, TOKENS.tolist())
-    whole = convert(checkpoint, tmp_path / 'whole', ConversionOptions(
-        neurons='fp16', calibrate=False), quiet)
+    whole = converted(checkpoint, tmp_path / 'whole', neurons='fp16', calibrate=False)
     with opened(whole) as engine:
         assert mean_divergence(engine_logits(engine, TOKENS.tolist()), found) < 0.02

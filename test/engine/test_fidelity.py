@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from tiny_checkpoint import converted
 
 from bench.quality.fidelity import engine_logits, mean_divergence
 from bench.quality.held_out_text import held_out_text
 from bench.quality.reference_model import load_reference, reference_greedy, reference_logits
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
@@ -42,8 +42,7 @@ def text(reference, real_store):
 def test_an_fp16_store_gives_the_same_greedy_tokens_and_logits(real_gguf, reference, text,
                                                                tmp_path):
     path = tmp_path / 'fp16.store'
-    convert(real_gguf, path, ConversionOptions(neurons='fp16', calibrate=False),
-            lambda what, done, total: None)
+    converted(real_gguf, path, neurons='fp16', calibrate=False)
     engine = open_engine(path)
     try:
         for prompt in PROMPTS:

@@ -12,9 +12,8 @@ from generation_cases import (
     opened_tightly,
 )
 import pytest
-from tiny_checkpoint import write_checkpoint
+from tiny_checkpoint import converted, write_checkpoint
 
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import FinishReason, SamplingParams
 
 
@@ -28,8 +27,7 @@ def wide_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Wide enough that a small window does not hold it."""
     folder = tmp_path_factory.mktemp('wide')
     checkpoint = write_checkpoint(folder / 'checkpoint', intermediate_size=2048)
-    return convert(checkpoint, folder / 'wide.store', ConversionOptions(most_tokens=256),
-                   lambda what, done, total: None).path
+    return converted(checkpoint, folder / 'wide.store', most_tokens=256).path
 
 
 def test_exact_tokens_are_those_of_transformers(fp16_store: Path,
@@ -151,8 +149,7 @@ def test_end_token(tmp_path: Path, int8_store: Path) -> None:
     engine.close()
     end = next(token for token in tokens[5:] if token not in tokens[:5])
     checkpoint = write_checkpoint(tmp_path / 'checkpoint', eos_token_id=[257, end])
-    store = convert(checkpoint, tmp_path / 'store', ConversionOptions(calibrate=False),
-                    lambda what, done, total: None).path
+    store = converted(checkpoint, tmp_path / 'store', calibrate=False).path
     engine = opened(store)
     found = answer(engine)
     assert found.tokens == tokens[:tokens.index(end) + 1]

@@ -7,10 +7,9 @@ import threading
 
 from generation_cases import MODES, PROMPTS, answer, opened, opened_tightly, request
 import pytest
-from tiny_checkpoint import write_checkpoint
+from tiny_checkpoint import converted, write_checkpoint
 from tokenizers import AddedToken, Tokenizer
 
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import Engine, EngineConfig, FinishReason, GenerationRequest
 from flash_llm_ros.engine.memory.process_memory import resident_bytes
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
@@ -53,8 +52,7 @@ def test_prompts_the_model_has_no_tokens_for(tmp_path: Path, prompt: str, code: 
     tokenizer.add_special_tokens([AddedToken('<|extra|>', special=True)])
     definition = tokenizer.to_str().replace('"\\u0101":', '"never":').replace('"ā":', '"never":')
     (checkpoint / 'tokenizer.json').write_text(definition)
-    store = convert(checkpoint, tmp_path / 'store', ConversionOptions(calibrate=False),
-                    lambda what, done, total: None).path
+    store = converted(checkpoint, tmp_path / 'store', calibrate=False).path
     engine = opened(store)
     with pytest.raises(FlashLlmError) as error:
         engine.start(request(prompt))
@@ -81,8 +79,7 @@ def test_refused_settings(int8_store: Path, options: dict[str, object], words: s
 
 def test_mode_gated_needs_a_calibration(tmp_path: Path) -> None:
     checkpoint = write_checkpoint(tmp_path / 'checkpoint', hidden_act='relu')
-    store = convert(checkpoint, tmp_path / 'store', ConversionOptions(calibrate=False),
-                    lambda what, done, total: None).path
+    store = converted(checkpoint, tmp_path / 'store', calibrate=False).path
     with pytest.raises(FlashLlmError, match='without calibration; it must be auto') as error:
         opened(store, mode='gated')
     assert error.value.code is ErrorCode.INVALID_PARAMETER
@@ -203,8 +200,7 @@ def test_damage_in_the_middle_of_an_answer(tmp_path: Path, planted_store: Path, 
         store = Path(shutil.copytree(planted_store, tmp_path / 'store'))
     else:
         checkpoint = write_checkpoint(tmp_path / 'checkpoint', intermediate_size=1024)
-        store = convert(checkpoint, tmp_path / 'store', ConversionOptions(),
-                        lambda what, done, total: None).path
+        store = converted(checkpoint, tmp_path / 'store').path
     shutil.copy(store / 'neurons.bin', tmp_path / 'whole')
     engine = opened_tightly(store, mode=mode)
     expected = answer(engine).text

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load
+from tiny_checkpoint import converted
 from tokenizers import Tokenizer
 import torch
 
@@ -13,7 +14,6 @@ from bench.quality.fidelity import engine_logits, perplexity
 from bench.quality.held_out_text import held_out_text
 from bench.quality.reference_model import load_reference, reference_logits
 from flash_llm_ros.checkpoint.open import open_checkpoint
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import Engine, EngineConfig
 
 pytestmark = pytest.mark.timeout(600)
@@ -59,7 +59,7 @@ def expected(real_gguf: Path, tokens: list[int]) -> dict[str, np.ndarray | float
 @pytest.fixture(scope='module')
 def store(real_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp('relu') / 'relu.store'
-    convert(real_gguf, path, ConversionOptions(ffn=FFN), lambda what, done, total: None)
+    converted(real_gguf, path, ffn=FFN)
     return path
 
 

@@ -6,9 +6,8 @@ import shutil
 
 import numpy as np
 import pytest
-from tiny_checkpoint import write_checkpoint
+from tiny_checkpoint import converted, write_checkpoint
 
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
@@ -79,8 +78,7 @@ def test_the_layers_are_exchanged(tmp_path: Path, int8_store: Path) -> None:
 
 def test_neurons_of_another_model_of_the_same_shape(tmp_path: Path, int8_store: Path) -> None:
     path = shutil.copytree(int8_store, tmp_path / 'store')
-    other = convert(write_checkpoint(tmp_path / 'checkpoint', seed=1), tmp_path / 'other',
-                    ConversionOptions(), lambda what, done, total: None)
+    other = converted(write_checkpoint(tmp_path / 'checkpoint', seed=1), tmp_path / 'other')
     assert other.neurons.stat().st_size == (path / 'neurons.bin').stat().st_size
     shutil.copy(other.neurons, path / 'neurons.bin')
     refusal(path, 'exact')
@@ -92,8 +90,7 @@ def test_neurons_of_another_model_of_the_same_shape(tmp_path: Path, int8_store: 
 def test_neurons_from_before_they_were_put_in_order(tmp_path: Path, planted_store: Path) -> None:
     """What a lost write leaves on the medium is of the same conversion, and found as well."""
     path = shutil.copytree(planted_store, tmp_path / 'store')
-    plain = convert(planted_store.parent / 'checkpoint', tmp_path / 'plain',
-                    ConversionOptions(calibrate=False), lambda what, done, total: None)
+    plain = converted(planted_store.parent / 'checkpoint', tmp_path / 'plain', calibrate=False)
     assert plain.manifest.geometry == FlashStore.open(path).manifest.geometry
     shutil.copy(plain.neurons, path / 'neurons.bin')
     refusal(path, 'gated')

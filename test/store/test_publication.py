@@ -10,7 +10,7 @@ import shutil
 import signal
 
 import pytest
-from tiny_checkpoint import write_checkpoint
+from tiny_checkpoint import converted, write_checkpoint
 
 from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.store import publication
@@ -121,7 +121,7 @@ def test_a_store_without_its_name_is_brought_back(stores: Path) -> None:
     target.rename(stores / '.robot.store.old-77')
     checkpoint = write_checkpoint(stores.parent / 'checkpoint')
     with pytest.raises(FileExistsError, match='--replace'):
-        convert(checkpoint, target, ConversionOptions(), lambda *_: None)
+        converted(checkpoint, target)
     assert (target / 'old').exists()
 
 

@@ -10,7 +10,7 @@ from core_oracle import int4_values, plain_group
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_checkpoint import CHAT_TEMPLATE, write_checkpoint
+from tiny_checkpoint import CHAT_TEMPLATE, converted, write_checkpoint
 import yaml
 
 from flash_llm_ros.convert.conversion import ConversionOptions, convert
@@ -106,8 +106,7 @@ def test_every_byte_of_the_neuron_file(tmp_path: Path, codec: str, changes: dict
 @pytest.mark.parametrize('resident', ['q8', 'q4', 'fp32'])
 def test_resident_matrices(tmp_path: Path, checkpoint_folder: Path, resident: str) -> None:
     tensors = load_file(checkpoint_folder / 'model.safetensors')
-    store = convert(checkpoint_folder, tmp_path / 'store',
-                    ConversionOptions(resident=resident, calibrate=False), quiet)
+    store = converted(checkpoint_folder, tmp_path / 'store', resident=resident, calibrate=False)
     found = load_file(store.path / 'resident.safetensors')
     for layer in range(3):
         prefix = f'model.layers.{layer}.self_attn.'
@@ -214,9 +213,9 @@ def test_an_existing_store_needs_replace(tmp_path: Path, checkpoint_folder: Path
     shutil.copytree(int8_store, target)
     before = hashes(target)
     with pytest.raises(FileExistsError, match='--replace'):
-        convert(checkpoint_folder, target, ConversionOptions(calibrate=False), quiet)
+        converted(checkpoint_folder, target, calibrate=False)
     assert hashes(target) == before
-    convert(checkpoint_folder, target, ConversionOptions(calibrate=False, replace=True), quiet)
+    converted(checkpoint_folder, target, calibrate=False, replace=True)
     assert not (target / 'predictors.safetensors').exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ['checkpoint', 'store']
 
@@ -227,8 +226,7 @@ def test_replace_never_deletes_what_is_no_store(tmp_path: Path, checkpoint_folde
     (tmp_path / 'file').write_text('a file')
     for name in ('home', 'file'):
         with pytest.raises(FileExistsError, match='no flash store'):
-            convert(checkpoint_folder, tmp_path / name, ConversionOptions(
-                calibrate=False, replace=True), quiet)
+            converted(checkpoint_folder, tmp_path / name, calibrate=False, replace=True)
     assert (tmp_path / 'home/thesis.txt').read_text() == 'years of work'
 
 
@@ -247,8 +245,7 @@ def test_weights_that_cannot_be_stored(tmp_path: Path, checkpoint_folder: Path, 
     tensors[name].flat[5] = value
     save_file(tensors, file)
     with pytest.raises(ValueError, match=words):
-        convert(checkpoint_folder, tmp_path / 'store',
-                ConversionOptions(neurons=codec, calibrate=False), quiet)
+        converted(checkpoint_folder, tmp_path / 'store', neurons=codec, calibrate=False)
     assert [path.name for path in tmp_path.iterdir()] == ['checkpoint']
 
 
@@ -261,7 +258,7 @@ def test_weights_that_cannot_be_stored(tmp_path: Path, checkpoint_folder: Path, 
 def test_wrong_options(tmp_path: Path, options: dict[str, object], words: str) -> None:
     checkpoint_folder = write_checkpoint(tmp_path / 'checkpoint', hidden_act='relu')
     with pytest.raises(ValueError, match=words):
-        convert(checkpoint_folder, tmp_path / 'store', ConversionOptions(**options), quiet)
+        converted(checkpoint_folder, tmp_path / 'store', **options)
     assert [path.name for path in tmp_path.iterdir()] == ['checkpoint']
 
 

@@ -7,6 +7,8 @@ import fcntl
 import itertools
 import os
 from pathlib import Path
+import signal
+import subprocess
 import sys
 import tempfile
 from typing import TYPE_CHECKING, TextIO
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     from flash_llm_ros.client.operator import OperatorClient
 
 BUDGET = '32MB'
+EXAMPLES = Path(__file__).parents[2] / 'examples'
 START_TIMEOUT = 60.0
 INJECTING = (sys.executable, str(Path(__file__).with_name('injecting_node.py')))
 _counter = itertools.count(os.getpid() * 7)
@@ -86,6 +89,27 @@ def running_node(
         code = process.stop()
     assert code == ends_with, log
     assert log.count('Traceback') == log.count('planted') // 2, log
+
+
+@contextmanager
+def example(name: str, node: RunningNode, end: signal.Signals = signal.SIGINT,
+            **parameters: object) -> Iterator[subprocess.Popen]:
+    """Run an example beside a node; it has to end by the signal, without a traceback."""
+    graph, own = node.client.node, Path(name).stem
+    node.client.until(lambda: own not in graph.get_node_names(), START_TIMEOUT,
+                      'the end of the example before')
+    settings = [part for key, value in parameters.items() for part in ('-p', f'{key}:={value}')]
+    process = subprocess.Popen(
+        [sys.executable, str(EXAMPLES / name), '--ros-args', *settings],
+        env={**os.environ, 'ROS_DOMAIN_ID': str(node.domain), 'PYTHONPATH': ':'.join(sys.path)},
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield process
+    finally:
+        process.send_signal(end)
+        log, _ = process.communicate(timeout=START_TIMEOUT)
+        print(log)
+    assert process.returncode == 0 and 'Traceback' not in log, log
 
 
 @pytest.fixture(scope='module')

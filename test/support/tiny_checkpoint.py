@@ -8,6 +8,7 @@ from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from flash_llm_ros.store.flash_store import FlashStore
 
 SPECIAL_TOKENS = ('<|im_start|>', '<|im_end|>')
 CHAT_TEMPLATE = ("{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + "
@@ -76,9 +77,12 @@ def byte_tokenizer() -> Tokenizer:
     return tokenizer
 
 
+def converted(checkpoint: Path, target: Path, **options: object) -> FlashStore:
+    """A flash store of a checkpoint, made with these `ConversionOptions`; nobody watches."""
+    return convert(checkpoint, target, ConversionOptions(**options), lambda *_: None)
+
+
 def tiny_store(folder: Path, **options: object) -> Path:
     """A flash store of a random checkpoint; takes a second."""
     checkpoint = write_checkpoint(folder / 'checkpoint')
-    convert(checkpoint, folder / 'tiny.store', ConversionOptions(**options),
-            lambda what, done, total: None)
-    return folder / 'tiny.store'
+    return converted(checkpoint, folder / 'tiny.store', **options).path
