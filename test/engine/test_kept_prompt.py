@@ -9,9 +9,10 @@ import time
 
 from generation_cases import MODES, answer, flash_uses, request
 import pytest
+from refusals import assert_error
 
 from flash_llm_ros.engine import Engine, EngineConfig, Generation, SamplingParams
-from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.errors import ErrorCode
 from flash_llm_ros.store.flash_device import FlashDevice
 
 SYSTEM = 'You are the voice of a robot with two wheels. ' * 3
@@ -270,9 +271,8 @@ def test_interrupted_while_it_is_computed(int8_store: Path, tmp_path: Path, piec
 
 def test_one_that_does_not_fit(int8_store: Path, tmp_path: Path) -> None:
     engine, _ = opened(int8_store, tmp_path, context_length=64)
-    with pytest.raises(FlashLlmError) as error:
+    with assert_error(ErrorCode.PROMPT_TOO_LONG, 'system_prompt'):
         engine.keep_system_prompt(SYSTEM)
-    assert error.value.code is ErrorCode.PROMPT_TOO_LONG and 'system_prompt' in str(error.value)
     engine.close()
 
 

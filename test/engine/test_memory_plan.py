@@ -5,6 +5,7 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 import pytest
+from refusals import assert_error
 
 from flash_llm_ros import _native
 from flash_llm_ros.engine.byte_size import parse_byte_size
@@ -33,9 +34,8 @@ def test_the_window_is_what_the_rest_leaves(budget: int, rows: list[PlanRow], gr
     window = size(group, least, most, fixed, a_slot)
     taken = sum(row.bytes for row in rows) + fixed
     if budget - taken < least * (group + a_slot):
-        with pytest.raises(FlashLlmError) as error:
+        with assert_error(ErrorCode.BUDGET_TOO_SMALL):
             plan_memory(budget, rows, window)
-        assert error.value.code is ErrorCode.BUDGET_TOO_SMALL
         return
     plan = plan_memory(budget, rows, window)
     assert least <= plan.slots <= most and plan.window_bytes == plan.slots * group
@@ -93,9 +93,8 @@ def test_byte_sizes(text: str | int, expected: int) -> None:
     True, 1.5, -1, 0, '9' * 400, '2000000GB', 2 ** 60, [96],
 ], ids=lambda text: repr(text)[:20])
 def test_wrong_byte_sizes(text: object) -> None:
-    with pytest.raises(FlashLlmError) as error:
+    with assert_error(ErrorCode.INVALID_PARAMETER) as error:
         parse_byte_size('budget', text)
-    assert error.value.code is ErrorCode.INVALID_PARAMETER
     assert str(error.value).startswith('budget is ') and '96MB' in str(error.value)
 
 

@@ -9,12 +9,13 @@ from flash_costs import linear_profile
 from generation_cases import answer, opened, opened_tightly
 from planted_checkpoint import ACTIVE_SHARE
 import pytest
+from refusals import assert_error
 
 from flash_llm_ros.engine.mode import ranked_modes
 from flash_llm_ros.engine.parts import Parts
 from flash_llm_ros.engine.plan import PlanRow
 from flash_llm_ros.store.device_profile import PROFILE, ReadCosts
-from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.errors import ErrorCode
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.manifest import Manifest
 
@@ -137,9 +138,8 @@ def test_exact_where_loading_took_more_than_was_thought(
     assert engine.mode == 'exact' and 'no room for mode gated' in engine.mode_reason
     assert answer(engine).text
     engine.close()
-    with pytest.raises(FlashLlmError) as error:
+    with assert_error(ErrorCode.BUDGET_TOO_SMALL):
         opened(fine_device, budget=budget, mode='gated')
-    assert error.value.code is ErrorCode.BUDGET_TOO_SMALL
 
 
 def test_mode_gated_reads_and_uses_a_fraction(planted_store: Path) -> None:

@@ -7,6 +7,7 @@ import shutil
 from flash_costs import linear_profile
 import numpy as np
 import pytest
+from refusals import assert_error
 
 from flash_llm_ros.cli import probe as probe_command
 from flash_llm_ros.cli.main import main
@@ -49,9 +50,8 @@ def test_a_file_without_a_single_page_is_refused(tmp_path: Path, length: int) ->
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
-    with pytest.raises(FlashLlmError) as caught:
+    with assert_error(ErrorCode.READ_FAILED):
         probe(tmp_path / 'missing', 0.05, quiet)
-    assert caught.value.code == ErrorCode.READ_FAILED
 
 
 @pytest.fixture

@@ -4,11 +4,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
+from refusals import assert_error
 import torch
 from transformers.generation import logits_process as reference
 
 from flash_llm_ros.engine.request.sampling import Sampler, SamplingParams
-from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.errors import ErrorCode
 
 VOCABULARY = 40
 
@@ -129,9 +130,8 @@ def test_logits_that_are_no_numbers(bad: float, temperature: float) -> None:
     logits = random_logits(4)
     logits[20] = bad
     sampler = Sampler(SamplingParams(temperature=temperature), np.array([0]), VOCABULARY)
-    with pytest.raises(FlashLlmError) as error:
+    with assert_error(ErrorCode.INTERNAL):
         sampler.pick(logits)
-    assert error.value.code is ErrorCode.INTERNAL
 
 
 WRONG = {
@@ -147,9 +147,8 @@ WRONG = {
 @pytest.mark.parametrize(('name', 'value'), [
     (name, value) for name, values in WRONG.items() for value in values])
 def test_wrong_values(name: str, value: object) -> None:
-    with pytest.raises(FlashLlmError) as error:
+    with assert_error(ErrorCode.INVALID_SAMPLING) as error:
         SamplingParams(**{name: value})
-    assert error.value.code is ErrorCode.INVALID_SAMPLING
     assert str(error.value).startswith(f'{name} is {value!r}; it must be ')
 
 

@@ -3,6 +3,7 @@
 from pathlib import Path
 import resource
 
+from damage import flip_bit
 from generation_cases import MODES, TURNS, answer, opened, say, talk
 import pytest
 
@@ -63,10 +64,7 @@ def test_a_damaged_snapshot_costs_time_only(int8_store: Path, tmp_path: Path, da
     if damage == 'cut':
         file.truncate(1000)
     else:
-        file.seek(1000)
-        byte = file.read(1)
-        file.seek(1000)
-        file.write(bytes([byte[0] ^ 0x10]))
+        flip_bit(file, 1000, bit=4)
     found = say(engine, 'a', TURNS[1])
     assert (found.tokens, found.stats.cached_tokens) == (expected[1], 0)
     assert 'computed anew' in lines[-1]

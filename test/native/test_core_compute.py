@@ -6,12 +6,13 @@ from core_cases import KERNELS, Setting, each_kernels, runs_here
 from core_oracle import gated, plain_group, rounded, ungated, write_neuron_file
 import numpy as np
 import pytest
+from refusals import assert_error
 
 import flash_llm_ros
 from flash_llm_ros import _native
 from flash_llm_ros._native import NeuronCore
 from flash_llm_ros.engine.memory.core import load_core_class
-from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.errors import ErrorCode
 from flash_llm_ros.store.manifest import FORMAT_VERSION
 
 
@@ -312,9 +313,8 @@ def test_an_extension_of_another_format_is_refused(monkeypatch, compiled):
     monkeypatch.delattr(_native, 'STORE_FORMAT')
     if compiled is not None:
         monkeypatch.setattr(_native, 'STORE_FORMAT', compiled, raising=False)
-    with pytest.raises(FlashLlmError, match='build or install the package again') as refused:
+    with assert_error(ErrorCode.STORE_VERSION, 'build or install the package again'):
         load_core_class()
-    assert refused.value.code is ErrorCode.STORE_VERSION
 
 
 def test_the_best_kernels_are_chosen(tmp_path, monkeypatch):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 
+from damage import flip_bit
 import pytest
 from ros_fixtures import running_node
 from ros_parameters import describe_parameters, set_parameter
@@ -23,14 +24,6 @@ MODEL = {
     'finalized': {},
 }
 TRANSITIONS = ('configure', 'activate', 'deactivate', 'cleanup')
-
-
-def flip_bit(path, offset):
-    with path.open('r+b') as file:
-        file.seek(offset)
-        byte = file.read(1)[0]
-        file.seek(offset)
-        file.write(bytes([byte ^ 4]))
 
 
 def refused(node, code):

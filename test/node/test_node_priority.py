@@ -3,10 +3,10 @@
 import threading
 
 import pytest
-from scripted_engine import SETTINGS, TIMEOUT, Listener, ScriptedEngine
+from refusals import assert_error
+from scripted_engine import SETTINGS, TIMEOUT, ScriptedEngine, send
 
-from flash_llm_ros.engine import FinishReason, GenerationRequest
-from flash_llm_ros.node.work.request import Request
+from flash_llm_ros.engine import FinishReason
 from flash_llm_ros.node.work.scheduler import MOST_SET_ASIDE
 from flash_llm_ros.node.work.worker import Worker
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
@@ -43,14 +43,6 @@ def worker(engine, settings, warnings, bugs):
         engine.gate.set()
         closing.join(0.01)
     assert engine.closed and [type(bug) for bug in bugs] == [OSError] * len(bugs)
-
-
-def send(worker, prompt, priority=100, **options):
-    listener = Listener()
-    request = Request(prompt, GenerationRequest(prompt), [listener], priority=priority,
-                      **{'stream_period': 0.0, **options})
-    worker.submit(request)
-    return request, listener
 
 
 def at_gate(worker, engine, prompt, priority=100, **options):
@@ -203,9 +195,8 @@ def test_where_it_cannot_be_brought_back_only_it_fails(worker, engine):
 def test_reject(worker, engine, settings):
     settings['requests.when_busy'] = 'reject'
     _, running = at_gate(worker, engine, 'a <gate> b')
-    with pytest.raises(FlashLlmError, match='reject') as refusal:
+    with assert_error(ErrorCode.QUEUE_FULL, 'reject'):
         send(worker, 'x')
-    assert refusal.value.code == ErrorCode.QUEUE_FULL
     with pytest.raises(FlashLlmError, match='reject'):
         send(worker, 'x', 1)
     _, urgent = send(worker, 'y', 200)      # a higher priority is not for `when_busy` to decide
@@ -221,9 +212,8 @@ def test_keep_last(worker, engine, settings):
         assert listener.outcome().finish_reason == FinishReason.CANCELLED
         assert listener.outcome().error.code == ErrorCode.REPLACED
         assert listener.events == ['chunk', 'done']
-    with pytest.raises(FlashLlmError, match='higher priority') as refusal:
+    with assert_error(ErrorCode.QUEUE_FULL, 'higher priority'):
         send(worker, 'lower than the one that waits', 1)
-    assert refusal.value.code == ErrorCode.QUEUE_FULL
     engine.gate.set()
     assert waiting[-1].outcome().text == 'w4' and running.outcome().text == 'a<gate>b'
 

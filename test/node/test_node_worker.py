@@ -4,7 +4,8 @@ import threading
 import time
 
 import pytest
-from scripted_engine import SETTINGS, TIMEOUT, Listener, ScriptedEngine
+from refusals import assert_error
+from scripted_engine import SETTINGS, TIMEOUT, Listener, ScriptedEngine, send
 
 from flash_llm_ros.engine import FinishReason, GenerationRequest
 from flash_llm_ros.node.work.request import Request
@@ -32,14 +33,6 @@ def worker(engine, bugs):
     assert engine.closed
 
 
-def send(worker, prompt, **options):
-    listener = Listener()
-    request = Request(prompt, GenerationRequest(prompt), [listener],
-                      **{'stream_period': 0.0, **options})
-    worker.submit(request)
-    return request, listener
-
-
 def test_one_after_the_other_on_one_thread(worker, engine):
     listeners = [send(worker, f'answer {number}')[1] for number in range(2)]
     for number, listener in enumerate(listeners):
@@ -55,9 +48,8 @@ def test_queue_takes_its_size_beside_the_running_one(worker, engine):
     assert engine.at_gate.wait(TIMEOUT)
     queued = [send(worker, 'c') for _ in range(2)]
     assert worker.queue_length == 2
-    with pytest.raises(FlashLlmError, match='queue_size') as refusal:
+    with assert_error(ErrorCode.QUEUE_FULL, 'queue_size'):
         send(worker, 'd')
-    assert refusal.value.code == ErrorCode.QUEUE_FULL
     queued[0][0].cancel('not wanted')
     assert worker.queue_length == 1
     late = send(worker, 'e')[1]
@@ -120,9 +112,8 @@ def test_deactivation_cancels_everything_and_waits_for_the_engine(worker, engine
         assert listener.outcome().error.code == ErrorCode.CANCELLED
         assert str(listener.outcome().error) == 'stopped'
         listener.check()
-    with pytest.raises(FlashLlmError) as refusal:
+    with assert_error(ErrorCode.NOT_ACTIVE):
         send(worker, 'd')
-    assert refusal.value.code == ErrorCode.NOT_ACTIVE
     worker.activate()
     assert send(worker, 'e')[1].outcome().text == 'e'
 

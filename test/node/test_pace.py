@@ -5,11 +5,9 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 import pytest
-from scripted_engine import SETTINGS, TIMEOUT, Listener, ScriptedEngine
+from scripted_engine import SETTINGS, TIMEOUT, ScriptedEngine, send
 
-from flash_llm_ros.engine import GenerationRequest
 from flash_llm_ros.node.work.pace import Pace
-from flash_llm_ros.node.work.request import Request
 from flash_llm_ros.node.work.worker import Worker
 
 
@@ -85,17 +83,12 @@ def worker(settings):
     worker.close('over')
 
 
-def send(worker, prompt, priority=100):
-    listener = Listener()
-    request = Request(prompt, GenerationRequest(prompt), [listener], priority=priority,
-                      stream_period=0.0)
-    worker.submit(request)
-    return request, listener
-
-
 def work_for_an_hour(worker):
-    """Have so much rest owed that no test would live to see the end of it."""
+    """At the gate: so much rest is owed then that no test would live to see the end of it."""
+    assert worker.engine.at_gate.wait(TIMEOUT)
     worker._pace._work += 3600.0
+    worker.engine.gate.set()
+    until(lambda: '<gate>' in worker.engine.said)
 
 
 def until(condition):
@@ -107,10 +100,7 @@ def until(condition):
 
 def test_cancel_and_a_higher_priority_do_not_wait_for_the_rest(worker):
     low, low_listener = send(worker, 'a <gate> b c')
-    assert worker.engine.at_gate.wait(TIMEOUT)
     work_for_an_hour(worker)
-    worker.engine.gate.set()
-    until(lambda: '<gate>' in worker.engine.said)
     _, high = send(worker, 'x y', 200)
     assert high.outcome().text == 'xy'                  # which owes little of its own
     assert worker.engine.said == ['a', '<gate>', 'x', 'y']
@@ -121,10 +111,7 @@ def test_cancel_and_a_higher_priority_do_not_wait_for_the_rest(worker):
 
 def test_raising_the_duty_cycle_ends_the_rest(worker, settings):
     _, listener = send(worker, 'a <gate> b')
-    assert worker.engine.at_gate.wait(TIMEOUT)
     work_for_an_hour(worker)
-    worker.engine.gate.set()
-    until(lambda: '<gate>' in worker.engine.said)
     assert not listener.ended.is_set()
     settings['compute.duty_cycle'] = 1.0
     assert listener.outcome().text == 'a<gate>b'
@@ -132,10 +119,7 @@ def test_raising_the_duty_cycle_ends_the_rest(worker, settings):
 
 def test_who_comes_next_rests_for_who_was_before(worker):
     _, first = send(worker, '<gate>')   # the end of its answer does not wait
-    assert worker.engine.at_gate.wait(TIMEOUT)
     work_for_an_hour(worker)
-    worker.engine.gate.set()
-    until(lambda: '<gate>' in worker.engine.said)
     assert first.outcome().text == '<gate>'
     request, second = send(worker, 'b')
     time.sleep(0.2)

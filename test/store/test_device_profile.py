@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import numpy as np
 import pytest
+from refusals import assert_error
 import yaml
 
 from flash_llm_ros.store import flash_device
 from flash_llm_ros.store.device_profile import PROFILE, DeviceProfile, Measurement, usable_profile
-from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.errors import ErrorCode
 from flash_llm_ros.store.flash_device import FlashDevice
 
 HERE = Path(__file__).parent
@@ -136,9 +137,8 @@ def test_what_is_no_profile_at_all_is_refused(tmp_path, content):
 
 
 def test_a_profile_that_cannot_be_read(tmp_path):
-    with pytest.raises(FlashLlmError) as caught:
+    with assert_error(ErrorCode.READ_FAILED):
         DeviceProfile.load(tmp_path / PROFILE)
-    assert caught.value.code == ErrorCode.READ_FAILED
 
 
 def test_which_profile_is_used(tmp_path):

@@ -6,6 +6,7 @@ import shutil
 
 import numpy as np
 import pytest
+from refusals import assert_error
 from tiny_checkpoint import converted, write_checkpoint
 
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
@@ -31,9 +32,8 @@ def answered(store: Path, mode: str, **options: object) -> str:
 
 
 def refusal(store: Path, mode: str, **options: object) -> FlashLlmError:
-    with pytest.raises(FlashLlmError) as error:
+    with assert_error(ErrorCode.CHECKSUM_MISMATCH) as error:
         answered(store, mode, **options)
-    assert error.value.code is ErrorCode.CHECKSUM_MISMATCH
     assert str(store / 'neurons.bin') in str(error.value)
     return error.value
 

@@ -10,11 +10,12 @@ import shutil
 import signal
 
 import pytest
+from refusals import assert_error
 from tiny_checkpoint import converted, write_checkpoint
 
 from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.store import publication
-from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.errors import ErrorCode
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.publication import Publication, restore
 
@@ -138,9 +139,8 @@ def test_what_another_process_works_on_is_left_alone(stores: Path, int8_store: P
     old = os.open(stores / '.robot.store.old-1', os.O_RDONLY)
     fcntl.flock(old, fcntl.LOCK_EX)         # in the middle of the two renames
     restore(target)
-    with pytest.raises(FlashLlmError) as caught:
+    with assert_error(ErrorCode.STORE_NOT_FOUND):
         FlashStore.open(target)
-    assert caught.value.code is ErrorCode.STORE_NOT_FOUND
     os.close(old)
     os.close(lock)
     FlashStore.open(target)

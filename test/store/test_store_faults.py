@@ -6,7 +6,9 @@ from pathlib import Path
 import random
 import shutil
 
+from damage import flip_bit
 import pytest
+from refusals import assert_error
 import yaml
 
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
@@ -23,14 +25,6 @@ BUDGET = 40_000_000
 def store(gated_store: Path, tmp_path: Path) -> Path:
     """A store of the test's own, free to be damaged."""
     return shutil.copytree(gated_store, tmp_path / 'store')
-
-
-def flip(path: Path, at: int, bit: int = 0) -> None:
-    with path.open('r+b') as file:
-        file.seek(at)
-        value = file.read(1)[0]
-        file.seek(at)
-        file.write(bytes([value ^ (1 << bit)]))
 
 
 def open_and_close(store: Path, **options: object) -> None:
@@ -64,10 +58,10 @@ def test_sealing_again_is_accepted(store: Path) -> None:
 def test_flipped_bit(store: Path, name: str) -> None:
     size = (store / name).stat().st_size
     for at in (0, size // 2, size - 2):
-        flip(store / name, at, 3)
+        flip_bit(store / name, at, 3)
         error = refused(store)
         assert error.code is ErrorCode.STORE_CORRUPT and name in str(error)
-        flip(store / name, at, 3)
+        flip_bit(store / name, at, 3)
     open_and_close(store)
 
 
@@ -75,30 +69,27 @@ def test_flipped_bits_anywhere_in_the_manifest(store: Path) -> None:
     size, choose = (store / 'manifest.yaml').stat().st_size, random.Random(4)
     for _ in range(200):
         at, bit = choose.randrange(size - 1), choose.randrange(8)
-        flip(store / 'manifest.yaml', at, bit)
-        with pytest.raises(FlashLlmError) as error:
+        flip_bit(store / 'manifest.yaml', at, bit)
+        with assert_error(ErrorCode.STORE_CORRUPT):
             FlashStore.open(store)
-        assert error.value.code is ErrorCode.STORE_CORRUPT
-        flip(store / 'manifest.yaml', at, bit)
+        flip_bit(store / 'manifest.yaml', at, bit)
     FlashStore.open(store)
 
 
 def test_flipped_bit_in_a_pinned_group(store: Path) -> None:
-    flip(store / 'neurons.bin', 5000)
-    with pytest.raises(FlashLlmError) as error:
+    flip_bit(store / 'neurons.bin', 5000)
+    with assert_error(ErrorCode.CHECKSUM_MISMATCH) as error:
         Engine.open(EngineConfig(store, BUDGET))
-    assert error.value.code is ErrorCode.CHECKSUM_MISMATCH
     assert 'neurons.bin' in str(error.value)
 
 
 def test_verify_finds_a_flipped_bit_in_the_neurons(store: Path) -> None:
     opened = FlashStore.open(store)
     opened.verify()
-    flip(store / 'neurons.bin', (store / 'neurons.bin').stat().st_size - 1)
+    flip_bit(store / 'neurons.bin', (store / 'neurons.bin').stat().st_size - 1)
     opened.verify_resident()
-    with pytest.raises(FlashLlmError) as error:
+    with assert_error(ErrorCode.STORE_CORRUPT, 'neurons.bin'):
         opened.verify()
-    assert error.value.code is ErrorCode.STORE_CORRUPT and 'neurons.bin' in str(error.value)
 
 
 def test_verify_counts_every_byte(int8_store: Path) -> None:
@@ -230,7 +221,7 @@ def test_garbage_without_verifying(store: Path, name: str, mode: str, content: b
 
 
 def test_nothing_is_leaked_by_refusals(store: Path) -> None:
-    flip(store / 'layers/01.onnx', 100)
+    flip_bit(store / 'layers/01.onnx', 100)
     (store / 'layers/02.onnx').write_bytes(b'\xff' * (store / 'layers/02.onnx').stat().st_size)
     refused(store, verify=False)
     before = len(list(Path('/proc/self/fd').iterdir()))
@@ -244,7 +235,6 @@ def test_the_file_shrinks_after_opening(store: Path) -> None:
     engine = Engine.open(EngineConfig(store, 10_500_000, context_length=64))
     with (store / 'neurons.bin').open('r+b') as file:
         file.truncate(4096)
-    with pytest.raises(FlashLlmError) as error:
+    with assert_error(ErrorCode.READ_FAILED):
         list(engine.start(GenerationRequest('Hello')))
-    assert error.value.code is ErrorCode.READ_FAILED
     engine.close()

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import struct
 
+from damage import flip_bit
 import numpy as np
 
 CRC_TABLE = []
@@ -108,11 +109,7 @@ class NeuronFile:
         return core
 
     def flip_bit(self, group: int, byte: int, bit: int = 0) -> None:
-        with open(self.path, 'r+b') as file:
-            file.seek(group * self.group_bytes + byte)
-            value = file.read(1)[0]
-            file.seek(-1, 1)
-            file.write(bytes([value ^ (1 << bit)]))
+        flip_bit(self.path, group * self.group_bytes + byte, bit)
 
 
 def write_neuron_file(path: Path, rng: np.random.Generator, codec: str, dim: int,

@@ -2,7 +2,8 @@
 
 import threading
 
-from flash_llm_ros.engine import FinishReason, GenerationCost
+from flash_llm_ros.engine import FinishReason, GenerationCost, GenerationRequest
+from flash_llm_ros.node.work.request import Request
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
 
 TIMEOUT = 10
@@ -126,3 +127,12 @@ class Listener:
         reasons = [chunk.finish_reason for chunk in self.chunks]
         assert reasons[:-1] == [FinishReason.RUNNING] * (len(reasons) - 1)
         assert reasons[-1] == self.outcomes[0].finish_reason
+
+
+def send(worker, prompt, priority=100, **options):
+    """Hand a worker a request that is streamed word by word; it and what hears of it."""
+    listener = Listener()
+    request = Request(prompt, GenerationRequest(prompt), [listener], priority=priority,
+                      **{'stream_period': 0.0, **options})
+    worker.submit(request)
+    return request, listener
