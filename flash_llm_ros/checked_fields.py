@@ -1,12 +1,19 @@
 """Values from outside (YAML, JSON, parameters), checked: an error names the field that is wrong."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 import math
+from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
 import yaml
+
+# A manifest takes some 300 bytes a layer and section, 800 with predictors: this is 1,000 layers.
+MOST_YAML_BYTES = 1 << 20
+_MOST_DEPTH = 16
+_MOST_CHARACTERS = 4096     # of a value: what digits and dates cost is more than linear in them
+_YAML_LOADER = getattr(yaml, 'CSafeLoader', yaml.SafeLoader)
 
 
 class FieldError(ValueError):
@@ -46,17 +53,60 @@ def check_choice(owner: object, name: str, known: Iterable[str]) -> None:
     check(isinstance(value, str) and value in known, name, value, f'one of {", ".join(known)}')
 
 
-def parsed_yaml(text: str) -> Any:
-    """Raises ValueError where it is no YAML of plain values."""
+def yaml_file(path: Path) -> str:
+    """The text of a file that `parsed_yaml` takes; OSError, ValueError for a longer one."""
+    with path.open('rb') as file:
+        content = file.read(MOST_YAML_BYTES + 1)
+    if len(content) > MOST_YAML_BYTES:
+        raise ValueError(f'it is longer than {MOST_YAML_BYTES} bytes')
     try:
-        return yaml.safe_load(text)
+        return content.decode()
+    except UnicodeDecodeError:
+        raise ValueError('it is not UTF-8') from None
+
+
+def parsed_yaml(text: str) -> Any:
+    """Raises ValueError where it is no YAML of plain values, each written out.
+
+    Time and memory are bounded by the text: no aliases, which stand for values as often as they
+    like, no deep nesting and no long numbers.
+    """
+    try:
+        problem = _problem(yaml.parse(text, Loader=_YAML_LOADER))
+        if problem is None:
+            return yaml.load(text, Loader=_YAML_LOADER)     # a safe one
     except (yaml.YAMLError, ValueError, RecursionError):
-        raise ValueError('it is not valid YAML') from None
+        problem = 'it is not valid YAML'
+    raise ValueError(problem)
+
+
+def _problem(events: Iterator[yaml.Event]) -> str | None:
+    """What is not to be parsed any further; it ends where that begins."""
+    depth = 0
+    for event in events:
+        line = f'line {event.start_mark.line + 1}'
+        if getattr(event, 'anchor', None) is not None:
+            return f'{line} has an anchor or an alias (& or *); every value must be written out'
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MOST_DEPTH:
+            return f'{line} is nested more than {_MOST_DEPTH} times'
+        if isinstance(event, yaml.ScalarEvent) and len(event.value) > _MOST_CHARACTERS:
+            return (f'{line} has a value of {len(event.value)} characters; {_MOST_CHARACTERS} are '
+                    'the most')
+    return None
+
+
+class _PlainDumper(yaml.SafeDumper):
+    """Writes a value out wherever it is."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def yaml_text(data: Any) -> str:
     """Plain values as YAML, in their order; short lists are on one line."""
-    return yaml.safe_dump(data, sort_keys=False, default_flow_style=None, width=100)
+    return yaml.dump(data, Dumper=_PlainDumper, sort_keys=False, default_flow_style=None, width=100)
 
 
 def structured(kind: Any, data: Any, field: str = '') -> Any:

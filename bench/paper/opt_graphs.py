@@ -18,7 +18,8 @@ class Attention:
     """Attention over a KV cache in fp16, updated in place; the matrices are not in it."""
 
     def __init__(self, shape: OptShape, context: int, threads: int) -> None:
-        session = GraphLoader('', threads, prepack=True).load(_attention_graph(shape, context))
+        session = GraphLoader('', threads, prepack=True).load(_attention_graph(shape, context),
+                                                             'attention')
         size = shape.dim // shape.heads
         random = np.random.default_rng(0)
         keys = random.standard_normal((2, 1, shape.heads, context, size), np.float32)
@@ -57,7 +58,8 @@ class Predictors:
         with TensorFile(files.predictors) as tensors:
             self.bytes = sum(tensors.nbytes(name) for name in tensors.names())
             for layer in range(shape.layers):
-                session = self._loader.load(files.predictor_graph(layer).read_bytes(), tensors,
+                session = self._loader.load(files.predictor_graph(layer).read_bytes(),
+                                            f'predictor {layer}', tensors,
                                       f'predictors.{layer}.', self._probe)
                 self._runs.append((session, _binding(
                     session, {'ffn_input': self._x, 'threshold': self._threshold},

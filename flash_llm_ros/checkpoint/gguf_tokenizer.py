@@ -4,6 +4,8 @@ from typing import Any
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
+from flash_llm_ros.exits import EXITS
+
 _CONTROL, _USER_DEFINED = 3, 4      # gguf.TokenType
 
 # How the text is cut before merging, by the name that `tokenizer.ggml.pre` gives it.
@@ -58,7 +60,9 @@ def _byte_level(fields: dict[str, Any]) -> Tokenizer:
 def _bpe(vocab: dict[str, int], merges: list[tuple[str, ...]], **options: Any) -> Tokenizer:
     try:
         return Tokenizer(models.BPE(vocab, merges, **options))
-    except Exception as error:      # the library raises bare Exception
+    except EXITS:
+        raise
+    except BaseException as error:      # the library raises bare Exception, and panics
         raise ValueError(f'the tokens and merges make no tokenizer: {error}') from None
 
 

@@ -1,6 +1,7 @@
 """Hugging Face folders: config.json, sharded safetensors, tokenizer.json."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 import json
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from tokenizers import Tokenizer
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.families import family
+from flash_llm_ros.exits import EXITS
 from flash_llm_ros.model_spec import ModelSpec
 
 _DTYPES = ('F64', 'F32', 'F16', 'BF16')
@@ -80,13 +82,21 @@ class HuggingFaceCheckpoint(Checkpoint):
         begin = config.get('bos_token_id')
         adds = self._optional_json('tokenizer_config.json').get('add_bos_token')
         if adds is None:
-            adds = begin is not None and tokenizer.encode('a').ids[:1] == [begin]
+            with self._tokenizer_errors():
+                adds = begin is not None and tokenizer.encode('a').ids[:1] == [begin]
         return begin if adds else None
 
     def _tokenizer(self) -> Tokenizer:
-        try:
+        with self._tokenizer_errors():
             return Tokenizer.from_str(self.tokenizer_json)
-        except Exception as error:      # the library raises bare Exception
+
+    @contextmanager
+    def _tokenizer_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except EXITS:
+            raise
+        except BaseException as error:  # the library raises bare Exception, and panics
             raise CheckpointError(f'{self.path / "tokenizer.json"}: {error}') from None
 
     def _tensor_index(self) -> dict[str, str]:

@@ -9,6 +9,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from flash_llm_ros.engine import Engine
+from flash_llm_ros.exits import EXITS
 from flash_llm_ros.node.health.diagnostics import Diagnostics
 from flash_llm_ros.node.health.heat import Heat
 from flash_llm_ros.node.health.status import StatusReport, StatusTopic
@@ -76,7 +77,7 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
     def _current_worker(self) -> Worker | None:
         return self._worker
 
-    def report_bug(self, error: Exception) -> None:
+    def report_bug(self, error: BaseException) -> None:
         """Log an exception nobody expected, with its traceback."""
         trace = ''.join(traceback.format_exception(error))
         self.get_logger().error(f'Unexpected {type(error).__name__}; please report it.\n{trace}')
@@ -91,7 +92,9 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
             log.info(f'Memory plan of {engine.model_name}:\n{engine.plan.table()}')
             self._keep_system_prompt(engine)
             self._worker = Worker(engine, self._settings, self.report_bug, log.warning)
-        except Exception as error:
+        except EXITS:
+            raise
+        except BaseException as error:
             self._is_configured = False
             return self._failed(error)
         return self._changed()
@@ -100,7 +103,7 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
         try:
             if system_prompt := self._settings['requests.system_prompt']:
                 engine.keep_system_prompt(system_prompt)
-        except Exception:
+        except BaseException:
             engine.close()
             raise
 
@@ -149,7 +152,9 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
                     worker.deactivate(reason)
                     self._worker = None
                     worker.close(reason)
-        except Exception as error:
+        except EXITS:
+            raise
+        except BaseException as error:
             self.report_bug(error)
         self._worker = None
         self._is_configured = False
@@ -160,7 +165,7 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
         self._status.publish()
         return SUCCESS
 
-    def _failed(self, error: Exception) -> TransitionCallbackReturn:
+    def _failed(self, error: BaseException) -> TransitionCallbackReturn:
         if not isinstance(error, FlashLlmError):
             self.report_bug(error)
             error = FlashLlmError(

@@ -15,6 +15,7 @@ from flash_llm_ros.checked_fields import (
     check_integers,
     parsed_yaml,
     structured,
+    yaml_file,
     yaml_text,
 )
 from flash_llm_ros.store.errors import ReadFailedError
@@ -163,14 +164,14 @@ class DeviceProfile:
     def load(cls, path: Path) -> 'DeviceProfile':
         """Raises ReadFailedError, and ValueError naming the field that is wrong."""
         try:
-            data = parsed_yaml(path.read_text(encoding='utf-8'))
+            data = parsed_yaml(yaml_file(path))
             version = data.pop('profile_version', None) if isinstance(data, dict) else None
             check(version == PROFILE_VERSION, 'profile_version', version,
                   f'{PROFILE_VERSION}; probe the store again')
             return structured(cls, data)
         except OSError as error:
             raise ReadFailedError(f'{path}: {error.strerror}.') from None
-        except ValueError as error:         # UnicodeDecodeError, too
+        except ValueError as error:
             raise ValueError(f'{path} is not a device profile: {error}') from None
 
 
@@ -181,7 +182,7 @@ def usable_profile(folder: Path) -> tuple[DeviceProfile | None, str]:
     left aside, never an error.
     """
     path = folder / PROFILE
-    if not path.exists():
+    if not path.is_file():
         return None, 'no device profile: only neighbours are read together; see `flash_llm probe`'
     try:
         profile, device = DeviceProfile.load(path), FlashDevice.of(folder)

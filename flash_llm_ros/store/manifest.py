@@ -2,6 +2,7 @@
 
 from dataclasses import asdict, dataclass, field
 import hashlib
+import json
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -12,6 +13,7 @@ from flash_llm_ros.checked_fields import (
     check_numbers,
     parsed_yaml,
     structured,
+    yaml_file,
     yaml_text,
 )
 from flash_llm_ros.model_spec import ModelSpec
@@ -23,6 +25,7 @@ FORMAT_VERSION = 4
 RESIDENT_FORMATS = ('q8', 'q4', 'fp32')
 KV_FORMATS = ('fp16', 'fp32')
 _SEAL = 'sha256: '
+_MOST_FLOAT32 = (2 - 2 ** -23) * 2.0 ** 127
 _SHARE = (lambda value: 0 <= value <= 1, 'a number from 0 to 1')
 
 
@@ -73,6 +76,9 @@ class Calibration:
         check(len(self.thresholds) == len(self.predictors), 'thresholds', self.thresholds,
               f'{len(self.predictors)} numbers, one for each predictor')
 
+        check(all(abs(value) <= _MOST_FLOAT32 for value in self.thresholds), 'thresholds',
+              self.thresholds, f'at most {_MOST_FLOAT32:.4g} in size')
+
     @property
     def mean_recall(self) -> float:
         return sum(predictor.recall for predictor in self.predictors) / len(self.predictors)
@@ -91,7 +97,7 @@ class Manifest:
     resident: str               # format of the attention weights
     kv_cache: str
     geometry: Geometry
-    identity: int               # 64 bits that each group's checksum holds
+    order: str                  # hash of the neurons' order; '' where it is the checkpoint's
     files: dict[str, FileFacts]
     source: dict[str, str] = field(default_factory=dict)    # file name -> sha256
     calibration: Calibration | None = None                  # of bundled stores
@@ -100,7 +106,6 @@ class Manifest:
         for name, known in (('layout', LAYOUTS), ('resident', RESIDENT_FORMATS),
                             ('kv_cache', KV_FORMATS)):
             check_choice(self, name, known)
-        check_integers(self, ['identity'], least=0, most=2 ** 64 - 1)
         model, found = self.model, self.geometry.sections
         check(self.geometry.dim == model.hidden_size, 'geometry.dim', self.geometry.dim,
               f'{model.hidden_size}, the hidden size of the model')
@@ -113,6 +118,19 @@ class Manifest:
             check(len(self.calibration.thresholds) == model.layers, 'calibration.thresholds',
                   self.calibration.thresholds, f'one for each of {model.layers} layers')
 
+    @property
+    def identity(self) -> int:
+        """64 bits that each group's checksum holds: a hash of all that its meaning follows from.
+
+        The same conversion has the same identity again. A store of another checkpoint, in other
+        formats or another order has another one, and so has a manifest that was changed: with it
+        no group's checksum is right.
+        """
+        meaning = [FORMAT_VERSION, self.model.to_dict(), self.layout, self.resident, self.kv_cache,
+                   self.geometry.to_dict(), self.order, self.source]
+        text = json.dumps(_whole(meaning), sort_keys=True)
+        return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], 'little')
+
     def save(self, path: Path) -> None:
         """Raises OSError."""
         body = yaml_text({
@@ -122,7 +140,7 @@ class Manifest:
             'resident': self.resident,
             'kv_cache': self.kv_cache,
             'geometry': self.geometry.to_dict(),
-            'identity': self.identity,
+            'order': self.order,
             'calibration': self.calibration and asdict(self.calibration),
             'files': self.files,
             'source': self.source,
@@ -133,11 +151,11 @@ class Manifest:
     def load(cls, path: Path) -> 'Manifest':
         """Raises FlashLlmError: STORE_CORRUPT, STORE_VERSION, READ_FAILED."""
         try:
-            body, _, seal = path.read_text(encoding='utf-8').rpartition(_SEAL)
+            body, _, seal = yaml_file(path).rpartition(_SEAL)
         except OSError as error:
             raise ReadFailedError(f'{path}: {error.strerror}.') from None
-        except UnicodeDecodeError:
-            raise _corrupt(path, 'it is not UTF-8') from None
+        except ValueError as error:
+            raise _corrupt(path, str(error)) from None
         if seal.strip() != _digest(body):
             raise _corrupt(path, 'its own checksum does not match')
         try:
@@ -155,6 +173,15 @@ class Manifest:
                 f'{path} has format version {version!r}; this release reads version '
                 f'{FORMAT_VERSION}. `flash_llm convert CHECKPOINT STORE` makes a new store.')
         return structured(cls, data)
+
+
+def _whole(value: Any) -> Any:
+    """The same for 10000 and 10000.0, which a file does not tell apart."""
+    if isinstance(value, dict):
+        return {name: _whole(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_whole(entry) for entry in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _digest(body: str) -> str:

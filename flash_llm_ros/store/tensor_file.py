@@ -18,7 +18,8 @@ from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
 _DTYPES = {'F32': np.float32, 'F16': np.float16, 'U8': np.uint8, 'I8': np.int8,
            'I32': np.int32, 'I64': np.int64}
 _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
-_HEADER_LIMIT = 100_000_000
+_HEADER_LIMIT = 4_000_000       # bytes: of some 120 a tensor, with 15 tensors a layer at most
+_MOST_DIMENSIONS = 8
 _ALIGNMENT = 64
 
 
@@ -72,10 +73,23 @@ class TensorFile:
             raise ReadFailedError(f'{path} cannot be opened: {error.strerror}.') from None
         try:
             self._entries = self._header()
+        except OSError as error:
+            os.close(self._fd)
+            raise ReadFailedError(f'{path}, its header: {error.strerror}.') from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             os.close(self._fd)
             raise FlashLlmError(ErrorCode.STORE_CORRUPT,
                                 f'{path} has no valid safetensors header: {error}.') from None
+
+    def require(self, layout: dict[str, tuple[Any, tuple[int, ...]]]) -> None:
+        """Raise FlashLlmError(STORE_CORRUPT) unless there are exactly these names."""
+        found = {name: entry[:2] for name, entry in self._entries.items()}
+        wanted = {name: (np.dtype(dtype), shape) for name, (dtype, shape) in layout.items()}
+        for name in {**wanted, **found}:
+            if found.get(name) != wanted.get(name):
+                raise FlashLlmError(ErrorCode.STORE_CORRUPT,
+                                    f'{self.path} has {_shown(found.get(name))} named {name}; by '
+                                    f'the manifest it must be {_shown(wanted.get(name))}.')
 
     def names(self) -> list[str]:
         return list(self._entries)
@@ -118,7 +132,8 @@ class TensorFile:
             dtype, shape = np.dtype(_DTYPES[entry['dtype']]), tuple(entry['shape'])
             begin, end = entry['data_offsets']
             if not all(type(n) is int and n >= 0 for n in (begin, end, *shape)) \
-                    or begin != position or end - begin != math.prod(shape) * dtype.itemsize:
+                    or len(shape) > _MOST_DIMENSIONS or begin != position \
+                    or end - begin != math.prod(shape) * dtype.itemsize:
                 raise ValueError(f'the shape or the offsets of tensor {name} do not fit')
             entries[name] = (dtype, shape, data_start + begin, end - begin)
             position = end
@@ -132,8 +147,14 @@ class TensorFile:
             try:
                 count = os.preadv(self._fd, [view[done:]], offset + done)
             except OSError as error:
-                raise ReadFailedError(f'{self.path} at {offset + done}: '
+                raise ReadFailedError(f'{self.path}, byte {offset + done}: '
                                       f'{error.strerror}.') from None
             if count == 0:
-                raise ReadFailedError(f'{self.path} ends at {offset + done}; it was truncated.')
+                raise ReadFailedError(
+                    f'{self.path} ends at byte {offset + done}, within {len(view)} bytes from '
+                    f'{offset} on; it was truncated. Convert the checkpoint again.')
             done += count
+
+
+def _shown(entry: tuple[Any, tuple[int, ...]] | None) -> str:
+    return 'no tensor' if entry is None else f'{entry[0]} {list(entry[1])}'

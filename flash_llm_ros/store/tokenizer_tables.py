@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_TOKENS = 1 << 22     # lists of so many are made; the largest vocabularies have 262,144
 Tables = dict[str, NDArray[Any]]
 
 
@@ -51,6 +52,8 @@ def _tables(parts: dict[str, Any]) -> Tables:
     vocab: dict[str, int] = model['vocab']
     contents = {token['content']: token['id'] for token in added}
     count = max([*vocab.values(), *contents.values()]) + 1
+    if count > MOST_TOKENS:
+        raise ValueError(f'token {count - 1} is more than a vocabulary may have')
     alphabet = byte_alphabet()
     texts, special = _texts({**vocab, **contents}, alphabet, count), np.zeros(count, np.uint8)
     special[[token['id'] for token in added if token['special']]] = 1

@@ -16,7 +16,7 @@ from flash_llm_ros.store.flash_store import FlashStore, file_sha256
 from flash_llm_ros.store.geometry import Geometry, Section, plan_geometry, spec_sections
 from flash_llm_ros.store.graph_builder import ExternalData
 from flash_llm_ros.store.layer_graphs import final_graph, layer_graph
-from flash_llm_ros.store.manifest import FORMAT_VERSION, Calibration, FileFacts, Manifest
+from flash_llm_ros.store.manifest import Calibration, FileFacts, Manifest
 from flash_llm_ros.store.neuron_reader import NeuronReader
 from flash_llm_ros.store.neuron_writer import NeuronWriter
 from flash_llm_ros.store.publication import Publication
@@ -69,7 +69,7 @@ class StoreWriter:
         self._weights, self._form, self._progress = source, form, progress
         self._hashes: dict[str, str] = {}
         self.geometry = _geometry(source.spec, form)
-        self._orders: Sequence[NDArray[np.int32]] = ()
+        self._order = ''
 
     def __enter__(self) -> 'StoreWriter':
         self._publication.__enter__()
@@ -95,7 +95,7 @@ class StoreWriter:
         written = FlashStore.open(self.path)
         self._form, self.geometry = form, _geometry(self._weights.spec, form)
         kept = self.path / f'{names.NEURONS}.recoded'
-        writer = NeuronWriter(kept, self.geometry, self._identity())
+        writer = self._neuron_writer(kept)
         with NeuronReader(written) as reader:
             for section, before in zip(self.geometry.sections, written.manifest.geometry.sections,
                                        strict=True):
@@ -113,9 +113,9 @@ class StoreWriter:
         Of the bundled layout.
         """
         written = FlashStore.open(self.path)
-        self._orders = orders
+        self._order = hashlib.sha256(np.stack(orders).astype('<i4')).hexdigest()
         kept = self.path / f'{names.NEURONS}.reordered'
-        writer = NeuronWriter(kept, self.geometry, self._identity())
+        writer = self._neuron_writer(kept)
         with NeuronReader(written) as reader:
             for section in self.geometry.sections:
                 parts = (part for _, part in reader.encoded(section))
@@ -149,15 +149,13 @@ class StoreWriter:
 
     def seal(self, calibration: Calibration | None) -> FlashStore:
         """Write the manifest over all files that are there, and open the result."""
-        form, files = self._form, {}
+        files = {}
         for path in sorted(path for path in self.path.rglob('*') if path.is_file()):
             relative = path.relative_to(self.path)
             name = relative.as_posix()
             if name != names.MANIFEST and names.RECORDING not in relative.parts:
                 files[name] = FileFacts(bytes=path.stat().st_size, sha256=self._hash(name))
-        manifest = Manifest(self._weights.spec, form.layout, form.resident, form.kv_cache,
-                            self.geometry, self._identity(), files, self._source, calibration)
-        manifest.save(self.path / names.MANIFEST)
+        self._manifest(files, calibration).save(self.path / names.MANIFEST)
         return FlashStore.open(self.path)
 
     def _hash(self, name: str) -> str:
@@ -166,16 +164,13 @@ class StoreWriter:
             self._hashes[name] = file_sha256(self.path / name)
         return self._hashes[name]
 
-    def _identity(self) -> int:
-        """64 bits of a hash of what the neuron file is made from, so that they can be made again.
+    def _manifest(self, files: dict[str, FileFacts], calibration: Calibration | None) -> Manifest:
+        form = self._form
+        return Manifest(self._weights.spec, form.layout, form.resident, form.kv_cache,
+                        self.geometry, self._order, files, self._source, calibration)
 
-        A file of another checkpoint, in other codecs or in another order has other ones.
-        """
-        made_from = hashlib.sha256(repr((FORMAT_VERSION, sorted(self._source.items()),
-                                         self.geometry.to_dict())).encode())
-        for order in self._orders:
-            made_from.update(np.ascontiguousarray(order, '<i4').data)
-        return int.from_bytes(made_from.digest()[:8], 'little')
+    def _neuron_writer(self, path: Path) -> NeuronWriter:
+        return NeuronWriter(path, self.geometry, self._manifest({}, None).identity)
 
     @cached_property
     def _source(self) -> dict[str, str]:
@@ -186,7 +181,7 @@ class StoreWriter:
         self._publication.publish()
 
     def _write_neurons(self) -> None:
-        writer = NeuronWriter(self.path / names.NEURONS, self.geometry, self._identity())
+        writer = self._neuron_writer(self.path / names.NEURONS)
         total = self.geometry.groups
         for section in self.geometry.sections:
             writer.write(section, self._bundles(section))

@@ -1,5 +1,7 @@
 """Transitions, bad stores and budgets, parameters and the end of the process."""
 
+import hashlib
+import json
 import os
 import random
 import shutil
@@ -12,6 +14,7 @@ from ros_fixtures import running_node
 from ros_parameters import describe_parameters, set_parameter
 from test_node_monitor import parts
 from test_node_requests import LONG, goal, run_until_first_chunk
+from test_store_faults import edit_manifest
 
 from flash_llm_ros.engine import FinishReason
 from flash_llm_ros.store.errors import ErrorCode
@@ -79,6 +82,22 @@ def test_every_bad_store_and_budget_is_told_and_the_node_lives(int8_store, tmp_p
         _, result = node.activate().client.send_goal(goal('Hello')).result(30)
         assert result.finish_reason == FinishReason.LENGTH
         assert node.client.status.error.code == ErrorCode.NONE
+
+
+def test_a_tokenizer_that_panics_fails_the_transition(int8_store, tmp_path):
+    """With an exception that is no Exception; the node answers and can be configured anew."""
+    store = shutil.copytree(int8_store, tmp_path / 'panicking')
+    definition = json.loads((store / 'tokenizer.json').read_text())
+    definition['pre_tokenizer'] = {'type': 'FixedLength', 'length': 0}
+    content = json.dumps(definition).encode()
+    (store / 'tokenizer.json').write_bytes(content)
+    edit_manifest(store, lambda data: (
+        data['files'].pop('tokenizer.safetensors'), data['files']['tokenizer.json'].update(
+            bytes=len(content), sha256=hashlib.sha256(content).hexdigest())))
+    with running_node(store) as node:
+        assert 'chunk size must be non-zero' in refused(node, ErrorCode.STORE_CORRUPT)
+        assert set_parameter(node.client, 'store', str(int8_store)) == ''
+        assert node.activate()
 
 
 def test_flipped_bit_in_a_group_fails_the_request_not_the_node(int8_store, tmp_path):

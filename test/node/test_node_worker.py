@@ -5,7 +5,7 @@ import time
 
 import pytest
 from refusals import assert_error
-from scripted_engine import SETTINGS, TIMEOUT, Listener, ScriptedEngine, send
+from scripted_engine import SETTINGS, TIMEOUT, Listener, Panic, ScriptedEngine, send
 
 from flash_llm_ros.engine import FinishReason, GenerationRequest
 from flash_llm_ros.node.work.request import Request
@@ -92,12 +92,12 @@ def test_deadlines_running_and_queued(worker, engine):
 
 def test_failures_end_only_their_request(worker, bugs):
     for prompt, code in (('a <fault>', ErrorCode.READ_FAILED), ('a <bug>', ErrorCode.INTERNAL),
-                         ('', ErrorCode.EMPTY_PROMPT)):
+                         ('a <panic>', ErrorCode.INTERNAL), ('', ErrorCode.EMPTY_PROMPT)):
         _, listener = send(worker, prompt)
         assert listener.outcome().finish_reason == FinishReason.ERROR
         assert listener.outcome().error.code == code
         listener.check()
-    assert [type(bug) for bug in bugs] == [ZeroDivisionError]
+    assert [type(bug) for bug in bugs] == [ZeroDivisionError, Panic]
     assert send(worker, 'fine')[1].outcome().text == 'fine'
 
 

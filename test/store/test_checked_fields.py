@@ -7,12 +7,15 @@ from typing import NamedTuple
 import pytest
 
 from flash_llm_ros.checked_fields import (
+    MOST_YAML_BYTES,
     FieldError,
     check_choice,
     check_integers,
     check_numbers,
     parsed_yaml,
     structured,
+    yaml_file,
+    yaml_text,
 )
 
 
@@ -87,8 +90,39 @@ def test_what_is_wrong_is_named(change, sentence):
         structured(Whole, GOOD | change, 'whole')
 
 
-@pytest.mark.parametrize('text', ['{', 'a: !!python/object:x {}', '[' * 5000, '9' * 5000,
-                                  'day: 2025-99-99'], ids=lambda text: text[:12])
+@pytest.mark.parametrize('text', ['{', 'a: !!python/object:x {}', 'day: 2025-99-99', '- <<: 5'])
 def test_no_yaml_is_a_value_error(text):
     with pytest.raises(ValueError, match='it is not valid YAML'):
         parsed_yaml(text)
+
+
+@pytest.mark.parametrize(('text', 'problem'), [
+    ('a: &x 1\nb: *x\n', 'line 1 has an anchor or an alias (& or *)'),
+    ('- &x [1, 1]\n- &y [*x, *x]\n', 'line 1 has an anchor'),
+    ('a: 1\nb: *x\n', 'line 2 has an anchor or an alias'),
+    ('a: &x {b: *x}\n', 'line 1 has an anchor'),
+    ('[' * 5000, 'line 1 is nested more than 16 times'),
+    ('- ' * 900_000, 'line 1 is nested more than 16 times'),
+    ('a: 1\nb: ' + '9' * 5000, 'line 2 has a value of 5000 characters'),
+    ('a: ' + '9:' * 400_000 + '9', 'line 1 has a value of 800001 characters'),     # base 60
+], ids=lambda text: text[:20])
+def test_yaml_that_would_take_more_than_its_text(text, problem):
+    with pytest.raises(ValueError, match=re.escape(problem)):
+        parsed_yaml(text)
+
+
+def test_the_longest_yaml(tmp_path):
+    file = tmp_path / 'file'
+    file.write_bytes(b'-\n' * (MOST_YAML_BYTES // 2))
+    assert parsed_yaml(yaml_file(file)) == [None] * (MOST_YAML_BYTES // 2)
+    with file.open('ab') as more:
+        more.write(b'-')
+    with pytest.raises(ValueError, match=f'it is longer than {MOST_YAML_BYTES} bytes'):
+        yaml_file(file)
+
+
+def test_what_is_written_can_be_read():
+    data = {'name': '*x & y', 'none': None, 'numbers': [[1, 2.5]] * 3, 'text': 'a\nb' * 99}
+    shared = [1, 2]
+    assert parsed_yaml(yaml_text(data)) == data
+    assert parsed_yaml(yaml_text({'a': shared, 'b': shared})) == {'a': shared, 'b': shared}

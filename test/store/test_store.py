@@ -76,7 +76,8 @@ def test_every_byte_of_the_neuron_file(tmp_path: Path, codec: str, changes: dict
     checkpoint = write_checkpoint(tmp_path / 'checkpoint', **changes)
     tensors = load_file(checkpoint / 'model.safetensors')
     options = ConversionOptions(neurons=codec, int4_loss=math.inf, block=block, calibrate=False)
-    store = convert(checkpoint, tmp_path / 'store', options, quiet).path
+    converted = convert(checkpoint, tmp_path / 'store', options, quiet)
+    store, identity = converted.path, converted.manifest.identity
     manifest = yaml.safe_load((store / 'manifest.yaml').read_text())
     geometry, size = manifest['geometry'], manifest['geometry']['group_bytes']
     assert size % block == 0 and 'codec' not in geometry
@@ -92,7 +93,7 @@ def test_every_byte_of_the_neuron_file(tmp_path: Path, codec: str, changes: dict
         assert expected.shape == (section['bundles'], section['rows'], dim)
         for start in range(0, section['bundles'], section['bundles_per_group']):
             group = content[at:at + size]
-            assert group == plain_group(manifest['identity'], at // size, group[:-4])
+            assert group == plain_group(identity, at // size, group[:-4])
             part = expected[start:start + section['bundles_per_group']].reshape(-1, dim)
             used = len(part) * row_bytes
             assert not any(group[used:-4])

@@ -11,6 +11,10 @@ SETTINGS = {'requests.queue_size': 2, 'requests.when_busy': 'queue', 'compute.du
             'compute.max_threads': 256}
 
 
+class Panic(BaseException):
+    """As libraries in Rust raise them."""
+
+
 class ScriptedGeneration:
     """Yields the words of its prompt; '<gate>' waits for the engine's gate."""
 
@@ -37,6 +41,8 @@ class ScriptedGeneration:
                 raise ReadFailedError('no flash')
             elif word == '<bug>':
                 raise ZeroDivisionError('planted')
+            elif word == '<panic>':
+                raise Panic('planted')
             if self._asked is not None:
                 self.finish_reason = self._asked
                 return

@@ -5,12 +5,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.engine.model.graph_loader import Feeds, GraphLoader
+from flash_llm_ros.engine.model.graph_loader import Feeds, GraphLoader, check_output, graph_errors
 from flash_llm_ros.engine.plan import Part, PlanRow
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.onnx_runtime import ort
 from flash_llm_ros.store.flash_store import FINAL_GRAPH, RESIDENT, FlashStore, layer_graph
-from flash_llm_ros.store.resident_layout import POSITIONS
+from flash_llm_ros.store.resident_layout import POSITIONS, attention_layout
 from flash_llm_ros.store.tensor_file import TensorFile
 
 _KV_TYPES = {'fp16': np.float16, 'fp32': np.float32}
@@ -39,17 +39,20 @@ class AttentionStack(Part):
         self._loader = GraphLoader(str(store.path), self._threads,
                                    prepack=store.manifest.resident != 'fp32')
         with TensorFile(store.path / RESIDENT) as tensors:
-            self._sessions = [self._loader.load(store.content(layer_graph(layer)), tensors,
+            tensors.require(attention_layout(self._spec, store.manifest.resident))
+            self._sessions = [self._loader.load(store.content(name), name, tensors,
                                                 f'layers.{layer}.', self._probe)
-                              for layer in range(self._spec.layers)]
+                              for layer, name in enumerate(map(layer_graph,
+                                                               range(self._spec.layers)))]
             self._positions = (tensors.read(POSITIONS) if self._spec.positions.kind == 'learned'
                                else None)
             tensors.drop_page_cache()
-        self._final = self._loader.load(store.content(FINAL_GRAPH))
+        self._final = self._loader.load(store.content(FINAL_GRAPH), FINAL_GRAPH)
 
     def warm(self) -> None:
         """Run one layer, so that the code of a layer is in memory."""
-        self._sessions[0].run(None, self._probe())
+        with graph_errors(layer_graph(0)):
+            self._sessions[0].run(None, self._probe())
 
     def buffers(self) -> list[PlanRow]:
         return [PlanRow('KV cache', kv_cache_bytes(self._store, self.context),
@@ -65,7 +68,10 @@ class AttentionStack(Part):
         # A layer reads one of these and writes the other, the next layer the other way round.
         self._hidden = np.zeros((2, chunk, spec.hidden_size), np.float32)
         self._ffn_input = np.zeros((chunk, spec.hidden_size), np.float32)
-        self._decode = [self._bind(layer, 1) for layer in range(spec.layers)]
+        self._decode = []
+        for layer in range(spec.layers):
+            with graph_errors(layer_graph(layer)):
+                self._decode.append(self._bind(layer, 1))
 
     def hidden(self, layer: int, tokens: int) -> NDArray[np.float32]:
         """What enters layer `layer` (spec.layers: the final norm), float32 [tokens, d]."""
@@ -82,8 +88,9 @@ class AttentionStack(Part):
         self._total_length[0] = position + tokens
         if layer == 0 and self._positions is not None:
             self.hidden(0, tokens)[:] += self._positions[position:position + tokens]
-        binding = self._decode[layer] if tokens == 1 else self._bind(layer, tokens)
-        self._sessions[layer].run_with_iobinding(binding)
+        with graph_errors(layer_graph(layer)):
+            binding = self._decode[layer] if tokens == 1 else self._bind(layer, tokens)
+            self._sessions[layer].run_with_iobinding(binding)
         return self._ffn_input[:tokens], self.hidden(layer + 1, tokens)
 
     def rows(self, count: int) -> list[memoryview]:
@@ -93,7 +100,10 @@ class AttentionStack(Part):
 
     def final_norm(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
         """The norm before the head, float32 [n, d]."""
-        return self._final.run(None, {'hidden': rows[None]})[0][0]
+        with graph_errors(FINAL_GRAPH):
+            normed = self._final.run(None, {'hidden': rows[None]})[0][0]
+        check_output(FINAL_GRAPH, normed, rows.shape)
+        return normed
 
     def _bind(self, layer: int, tokens: int) -> ort.IOBinding:
         key, value = self._cache[layer]

@@ -1,6 +1,7 @@
 """ONNX Runtime sessions whose matrices come from a tensor file and exist once in DRAM."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 import mmap
 from typing import Any
 
@@ -23,24 +24,22 @@ class GraphLoader:
         self._folder, self._threads, self._prepack = folder, threads, prepack
         self._memory: list[Any] = []        # ONNX Runtime points into it for good
 
-    def load(self, graph: bytes, tensors: TensorFile | None = None, prefix: str = '',
+    def load(self, graph: bytes, name: str, tensors: TensorFile | None = None, prefix: str = '',
              probe: Callable[[], Feeds] | None = None) -> ort.InferenceSession:
-        """A session of `graph` with the tensors whose names start with `prefix`.
+        """A session of `graph`, called `name`, with the tensors whose names start with `prefix`.
 
         ONNX Runtime packs quantised matrices into copies of its own; the originals' pages are
         then given back. That it reads them no more is not documented, so it is tried, with all of
         them or else with each: `probe` returns inputs, and the outputs must stay the same bytes.
+        Raises FlashLlmError: STORE_CORRUPT, READ_FAILED.
         """
         options = self._options()
         names = [] if tensors is None else [n for n in tensors.names() if n.startswith(prefix)]
         memory = self._share(options, tensors, names) if names else None
-        try:
+        with graph_errors(name):
             session = ort.InferenceSession(graph, options, providers=['CPUExecutionProvider'])
-        except Exception as error:      # ONNX Runtime raises classes of its own, all unrelated
-            raise FlashLlmError(ErrorCode.STORE_CORRUPT, 'ONNX Runtime does not load the graph '
-                                f'{prefix or "final"}: {error}.') from None
-        if memory is not None and self._prepack and probe is not None:
-            self._release(session, probe, memory, tensors, names)
+            if memory is not None and self._prepack and probe is not None:
+                self._release(session, probe, memory, tensors, names)
         return session
 
     def _options(self) -> ort.SessionOptions:
@@ -87,6 +86,26 @@ class GraphLoader:
             if not released(offset, size):
                 tensors.read_into(name, view[offset:])
             offset += size
+
+
+@contextmanager
+def graph_errors(graph: str) -> Iterator[None]:
+    """What ONNX Runtime finds wrong with a graph or its shapes is FlashLlmError(STORE_CORRUPT)."""
+    try:
+        yield
+    except FlashLlmError:
+        raise
+    except Exception as error:      # ONNX Runtime raises classes of its own, all unrelated
+        raise FlashLlmError(ErrorCode.STORE_CORRUPT, f'{graph} of the store cannot be run: '
+                            f'{str(error).rstrip(".")}.') from None
+
+
+def check_output(graph: str, found: NDArray[Any], shape: tuple[int, ...]) -> None:
+    """Raise FlashLlmError(STORE_CORRUPT) unless a graph gave float32 of this shape."""
+    if (found.dtype, found.shape) != (np.float32, shape):
+        raise FlashLlmError(ErrorCode.STORE_CORRUPT,
+                            f'{graph} of the store gives {found.dtype} {list(found.shape)}; it '
+                            f'must be float32 {list(shape)}.')
 
 
 def _read(tensors: TensorFile, names: list[str], memory: mmap.mmap) -> Feeds:

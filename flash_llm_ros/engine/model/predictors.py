@@ -3,9 +3,11 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.engine.model.graph_loader import Feeds, GraphLoader
+from flash_llm_ros.engine.model.graph_loader import Feeds, GraphLoader, graph_errors
 from flash_llm_ros.onnx_runtime import ort
 from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.predictor_form import PredictorForm
+from flash_llm_ros.store.predictor_graph import predictor_layout
 from flash_llm_ros.store.tensor_file import TensorFile
 
 
@@ -20,18 +22,23 @@ class PredictorStack:
         self._thresholds = np.array(calibration.thresholds, np.float32).reshape(-1, 1)
         self._loader = GraphLoader(str(store.path), threads, prepack=True)
         self._bindings = []
+        forms = [PredictorForm(facts.kind, facts.size) for facts in calibration.predictors]
         with TensorFile(store.path / store.predictor_weights) as tensors:
+            tensors.require(predictor_layout(spec, forms))
             for layer in range(spec.layers):
-                session = self._loader.load(store.content(store.predictor_graph(layer)), tensors,
+                graph = store.predictor_graph(layer)
+                session = self._loader.load(store.content(graph), graph, tensors,
                                             f'predictors.{layer}.', self._probe)
-                self._bindings.append((session, self._bind(session, layer)))
+                with graph_errors(graph):
+                    self._bindings.append((graph, session, self._bind(session, layer)))
             tensors.drop_page_cache()
 
     def wanted(self, layer: int, ffn_input: NDArray[np.float32]) -> NDArray[np.uint8]:
         """1 for each neuron predicted to be needed, uint8 [ffn]; valid until the next call."""
         self._input[0] = ffn_input
-        session, binding = self._bindings[layer]
-        session.run_with_iobinding(binding)
+        graph, session, binding = self._bindings[layer]
+        with graph_errors(graph):
+            session.run_with_iobinding(binding)
         return self._wanted[0]
 
     def _bind(self, session: ort.InferenceSession, layer: int) -> ort.IOBinding:

@@ -1,5 +1,7 @@
 """Text to tokens and back."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 import json
 import re
@@ -8,10 +10,11 @@ from typing import Protocol
 from tokenizers import Tokenizer
 
 from flash_llm_ros.engine.text.byte_level_tokenizer import ByteLevelTokenizer
-from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
+from flash_llm_ros.exits import EXITS
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import TOKENIZER, TOKENIZER_TABLES, FlashStore
 from flash_llm_ros.store.tensor_file import TensorFile
-from flash_llm_ros.store.tokenizer_tables import byte_alphabet
+from flash_llm_ros.store.tokenizer_tables import MOST_TOKENS, byte_alphabet
 
 _BYTE_OF = {character: byte for byte, character in enumerate(byte_alphabet())}
 _LINE_BREAK = '<0x0A>'
@@ -72,6 +75,8 @@ class LibraryTokenizer:
 
     def token_bytes(self) -> tuple[list[bytes], list[int]]:
         count = max(self._tokenizer.get_vocab().values()) + 1
+        if count > MOST_TOKENS:
+            raise ValueError(f'token {count - 1} is more than a vocabulary may have')
         added = self._tokenizer.get_added_tokens_decoder()
         decoder = json.dumps(json.loads(self._tokenizer.to_str())['decoder'])
         read = _byte_level if '"ByteLevel"' in decoder else _sentence_piece
@@ -81,6 +86,44 @@ class LibraryTokenizer:
                 [token for token, what in added.items() if what.special])
 
 
+class GuardedVocabulary:
+    """A vocabulary whose failures, panics of the library included, are STORE_CORRUPT."""
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self._vocabulary = vocabulary
+
+    def encode(self, text: str) -> list[int]:
+        with _tokenizer_errors():
+            return self._vocabulary.encode(text)
+
+    def encode_inside(self, text: str) -> list[int]:
+        with _tokenizer_errors():
+            return self._vocabulary.encode_inside(text)
+
+    def decode(self, tokens: list[int]) -> str:
+        with _tokenizer_errors():
+            return self._vocabulary.decode(tokens)
+
+    def text_of(self, token: int) -> str:
+        with _tokenizer_errors():
+            return self._vocabulary.text_of(token)
+
+    def token_bytes(self) -> tuple[list[bytes], list[int]]:
+        with _tokenizer_errors():
+            return self._vocabulary.token_bytes()
+
+
+@contextmanager
+def _tokenizer_errors() -> Iterator[None]:
+    try:
+        yield
+    except (FlashLlmError, *EXITS):
+        raise
+    except BaseException as error:      # the library raises bare Exception, and panics
+        raise FlashLlmError(ErrorCode.STORE_CORRUPT,
+                            f'tokenizer.json cannot be used: {error}.') from None
+
+
 class TextTokenizer:
     """A tokenizer, and the token that every prompt begins with.
 
@@ -88,14 +131,9 @@ class TextTokenizer:
     """
 
     def __init__(self, source: str | TensorFile, begin_token: int | None) -> None:
-        try:
-            self._vocabulary: Vocabulary = (LibraryTokenizer(source) if isinstance(source, str)
-                                            else ByteLevelTokenizer(source))
-        except ReadFailedError:
-            raise
-        except Exception as error:      # the library raises bare Exception
-            raise FlashLlmError(ErrorCode.STORE_CORRUPT,
-                                f'tokenizer.json cannot be used: {error}.') from None
+        with _tokenizer_errors():
+            self._vocabulary: Vocabulary = GuardedVocabulary(
+                LibraryTokenizer(source) if isinstance(source, str) else ByteLevelTokenizer(source))
         self._begin = begin_token
 
     def encode(self, text: str, begin: bool = True) -> list[int]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import itertools
 
 from flash_llm_ros.engine import GenerationRequest
+from flash_llm_ros.exits import EXITS
 from flash_llm_ros.node.parameters import Parameters
 from flash_llm_ros.node.work.ledger import Ledger
 from flash_llm_ros.node.work.request import DEFAULT_PRIORITY, Outlet, Request
@@ -30,7 +31,7 @@ class Intake:
         stream: Outlet,
         ledger: Ledger,
         current_worker: Callable[[], Worker | None],
-        report_bug: Callable[[Exception], None],
+        report_bug: Callable[[BaseException], None],
     ) -> None:
         self._parameters = parameters
         self._stream = stream
@@ -58,7 +59,9 @@ class Intake:
             understood = understand()
         except FlashLlmError as error:
             return self._refuse(request_id, outlets, error)
-        except Exception as error:
+        except EXITS:
+            raise
+        except BaseException as error:
             self._report_bug(error)
             return self._refuse(request_id, outlets, FlashLlmError(
                 ErrorCode.INTERNAL, f'Unexpected {type(error).__name__}: {error}'))

@@ -5,6 +5,7 @@ import threading
 from typing import Any, Protocol
 
 from flash_llm_ros.engine import Engine, FinishReason, GenerationCost
+from flash_llm_ros.exits import EXITS
 from flash_llm_ros.node.work.pace import Pace
 from flash_llm_ros.node.work.request import Request
 from flash_llm_ros.node.work.scheduler import Job, Scheduler
@@ -29,7 +30,7 @@ class Worker:
     """
 
     def __init__(
-        self, engine: Engine, settings: Settings, report_bug: Callable[[Exception], None],
+        self, engine: Engine, settings: Settings, report_bug: Callable[[BaseException], None],
         warn: Callable[[str], None] = lambda sentence: None,
     ) -> None:
         self.engine = engine
@@ -155,7 +156,9 @@ class Worker:
                 self._go_on(job)
         except FlashLlmError as error:
             request.fail(error)
-        except Exception as error:
+        except EXITS:
+            raise
+        except BaseException as error:
             self._report_bug(error)
             request.fail(FlashLlmError(
                 ErrorCode.INTERNAL, f'Unexpected {type(error).__name__}: {error}'))
@@ -250,5 +253,7 @@ class Worker:
         try:
             self.engine.discard(job.suspended)
             job.pieces.close()
-        except Exception as error:
+        except EXITS:
+            raise
+        except BaseException as error:
             self._report_bug(error)
