@@ -21,6 +21,7 @@ settings.load_profile('no_deadline')
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+RELU_FFN = Path(__file__).parents[1] / 'resource/smollm2-135m-relu.ffn'
 REAL_MODEL = Path(__file__).parents[1] / 'models/SmolLM2-135M-Instruct.Q4_1.gguf'
 
 
@@ -87,4 +88,12 @@ def real_store(real_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
     """SmolLM2-135M converted as `flash_llm convert` does by default; read only."""
     path = tmp_path_factory.mktemp('real') / 'smollm2.store'
     converted(real_gguf, path)
+    return path
+
+
+@pytest.fixture(scope='session')
+def real_relu_store(real_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """SmolLM2-135M with the ReLU weights that the package carries, calibrated; read only."""
+    path = tmp_path_factory.mktemp('relu') / 'relu.store'
+    converted(real_gguf, path, ffn=RELU_FFN)
     return path

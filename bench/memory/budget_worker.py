@@ -31,7 +31,7 @@ def main() -> None:
         return
     store, tokens = Path(job['store']), job['tokens']
     engine = Engine.open(EngineConfig(store, job['budget'], job['mode'],
-                                      structured=job['structured']))
+                                      threads=job['threads'], structured=job['structured']))
     cache_before = cached_bytes(store)
     generation = engine.start(GenerationRequest(PROMPT, max_tokens=tokens))
     for _ in generation:

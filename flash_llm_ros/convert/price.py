@@ -67,7 +67,7 @@ def gated_price(engine: Engine, calibrated: FlashStore, pieces: list[Piece],
 
 def _gated_model(engine: Engine, calibrated: FlashStore) -> Model:
     """On the engine's attention and window."""
-    block = GatedFeedForward(calibrated, 1, engine.config.threads)
+    block = GatedFeedForward(calibrated, 1)
     block.load()
     block.attach(engine.model.window)
     return Model(engine.model.spec, engine.model.attention, block, engine.model.window, 1)

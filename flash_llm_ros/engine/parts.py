@@ -93,7 +93,7 @@ def load_parts(config: EngineConfig, store: FlashStore, costs: ReadCosts | None,
     check_mode(config.mode, manifest)
     kinds = {DenseFeedForward.mode: Parts(config, store, DenseFeedForward(store, chunk))}
     if manifest.calibration is not None:
-        gated = GatedFeedForward(store, chunk, config.threads)
+        gated = GatedFeedForward(store, chunk)
         kinds[GatedFeedForward.mode] = Parts(config, store, gated)
     choices = ranked_modes(config.mode, manifest,
                            {mode: parts.slots for mode, parts in kinds.items()}, costs)

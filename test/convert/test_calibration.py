@@ -147,7 +147,7 @@ def test_predictors_find_what_they_say(planted: Path, tmp_path: Path) -> None:
     """Against active sets in float64, on text that calibration never saw."""
     store, inputs = FlashStore.open(planted), recorded(planted, tmp_path / 'recording')
     found = store.manifest.calibration
-    predictors = PredictorStack(store, 1)
+    predictors = PredictorStack(store)
     with NeuronReader(store) as reader:
         for layer in range(3):
             bundles = reader.bundles('bundle', layer).astype(np.float64)
@@ -222,7 +222,7 @@ def test_graphs_say_what_their_weights_say(store: Path, tmp_path: Path, form: Pr
     found = recalibrate(store, [TEXT], CalibrationOptions(most_tokens=700, forms=(form,)), quiet)
     facts = found.manifest.calibration
     assert {(one.kind, one.size) for one in facts.predictors} == {(form.kind, form.size)}
-    predictors, inputs = PredictorStack(found, 1), recorded(store, tmp_path / 'recording')
+    predictors, inputs = PredictorStack(found), recorded(store, tmp_path / 'recording')
     tensors = load_file(store / found.predictor_weights)
     for layer in range(3):
         z = x = inputs[layer][::13].astype(np.float64)

@@ -13,7 +13,7 @@ from flash_llm_ros.store.tensor_file import TensorFile
 def test_only_what_is_read_stays(planted_store: Path) -> None:
     """A ReLU predictor's bias is read, its matrices are not: their pages are zeros now."""
     store = FlashStore.open(planted_store)
-    predictors = PredictorStack(store, 1)
+    predictors = PredictorStack(store)
     mappings = [each for each in predictors._loader._memory if isinstance(each, mmap.mmap)]
     assert len(mappings) == store.manifest.model.layers
     with TensorFile(store.path / store.predictor_weights) as tensors:

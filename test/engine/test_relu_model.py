@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load
-from tiny_checkpoint import converted
 from tokenizers import Tokenizer
 import torch
 
@@ -56,23 +55,16 @@ def expected(real_gguf: Path, tokens: list[int]) -> dict[str, np.ndarray | float
             'zeros': float(np.mean(relu.zeros))}
 
 
-@pytest.fixture(scope='module')
-def store(real_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp('relu') / 'relu.store'
-    converted(real_gguf, path, ffn=FFN)
-    return path
-
-
 def test_it_is_sparse_and_not_much_worse(expected: dict, tokens: list[int]) -> None:
     assert expected['zeros'] > 0.75
     assert perplexity(expected['relu'], tokens) < 1.25 * perplexity(expected['original'], tokens)
 
 
 @pytest.mark.parametrize('mode', ['exact', 'gated'])
-def test_the_engine_s_text_is_its_own(store: Path, expected: dict, tokens: list[int], mode: str
-                                      ) -> None:
+def test_the_engine_s_text_is_its_own(real_relu_store: Path, expected: dict, tokens: list[int],
+                                      mode: str) -> None:
     """Of which the predictors lose next to nothing."""
-    engine = Engine.open(EngineConfig(store, 400_000_000, mode, context_length=1024,
+    engine = Engine.open(EngineConfig(real_relu_store, 400_000_000, mode, context_length=1024,
                                       lock_memory=False))
     try:
         found = perplexity(engine_logits(engine, tokens, dense=mode == 'exact'), tokens)

@@ -13,6 +13,8 @@ from flash_llm_ros.store.flash_store import FINAL_GRAPH, RESIDENT, FlashStore, l
 from flash_llm_ros.store.resident_layout import POSITIONS, attention_layout
 from flash_llm_ros.store.tensor_file import TensorFile
 
+# Of a thread of ONNX Runtime: 64 KiB of stack, as much again in blocks of its own, the allocator.
+_THREAD_BYTES = 160_000
 _KV_TYPES = {'fp16': np.float16, 'fp32': np.float32}
 
 
@@ -47,7 +49,8 @@ class AttentionStack(Part):
             self._positions = (tensors.read(POSITIONS) if self._spec.positions.kind == 'learned'
                                else None)
             tensors.drop_page_cache()
-        self._final = self._loader.load(store.content(FINAL_GRAPH), FINAL_GRAPH)
+        self._final = GraphLoader(str(store.path), 1, prepack=False).load(
+            store.content(FINAL_GRAPH), FINAL_GRAPH)
 
     def warm(self) -> None:
         """Run one layer, so that the code of a layer is in memory."""
@@ -55,8 +58,13 @@ class AttentionStack(Part):
             self._sessions[0].run(None, self._probe())
 
     def buffers(self) -> list[PlanRow]:
-        return [PlanRow('KV cache', kv_cache_bytes(self._store, self.context),
+        rows = [PlanRow('KV cache', kv_cache_bytes(self._store, self.context),
                         f'{self.context} tokens in {self._store.manifest.kv_cache}')]
+        if self._threads > 1:
+            threads = (self._threads - 1) * self._spec.layers
+            rows.append(PlanRow('threads', threads * _THREAD_BYTES,
+                                f'{threads} of ONNX Runtime, which has some for each layer'))
+        return rows
 
     def allocate(self) -> None:
         """Allocate and touch the KV cache and the buffers; nothing grows afterwards."""

@@ -14,13 +14,16 @@ from flash_llm_ros.store.tensor_file import TensorFile
 class PredictorStack:
     """Scores a layer's neurons from the FFN's input (paper section 3.2)."""
 
-    def __init__(self, store: FlashStore, threads: int) -> None:
-        """Load those of a calibrated store; FlashLlmError: STORE_CORRUPT, READ_FAILED."""
+    def __init__(self, store: FlashStore) -> None:
+        """Load those of a calibrated store; FlashLlmError: STORE_CORRUPT, READ_FAILED.
+
+        Each computes in one thread: it is done before another one has woken up.
+        """
         spec, calibration = store.manifest.model, store.manifest.calibration
         self._input = np.zeros((1, spec.hidden_size), np.float32)
         self._wanted = np.zeros((1, spec.feed_forward.size), np.uint8)
         self._thresholds = np.array(calibration.thresholds, np.float32).reshape(-1, 1)
-        self._loader = GraphLoader(str(store.path), threads, prepack=True)
+        self._loader = GraphLoader(str(store.path), 1, prepack=True)
         self._bindings = []
         forms = [PredictorForm(facts.kind, facts.size) for facts in calibration.predictors]
         with TensorFile(store.path / store.predictor_weights) as tensors:

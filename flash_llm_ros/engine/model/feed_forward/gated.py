@@ -24,9 +24,9 @@ class GatedFeedForward(FeedForwardBlock):
     grouped = ('bundle',)
     one_by_one = True       # each has neurons of its own
 
-    def __init__(self, store: FlashStore, chunk: int, threads: int) -> None:
-        """`chunk`: the most tokens of a prompt at once; `threads`: the predictors'."""
-        self._store, self._spec, self._threads = store, store.manifest.model, threads
+    def __init__(self, store: FlashStore, chunk: int) -> None:
+        """`chunk`: the most tokens of a prompt at once."""
+        self._store, self._spec = store, store.manifest.model
         self._dense = DenseFeedForward(store, chunk)
         self.read_ahead = ReadAhead()
         self._ahead = False     # of the token that is computed
@@ -45,7 +45,7 @@ class GatedFeedForward(FeedForwardBlock):
 
     def load(self) -> None:
         self._dense.load()
-        self.predictors = PredictorStack(self._store, self._threads)
+        self.predictors = PredictorStack(self._store)
 
     def attach(self, window: Window) -> None:
         self._window = window
