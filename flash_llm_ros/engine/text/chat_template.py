@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jinja2
-from jinja2.sandbox import ImmutableSandboxedEnvironment
-
+from flash_llm_ros.engine.text.bounded_template import BoundedTemplate
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 # Longer prompts are refused without tokenising them: few tokens have more characters.
@@ -23,17 +21,14 @@ class Message:
 
 
 class ChatTemplate:
-    """The model's own chat template, run in a sandbox; without one the prompt is used as it is."""
+    """The model's own chat template, in a sandbox with bounds; without one messages are joined."""
 
     def __init__(self, source: str, begin_text: str, end_text: str) -> None:
-        environment = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
-                                                    extensions=['jinja2.ext.loopcontrols'])
-        environment.globals['raise_exception'] = _raise
         self._constants = {'bos_token': begin_text, 'eos_token': end_text,
                            'add_generation_prompt': True, 'tools': None, 'documents': None}
         try:
-            self._template = environment.from_string(source) if source else None
-        except (jinja2.TemplateError, RecursionError) as error:
+            self._template = BoundedTemplate(source) if source else None
+        except Exception as error:      # of Jinja, and of Python, which compiles what Jinja makes
             raise FlashLlmError(ErrorCode.STORE_CORRUPT,
                                 f'chat_template.jinja cannot be used: {error}.') from None
 
@@ -50,7 +45,7 @@ class ChatTemplate:
         if self._template is None:
             return '\n\n'.join(message.content for message in messages)
         try:
-            return self._template.render(messages=[vars(message) for message in messages],
+            return self._template.render([vars(message) for message in messages],
                                          **self._constants)
         except Exception as error:      # a template can fail in any way Python code can
             raise FlashLlmError(ErrorCode.INVALID_REQUEST,
@@ -115,7 +110,3 @@ def check_text(field: str, text: str, context: int) -> None:
         raise FlashLlmError(ErrorCode.PROMPT_TOO_LONG,
                             f'{field} has {len(text)} characters; a context of {context} tokens '
                             f'takes at most {context * _CHARACTERS_PER_TOKEN}.')
-
-
-def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)

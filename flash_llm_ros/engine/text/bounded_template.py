@@ -1,0 +1,346 @@
+"""A Jinja template whose time, memory and output are bounded by its work, which is counted.
+
+Jinja's sandbox keeps a template from files and attributes of Python objects, not from endless
+loops and huge values. Here every turn of a loop costs as much as there is in the loop, every call
+of a macro as much as the template has, and every operation what its operands are long; one that
+makes more of them than it was given is looked at before it runs.
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+import re
+import threading
+from typing import Any
+
+import jinja2
+from jinja2 import nodes, pass_context
+from jinja2.runtime import BlockReference, Context, LoopContext, Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
+from jinja2.utils import Namespace
+from jinja2.visitor import NodeTransformer
+
+_MOST_SOURCE = 128 * 1024   # characters; the longest of known models have 35,000
+_STEPS = 1_000_000          # a step: a node of the template, or some characters of a value
+_STEPS_PER_MESSAGE = 4      # times the nodes of the template
+_MOST_STEPS = 5_000_000     # some seconds
+_CHARACTERS_PER_STEP = 16
+_CHARACTERS = 256 * 1024    # of a value and of the output, beside four times the messages'
+_PER_ENTRY = 8              # what an entry of a list counts, in characters
+_MOST_DEPTH = 32
+_MOST_LOOPS = 20            # one in another; Python compiles no more
+_MOST_BITS = 4096           # of an integer
+_MOST_INDENT = 8
+
+_METHODS: dict[type, frozenset[str]] = {
+    str: frozenset((
+        'capitalize', 'casefold', 'count', 'endswith', 'find', 'format', 'index', 'isalnum',
+        'isalpha', 'isascii', 'isdecimal', 'isdigit', 'isidentifier', 'islower', 'isnumeric',
+        'isspace', 'istitle', 'isupper', 'join', 'lower', 'lstrip', 'partition', 'removeprefix',
+        'removesuffix', 'replace', 'rfind', 'rindex', 'rpartition', 'rsplit', 'rstrip', 'split',
+        'splitlines', 'startswith', 'strip', 'swapcase', 'title', 'upper')),
+    list: frozenset(('copy', 'count', 'index')),
+    tuple: frozenset(('count', 'index')),
+    dict: frozenset(('copy', 'get', 'items', 'keys', 'values')),
+}
+_FILTERS = (
+    'abs', 'attr', 'capitalize', 'count', 'd', 'default', 'dictsort', 'e', 'escape', 'first',
+    'float', 'groupby', 'indent', 'int', 'items', 'join', 'last', 'length', 'list', 'lower', 'map',
+    'max', 'min', 'reject', 'rejectattr', 'replace', 'reverse', 'round', 'safe', 'select',
+    'selectattr', 'sort', 'string', 'title', 'tojson', 'trim', 'unique', 'upper', 'urlencode',
+    'wordcount')
+# Filters and tests that look at a value, but at nothing that is in it.
+_SHALLOW = frozenset((
+    'abs', 'attr', 'boolean', 'callable', 'count', 'd', 'default', 'defined', 'even', 'false',
+    'first', 'float', 'int', 'integer', 'items', 'iterable', 'last', 'length', 'list', 'map',
+    'mapping', 'none', 'number', 'odd', 'reject', 'rejectattr', 'reverse', 'round', 'sameas',
+    'select', 'selectattr', 'sequence', 'true', 'undefined'))
+# Left out of a format are widths, which make long texts of short ones.
+_PERCENT_FORMAT = re.compile(r'(?:[^%]|%(?:\(\w+\))?[sd]|%%)*')
+_BRACE_FORMAT = re.compile(r'(?:[^{}]|\{\w*\}|\{\{|\}\})*')
+
+
+class TooMuchError(jinja2.TemplateRuntimeError):
+    """A template would take more time or memory than its messages can need."""
+
+
+class Work:
+    """What one rendering may still do."""
+
+    def __init__(self, steps: int, characters: int) -> None:
+        """`characters`: of the messages."""
+        self._steps = steps + characters
+        self.largest = _CHARACTERS + 4 * characters
+
+    def spend(self, steps: int) -> None:
+        self._steps -= steps
+        if self._steps < 0:
+            raise TooMuchError('it takes too many steps')
+
+    def require(self, characters: int) -> None:
+        """Raise TooMuchError unless a value may be so long."""
+        if characters > self.largest:
+            raise TooMuchError(f'it makes a value of more than {self.largest} characters')
+
+    def size(self, value: Any, depth: int = 0) -> int:
+        """How long a value is with all that is in it, in characters."""
+        if isinstance(value, str):
+            return len(value)
+        if isinstance(value, int):
+            return value.bit_length() // 3 + 1
+        if isinstance(value, Namespace):
+            value = object.__getattribute__(value, '_Namespace__attrs')
+        if isinstance(value, range):
+            return _PER_ENTRY * len(value)
+        if not isinstance(value, Collection):
+            return 1
+        if depth > _MOST_DEPTH:
+            raise TooMuchError('it makes a value that is nested too deeply')
+        total = 1
+        for entry in value:
+            total += _PER_ENTRY + self.size(entry, depth + 1)
+            if isinstance(value, Mapping):
+                total += self.size(value[entry], depth + 1)
+            self.require(total)
+        return total
+
+    def length(self, value: Any) -> int:
+        """The same without what is in its entries."""
+        if isinstance(value, Collection) and not isinstance(value, str):
+            return 1 + _PER_ENTRY * len(value)
+        return self.size(value)
+
+    def seen(self, value: Any, deep: bool = False) -> Any:
+        """A value that somebody looks at, or at all that is in it, too.
+
+        What an iterator gives is counted as it comes.
+        """
+        if isinstance(value, Iterator):
+            return self.counted(value, 1)
+        size = self.size(value) if deep else self.length(value)
+        self.require(size)
+        self.spend(1 + size // _CHARACTERS_PER_STEP)
+        return value
+
+    def taken(self, value: Any, deep: bool = False) -> Any:
+        """A value that is given to a function; never an iterator."""
+        if isinstance(value, Iterator):
+            value = list(self.counted(value, 1))
+        return self.seen(value, deep)
+
+    def counted(self, entries: Iterable[Any], steps: int) -> Iterator[Any]:
+        """The entries, of which each costs so many steps."""
+        for entry in entries:
+            self.spend(steps)
+            yield entry
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    intercepted_binops = frozenset(('+', '-', '*', '/', '//', '%', '**'))
+
+    def __init__(self) -> None:
+        super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False,
+                         extensions=['jinja2.ext.loopcontrols'])
+        self.globals = {'range': self.globals['range'], 'dict': dict, 'namespace': Namespace,
+                        'raise_exception': _raise}
+        self.filters = {name: _bounded(name, self.filters[name]) for name in _FILTERS}
+        self.filters |= {'_seen': _seen, '_read': _read, '_steps': _steps}
+        self.tests = {name: _bounded(name, test) for name, test in self.tests.items()}
+        self.weight = 0
+        self._now = threading.local()
+
+    @property
+    def work(self) -> Work:
+        """Of the rendering in this thread."""
+        return self._now.work
+
+    @work.setter
+    def work(self, work: Work) -> None:
+        self._now.work = work
+
+    def call(__self, __context: Context, __obj: Any,
+             *args: Any, **kwargs: Any) -> Any:
+        work = __self.work
+        work.spend(1)
+        if isinstance(__obj, (Macro, BlockReference, LoopContext)):
+            work.spend(__self.weight)
+        if isinstance(__obj, LoopContext):
+            args = (work.counted(args[0], __self.weight), *args[1:])
+        else:
+            args = tuple(map(work.taken, args))
+        method = getattr(__obj, '__wrapped__', __obj)       # str.format is wrapped
+        owner = getattr(method, '__self__', None)
+        if isinstance(owner, (str, bytes, int, float, list, tuple, dict, range, type)):
+            _check_method(work, owner, method.__name__, args)
+        return work.seen(super().call(__context, __obj, *args, **kwargs))
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        work = self.work
+        left, right = work.taken(left), work.taken(right)
+        if operator == '+':
+            work.require(work.length(left) + work.length(right))
+        elif operator == '*' and not isinstance(left, float) and not isinstance(right, float):
+            for value, count in ((left, right), (right, left)):
+                if isinstance(value, int):
+                    _check_bits(value.bit_length() + getattr(count, 'bit_length', int)())
+                elif isinstance(count, int):
+                    work.require(work.length(value) * max(count, 0))
+        elif operator == '**' and isinstance(left, int) and isinstance(right, int):
+            _check_bits(left.bit_length() * abs(right))
+        elif operator == '%' and isinstance(left, str):
+            _check_format(_PERCENT_FORMAT, left)
+            work.require(len(left) + left.count('%') * work.size(right))
+        return work.seen(super().call_binop(context, operator, left, right))
+
+
+class BoundedTemplate:
+    """A template, checked and compiled once; any thread may render it."""
+
+    def __init__(self, source: str) -> None:
+        """Raises jinja2.TemplateError, or whatever Jinja and Python raise for hostile ones."""
+        if len(source) > _MOST_SOURCE:
+            raise TooMuchError(f'it has {len(source)} characters; {_MOST_SOURCE} are the most')
+        self._environment = _Environment()
+        tree = self._environment.parse(source)
+        self._environment.weight = _weight(tree)
+        tree = _Counting().visit(tree)
+        tree.set_environment(self._environment)
+        self._template = self._environment.from_string(tree)
+
+    def render(self, messages: list[dict[str, str]], **constants: Any) -> str:
+        """The text of these messages; raises TooMuchError, and any other exception."""
+        steps = _STEPS + _STEPS_PER_MESSAGE * self._environment.weight * len(messages)
+        characters = sum(len(text) for message in messages for text in message.values())
+        work = self._environment.work = Work(min(steps, _MOST_STEPS), characters)
+        parts, total = [], 0
+        for part in self._template.generate(messages=messages, **constants):
+            total += len(part)
+            work.require(total)
+            parts.append(part)
+        return ''.join(parts)
+
+
+class _Counting(NodeTransformer):
+    """Puts the counting filters where values are looked at, and where loops turn."""
+
+    def __init__(self) -> None:
+        self._loops = 0     # around what is visited
+
+    def visit_For(self, node: nodes.For) -> nodes.For:
+        weight = sum(map(_weight, node.body))
+        self._loops += 1
+        if self._loops > _MOST_LOOPS:
+            raise TooMuchError(f'more than {_MOST_LOOPS} of its loops are nested')
+        self.generic_visit(node)
+        self._loops -= 1
+        node.iter = nodes.Filter(node.iter, '_steps', [nodes.Const(weight)], [], None, None,
+                                 lineno=node.lineno)
+        return node
+
+    def visit_Output(self, node: nodes.Output) -> nodes.Output:
+        self.generic_visit(node)
+        node.nodes = [child if isinstance(child, nodes.TemplateData) else _filtered(child, '_read')
+                      for child in node.nodes]
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Concat:
+        self.generic_visit(node)
+        node.nodes = [_filtered(child, '_read') for child in node.nodes]
+        return node
+
+    def visit_Compare(self, node: nodes.Compare) -> nodes.Compare:
+        self.generic_visit(node)
+        node.expr = _filtered(node.expr, '_read')
+        for operand in node.ops:
+            operand.expr = _filtered(operand.expr, '_read')
+        return node
+
+    def visit_Getitem(self, node: nodes.Getitem) -> nodes.Getitem:
+        self.generic_visit(node)
+        if isinstance(node.arg, nodes.Slice):
+            node.node = _filtered(node.node, '_seen')
+        return node
+
+
+def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
+    return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+
+
+def _weight(node: nodes.Node) -> int:
+    """How many steps it is to run through it once."""
+    text = len(node.data) // _CHARACTERS_PER_STEP if isinstance(node, nodes.TemplateData) else 0
+    return 1 + text + sum(map(_weight, node.iter_child_nodes()))
+
+
+@pass_context
+def _seen(context: Context, value: Any) -> Any:
+    return context.environment.work.seen(value)
+
+
+@pass_context
+def _read(context: Context, value: Any) -> Any:
+    return context.environment.work.seen(value, deep=True)
+
+
+@pass_context
+def _steps(context: Context, entries: Iterable[Any], weight: int) -> Iterator[Any]:
+    return context.environment.work.counted(entries, weight)
+
+
+def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A filter or test that spends what it is given and what it gives."""
+    first = getattr(function, 'jinja_pass_arg', None)
+
+    @pass_context
+    def bounded(context: Context, *args: Any, **kwargs: Any) -> Any:
+        work, deep = context.environment.work, name not in _SHALLOW
+        args = tuple(work.taken(argument, deep) for argument in args)
+        _check_filter(work, name, *args, **kwargs)
+        passed = {} if first is None else {
+            'context': context, 'eval_context': context.eval_ctx,
+            'environment': context.environment}
+        before = () if first is None else (passed[first.name],)
+        return work.seen(function(*before, *args, **kwargs))
+
+    return bounded
+
+
+def _check_filter(work: Work, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
+    if name in ('replace', 'join'):
+        _check_method(work, *((str(value), name, args) if name == 'replace' else
+                              (str(kwargs.get('d', args[0] if args else '')), name, (value,))))
+    elif name in ('indent', 'tojson'):
+        width = kwargs.get('width' if name == 'indent' else 'indent', args[0] if args else None)
+        if (width if isinstance(width, int) else len(width or '')) > _MOST_INDENT:
+            raise TooMuchError(f'it indents by more than {_MOST_INDENT}')
+
+
+def _check_method(work: Work, owner: Any, name: str, args: tuple[Any, ...]) -> None:
+    """Raise unless a method of a value of Python's own makes no more than is allowed of it."""
+    kind = next((kind for kind in _METHODS if isinstance(owner, kind)), None)
+    if kind is None or name not in _METHODS[kind]:
+        raise SecurityError(f'{name} is no method for templates')
+    work.seen(owner, deep=name in ('count', 'index'))
+    if kind is not str:
+        return
+    if name == 'replace' and len(args) > 1:
+        old, new = str(args[0]), str(args[1])
+        work.require(len(owner) + owner.count(old) * len(new))
+    elif name == 'join' and args:
+        count = len(args[0]) if isinstance(args[0], Collection) else 1
+        work.require(work.size(args[0]) + count * len(owner))
+    elif name == 'format':
+        _check_format(_BRACE_FORMAT, owner)
+        work.require(len(owner) + owner.count('{') * sum(map(work.size, args)))
+
+
+def _check_format(allowed: re.Pattern[str], text: str) -> None:
+    if allowed.fullmatch(text) is None:
+        raise SecurityError('formats of templates have plain fields, without widths')
+
+
+def _check_bits(bits: int) -> None:
+    if bits > _MOST_BITS:
+        raise TooMuchError(f'it makes a number of more than {_MOST_BITS} bits')
+
+
+def _raise(message: str) -> None:
+    raise jinja2.TemplateError(message)

@@ -1,0 +1,187 @@
+"""Chat templates: those of models give what Jinja gives, hostile ones end soon and stay small."""
+
+import resource
+import subprocess
+import sys
+
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+import pytest
+
+from flash_llm_ros.engine.text.chat_template import ChatTemplate, Message
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+
+CONVERSATION = [Message('system', 'Be brief.'), Message('user', ' What & why? <b> \n'),
+                Message('assistant', 'So.\n\nBecause.'), Message('user', '{"x": [1, 2]} 你好')]
+HARMLESS = {
+    'loop': '{% for m in messages %}{{ loop.index }}/{{ loop.length }} {{ m.role }}: '
+            '{{ m["content"] | trim }}{% if not loop.last %}, {% endif %}{% endfor %}',
+    'last user': '{% set ns = namespace(at=-1) %}{% for m in messages[::-1] %}'
+                 '{% set index = messages|length - 1 - loop.index0 %}'
+                 '{% if ns.at < 0 and m.role == "user" %}{% set ns.at = index %}{% endif %}'
+                 '{% endfor %}{{ ns.at }}{{ messages[ns.at].content }}',
+    'macro': '{% macro turn(m, end="\n") %}<{{ m.role }}>{{ m.content.strip() }}{{ end }}'
+             '{{ caller() if caller }}{% endmacro %}'
+             '{% for m in messages %}{{ turn(m) }}{% endfor %}'
+             '{% call turn(messages[0], end="!") %}called{% endcall %}',
+    'methods': '{% for m in messages %}{% if m.content.startswith("So") %}'
+               '{{ m.content.split("\n\n")[-1].lstrip("B").upper() }}{% endif %}'
+               '{{ m.content.replace("?", "!") }}{{ m.get("name", "none") }}{% endfor %}'
+               '{{ "-".join(["a", "b"]) }}{{ "{} of {x}".format(1, x=2) }}'
+               '{{ "%s: %d" % ("a", 3) }}',
+    'filters': '{{ messages | map(attribute="role") | join(", ") }}{{ messages | tojson }}'
+               '{{ messages | selectattr("role", "equalto", "user") | list | length }}'
+               '{{ messages | tojson(indent=2) }}'
+               '{{ (messages | last).content | string | indent(2) }}'
+               '{{ messages[0] | items | list }}{{ [3, 1, 2] | sort }}{{ "a" | default("b") }}',
+    'tests': '{{ tools is none }}{{ x is defined }}{{ messages is iterable }}{{ "a" in "abc" }}'
+             '{{ messages[0].content is string and messages[0] is mapping }}{{ 7 % 4 }}'
+             '{{ 2 ** 10 + 3 // 2 - 1 * 4 }}{{ "=" * 20 }}{{ ["a"] + ["b"] }}{{ "a" ~ 1 ~ none }}',
+    'blocks': '{% set text %}{% for i in range(3) %}{{ i }}{% endfor %}{% endset %}{{ text }}'
+              '{% filter upper %}abc{% endfilter %}{% for x in [] %}{% else %}nothing{% endfor %}'
+              '{% for m in messages if m.role == "user" %}{{ loop.first }}{% continue %}'
+              '{% endfor %}',
+    'recursive': '{% for x in [[1, [2, [3]]], 4] recursive %}{% if x is iterable %}{{ loop(x) }}'
+                 '{% else %}{{ x }}{{ loop.depth }}{% endif %}{% endfor %}',
+}
+
+
+@pytest.mark.parametrize('name', HARMLESS)
+def test_the_text_is_what_jinja_makes(name: str) -> None:
+    plain = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
+                                          extensions=['jinja2.ext.loopcontrols'])
+    expected = plain.from_string(HARMLESS[name]).render(
+        messages=[vars(message) for message in CONVERSATION], tools=None, bos_token='<s>',
+        eos_token='</s>')
+    assert ChatTemplate(HARMLESS[name], '<s>', '</s>').render(CONVERSATION) == expected
+
+
+@pytest.mark.parametrize('name', ['loop', 'last user', 'macro'])
+def test_long_conversations_have_room(name: str) -> None:
+    """A hundred thousand characters in five hundred turns, and in one."""
+    template = ChatTemplate(HARMLESS[name], '<s>', '</s>')
+    turns = [Message(role, 'word ' * 40) for role in ('user', 'assistant')] * 250
+    assert 'the end' in template.render([*turns, Message('user', 'the end')])
+    assert len(template.render([Message('user', 'word ' * 20_000)])) > 99_000
+
+
+X = '{% set x = "x" * 200000 %}'
+HOSTILE = {
+    'endless': '{% for a in range(30000) %}{% for b in range(30000) %}{% endfor %}{% endfor %}',
+    'output': '{% for a in range(30000) %}{{ "x" * 1000 }}{% endfor %}',
+    'constant output': '{% for a in range(30000) %}' + 'x' * 99 + '{% endfor %}',
+    'times': '{{ "x" * 10 ** 10 }}', 'times list': '{{ [1] * 10 ** 9 }}',
+    'times reversed': '{{ 10 ** 10 * "x" }}', 'times times': '{{ ("x" * 200000) * 200000 }}',
+    'power': '{{ 9 ** 9 ** 9 }}', 'power of power': '{{ (10 ** 1000) ** 1000 }}',
+    'products': '{% set ns = namespace(x=3) %}{% for i in range(999) %}'
+                '{% set ns.x = ns.x * ns.x %}{% endfor %}{{ ns.x }}',
+    'percent': '{{ "%1000000000d" % 1 }}', 'percent star': '{{ "%*d" % (10 ** 9, 1) }}',
+    'format': '{{ "{:1000000000}".format(1) }}', 'nested format': '{{ "{:{}}".format("", 10**9) }}',
+    'format attribute': '{{ "{0.__class__}".format(1) }}',
+    'format map': '{{ "{a:99999999}".format_map({"a": 1}) }}',
+    'center': '{{ "x".center(10 ** 10) }}', 'ljust': '{{ "x".ljust(10 ** 10) }}',
+    'zfill': '{{ "x".zfill(10 ** 10) }}', 'expandtabs': '{{ "\t".expandtabs(10 ** 10) }}',
+    'center filter': '{{ "x" | center(10 ** 10) }}', 'indent': '{{ "x\nx" | indent(10 ** 10) }}',
+    'indent text': X + '{{ "x\nx" | indent(x) }}', 'tojson': '{{ [[1]] | tojson(indent=10**9) }}',
+    'wordwrap': '{{ "x x" | wordwrap(1, wrapstring="x" * 200000) }}',
+    'format filter': '{{ "%1000000000d" | format(1) }}', 'lipsum': '{{ lipsum(n=10 ** 9) }}',
+    'replace': X + '{{ x.replace("x", x) }}', 'replace filter': X + '{{ x | replace("x", x) }}',
+    'replace nothing': X + '{{ x.replace("", x) }}', 'join': X + '{{ x.join(x) }}',
+    'join filter': X + '{{ x | join(x) }}', 'join list': X + '{{ ([x] * 9999) | join }}',
+    'concat': X + '{% set ns = namespace(t=x) %}{% for i in range(99) %}'
+              '{% set ns.t = ns.t ~ ns.t %}{% endfor %}',
+    'plus': X + '{% set ns = namespace(t=x) %}{% for i in range(99) %}'
+            '{% set ns.t = ns.t + ns.t %}{% endfor %}',
+    'lists': '{% set ns = namespace(t=[1]) %}{% for i in range(99) %}'
+             '{% set ns.t = [ns.t, ns.t, ns.t] %}{% endfor %}{{ ns.t }}',
+    'lists compared': '{% set ns = namespace(a=[1], b=[1]) %}{% for i in range(30) %}'
+                      '{% set ns.a = [ns.a, ns.a] %}{% set ns.b = [ns.b, ns.b] %}{% endfor %}'
+                      '{{ ns.a == ns.b }}',
+    'namespaces': '{% set ns = namespace(t=[1]) %}{% for i in range(30) %}'
+                  '{% set ns.t = namespace(a=ns.t, b=ns.t) %}{% endfor %}{{ ns.t }}',
+    'itself': '{% set ns = namespace() %}{% set ns.ns = ns %}{{ ns }}',
+    'comparing': X + '{% set y = "x" * 199999 ~ "y" %}{% for a in range(30000) %}'
+                 '{% if x == y or x < y or x in y %}{% endif %}{% endfor %}',
+    'slicing': X + '{% for a in range(30000) %}{% set y = x[::-1] %}{% endfor %}',
+    'upper': X + '{% for a in range(30000) %}{% set y = x.upper() %}{% endfor %}',
+    'filters': X + '{% for a in range(30000) %}{% set y = x | upper | trim | title %}{% endfor %}',
+    'tests': X + '{% for a in range(30000) %}{% set y = x is upper %}{% endfor %}',
+    'macro': '{% macro f(n) %}{{ f(n) }}{{ f(n) }}{% endmacro %}{{ f(1) }}',
+    'macro tree': '{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}'
+                  '{{ f(100) }}',
+    'macro output': '{% macro f(x) %}{{ x }}{{ x }}{% endmacro %}{{ ' + 'f(' * 40 + '"x"' + ')' * 40
+                    + ' }}',
+    'block': '{% block a %}{{ self.a() }}{{ self.a() }}{% endblock %}',
+    'recursive': '{% for x in [1, 1] recursive %}{{ loop([1, 1]) }}{% endfor %}',
+    'recursive range': '{% for x in range(9999) recursive %}{{ loop(range(9999)) }}{% endfor %}',
+    'call': '{% macro m() %}{{ caller() }}{{ caller() }}{% endmacro %}'
+            + '{% call m() %}' * 30 + 'x' + '{% endcall %}' * 30,
+    'bytes': '{{ (5).to_bytes(10 ** 10, "big") }}', 'encode': '{{ "x".encode().zfill(10 ** 10) }}',
+    'from bytes': '{{ (1).from_bytes([255] * 9999, "big") }}',
+    'fromkeys': '{{ {}.fromkeys(range(9)) }}',
+    'map filter': X + '{{ range(30000) | map("string") | map("replace", "1", x) | list }}',
+    'map forever': X + '{% for a in range(999) %}{% set y = ([x] * 9) | map("upper") | list %}'
+                   '{% endfor %}',
+    'batch': '{{ [1] | batch(10 ** 9, 0) | list }}', 'slice': '{{ [1] | slice(10 ** 9) | list }}',
+    'urlize': X + '{{ x | urlize }}', 'sum': '{{ ([[1]] * 99999) | sum(start=[]) }}',
+    'dictionaries': '{% set ns = namespace(t={}) %}{% for i in range(99) %}'
+                    '{% set ns.t = {"a": ns.t, "b": ns.t} %}{% endfor %}{{ ns.t | tojson }}',
+    'cycler': '{{ cycler(1).__init__ }}', 'long number': '{{ ("9" * 99999) | int }}',
+    'deep brackets': '{{ ' + '(' * 3000 + '1' + ')' * 3000 + ' }}',
+    'deep lists': '{{ ' + '[' * 3000 + ']' * 3000 + ' }}',
+    'deep nots': '{{ ' + 'not ' * 9999 + '1 }}',
+    'deep minus': '{{ ' + '-' * 9999 + '1 }}', 'deep dots': '{{ x' + '.a' * 40000 + ' }}',
+    'deep filters': '{{ x' + '|string' * 15000 + ' }}',
+    'deep ifs': '{% if 1 %}' * 2000 + '{% endif %}' * 2000,
+    'deeper loops': '{% for a in b %}' * 4000 + '{% endfor %}' * 4000,
+    'deep loops': '{% for a in b %}' * 200 + '{% endfor %}' * 200,
+    'deep sum': '{{ 1' + '+1' * 30000 + ' }}',
+    'long': 'x' * 200_000, 'include': '{% include "/etc/passwd" %}',
+    'import': '{% import "x" as y %}',
+    'extends': '{% extends "x" %}', 'open tags': '{{' * 60000, 'open comment': '{#' * 60000,
+    'spaces': '{% if 1' + ' ' * 120000 + '!', 'digits': '{{ ' + '1' * 100000 + ' }}',
+}
+RUN = """
+import resource, sys
+sys.path.insert(0, 'test/engine')
+from test_bounded_template import *
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+for name, source in HOSTILE.items():
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time_of()) + 20, -1))
+    print(name, outcome(source), flush=True)
+print('KiB', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+
+def time_of() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def outcome(source: str) -> str:
+    try:
+        return f'{len(ChatTemplate(source, "", "").render(CONVERSATION))} characters'
+    except FlashLlmError as error:
+        return error.code.name
+
+
+def test_hostile_ones() -> None:
+    """In a process with a limit of 20 s of its processor's time for each, and of its memory."""
+    done = subprocess.run([sys.executable, '-c', RUN], capture_output=True, text=True, timeout=110)
+    *lines, memory = done.stdout.splitlines()
+    assert done.returncode == 0 and len(lines) == len(HOSTILE), done.stdout[-200:] + done.stderr
+    for line in lines:
+        name, _, found = line.rpartition(' ')
+        if found == 'characters':
+            assert int(name.rpartition(' ')[2]) < 300_000, line
+        else:
+            assert found in ('INVALID_REQUEST', 'STORE_CORRUPT'), line
+    assert int(memory.split()[1]) < 200_000
+
+
+def test_too_much_is_told() -> None:
+    with pytest.raises(FlashLlmError, match='the messages: it takes too many steps') as error:
+        ChatTemplate(HOSTILE['endless'], '', '').render(CONVERSATION)
+    assert error.value.code is ErrorCode.INVALID_REQUEST
+    with pytest.raises(FlashLlmError, match="cannot be used: No filter named 'center'") as error:
+        ChatTemplate(HOSTILE['center filter'], '', '')
+    assert error.value.code is ErrorCode.STORE_CORRUPT
