@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from flash_llm_ros.engine.config import EngineConfig
 from flash_llm_ros.engine.conversations.sessions import SessionsPart
+from flash_llm_ros.engine.memory.footprint import Footprint
 from flash_llm_ros.engine.memory.process_memory import (
     release_code,
-    resident_bytes,
     return_large_blocks,
     trim_heap,
 )
@@ -63,16 +63,17 @@ class Parts:
         """Load them one after the other; returns what they took together."""
         return_large_blocks()
         trim_heap()
-        bare = resident_bytes()
-        for part in self._all:
-            part.load()
+        footprint, least = Footprint(), self._estimate()
+        try:
+            for part in self._all:
+                part.load()
+                trim_heap()
+            release_code(('onnxruntime', 'tokenizers'))
+            for part in self._all:
+                part.warm()
             trim_heap()
-        release_code(('onnxruntime', 'tokenizers'))
-        for part in self._all:
-            part.warm()
-        trim_heap()
-        least = self._estimate()
-        taken = max(resident_bytes() - bare, sum(row.bytes for row in least))
+        finally:
+            taken = footprint.measured(sum(row.bytes for row in least))
         names = ', '.join(row.name for row in least)
         return PlanRow('resident weights', taken, f'{names} and their libraries, as measured')
 
@@ -91,10 +92,10 @@ def load_parts(config: EngineConfig, store: FlashStore, costs: ReadCosts | None,
     """
     manifest, chunk = store.manifest, config.prefill_chunk
     check_mode(config.mode, manifest)
+    # Parts are named nowhere else, so that those that are given up go before others are loaded.
     kinds = {DenseFeedForward.mode: Parts(config, store, DenseFeedForward(store, chunk))}
     if manifest.calibration is not None:
-        gated = GatedFeedForward(store, chunk)
-        kinds[GatedFeedForward.mode] = Parts(config, store, gated)
+        kinds[GatedFeedForward.mode] = Parts(config, store, GatedFeedForward(store, chunk))
     choices = ranked_modes(config.mode, manifest,
                            {mode: parts.slots for mode, parts in kinds.items()}, costs)
     while True:
