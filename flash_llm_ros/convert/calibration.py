@@ -6,10 +6,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 import shutil
 
-from flash_llm_ros.checked_fields import check_integers
+from flash_llm_ros.checked_fields import check, check_integers
 from flash_llm_ros.convert.calibration_text import tokens_of
 from flash_llm_ros.convert.neuron_order import frequency_orders
-from flash_llm_ros.convert.predictor_search import FORMS, find_predictors, made_again
+from flash_llm_ros.convert.predictor_search import (
+    FORMS,
+    find_predictors,
+    least_bytes,
+    made_again,
+)
 from flash_llm_ros.convert.price import gated_price
 from flash_llm_ros.convert.recording import record
 from flash_llm_ros.convert.samples import Samples
@@ -26,6 +31,7 @@ from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.manifest import Calibration
 from flash_llm_ros.store.predictor_form import PredictorForm
+from flash_llm_ros.store.publication import locked
 from flash_llm_ros.store.writer import Progress, StoreWriter
 
 _CONTEXT = 512
@@ -56,22 +62,33 @@ def recalibrate(path: Path, texts: list[str], options: CalibrationOptions,
                 progress: Progress) -> FlashStore:
     """Give a finished store other predictors; its neurons stay where they are.
 
-    The manifest is replaced in one step. Raises FlashLlmError, OSError and ValueError.
+    The manifest is replaced in one step. Raises FlashLlmError, OSError and ValueError;
+    FileExistsError where another process writes to the store.
     """
-    store = FlashStore.open(path)
+    FlashStore.open(path)       # which says what is wrong with what is no store
+    with locked(path):
+        return _recalibrated(FlashStore.open(path), texts, options, progress)
+
+
+def _recalibrated(store: FlashStore, texts: list[str], options: CalibrationOptions,
+                  progress: Progress) -> FlashStore:
     block = store.manifest.model.feed_forward
     if not block.sparse_by_nature:
         raise FlashLlmError(
             ErrorCode.INVALID_PARAMETER,
-            f'{path} is of a model with {block.activation}: every token of such a model needs all '
-            'neurons, which mode exact reads. There is nothing to calibrate.')
+            f'{store.path} is of a model with {block.activation}: every token of such a model '
+            'needs all neurons, which mode exact reads. There is nothing to calibrate.')
+    if options.predictor_bytes is not None:
+        least = least_bytes(store.manifest.model, options.forms)
+        check(options.predictor_bytes >= least, 'predictor_bytes', options.predictor_bytes,
+              f'at least {least}, for a predictor in each of {store.manifest.model.layers} layers')
     folder = next_folder(store)
     try:
         with _recorded(store, texts, folder, options, progress) as samples:
             calibration = _calibrated(store, samples, folder, options, progress)
         return publish_calibration(store, calibration)
     except BaseException:
-        if FlashStore.open(path).manifest.files == store.manifest.files:
+        if FlashStore.open(store.path).manifest.files == store.manifest.files:
             discard_predictors(store, folder)
         raise
 

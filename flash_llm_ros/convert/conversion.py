@@ -1,6 +1,7 @@
 """Checkpoint to flash store: weights, then predictors where they may decide, then its name."""
 
 from dataclasses import dataclass, replace
+import os
 from pathlib import Path
 
 from flash_llm_ros.checked_fields import check, check_choice, check_integers
@@ -51,7 +52,7 @@ def convert(source: str | Path, target: str | Path, options: ConversionOptions,
 
     Raises CheckpointError, FlashLlmError, FileExistsError and ValueError.
     """
-    target = Path(target)
+    target = Path(os.path.realpath(target))     # `.` would be the folder that was replaced
     restore(target)
     if target.exists() and not options.replace:
         raise FileExistsError(f'{target} exists; give another name, or --replace.')
@@ -66,7 +67,7 @@ def convert(source: str | Path, target: str | Path, options: ConversionOptions,
                        options.resident or ('fp32' if exact else _resident(checkpoint)),
                        options.kv_cache or ('fp32' if exact else 'fp16'), options.block)
     texts = [default_text()] if options.texts is None else options.texts
-    with StoreWriter(checkpoint, target, form, progress) as writer:
+    with StoreWriter(checkpoint, target, form, progress, options.replace) as writer:
         store = writer.write()
         if sections.undecided:
             codecs = sections.measured(store, texts, progress)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+import math
 
 import numpy as np
 
@@ -12,10 +13,12 @@ from flash_llm_ros.convert.predictor import Predictor
 from flash_llm_ros.convert.predictor_choice import Candidate, choose
 from flash_llm_ros.convert.predictor_quality import Judge, Quality
 from flash_llm_ros.convert.samples import Samples
+from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.manifest import PredictorFacts
 from flash_llm_ros.store.neuron_reader import NeuronReader
 from flash_llm_ros.store.predictor_form import PredictorForm
+from flash_llm_ros.store.predictor_graph import predictor_layout
 from flash_llm_ros.store.writer import Progress
 
 FORMS = (*(PredictorForm('low_rank', rank) for rank in (64, 128, 256)),
@@ -67,11 +70,23 @@ class LayerCandidates:
         return LowRankFactors(self._weights.gate, statistics.root())
 
 
+def usable_forms(spec: ModelSpec, forms: tuple[PredictorForm, ...]) -> tuple[PredictorForm, ...]:
+    """Without ranks that the model's hidden size does not have."""
+    return tuple(form for form in forms
+                 if form.kind != 'low_rank' or form.size <= spec.hidden_size)
+
+
+def least_bytes(spec: ModelSpec, forms: tuple[PredictorForm, ...]) -> int:
+    """What predictors of all layers take at least."""
+    return min(sum(np.dtype(kind).itemsize * math.prod(shape) for kind, shape
+                   in predictor_layout(spec, [form] * spec.layers).values())
+               for form in usable_forms(spec, forms))
+
+
 def find_predictors(store: FlashStore, samples: Samples, forms: tuple[PredictorForm, ...],
                     budget: int, progress: Progress) -> list[FoundPredictor]:
     """One a layer: of `forms`, those that load least with `budget` bytes for all of them."""
-    width, layers = store.manifest.model.hidden_size, []
-    forms = tuple(form for form in forms if form.kind != 'low_rank' or form.size <= width)
+    layers, forms = [], usable_forms(store.manifest.model, forms)
     for candidates in _candidates(store, samples):
         judge, tried = candidates.judge(), []
         for form in forms:

@@ -2,11 +2,11 @@
 
 Beside STORE there may be, while it is written, .STORE.partial-PID, and for a moment, on file
 systems that cannot exchange two names, .STORE.old-PID. Their writer holds a lock on them, which
-ends with its process: without one they were left behind.
+ends with its process: without one they were left behind. Who changes a store holds one on it.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 import ctypes
 import errno
 import fcntl
@@ -23,54 +23,67 @@ class Publication:
     """A folder `path` beside `target`, to be filled and then published.
 
     As a context manager it removes what was not published, and what processes that were killed
-    left of the same target.
+    left of the same target. Nobody else writes to a store that it is to replace.
     """
 
-    def __init__(self, target: Path) -> None:
+    def __init__(self, target: Path, replace: bool) -> None:
         self.target = Path(os.path.realpath(target))
         self.path = self.target.with_name(f'.{self.target.name}.partial-{os.getpid()}')
-        self._lock = -1
+        self._replace, self._locks = replace, ExitStack()
 
     def __enter__(self) -> 'Publication':
+        """Raises OSError; FileExistsError where another process writes to the target."""
         self.target.parent.mkdir(parents=True, exist_ok=True)
         restore(self.target)
         for left_over in _beside(self.target, 'partial', 'old'):
             with _claimed(left_over) as abandoned:
                 if abandoned:
                     shutil.rmtree(left_over)
-        self.path.mkdir()
-        self._lock = _lock(self.path)
+        with ExitStack() as locks:
+            if self.target.exists():
+                locks.enter_context(locked(self.target))
+            self.path.mkdir()
+            locks.enter_context(locked(self.path))
+            self._locks = locks.pop_all()
         return self
 
     def __exit__(self, *exception: object) -> None:
         shutil.rmtree(self.path, ignore_errors=True)
-        os.close(self._lock)
+        self._locks.close()
 
     def publish(self) -> None:
-        """Move the folder to its place; one that was there before is replaced and removed."""
+        """Move the folder to its place; one that was there before is replaced and removed.
+
+        Raises FileExistsError where there is one now that is not to be replaced.
+        """
         for path in (*self.path.rglob('*'), self.path):
             sync(path)
         old = self.target.with_name(f'.{self.target.name}.old-{os.getpid()}')
-        if not self.target.exists():
-            self.path.rename(self.target)
-        elif not _exchange(self.path, self.target):     # which would leave the old one in `path`
-            self._rename_both(old)
+        try:
+            self.path.rename(self.target)       # to the place of nothing, or of an empty folder
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            if not self._replace:
+                raise FileExistsError(f'{self.target} was written by another process meanwhile; '
+                                      'give another name, or --replace.') from None
+            if not _exchange(self.path, self.target):   # which leaves the old one in `path`
+                self._rename_both(old)
         sync(self.target.parent)
         for replaced in (self.path, old):
             shutil.rmtree(replaced, ignore_errors=True)
 
     def _rename_both(self, old: Path) -> None:
-        """Between the two there is no store of that name; `restore` brings the old one back."""
-        lock = _lock(self.target)       # so that nobody does while this process runs
+        """Between the two there is no store of that name; `restore` brings the old one back.
+
+        Not while this process runs: it has the old one locked.
+        """
+        self.target.rename(old)
         try:
-            self.target.rename(old)
-            try:
-                self.path.rename(self.target)
-            except BaseException:
-                old.rename(self.target)
-                raise
-        finally:
-            os.close(lock)
+            self.path.rename(self.target)
+        except BaseException:
+            old.rename(self.target)
+            raise
 
 
 def restore(target: Path) -> None:
@@ -102,31 +115,36 @@ def _beside(target: Path, *kinds: str) -> list[Path]:
                   if path.name.startswith(prefixes) and path.is_dir())
 
 
-def _lock(folder: Path) -> int:
-    """Descriptor of a folder that is marked as in use until it is closed."""
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """No other process writes to `folder` meanwhile; the lock ends with this process.
+
+    Raises FileExistsError where one does; OSError.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise FileExistsError(f'{folder} is being written by another process; wait for its '
+                                  'end.') from None
+        except OSError:
+            pass                # a file system without locks: nobody can tell
+        yield
+    finally:
         os.close(descriptor)
-        raise FileExistsError(f'{folder} is being written by another process.') from None
-    except OSError:
-        pass                    # a file system without locks: nobody can tell
-    return descriptor
 
 
 @contextmanager
 def _claimed(folder: Path) -> Iterator[bool]:
     """Whether no process works on `folder`; none begins to as long as this holds it."""
-    try:
-        descriptor = _lock(folder)
-    except (FileExistsError, FileNotFoundError):    # or it was brought back or removed just now
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        os.close(descriptor)
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(locked(folder))
+        except (FileExistsError, FileNotFoundError):    # or it was brought back or removed just now
+            yield False
+        else:
+            yield True
 
 
 def _exchange(one: Path, other: Path) -> bool:

@@ -63,8 +63,8 @@ class StoreWriter:
     """
 
     def __init__(self, source: WeightSource, target: Path, form: StoreFormat,
-                 progress: Progress) -> None:
-        self._publication = Publication(target)
+                 progress: Progress, replace: bool = False) -> None:
+        self._publication = Publication(target, replace)
         self.path = self._publication.path
         self._weights, self._form, self._progress = source, form, progress
         self._hashes: dict[str, str] = {}
@@ -177,7 +177,7 @@ class StoreWriter:
         return {file.name: file_sha256(file) for file in self._weights.files}
 
     def publish(self) -> None:
-        """Move the store to its place; a store that was there before is replaced."""
+        """Move the store to its place; errors as `Publication.publish`."""
         self._publication.publish()
 
     def _write_neurons(self) -> None:

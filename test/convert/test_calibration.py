@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 import json
 from pathlib import Path
+import re
 import shutil
 
 from damage import flip_bit
@@ -14,13 +15,15 @@ from planted_checkpoint import write_planted_checkpoint
 import pytest
 from refusals import assert_error
 from safetensors.numpy import load_file
-from tiny_checkpoint import converted
+from tiny_checkpoint import converted, write_checkpoint
 import torch
 
+from flash_llm_ros.checked_fields import FieldError
 from flash_llm_ros.cli.main import main
 from flash_llm_ros.convert import calibration
 from flash_llm_ros.convert.calibration import CalibrationOptions, recalibrate
 from flash_llm_ros.convert.calibration_text import default_text, read_texts
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.convert.low_rank import InputStatistics, LowRankFactors
 from flash_llm_ros.convert.recording import Recording, record
 from flash_llm_ros.engine import Engine, EngineConfig
@@ -258,6 +261,45 @@ def test_predictors_stay_within_their_bytes(store: Path) -> None:
         tensors = load_file(store / found.predictor_weights)
         assert sum(tensor.nbytes for tensor in tensors.values()) == sizes[-1]
     assert sizes[1] < sizes[0]
+
+
+def test_the_least_bytes_of_predictors_are_told(store: Path) -> None:
+    """And they are enough."""
+    before = content(store)
+
+    def recalibrated(size: int) -> FlashStore:
+        return recalibrate(store, [TEXT], CalibrationOptions(most_tokens=700,
+                                                             predictor_bytes=size), quiet)
+
+    with pytest.raises(FieldError, match=r'predictor_bytes is 1; .* at least') as refused:
+        recalibrated(1)
+    least = int(re.search(r'at least (\d+)', str(refused.value)).group(1))
+    with pytest.raises(FieldError, match=f'at least {least}'):
+        recalibrated(least - 1)
+    assert content(store) == before
+    assert recalibrated(least).manifest.calibration.predictor_bytes == least
+
+
+def test_one_at_a_time_changes_a_store(store: Path, tmp_path: Path) -> None:
+    """While it is calibrated, nobody else calibrates or replaces it."""
+    checkpoint = write_checkpoint(tmp_path / 'checkpoint', hidden_act='relu')
+    refused = []
+
+    def meanwhile(step: str, done: int, total: int) -> None:
+        if refused:
+            return
+        before = content(store)
+        for change in (lambda: recalibrate(store, [TEXT], OPTIONS, quiet),
+                       lambda: convert(checkpoint, store, ConversionOptions(replace=True), quiet)):
+            with pytest.raises(FileExistsError, match=r'robot\.store is being written') as found:
+                change()
+            refused.append(found.value)
+        assert content(store) == before
+        assert sorted(path.name for path in tmp_path.iterdir()) == ['checkpoint', 'robot.store']
+
+    recalibrate(store, [TEXT], OPTIONS, meanwhile).verify()
+    assert len(refused) == 2
+    recalibrate(store, [TEXT], OPTIONS, quiet).verify()
 
 
 # ---- a finished store gets other predictors, or stays as it was ----------------------------------

@@ -17,7 +17,7 @@ from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.store import publication
 from flash_llm_ros.store.errors import ErrorCode
 from flash_llm_ros.store.flash_store import FlashStore
-from flash_llm_ros.store.publication import Publication, restore
+from flash_llm_ros.store.publication import Publication, locked, restore
 
 # What changes a file system or waits for it: a process may die before any of these calls.
 STEPS = ((os, 'rename'), (os, 'fsync'), (os, 'rmdir'), (os, 'unlink'), (os, 'mkdir'),
@@ -42,7 +42,7 @@ def stores(int8_store: Path, tmp_path: Path) -> Path:
 
 
 def replace_by(new: Path, target: Path) -> None:
-    with Publication(target) as place:
+    with Publication(target, replace=True) as place:
         shutil.copytree(new, place.path, dirs_exist_ok=True)
         (place.path / 'new').touch()
         place.publish()
@@ -193,3 +193,42 @@ def test_other_errors_of_an_exchange_are_told(stores: Path, int8_store: Path,
         replace_by(int8_store, stores / 'robot.store')
     assert (stores / 'robot.store/old').exists()
     assert [path.name for path in stores.iterdir()] == ['robot.store']
+
+
+def test_a_store_that_came_meanwhile_is_not_replaced(stores: Path, int8_store: Path,
+                                                     publishing: str) -> None:
+    """Two conversions to the same new name: the first one stays."""
+    target = stores / 'new.store'
+    with Publication(target, replace=False) as place:
+        shutil.copytree(int8_store, place.path, dirs_exist_ok=True)
+        (stores / 'robot.store').rename(target)
+        with pytest.raises(FileExistsError, match=r'new\.store was written .*--replace'):
+            place.publish()
+    assert (target / 'old').exists() and [path.name for path in stores.iterdir()] == ['new.store']
+
+
+def test_one_at_a_time_replaces_a_store(stores: Path, int8_store: Path, publishing: str) -> None:
+    target = stores / 'robot.store'
+    with Publication(target, replace=True) as place:
+        shutil.copytree(int8_store, place.path, dirs_exist_ok=True)
+        with pytest.raises(FileExistsError, match='another process'):
+            replace_by(int8_store, target)
+        assert sorted(stores.iterdir()) == sorted([place.path, target])
+        place.publish()
+        with pytest.raises(FileExistsError, match='another process'), locked(target):
+            pass
+    with locked(target), pytest.raises(FileExistsError, match='another process'):
+        replace_by(int8_store, target)
+    replace_by(int8_store, target)
+    assert (target / 'new').exists()
+
+
+@pytest.mark.parametrize('name', ['.', '../robot.store', '../link'])
+def test_the_folder_one_is_in_is_replaced(stores: Path, monkeypatch: pytest.MonkeyPatch,
+                                          name: str) -> None:
+    target, checkpoint = stores / 'robot.store', write_checkpoint(stores.parent / 'checkpoint')
+    (stores / 'link').symlink_to(target)
+    monkeypatch.chdir(target)
+    found = convert(checkpoint, name, ConversionOptions(replace=True), lambda *_: None)
+    assert found.path == target and not (target / 'old').exists()
+    found.verify()
