@@ -79,10 +79,9 @@ def reference_logits(model: PreTrainedModel, tokens: list[int]) -> np.ndarray:
     return model(torch.tensor([tokens])).logits[0].numpy()
 
 
-@torch.no_grad()
-def reference_greedy(model: PreTrainedModel, prompt: list[int], count: int) -> list[int]:
-    """The next `count` tokens, or fewer when the model ends its answer."""
-    out = model.generate(torch.tensor([prompt]), max_new_tokens=count, do_sample=False,
-                         attention_mask=torch.ones(1, len(prompt), dtype=torch.long),
-                         pad_token_id=model.config.eos_token_id)
-    return out[0, len(prompt):].tolist()
+def reference_choices(model: PreTrainedModel, prompt: list[int], answer: list[int]) -> list[int]:
+    """The likeliest token in the place of each one of an answer, given all before it.
+
+    They are its own tokens where it is the greedy answer, and nowhere else; one pass tells.
+    """
+    return reference_logits(model, prompt + answer)[len(prompt) - 1:-1].argmax(axis=1).tolist()
