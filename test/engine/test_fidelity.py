@@ -13,7 +13,7 @@ from bench.quality.reference_model import load_reference, reference_choices, ref
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
-TOKENS = 1000
+TOKENS = 600
 PROMPTS = ('What is the capital of France?', 'Write a short poem about the sea.',
            'Explain how a quadrotor turns.', 'List five animals that can swim.',
            'def fibonacci(n):')
@@ -21,7 +21,7 @@ LOGIT_TOLERANCE = 0.1       # logits of this model deviate by about 6
 
 
 def open_engine(store: Path, **options: object) -> Engine:
-    return Engine.open(EngineConfig(store, 400_000_000, context_length=1024, lock_memory=False,
+    return Engine.open(EngineConfig(store, 400_000_000, context_length=640, lock_memory=False,
                                     **options))
 
 
