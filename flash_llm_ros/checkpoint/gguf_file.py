@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.families import family
+from flash_llm_ros.checkpoint.gguf_header import check_header
 from flash_llm_ros.checkpoint.gguf_tokenizer import LLAMA3_SPLITS, tokenizer_json
 from flash_llm_ros.model_spec import ModelSpec
 
@@ -22,6 +23,7 @@ class GgufCheckpoint(Checkpoint):
     def __init__(self, path: Path) -> None:
         self.path, self.files = path, (path,)
         try:
+            check_header(path)
             reader = gguf.GGUFReader(path)
             fields = {name: field.contents() for name, field in reader.fields.items()}
         except Exception as error:      # the library raises whatever the bytes lead it to

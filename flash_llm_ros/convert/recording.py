@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.engine import Engine
+from flash_llm_ros.store.output_file import OutputFile
 
 _LARGEST = np.finfo(np.float16).max
 
@@ -33,8 +34,10 @@ class FfnRecorder:
 
     def __init__(self, recording: Recording, layers: int) -> None:
         self._open = ExitStack()
-        self._files = [self._open.enter_context(recording.path(layer).open('wb'))
-                       for layer in range(layers)]
+        self._files = []
+        for layer in range(layers):
+            self._files.append(OutputFile(recording.path(layer)))
+            self._open.callback(self._files[-1].close, sync=False)
 
     def __enter__(self) -> 'FfnRecorder':
         return self

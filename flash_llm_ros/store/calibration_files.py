@@ -13,6 +13,7 @@ from flash_llm_ros.store import flash_store as names
 from flash_llm_ros.store.flash_store import FlashStore, file_sha256
 from flash_llm_ros.store.graph_builder import ExternalData
 from flash_llm_ros.store.manifest import Calibration, FileFacts
+from flash_llm_ros.store.output_file import write_file
 from flash_llm_ros.store.predictor_form import PredictorForm
 from flash_llm_ros.store.predictor_graph import predictor_graph, predictor_layout
 from flash_llm_ros.store.publication import sync
@@ -41,7 +42,7 @@ def write_predictors(store: FlashStore, folder: str, forms: list[PredictorForm],
         for name, tensor in predictor.tensors(layer).items():
             writer.write(name, tensor)
         graph = predictor_graph(spec, layer, predictor.form, data)
-        (store.path / names.predictor_graph(layer, folder)).write_bytes(graph)
+        write_file(store.path / names.predictor_graph(layer, folder), graph)
     writer.close()
 
 

@@ -20,6 +20,7 @@ from flash_llm_ros.checked_fields import (
 )
 from flash_llm_ros.store.errors import ReadFailedError
 from flash_llm_ros.store.flash_device import FlashDevice
+from flash_llm_ros.store.output_file import write_file
 
 PROFILE = 'profile.yaml'    # beside the store's manifest, not listed in it: it is the machine's
 PROFILE_VERSION = 1
@@ -153,12 +154,12 @@ class DeviceProfile:
 
     def save(self, path: Path) -> None:
         """Raises OSError."""
-        path.write_text(yaml_text({
+        write_file(path, yaml_text({
             'profile_version': PROFILE_VERSION, 'device': asdict(self.device),
             'reader': self.reader, 'direct': self.direct, 'measured_at': self.measured_at,
             'span_bytes': self.span_bytes,
             'measurements': [[*m[:3], round(m.reads_per_second, 1)] for m in self.measurements],
-        }), encoding='utf-8')
+        }))
 
     @classmethod
     def load(cls, path: Path) -> 'DeviceProfile':

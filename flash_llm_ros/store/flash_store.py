@@ -146,13 +146,14 @@ class FlashStore:
 
 def file_sha256(path: Path, progress: Callable[[int], None] = lambda count: None) -> str:
     """Hash a file without keeping its pages in the page cache."""
-    digest = hashlib.sha256()
+    digest, done = hashlib.sha256(), 0
     try:
         with path.open('rb', buffering=0) as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
+                done += len(chunk)
                 progress(len(chunk))
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
     except OSError as error:
-        raise ReadFailedError(f'{path}: {error.strerror}.') from None
+        raise ReadFailedError(f'{path}, byte {done}: {error.strerror}.') from None
     return digest.hexdigest()

@@ -19,6 +19,7 @@ from flash_llm_ros.checked_fields import (
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
 from flash_llm_ros.store.geometry import LAYOUTS, Geometry, spec_sections
+from flash_llm_ros.store.output_file import write_file
 from flash_llm_ros.store.predictor_form import PredictorForm
 
 FORMAT_VERSION = 4
@@ -145,7 +146,7 @@ class Manifest:
             'files': self.files,
             'source': self.source,
         })
-        path.write_text(f'{body}{_SEAL}{_digest(body)}\n', encoding='utf-8')
+        write_file(path, f'{body}{_SEAL}{_digest(body)}\n')
 
     @classmethod
     def load(cls, path: Path) -> 'Manifest':

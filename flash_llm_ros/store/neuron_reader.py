@@ -65,12 +65,14 @@ class NeuronReader:
             while len(data) < count * size:
                 part = os.pread(self._fd, count * size - len(data), offset + len(data))
                 if not part:
-                    raise ReadFailedError(f'{self._path} ends in {section.label}; it was '
-                                          'truncated.')
+                    raise ReadFailedError(
+                        f'{self._path} ends at byte {offset + len(data)}, in {section.label}; it '
+                        'was truncated. Convert the checkpoint again.')
                 data += part
             os.posix_fadvise(self._fd, offset, count * size, os.POSIX_FADV_DONTNEED)
         except OSError as error:
-            raise ReadFailedError(f'{self._path}, {section.label}: {error.strerror}.') from None
+            raise ReadFailedError(f'{self._path}, byte {offset + len(data)} ({section.label}): '
+                                  f'{error.strerror}.') from None
         groups = np.frombuffer(data, np.uint8).reshape(count, size)
         stored = np.ascontiguousarray(groups[:, -CHECKSUM_BYTES:]).view('<u4')[:, 0]
         wrong = np.flatnonzero(stored != group_checksums(
@@ -78,5 +80,6 @@ class NeuronReader:
         if len(wrong):
             place = first + int(wrong[0])
             raise ChecksumError(f'{self._path}: group {place} ({section.label}, byte '
-                                f'{place * size}) does not match its checksum.')
+                                f'{place * size}) does not match its checksum: it is damaged, '
+                                'or of another place or store.')
         return groups

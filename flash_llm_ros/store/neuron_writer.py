@@ -1,7 +1,6 @@
 """Writes neurons.bin: rows in, checksummed groups out, one section after the other."""
 
 from collections.abc import Iterable
-import os
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +8,7 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.store.checksum import group_checksums
 from flash_llm_ros.store.geometry import CHECKSUM_BYTES, Geometry, Section
+from flash_llm_ros.store.output_file import OutputFile
 
 
 class NeuronWriter:
@@ -18,7 +18,7 @@ class NeuronWriter:
         self._geometry, self._identity = geometry, identity
         self._group = 0
         self._pending = list(geometry.sections)
-        self._file = path.open('wb')
+        self._file = OutputFile(path)
 
     def write(self, section: Section, parts: Iterable[NDArray[np.float32]]) -> None:
         """Write a whole section; `parts` yields float32 [bundles, rows, dim] in bundle order.
@@ -46,8 +46,6 @@ class NeuronWriter:
                              f'instead of {section.bundles}')
 
     def close(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
         if self._pending:
             raise ValueError(f'section {self._pending[0].label} was not written')

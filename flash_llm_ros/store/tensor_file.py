@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
+from flash_llm_ros.store.output_file import OutputFile
 
 _DTYPES = {'F32': np.float32, 'F16': np.float16, 'U8': np.uint8, 'I8': np.int8,
            'I32': np.int32, 'I64': np.int64}
@@ -44,7 +45,7 @@ class TensorFileWriter:
         self.offsets = {name: (self.data_start + entry['data_offsets'][0],
                                entry['data_offsets'][1] - entry['data_offsets'][0])
                         for name, entry in header.items()}
-        self._file = path.open('wb')
+        self._file = OutputFile(path)
         self._file.write(len(text).to_bytes(8, 'little') + text)
 
     def write(self, name: str, tensor: NDArray[Any]) -> None:
@@ -55,8 +56,6 @@ class TensorFileWriter:
         self._file.write(np.ascontiguousarray(tensor).data)
 
     def close(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
         if self._expected:
             raise ValueError(f'tensor {self._expected[0][0]} was declared but not written')

@@ -19,6 +19,7 @@ from flash_llm_ros.store.layer_graphs import final_graph, layer_graph
 from flash_llm_ros.store.manifest import Calibration, FileFacts, Manifest
 from flash_llm_ros.store.neuron_reader import NeuronReader
 from flash_llm_ros.store.neuron_writer import NeuronWriter
+from flash_llm_ros.store.output_file import write_file
 from flash_llm_ros.store.publication import Publication
 from flash_llm_ros.store.resident_layout import (
     POSITIONS,
@@ -83,11 +84,9 @@ class StoreWriter:
         """Write all but the calibration; the result is usable in exact mode."""
         self._write_neurons()
         self._write_layers()
-        (self.path / names.TOKENIZER).write_text(self._weights.tokenizer_json,
-                                                 encoding='utf-8')
+        write_file(self.path / names.TOKENIZER, self._weights.tokenizer_json)
         self._write_tokenizer_tables()
-        (self.path / names.CHAT_TEMPLATE).write_text(self._weights.chat_template,
-                                                     encoding='utf-8')
+        write_file(self.path / names.CHAT_TEMPLATE, self._weights.chat_template)
         return self.seal(None)
 
     def recode(self, form: StoreFormat) -> FlashStore:
@@ -236,7 +235,7 @@ class StoreWriter:
                                                   form.resident).items():
                     writer.write(key, tensor)
             graph = layer_graph(spec, layer, form.resident, form.kv_cache, data, rows)
-            (self.path / names.layer_graph(layer)).write_bytes(graph)
+            write_file(self.path / names.layer_graph(layer), graph)
             self._progress('attention', layer + 1, spec.layers)
         if spec.feed_forward.bias:
             for layer in range(spec.layers):
@@ -246,7 +245,7 @@ class StoreWriter:
             table = rows('positions', first, first + spec.max_context)
             writer.write(POSITIONS, table.astype(layout[POSITIONS][0]))
         writer.close()
-        (self.path / names.FINAL_GRAPH).write_bytes(final_graph(spec, rows))
+        write_file(self.path / names.FINAL_GRAPH, final_graph(spec, rows))
 
 
 def _geometry(spec: ModelSpec, form: StoreFormat) -> Geometry:

@@ -126,7 +126,7 @@ std::optional<ReadFault> GroupFile::verify(const Run& run, std::size_t begin,
       char text[64];
       std::snprintf(text, sizeof text, ": CRC32C is %08x instead of %08x, twice", computed,
                     stored);
-      return ReadFault(ReadFault::Kind::kChecksum, where(run, i) + text);
+      return ReadFault(ReadFault::Kind::kChecksum, where(run, i) + text + "; damaged, or of another place or store");
     }
   }
   return std::nullopt;

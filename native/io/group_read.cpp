@@ -26,7 +26,8 @@ bool GroupRead::arrived(ssize_t answer) {
   if (answer < 0) {
     return failed({ReadFault::Kind::kRead,
                    file_.where(run_, part_.begin) + ": read failed twice: " +
-                       std::generic_category().message(static_cast<int>(-answer))});
+                       std::generic_category().message(static_cast<int>(-answer)) +
+                       "; `dmesg` may say more"});
   }
   const std::size_t bytes = static_cast<std::size_t>(answer);
   const std::size_t missing = bytes_of(part_.end - part_.arrived);
@@ -38,7 +39,8 @@ bool GroupRead::arrived(ssize_t answer) {
       return failed({ReadFault::Kind::kRead,
                      file_.where(run_, part_.begin) + ": read ended after " +
                          std::to_string(bytes_of(part_.arrived - part_.begin) + bytes) + " of " +
-                         std::to_string(bytes_of(part_.end - part_.begin)) + " bytes twice"});
+                         std::to_string(bytes_of(part_.end - part_.begin)) +
+                         " bytes twice; the file was truncated or the medium is gone"});
     }
     part_.arrived += groups;
     ask();

@@ -82,18 +82,23 @@ def read_snapshot(file: BinaryIO, name: str, key: bytes, parts: Iterable[memoryv
     digest = hashlib.sha256()
     length = sum(part.nbytes for part in parts).to_bytes(_LENGTH_BYTES, 'little')
     expected = _MAGIC + key + length
+    at = 0
     try:
         head = file.read(len(expected))
         if head != expected:
             raise ChecksumError(f'{name} is not one of this store, these tokens and settings.')
         digest.update(head)
+        at = len(head)
         for part in parts:
-            if file.readinto(part) != part.nbytes:
-                raise ChecksumError(f'{name} is shorter than it was written.')
+            if (found := file.readinto(part)) != part.nbytes:
+                raise ChecksumError(f'{name} ends at byte {at + found}; it is shorter than it was '
+                                    'written.')
             digest.update(part)
+            at += found
         seal = file.read(_HASH_BYTES + 1)
     except OSError as error:
-        raise ReadFailedError(f'{name} cannot be read: {error.strerror}.') from None
+        raise ReadFailedError(f'{name} cannot be read from byte {at} on: '
+                              f'{error.strerror}.') from None
     if seal != digest.digest():
         raise ChecksumError(f'{name} is damaged: its SHA-256 does not match.')
 

@@ -1,0 +1,77 @@
+"""A disk that is full at each step of a conversion: the file is named, nothing is left behind."""
+
+import errno
+from pathlib import Path
+import resource
+
+import pytest
+from tiny_checkpoint import write_checkpoint
+
+from flash_llm_ros.convert.calibration import CalibrationOptions, recalibrate
+from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.output_file import write_file
+
+
+class FullDisk:
+    """From a step of the progress on, no file can become longer than some bytes."""
+
+    def __init__(self, step: str, count: int, most: int = 100) -> None:
+        self._step, self._count, self._most = step, count, most
+        self._limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what == self._step:
+            self._count -= 1
+            if self._count == 0:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (self._most, self._limits[1]))
+
+    def __enter__(self) -> 'FullDisk':
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, self._limits)
+
+
+STEPS = [('neurons', 1, 'neurons.bin'), ('neurons', 5, 'resident.safetensors'),
+         ('attention', 1, 'resident.safetensors'), ('attention', 3, 'layers/final.onnx'),
+         ('reading text', 1, 'predictors/recording/000.f16'),
+         ('ordering neurons', 3, 'neurons.bin.reordered'),
+         ('calibrating', 1, 'predictors.safetensors'), ('measuring', 2, 'manifest.yaml')]
+
+
+@pytest.mark.parametrize(('step', 'count', 'name'), STEPS)
+def test_converting(tmp_path: Path, step: str, count: int, name: str) -> None:
+    write_checkpoint(tmp_path / 'checkpoint', hidden_act='relu')
+    with FullDisk(step, count) as disk, pytest.raises(OSError) as error:
+        convert(tmp_path / 'checkpoint', tmp_path / 'store', ConversionOptions(most_tokens=512),
+                disk)
+    assert error.value.errno == errno.EFBIG
+    assert error.value.filename.endswith(f'/{name}'), error.value
+    assert error.value.strerror in str(error.value) and name in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ['checkpoint']
+
+
+def test_calibrating(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / 'checkpoint', hidden_act='relu')
+    store = convert(tmp_path / 'checkpoint', tmp_path / 'store', ConversionOptions(most_tokens=512),
+                    lambda what, done, total: None)
+    before = sorted(path.name for path in store.path.iterdir())
+    for step, name in (('reading text', '000.f16'), ('calibrating', 'predictors-2.safetensors'),
+                       ('measuring', '.manifest.yaml.partial')):
+        with FullDisk(step, 1) as disk, pytest.raises(OSError) as error:
+            recalibrate(store.path, ['Some text. ' * 500], CalibrationOptions(most_tokens=512),
+                        disk)
+        assert error.value.filename.endswith(f'/{name}'), error.value
+        assert sorted(path.name for path in store.path.iterdir()) == before
+    FlashStore.open(store.path).verify()
+
+
+def test_a_file_without_room(tmp_path: Path) -> None:
+    with FullDisk('now', 1) as disk:
+        disk('now', 0, 0)
+        with pytest.raises(OSError, match=r'file') as error:
+            write_file(tmp_path / 'profile.yaml', 'x' * 101)
+        assert error.value.filename == str(tmp_path / 'profile.yaml')
+        write_file(tmp_path / 'short', 'ü' * 50)
+    assert (tmp_path / 'short').read_text() == 'ü' * 50
