@@ -135,7 +135,9 @@ class HuggingFaceCheckpoint(Checkpoint):
     def _text(self, file: str) -> str:
         try:
             return (self.path / file).read_text(encoding='utf-8')
-        except (OSError, UnicodeDecodeError) as error:
+        except OSError as error:
+            raise CheckpointError(f'{self.path / file}: {error.strerror}') from None
+        except UnicodeDecodeError as error:
             raise CheckpointError(f'{self.path / file}: {error}') from None
 
     def _optional_json(self, file: str) -> dict[str, Any]:

@@ -19,9 +19,9 @@ def open_checkpoint(path: str | Path, ffn: str | Path | None = None) -> Checkpoi
 
 
 def _opened(path: Path) -> Checkpoint:
-    if path.is_dir():
-        return HuggingFaceCheckpoint(path)
     if path.is_file():
         return GgufCheckpoint(path)
-    raise CheckpointError(f'{path} does not exist; a checkpoint is a Hugging Face folder '
-                          'or a .gguf file')
+    if (path / 'config.json').is_file():
+        return HuggingFaceCheckpoint(path)
+    what = 'has no config.json' if path.is_dir() else 'does not exist'
+    raise CheckpointError(f'{path} {what}; a checkpoint is a Hugging Face folder or a .gguf file')

@@ -70,7 +70,10 @@ def read_strings(bag: Path, topic: str) -> list[str]:
             return [reader.deserialize(data, connection.msgtype).data
                     for connection, _, data in reader.messages(connections)]
     except (AnyReaderError, FileNotFoundError) as error:
-        raise BagError(f'{bag} cannot be read: {error}') from None
+        what = str(error)
+        if bag.suffix != '.mcap' and not (bag / 'metadata.yaml').exists():
+            what = 'it has no metadata.yaml; it must be the folder of a bag, or an .mcap file'
+        raise BagError(f'{bag} cannot be read: {what}') from None
 
 
 class BagWriter:

@@ -109,5 +109,9 @@ def carry_out(run: Callable[[argparse.Namespace], int], options: argparse.Namesp
 
 def fail(error: Exception) -> int:
     """Report an expected failure; returns the exit code."""
-    print(f'flash_llm: {error}', file=sys.stderr)
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        what = f'{error.filename}: {error.strerror}.'
+    else:
+        what = str(error)
+    print(f'flash_llm: {what}', file=sys.stderr)
     return 1

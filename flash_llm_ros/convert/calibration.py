@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+import os
 from pathlib import Path
 import shutil
 
@@ -66,6 +67,10 @@ def recalibrate(path: Path, texts: list[str], options: CalibrationOptions,
     FileExistsError where another process writes to the store.
     """
     FlashStore.open(path)       # which says what is wrong with what is no store
+    if not os.access(path, os.W_OK):
+        raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
+                            f'{path} cannot be written, and new predictors are files in it; '
+                            'calibrate a copy that can be.')
     with locked(path):
         return _recalibrated(FlashStore.open(path), texts, options, progress)
 

@@ -24,7 +24,7 @@ def read_texts(paths: list[Path]) -> list[str]:
     """The text of every file, or of every line of a JSON lines file.
 
     A line is a string, an object whose `text`, `content` or `prompt` and `response` are strings,
-    or one with `messages` of such. ValueError names the file and the line; OSError.
+    or one with `messages` of such. ValueError names the file, and the line.
     """
     texts = []
     for path in paths:
@@ -32,6 +32,9 @@ def read_texts(paths: list[Path]) -> list[str]:
             text = path.read_text(encoding='utf-8')
         except UnicodeDecodeError as error:
             raise ValueError(f'{path} is not UTF-8: {error}') from None
+        except OSError as error:
+            raise ValueError(f'{path} cannot be read: {error.strerror}; the text to calibrate on '
+                             'must be UTF-8 files, or .jsonl ones.') from None
         texts += list(_lines(path, text)) if path.suffix in JSON_LINES else [text]
     return [text for text in texts if text.strip()]
 

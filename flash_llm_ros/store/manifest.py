@@ -190,4 +190,5 @@ def _digest(body: str) -> str:
 
 
 def _corrupt(path: Path, what: str) -> FlashLlmError:
-    return FlashLlmError(ErrorCode.STORE_CORRUPT, f'{path} cannot be trusted: {what}.')
+    return FlashLlmError(ErrorCode.STORE_CORRUPT, f'{path} cannot be trusted: {what}. '
+                         '`flash_llm convert CHECKPOINT STORE` writes a new one.')

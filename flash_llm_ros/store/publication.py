@@ -33,7 +33,12 @@ class Publication:
 
     def __enter__(self) -> 'Publication':
         """Raises OSError; FileExistsError where another process writes to the target."""
-        self.target.parent.mkdir(parents=True, exist_ok=True)
+        folder = self.target.parent
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(error.errno, f'{error.strerror}; a store must be in a folder that can be '
+                          'written', str(folder)) from None
         restore(self.target)
         for left_over in _beside(self.target, 'partial', 'old'):
             with _claimed(left_over) as abandoned:

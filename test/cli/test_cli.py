@@ -127,6 +127,40 @@ def test_convert_refuses(tmp_path: Path, checkpoint_folder: Path,
     assert not new.exists()
 
 
+def one_sentence(message: str, *parts: object) -> bool:
+    """With all these in it, and without what Python puts around an error."""
+    assert message.count('\n') == 1 and 'Errno' not in message and 'Path(' not in message, message
+    return all(str(part) in message for part in parts)
+
+
+def test_paths_that_cannot_be(tmp_path: Path, checkpoint_folder: Path, gated_store: Path,
+                              capsys: pytest.CaptureFixture[str],
+                              monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each is named, and what would be right."""
+    file, none = tmp_path / 'file', tmp_path / 'none'
+    file.touch()
+    for target in (file / 'robot.store', '/proc/x/robot.store'):
+        assert one_sentence(failed(capsys, 'convert', checkpoint_folder, target),
+                            Path(target).parent, 'folder that can be written')
+    for text in (tmp_path, none):
+        assert one_sentence(failed(capsys, 'calibrate', gated_store, '--text', text), text,
+                            'UTF-8 files, or .jsonl')
+    monkeypatch.chdir(tmp_path)
+    for checkpoint in (tmp_path, ''):
+        assert one_sentence(failed(capsys, 'convert', checkpoint, 'new'), Path(checkpoint),
+                            'no config.json; a checkpoint is a Hugging Face folder or a .gguf')
+    assert one_sentence(failed(capsys, 'convert', checkpoint_folder, 'new', '--ffn', none), none)
+    assert one_sentence(failed(capsys, 'report', gated_store, '--out', none / 'page'),
+                        none / 'page')
+
+
+def test_a_store_that_cannot_be_written(gated_store: Path, monkeypatch: pytest.MonkeyPatch,
+                                        capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr('os.access', lambda path, mode: False)      # all is allowed to root
+    assert one_sentence(failed(capsys, 'calibrate', gated_store), gated_store,
+                        'cannot be written', 'a copy')
+
+
 def test_verify_finds_damage(tmp_path: Path, int8_store: Path,
                              capsys: pytest.CaptureFixture[str]) -> None:
     store = shutil.copytree(int8_store, tmp_path / 'store')

@@ -120,14 +120,14 @@ def test_mcap_another_topic_and_a_prompt_without_an_answer(active_node, tmp_path
 
 
 @pytest.mark.parametrize(('make', 'arguments', 'word'), [
-    (lambda path: path, (), 'missing'),
+    (lambda path: path, (), 'bag cannot be read: it has no metadata.yaml'),
     (lambda path: write_prompts(path, ['a'], topic='/other'), (), '/other'),
     (lambda path: write_prompts(path, ['a']), ('--expect', '/nowhere.json'), '/nowhere.json'),
 ], ids=['no bag', 'no topic', 'no expectation'])
 def test_what_cannot_be_replayed_is_told(active_node, tmp_path, make, arguments, word):
     done = replay(active_node.domain, make(tmp_path / 'bag'), *arguments)
     assert done.returncode == 2
-    assert word in done.stderr and 'Traceback' not in done.stderr
+    assert word in done.stderr and done.stderr.count('\n') == 1 and 'Path(' not in done.stderr
 
 
 def test_without_rosbags_the_command_says_what_to_install(monkeypatch, tmp_path, capsys):

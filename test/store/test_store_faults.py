@@ -54,6 +54,19 @@ def test_sealing_again_is_accepted(store: Path) -> None:
     open_and_close(store)
 
 
+@pytest.mark.parametrize(('change', 'field'), [
+    (lambda data: data.pop('order'), 'order is missing'),
+    (lambda data: data.update(identity=7), 'identity is unknown'),
+    (lambda data: data['geometry'].pop('block'), 'geometry.block is missing')])
+def test_what_another_version_has_sealed(store: Path, change: Callable[[dict], object],
+                                         field: str) -> None:
+    """The sentence names the field, and ends with what helps."""
+    edit_manifest(store, change)
+    message = str(refused(store))
+    assert field in message
+    assert message.endswith('. `flash_llm convert CHECKPOINT STORE` writes a new one.')
+
+
 @pytest.mark.parametrize('name', FILES[:-1])
 def test_flipped_bit(store: Path, name: str) -> None:
     size = (store / name).stat().st_size
