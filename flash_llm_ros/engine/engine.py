@@ -92,6 +92,14 @@ class Engine:
         """Conversations that are kept; may be read from any thread."""
         return len(self._runs.sessions)
 
+    def check(self, request: GenerationRequest) -> None:
+        """Raise what `start` would raise without a look at the model; from any thread, at once.
+
+        So what is too long for the context need not wait. Raises FlashLlmError: EMPTY_PROMPT,
+        INVALID_TEXT, PROMPT_TOO_LONG, INVALID_REQUEST.
+        """
+        self._runs.check(request)
+
     def start(self, request: GenerationRequest) -> Generation:
         """Check and tokenise a request; iterate over what is returned to run it.
 

@@ -35,6 +35,7 @@ def engine(int8_store: Path):
     ({'prompt': 'x' * 2 ** 20}, ErrorCode.PROMPT_TOO_LONG, '1048576 characters'),
     ({'max_tokens': 0}, ErrorCode.INVALID_REQUEST, 'max_tokens is 0'),
     ({'max_tokens': 2.5}, ErrorCode.INVALID_REQUEST, 'max_tokens is 2.5'),
+    ({'stop': ('a' * 4000, 'b' * 97)}, ErrorCode.INVALID_REQUEST, 'stop has 4097 characters'),
     ({'stop': ('a', '')}, ErrorCode.INVALID_REQUEST, 'stop holds an empty string'),
 ])
 def test_refused_requests(engine: Engine, wrong: dict[str, object], code: ErrorCode,

@@ -59,6 +59,17 @@ def test_queue_takes_its_size_beside_the_running_one(worker, engine):
     assert engine.served == ['a <gate> b', 'c', 'e']
 
 
+def test_what_no_context_holds_does_not_wait(worker, engine):
+    """Else a queue of it would be as large as the messages are."""
+    _, running = send(worker, 'a <gate> b')
+    assert engine.at_gate.wait(TIMEOUT)
+    with assert_error(ErrorCode.PROMPT_TOO_LONG, 'long'):
+        send(worker, 'x' * 1001)
+    assert worker.queue_length == 0
+    engine.gate.set()
+    running.outcome()
+
+
 def test_cancel_takes_effect_inside_a_long_piece(worker, engine):
     request, listener = send(worker, 'a <gate> b')
     assert engine.at_gate.wait(TIMEOUT)

@@ -3,18 +3,21 @@
 '[prefill=3]' only the first, '[fault]' and '[bug]' raise after the first token, '[hang]' and
 '[hold]' begin with a native call that does not return, the latter with the interpreter's lock.
 Environment variables: TEST_OPEN_SECONDS slows the opening of a store, TEST_SYSFS stands in for
-/sys.
+/sys, TEST_OBJECTS names a file for the count of Python's objects; results are then kept for 1 s.
 """
 
 import ctypes
+import gc
 import os
 from pathlib import Path
 import re
 import sys
+import threading
 import time
 
 from flash_llm_ros.engine import Engine
 from flash_llm_ros.node.health import heat
+from flash_llm_ros.node.interfaces import action
 from flash_llm_ros.node.main import main
 from flash_llm_ros.store.errors import ReadFailedError
 
@@ -56,6 +59,17 @@ def slow_open(config, log=print):
     return engine_open(config, log=log)
 
 
+def count_objects(path):
+    """Write there every second how many objects Python's collector knows of."""
+    while True:
+        gc.collect()
+        Path(path).write_text(str(len(gc.get_objects())))
+        time.sleep(1)
+
+
+if 'TEST_OBJECTS' in os.environ:
+    action.RESULT_TIMEOUT = 1
+    threading.Thread(target=count_objects, args=(os.environ['TEST_OBJECTS'],), daemon=True).start()
 heat.SYS = Path(os.environ.get('TEST_SYSFS', heat.SYS))
 Engine.open = slow_open
 Engine.start = lambda self, request: Injected(engine_start(self, request), request.prompt)

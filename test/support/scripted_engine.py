@@ -7,6 +7,7 @@ from flash_llm_ros.node.work.request import Request
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
 
 TIMEOUT = 10
+LONGEST = 1000      # characters of a prompt
 SETTINGS = {'requests.queue_size': 2, 'requests.when_busy': 'queue', 'compute.duty_cycle': 1.0,
             'compute.max_threads': 256}
 
@@ -63,6 +64,10 @@ class ScriptedEngine:
         self.served, self.said, self.threads, self.limits = [], [], set(), []
         self.running, self.suspended, self.closed = None, [], False
         self.suspend_error = self.resume_error = self.discard_error = None
+
+    def check(self, request):
+        if len(request.prompt) > LONGEST:
+            raise FlashLlmError(ErrorCode.PROMPT_TOO_LONG, 'long')
 
     def start(self, request):
         self.threads.add(threading.get_ident())

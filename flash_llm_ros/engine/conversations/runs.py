@@ -79,6 +79,10 @@ class Runs:
             self._log(f'read the {count} tokens of the system prompt from {kept.path}')
         self._kept_in_place = kept
 
+    def check(self, request: GenerationRequest) -> None:
+        """As Engine.check."""
+        self._prompts.check(request)
+
     def start(self, request: GenerationRequest) -> Generation:
         """As Engine.start."""
         self._give_up()

@@ -6,7 +6,7 @@ import mmap
 import os
 
 _PAGE = os.sysconf('SC_PAGESIZE')
-_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD = -3, -1
+_M_MMAP_THRESHOLD, _M_TRIM_THRESHOLD, _M_ARENA_MAX = -3, -1, -8
 _THRESHOLD = 256 * 1024
 
 
@@ -34,6 +34,13 @@ def forget_peak() -> None:
 def return_large_blocks() -> None:
     """Make glibc map large blocks one by one, so that freeing them frees their pages."""
     _set_thresholds(_THRESHOLD, _THRESHOLD)
+
+
+def share_one_heap() -> None:
+    """Make glibc serve all threads from one heap; of several, each keeps what it was once given."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, 'mallopt'):
+        libc.mallopt(_M_ARENA_MAX, 1)
 
 
 def _set_thresholds(mapped: int, trimmed: int) -> None:

@@ -13,6 +13,7 @@ from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 _LONGEST_NAME = 256     # characters
+_LONGEST_STOP = 4096    # characters, of all stop strings together
 
 
 class PromptTokens:
@@ -48,6 +49,9 @@ class PromptTokens:
             raise FlashLlmError(ErrorCode.EMPTY_PROMPT, 'prompt is empty; it must hold some text.')
         if not isinstance(request.max_tokens, int) or request.max_tokens < 1:
             raise _invalid(f'max_tokens is {request.max_tokens}; it must be at least 1.')
+        if sum(map(len, request.stop)) > _LONGEST_STOP:
+            raise _invalid(f'stop has {sum(map(len, request.stop))} characters; at most '
+                           f'{_LONGEST_STOP} are taken.')
         if not all(request.stop):
             raise _invalid('stop holds an empty string; every answer would be empty.')
 

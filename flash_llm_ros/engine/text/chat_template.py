@@ -79,6 +79,11 @@ def check_messages(messages: Sequence[Message], context: int) -> None:
         raise FlashLlmError(ErrorCode.PROMPT_TOO_LONG,
                             f'messages has {len(messages)} entries; a context of {context} tokens '
                             f'takes at most {context}.')
+    characters = sum(len(message.content) for message in messages)
+    if characters > context * _CHARACTERS_PER_TOKEN:
+        raise FlashLlmError(ErrorCode.PROMPT_TOO_LONG,
+                            f'messages have {characters} characters; a context of {context} '
+                            f'tokens takes at most {context * _CHARACTERS_PER_TOKEN}.')
     for index, message in enumerate(messages):
         field = f'messages[{index}]'
         if message.role not in ROLES:

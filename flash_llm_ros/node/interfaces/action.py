@@ -16,6 +16,7 @@ from flash_llm_ros.node.interfaces.conversions import (
     chunk_message,
     deadline_seconds,
     fill_answer,
+    forget_texts,
     generation_request,
 )
 from flash_llm_ros.node.interfaces.intake import Intake, Understood
@@ -61,6 +62,7 @@ class GenerateAction:
         goal = self._goals[key] = _Goal(handle)
         goal.request = self._intake.submit(
             key.hex(), goal, lambda: self._understand(handle.request))
+        forget_texts(handle.request)    # which rclpy keeps as long as the result
         self._watch.add(goal.request, '~/generate/_action/send_goal')
 
     def _understand(self, ask: GenerateText.Goal) -> Understood:

@@ -28,6 +28,8 @@ class ClientWatch:
 
     def add(self, request: Request, service: str) -> None:
         """Watch over a request that came by a service, such as '~/generate/_action/send_goal'."""
+        if request.ended:
+            return
         service = self._node.resolve_service_name(service)
         self._new.put(_Watched(request, service, self._clients(service)))
 

@@ -41,6 +41,15 @@ def generation_request(ask: Ask, *, max_tokens: int, system_prompt: str) -> Gene
         constraint=_constraint(ask.constraint))
 
 
+def forget_texts(ask: Ask) -> None:
+    """Empty every field of a request that can be long."""
+    for part in (ask, ask.sampling, ask.constraint):
+        for name in part.get_fields_and_field_types():
+            value = getattr(part, name)
+            if isinstance(value, str | list):
+                setattr(part, name, type(value)())
+
+
 def _constraint(message: OutputConstraint) -> Constraint | None:
     choices = tuple(message.choices)
     if message.kind != OutputConstraint.NONE:

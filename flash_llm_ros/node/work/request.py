@@ -166,6 +166,9 @@ class Request:
             self._state = _State.ENDED
             if self._timer is not None:
                 self._timer.cancel()
+                self._timer = None
+            if error is not None:       # it is kept: the frames it came through hold the message
+                error.__traceback__ = error.__context__ = None
             cost = None
             if self._running is not None:
                 cost = copy.copy(self._running.stats)  # the engine goes on writing to it
@@ -175,6 +178,9 @@ class Request:
             self._tell('done', Outcome(
                 self.id, ''.join(self._texts), reason, error, cost, self._queue_time,
                 time.monotonic() - self._arrival, self.preemptions))
+            # Outlets know their request: without this both, and the message, would wait for
+            # Python's cycle collector.
+            self._outlets = ()
             self._wake()
 
     def _expire(self) -> None:

@@ -92,7 +92,12 @@ class Worker:
             self._active = True
 
     def submit(self, request: Request) -> None:
-        """Queue a request; raises FlashLlmError(NOT_ACTIVE or QUEUE_FULL)."""
+        """Queue a request; raises FlashLlmError: NOT_ACTIVE, QUEUE_FULL, and as Engine.check.
+
+        What waits is so no larger than the context, times `requests.queue_size`.
+        """
+        if self._active:
+            self.engine.check(request.generation)
         with self._changed:
             if not self._active:
                 raise FlashLlmError(

@@ -1,0 +1,83 @@
+"""What requests leave behind in the node, and what it holds of messages that are too large."""
+
+from pathlib import Path
+
+import pytest
+from ros_fixtures import RunningNode, running_node
+from test_node_requests import goal
+
+pytestmark = pytest.mark.ros
+LARGE = 1_000_000   # bytes
+
+
+def test_texts_are_forgotten() -> None:
+    """rclpy keeps a goal's message for as long as its result."""
+    from flash_llm_msgs.action import GenerateText
+    from flash_llm_msgs.msg import ChatMessage
+    from flash_llm_ros.node.interfaces.conversions import forget_texts
+
+    ask = GenerateText.Goal(prompt='a', system_prompt='b', session_id='c', deadline=3.0)
+    ask.messages = [ChatMessage(role='user', content='d')]
+    ask.sampling.stop, ask.sampling.seed = ['e'], 7
+    ask.constraint.text, ask.constraint.choices = 'f', ['g']
+    forget_texts(ask)
+    expected = GenerateText.Goal(deadline=3.0)
+    expected.sampling.seed = 7
+    assert ask == expected
+
+
+def ask_many(node: RunningNode, count: int) -> None:
+    from flash_llm_msgs.srv import GenerateText
+
+    for _ in range(count // 3):
+        _, result = node.client.send_goal(goal('Hello', 2)).result(60)
+        assert result.error.code == 0
+        run = node.client.send_goal(goal('Hello', 200))
+        run.cancel()
+        run.result(60)
+        call = GenerateText.Request(prompt='Hello')
+        call.sampling.max_tokens = 2
+        assert node.client.generate_text(call).error.code == 0
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_requests_leave_no_object_behind(int8_store: Path, tmp_path: Path) -> None:
+    counted = tmp_path / 'objects'
+    with running_node(int8_store, environment={'TEST_OBJECTS': str(counted)}) as node:
+        node.activate()
+        ask_many(node, 60)
+
+        def objects() -> int:
+            return int(counted.read_text() or '0')
+
+        node.client.until(lambda: not node.client.status.queue_length, 10, 'an idle node')
+        least = [objects()]
+
+        def settled() -> bool:      # what ends by itself has ended: results that were kept
+            least.append(objects())
+            return len(least) > 100 and least[-1] and least[-1] == least[-60]
+
+        node.client.until(settled, 60, 'the same count for a while')
+        before = least[-1]
+        assert before > 10_000          # of Python and ROS: it is counted
+        ask_many(node, 300)
+        node.client.until(lambda: 0 < objects() <= before + 100, 60, f'{before} objects again')
+
+
+@pytest.mark.slow
+def test_large_messages_are_not_kept(int8_store: Path) -> None:
+    from flash_llm_msgs.srv import GenerateText
+
+    with running_node(int8_store) as node:
+        client = node.activate().client
+        ask_many(node, 30)
+        client.send_goal(goal('x' * LARGE, 2)).result(60)
+        before = node.process.memory('VmRSS')
+        for _ in range(40):         # 120 MB in all, while their results are kept
+            _, result = client.send_goal(goal('x' * LARGE, 2)).result(60)
+            assert 'characters' in result.error.message
+            answer = client.generate_text(GenerateText.Request(system_prompt='y' * LARGE))
+            assert 'characters' in answer.error.message
+            client.publish_prompt('z' * LARGE)
+        assert node.process.memory('VmRSS') - before < 10 * LARGE
