@@ -71,8 +71,8 @@ def read_strings(bag: Path, topic: str) -> list[str]:
                     for connection, _, data in reader.messages(connections)]
     except (AnyReaderError, FileNotFoundError) as error:
         what = str(error)
-        if bag.suffix != '.mcap' and not (bag / 'metadata.yaml').exists():
-            what = 'it has no metadata.yaml; it must be the folder of a bag, or an .mcap file'
+        if not (bag if bag.suffix == '.mcap' else bag / 'metadata.yaml').exists():
+            what = 'it must be the folder of a bag, with a metadata.yaml, or an .mcap file'
         raise BagError(f'{bag} cannot be read: {what}') from None
 
 

@@ -120,10 +120,11 @@ def test_mcap_another_topic_and_a_prompt_without_an_answer(active_node, tmp_path
 
 
 @pytest.mark.parametrize(('make', 'arguments', 'word'), [
-    (lambda path: path, (), 'bag cannot be read: it has no metadata.yaml'),
+    (lambda path: path, (), 'bag cannot be read: it must be'),
+    (lambda path: path.with_suffix('.mcap'), (), 'bag.mcap cannot be read: it must be'),
     (lambda path: write_prompts(path, ['a'], topic='/other'), (), '/other'),
     (lambda path: write_prompts(path, ['a']), ('--expect', '/nowhere.json'), '/nowhere.json'),
-], ids=['no bag', 'no topic', 'no expectation'])
+], ids=['no bag', 'no file', 'no topic', 'no expectation'])
 def test_what_cannot_be_replayed_is_told(active_node, tmp_path, make, arguments, word):
     done = replay(active_node.domain, make(tmp_path / 'bag'), *arguments)
     assert done.returncode == 2
