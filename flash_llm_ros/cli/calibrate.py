@@ -61,7 +61,7 @@ def price(calibration: Calibration) -> str:
     """What mode gated costs and saves, in a line."""
     return (f'mode gated: {calibration.active_share:.1%} of the neurons, in '
             f'{calibration.groups_share:.1%} of the groups; perplexity times '
-            f'{calibration.perplexity_ratio:.4f}; predictors of '
+            f'{calibration.perplexity_text}; predictors of '
             f'{calibration.predictor_bytes / 1e6:.1f} MB find {calibration.mean_recall:.2%} of '
             'the contribution')
 

@@ -73,5 +73,5 @@ def _calibration(calibration: Calibration | None) -> str:
     kinds = Counter(f'{facts.kind} {facts.size}' for facts in calibration.predictors)
     return (f'{calibration.text_tokens} tokens: mode gated uses {calibration.active_share:.0%} of '
             f'the neurons, in {calibration.groups_share:.0%} of their groups, at '
-            f"{calibration.perplexity_ratio:.3f} times mode exact's perplexity; predictors: "
+            f"{calibration.perplexity_text} times mode exact's perplexity; predictors: "
             + ', '.join(f'{count} x {kind}' for kind, count in kinds.most_common()))

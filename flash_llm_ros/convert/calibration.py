@@ -134,14 +134,15 @@ def _calibrated(store: FlashStore, samples: Samples, folder: str, options: Calib
     unpriced = Calibration(
         text_tokens=len(samples.tokens), thresholds=[one.quality.threshold for one in found],
         predictors=[one.facts for one in found], active_share=1.0, groups_share=1.0,
-        perplexity_ratio=1.0, predictor_folder=folder)
+        perplexity_ratio=1.0, perplexity_error=0.0, predictor_folder=folder)
     calibrated = FlashStore(store.path, replace(store.manifest, calibration=unpriced))
     with opened(store, options.threads) as engine:
         price = gated_price(engine, calibrated, samples.held_out_pieces(options.measured_tokens),
                             progress)
     return replace(unpriced, active_share=round(price.active_share, 4),
                    groups_share=round(price.groups_share, 4),
-                   perplexity_ratio=round(price.growth.relative, 4))
+                   perplexity_ratio=round(price.growth.relative, 4),
+                   perplexity_error=round(price.growth.relative_error, 4))
 
 
 @contextmanager

@@ -11,7 +11,8 @@ from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.geometry import Geometry
 from flash_llm_ros.store.manifest import Calibration, Manifest
 
-MOST_PERPLEXITY = 1.01     # of mode gated, in that of mode exact, that auto takes
+# Of mode gated, in that of mode exact, that auto takes: the measured ratio and its standard error.
+MOST_PERPLEXITY = 1.01
 
 
 class Choice(NamedTuple):
@@ -49,9 +50,9 @@ def ranked_modes(mode: str, manifest: Manifest, slots: Mapping[str, int],
 
 def _by_reads(geometry: Geometry, calibration: Calibration, slots: Mapping[str, int],
               costs: ReadCosts | None) -> list[Choice]:
-    ratio = calibration.perplexity_ratio
-    if not ratio <= MOST_PERPLEXITY:
-        return [Choice('exact', f'mode exact: by its calibration, mode gated has {ratio:.3f} '
+    price = calibration.perplexity_text
+    if not calibration.perplexity_ratio + calibration.perplexity_error <= MOST_PERPLEXITY:
+        return [Choice('exact', f'mode exact: by its calibration, mode gated has {price} '
                        f'times its perplexity, and auto takes at most {MOST_PERPLEXITY}')]
     no_room = Choice('exact', 'mode exact: dram_budget has no room for mode gated and its '
                      'predictors')
@@ -59,13 +60,15 @@ def _by_reads(geometry: Geometry, calibration: Calibration, slots: Mapping[str, 
         return [no_room]
     if not slots['exact']:
         return [Choice('gated', 'mode gated: dram_budget has no room for mode exact')]
+    # Of a pass. In mode exact one may give several tokens, guessed from the text before; how many
+    # are right is not known before a request is there, so they are not counted.
     grouped = GatedFeedForward.grouped
     gated = estimated_reads(geometry, plan_window(geometry, slots['gated'], grouped), costs,
                             grouped, calibration.groups_share)
     exact = estimated_reads(geometry, plan_window(geometry, slots['exact']), costs)
     guess = '' if costs else '; a guess, as the device was not probed'
     if gated.seconds < exact.seconds:
-        return [Choice('gated', f"mode gated: a token's reads take about {gated}, in mode exact "
-                       f'{exact}, for {ratio:.3f} times its perplexity{guess}'), no_room]
-    return [Choice('exact', f"mode exact: a token's reads take about {exact}, in mode gated "
+        return [Choice('gated', f"mode gated: a pass's reads take about {gated}, in mode exact "
+                       f'{exact}, for {price} times its perplexity{guess}'), no_room]
+    return [Choice('exact', f"mode exact: a pass's reads take about {exact}, in mode gated "
                    f'{gated}{guess}')]

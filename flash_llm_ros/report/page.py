@@ -87,7 +87,7 @@ def _price(calibration: Calibration) -> str:
     return (f'<p>Mode gated, on held-out tokens of {calibration.text_tokens}: '
             f'{calibration.active_share:.1%} of the neurons are predicted, in '
             f'{calibration.groups_share:.1%} of their groups; perplexity is '
-            f'{calibration.perplexity_ratio:.3f} times that of mode exact. The predictors take '
+            f'{calibration.perplexity_text} times that of mode exact. The predictors take '
             f'{calibration.predictor_bytes / 1e6:.1f} MB of DRAM.</p>')
 
 

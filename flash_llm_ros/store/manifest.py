@@ -59,7 +59,8 @@ class Calibration:
 
     `thresholds` has one number a layer, which a predictor's score must exceed. `active_share` of
     the neurons is predicted for a token, in `groups_share` of the feed-forward blocks' groups.
-    `perplexity_ratio` is mode gated's perplexity over mode exact's, of held-out tokens.
+    `perplexity_ratio` is mode gated's perplexity over mode exact's, of held-out tokens, and
+    `perplexity_error` its standard error.
     """
 
     text_tokens: int
@@ -68,17 +69,23 @@ class Calibration:
     active_share: float
     groups_share: float
     perplexity_ratio: float
+    perplexity_error: float
     predictor_folder: str = 'predictors'
 
     def __post_init__(self) -> None:
         check_integers(self, ['text_tokens'])
         check_numbers(self, ['active_share', 'groups_share'], *_SHARE)
         check_numbers(self, ['perplexity_ratio'], lambda value: value > 0, 'a positive number')
+        check_numbers(self, ['perplexity_error'], lambda value: value >= 0, 'a number from 0 on')
         check(len(self.thresholds) == len(self.predictors), 'thresholds', self.thresholds,
               f'{len(self.predictors)} numbers, one for each predictor')
 
         check(all(abs(value) <= _MOST_FLOAT32 for value in self.thresholds), 'thresholds',
               self.thresholds, f'at most {_MOST_FLOAT32:.4g} in size')
+
+    @property
+    def perplexity_text(self) -> str:
+        return f'{self.perplexity_ratio:.4f} ± {self.perplexity_error:.4f}'
 
     @property
     def mean_recall(self) -> float:

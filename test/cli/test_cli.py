@@ -68,7 +68,7 @@ def test_inspect_a_calibrated_store(planted_store: Path,
     facts = json.loads(run(capsys, 'inspect', planted_store, '--json')[1])['calibration']
     assert 'bundled layout' in out and len(facts['thresholds']) == 3
     assert f'mode gated uses {facts["active_share"]:.0%} of the neurons' in out
-    assert f'{facts["perplexity_ratio"]:.3f} times' in out
+    assert f'{facts["perplexity_ratio"]:.4f} ± {facts["perplexity_error"]:.4f} times' in out
 
 
 def test_only_a_calibrated_store_is_gated(int8_store: Path, planted_store: Path,

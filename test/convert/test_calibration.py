@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 import re
 import shutil
+import statistics
 
 from damage import flip_bit
 from family_checkpoints import reference_of, write_opt
@@ -192,6 +193,9 @@ def test_the_price_is_that_of_mode_gated(planted: Path) -> None:
                                         - row[following])
     ratio = np.exp(np.mean(losses['gated']) - np.mean(losses['exact']))
     assert found.perplexity_ratio == pytest.approx(ratio, abs=2e-3)
+    differences = np.array(losses['gated']) - np.array(losses['exact'])
+    error = ratio * statistics.stdev(differences) / len(differences) ** 0.5
+    assert found.perplexity_error == pytest.approx(error, rel=0.3, abs=2e-4)
     assert found.active_share == pytest.approx(np.mean(shares), abs=2e-3)
     assert found.active_share <= found.groups_share <= 1
     assert 0.9 < found.perplexity_ratio < 1.1
@@ -374,7 +378,7 @@ def test_the_reader_finds_damage(store: Path) -> None:
 def test_the_command(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['calibrate', str(store), '--tokens', '256', '--measured-tokens', '32']) == 0
     out, found = capsys.readouterr().out, FlashStore.open(store).manifest.calibration
-    assert f'perplexity times {found.perplexity_ratio:.4f}' in out
+    assert f'perplexity times {found.perplexity_ratio:.4f} ± {found.perplexity_error:.4f}' in out
     assert f'{found.active_share:.1%} of the neurons' in out and found.text_tokens == 256
 
 

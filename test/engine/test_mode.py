@@ -28,7 +28,8 @@ REQUESTS_COST = ReadCosts(1e-4, 1e-9, 1 << 20, 1e-9)
 def manifest(planted_store: Path) -> Manifest:
     """Of a bundled store, with a calibration that is worth it."""
     found = FlashStore.open(planted_store).manifest
-    return with_calibration(found, groups_share=0.2, perplexity_ratio=1.005)
+    return with_calibration(found, groups_share=0.2, perplexity_ratio=1.005,
+                            perplexity_error=0.0)
 
 
 def with_calibration(manifest: Manifest, **changes: float) -> Manifest:
@@ -49,7 +50,7 @@ def test_gated_where_its_reads_take_less_time(manifest: Manifest, share: float,
     found = ranked_modes('auto', with_calibration(manifest, groups_share=share), SLOTS, costs)[0]
     assert found.mode == mode
     assert len(re.findall(r'\d+\.\d ms \(\d+\.\d MB\)', found.reason)) == 2
-    assert ('1.005 times' in found.reason) == (mode == 'gated')
+    assert ('1.0050 ± 0.0000 times' in found.reason) == (mode == 'gated')
     assert ('not probed' in found.reason) == (costs is None)
 
 
@@ -58,13 +59,16 @@ def test_exact_where_all_fits(manifest: Manifest) -> None:
     assert mode == 'exact'
 
 
-@pytest.mark.parametrize(('ratio', 'mode'), [(0.99, 'gated'), (1.01, 'gated'), (1.0101, 'exact'),
-                                             (2.0, 'exact')])
-def test_at_most_a_hundredth_of_perplexity(manifest: Manifest, ratio: float, mode: str) -> None:
-    found = ranked_modes('auto', with_calibration(manifest, perplexity_ratio=ratio), SLOTS,
-                         BYTES_COST)[0]
+@pytest.mark.parametrize(('ratio', 'error', 'mode'), [
+    (0.99, 0.0, 'gated'), (1.01, 0.0, 'gated'), (1.0101, 0.0, 'exact'), (2.0, 0.0, 'exact'),
+    (0.99, 0.015, 'gated'), (1.005, 0.006, 'exact'), (0.99, 0.5, 'exact')])
+def test_at_most_a_hundredth_of_perplexity(manifest: Manifest, ratio: float, error: float,
+                                           mode: str) -> None:
+    """That was measured with some certainty."""
+    changed = with_calibration(manifest, perplexity_ratio=ratio, perplexity_error=error)
+    found = ranked_modes('auto', changed, SLOTS, BYTES_COST)[0]
     assert found.mode == mode
-    assert mode == 'gated' or f'{ratio:.3f} times' in found.reason
+    assert f'{ratio:.4f} ± {error:.4f} times' in found.reason
 
 
 @pytest.mark.parametrize(('without', 'mode'), [('gated', 'exact'), ('exact', 'gated')])

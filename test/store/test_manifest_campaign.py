@@ -17,7 +17,8 @@ from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 SEED = 14
 EDITS = 120     # of each store's 4,000
 # What the author of a store may choose: other numbers of the same kind are no damage.
-CHOSEN = ('calibration.thresholds', 'calibration.perplexity_ratio')
+CHOSEN = ('calibration.thresholds', 'calibration.perplexity_ratio',
+          'calibration.perplexity_error')
 VALUES: tuple[Any, ...] = (
     None, True, '', 'x', [], {}, [[]], -1, 0, 1, 2, 512, 2 ** 31, 2 ** 63, 10 ** 30, -10 ** 30, 0.5,
     1e-300, 1e300, -1e300, float('nan'), float('inf'), float('-inf'), '\0', '../x', 'x' * 4000)

@@ -190,6 +190,7 @@ MANIFEST_DAMAGE: dict[str, Callable[[dict], object]] = {
     'calibration.thresholds': lambda data: data['calibration'].pop('thresholds'),
     'calibration.thresholds is': lambda data: data['calibration']['thresholds'].pop(),
     'calibration.perplexity_ratio': lambda data: data['calibration'].update(perplexity_ratio=0),
+    'calibration.perplexity_error': lambda data: data['calibration'].update(perplexity_error=-1e-9),
     'calibration.active_share': lambda data: data['calibration'].update(active_share=-0.1),
     'calibration.predictors[0].kind': lambda data: data['calibration']['predictors'][0].update(
         kind='oracle'),
