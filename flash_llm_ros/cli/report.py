@@ -36,7 +36,7 @@ def run(options: Namespace) -> int:
         store = FlashStore.open(options.store)
         budgets = [parse_byte_size('budgets', budget) for budget in options.budgets]
         profile, _ = usable_profile(store.path)
-        floors = budget_floors(_exact_plan(store), store.manifest.geometry, profile, budgets)
+        floors = budget_floors(_plans(store), store.manifest, profile, budgets)
         options.out.write_text(page(store, floors, profile), encoding='utf-8')
         if options.json:
             calibration = store.manifest.calibration
@@ -50,12 +50,14 @@ def run(options: Namespace) -> int:
     return 0
 
 
-def _exact_plan(store: FlashStore) -> MemoryPlan:
+def _plans(store: FlashStore) -> dict[str, MemoryPlan]:
+    """Of each mode that the store has."""
     # A plentiful budget for a short look: this is no promise to a robot.
     budget = 256_000_000 + min(store.bytes, 1_000_000_000)
-    engine = Engine.open(EngineConfig(store.path, budget, 'exact', verify=False,
-                                      lock_memory=False))
-    try:
-        return engine.plan
-    finally:
+    plans = {}
+    for mode in ('exact', *['gated'] * (store.manifest.calibration is not None)):
+        engine = Engine.open(EngineConfig(store.path, budget, mode, verify=False,
+                                          lock_memory=False))
+        plans[mode] = engine.plan
         engine.close()
+    return plans

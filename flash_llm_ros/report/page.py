@@ -22,7 +22,9 @@ def page(store: FlashStore, floors: Sequence[BudgetFloor], profile: DeviceProfil
     """The whole page; `profile` is None where the device was not probed."""
     manifest = store.manifest
     name = escape(manifest.model.name)
-    sections = {'Settings for a budget': _advice(floors), 'Time of a token': _floors(floors),
+    sections = {'Settings for a budget': _advice(floors),
+                'Time of a token in mode exact': _floors(floors),
+                'What mode auto takes': _auto(floors),
                 'Device': _device(profile), 'Calibration': _calibration(manifest),
                 'Groups': _geometry(manifest.geometry)}
     body = f'<h1>{name}</h1>\n{_model(store)}\n' + '\n'.join(
@@ -57,9 +59,18 @@ def _floors(floors: Sequence[BudgetFloor]) -> str:
              f'{floor.read_bytes / 1e6:.1f} MB',
              '' if floor.milliseconds is None else f'{floor.milliseconds:.1f} ms')
             for floor in floors]
-    return _table(('DRAM budget', 'window', 'read for a token', 'takes at least'), rows) + (
-        '<p>Mode exact, reading alone, which computing overlaps. <code>flash_llm bench</code> '
-        'measures both.</p>')
+    return ('<p>Every neuron is read or in the window. Reading alone, which computing overlaps; '
+            '<code>flash_llm bench</code> measures both.</p>'
+            + _table(('DRAM budget', 'window', 'read for a token', 'takes at least'), rows))
+
+
+def _auto(floors: Sequence[BudgetFloor]) -> str:
+    if not floors:
+        return _missing('Every budget that was given is below the least.')
+    if len({floor.auto for floor in floors}) == 1:
+        return f'<p>Under each of these budgets {escape(floors[0].auto)}.</p>'
+    return '<ul>' + ''.join(f'<li>{floor.budget / 1e6:.0f} MB: {escape(floor.auto)}</li>'
+                            for floor in floors) + '</ul>'
 
 
 def _device(profile: DeviceProfile | None) -> str:

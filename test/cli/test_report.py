@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 import shutil
 
+from flash_costs import linear_profile
 import numpy as np
 import pytest
 
@@ -24,7 +25,7 @@ def test_what_a_budget_leaves_to_read_is_what_the_engine_reads(int8_store: Path)
     engine = Engine.open(EngineConfig(int8_store, 40_000_000, 'exact', lock_memory=False))
     plan = engine.plan
     engine.close()
-    floors = budget_floors(plan, geometry, None)
+    floors = budget_floors({'exact': plan}, store.manifest, None)
     assert [floor.budget for floor in floors] == sorted(floor.budget for floor in floors)
     assert floors[-1].read_bytes == 0 and floors[0].milliseconds is None
     every = sum(section.groups for index, section in enumerate(geometry.sections)
@@ -54,11 +55,11 @@ def test_what_a_budget_leaves_to_read_is_what_the_engine_reads(int8_store: Path)
 def test_advice_names_parameters_of_the_node() -> None:
     from flash_llm_ros.node.parameters import BY_NAME
 
-    settings = {one.name: one.value for one in recommended(BudgetFloor(30_000_000, 1, 1, None))}
+    settings = {one.name: one.value for one in recommended(BudgetFloor(30_000_000, 1, 1, None, ''))}
     assert settings['memory.dram_budget'] == '30MB'
     for name, value in settings.items():
         assert BY_NAME[name].complaint(value) == '' and value != BY_NAME[name].default
-    whole = recommended(BudgetFloor(30_000_000, 1, 0, None))
+    whole = recommended(BudgetFloor(30_000_000, 1, 0, None, ''))
     assert [one.name for one in whole] == ['memory.dram_budget']
 
 
@@ -105,7 +106,8 @@ def test_page(int8_store: Path, tmp_path: Path) -> None:
         -(-floors[0]['read_bytes'] // 131072) / 1.234)
     for words in (f'memory.dram_budget: {-(-floors[0]["budget"] // 1_000_000)}MB',
                   '3 layers of 256 neurons', 'embedding', '1234',
-                  'None: every neuron is used'):
+                  'None: every neuron is used', 'Time of a token in mode exact',
+                  'each of these budgets mode exact: the model uses every neuron'):
         assert words in page.text, words
 
 
@@ -114,3 +116,22 @@ def test_page_without_a_profile(int8_store: Path, tmp_path: Path) -> None:
     assert main(['report', str(int8_store), '--out', str(out), '--budgets', '1MB']) == 0
     text = Page(out.read_text()).text
     assert 'not probed' in text and 'below the least' in text
+
+
+def test_page_of_a_calibrated_store(planted_store: Path, tmp_path: Path) -> None:
+    """What auto takes is said for each budget, and an engine takes it."""
+    store = shutil.copytree(planted_store, tmp_path / 'store')
+    linear_profile(store, request=1e-8, byte=1e-9, latency=0.0).save(store / 'profile.yaml')
+    out, figures = tmp_path / 'report.html', tmp_path / 'report.json'
+    assert main(['report', str(store), '--out', str(out), '--json', str(figures)]) == 0
+    page, floors = Page(out.read_text()), json.loads(figures.read_text())['floors']
+    assert not page.open
+    for floor in floors:
+        assert f"{floor['budget'] / 1e6:.0f} MB: {floor['auto']}" in page.text
+    modes = [floor['auto'].split(': ')[0] for floor in floors]
+    assert 'no room for mode gated' in floors[0]['auto'] and modes[-1] == 'mode exact'
+    last_gated = len(modes) - 1 - modes[::-1].index('mode gated')
+    for index in (last_gated, -1):
+        engine = Engine.open(EngineConfig(store, floors[index]['budget'], lock_memory=False))
+        assert modes[index] == f'mode {engine.mode}'
+        engine.close()
