@@ -210,5 +210,5 @@ def test_a_graph_that_reads_elsewhere_is_refused(
     store.manifest.files[layer_graph(0)] = {'bytes': file.stat().st_size,
                                             'sha256': file_sha256(file)}
     store.manifest.save(path / MANIFEST)
-    with pytest.raises(FlashLlmError, match='does not load the graph'):
+    with pytest.raises(FlashLlmError, match='cannot be run'):
         Engine.open(EngineConfig(path, 32_000_000, lock_memory=False))

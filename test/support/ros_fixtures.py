@@ -78,7 +78,8 @@ def running_node(
     settings = {RENAMED.get(name, name): value for name, value in {
         'store': str(store), 'dram_budget': BUDGET, **parameters}.items()}
     process = NodeProcess(settings, domain, command=command, environment={
-        'PYTHONPATH': os.pathsep.join(sys.path), **(environment or {})})
+        # A panic's backtrace takes 50 MB.
+        'PYTHONPATH': os.pathsep.join(sys.path), 'RUST_BACKTRACE': '0', **(environment or {})})
     try:
         with OperatorClient(domain_id=domain, give_up=process.has_ended) as client:
             client.wait_for_node(START_TIMEOUT)
