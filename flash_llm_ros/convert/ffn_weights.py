@@ -26,7 +26,7 @@ class FfnWeights:
         if manifest.layout == 'split':
             bundles = reader.bundles('gate_up', layer)
             self.gate, self.up = bundles[:, 0], bundles[:, 1]
-            self.down = reader.bundles('down', layer)[:, 0]
+            self.down = reader.bundles('down', layer)[:, 0].T
         else:
             bundles = reader.bundles('bundle', layer)
             self.gate, self.down = bundles[:, 0], bundles[:, -1]

@@ -36,16 +36,17 @@ class RoundedReader(NeuronReader):
 class ReplacedLayer:
     """A feed-forward block around another, one layer of which is computed from other weights."""
 
-    def __init__(self, inner: FeedForwardBlock, layer: int, weights: FfnWeights, codec: str
-                 ) -> None:
-        """`codec`: of the rows that inputs meet, for which the core rounds these, too."""
+    def __init__(self, inner: FeedForwardBlock, layer: int, weights: FfnWeights,
+                 codecs: tuple[str, str]) -> None:
+        """`codecs`: of the rows that inputs and activations meet; the core rounds these, too."""
         self._inner, self.begin = inner, inner.begin
-        self._layer, self._weights, self._codec = layer, weights, codec
+        self._layer, self._weights, self._codecs = layer, weights, codecs
 
     def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
         if layer == self._layer:
-            h = self._weights.activations(rounded(x, self._codec))
-            out += h @ self._weights.down
+            of_input, of_activations = self._codecs
+            h = self._weights.activations(rounded(x, of_input))
+            out += rounded(h, of_activations) @ self._weights.down
             out = np.zeros_like(out)        # the layer is read all the same: it is in a stream
         self._inner.run(layer, x, out, dense)
 
@@ -117,10 +118,14 @@ class RoundingTrial:
         with open_reader(self._store) as reader:
             weights = FfnWeights(reader, self._store.manifest, section.layer)
         codec = 'int4' if open_reader is not NeuronReader else section.codec.name
-        if section.name == 'down':
-            codec = self._store.manifest.geometry.section('gate_up', section.layer).codec.name
+        codecs = {layer_section.name: layer_section.codec.name
+                  for layer_section in self._store.manifest.geometry.sections
+                  if layer_section.layer == section.layer} | {section.name: codec}
+        # Columns of bundles are added, which needs no rounding of what they are multiplied with.
+        met = ((codecs['bundle'], 'fp16') if section.name == 'bundle'
+               else (codecs['gate_up'], codecs['down']))
         model = self._model
-        block = ReplacedLayer(model.feed_forward, section.layer, weights, codec)
+        block = ReplacedLayer(model.feed_forward, section.layer, weights, met)
         return self._logits(Model(model.spec, model.attention, block, model.window, model.chunk))
 
     def _head_logits(self, section: Section) -> Array:

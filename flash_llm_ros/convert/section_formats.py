@@ -20,9 +20,10 @@ _TOKENS = 256
 # Squared error relative to the rows: 4-bit sources stay below 1e-5, others reach 5e-3.
 _NOTHING_LOST = 1e-4
 _LOOKED_AT = 256        # rows of a matrix that tell whether it has more than 4 bits
-# Matrices whose rows a section's rows are. Down columns run across the source's blocks: they lose.
-_MATRICES = {'gate_up': ('layers.{}.gate', 'layers.{}.up'), 'embedding': ('embedding',),
-             'head': ('head',)}
+# Matrices whose rows a section's rows are. The down columns of bundles run across the source's
+# blocks: they lose.
+_MATRICES = {'gate_up': ('layers.{}.gate', 'layers.{}.up'), 'down': ('layers.{}.down',),
+             'embedding': ('embedding',), 'head': ('head',)}
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class SectionFormats:
     def __init__(self, checkpoint: Checkpoint, layout: str, neurons: str, loss: float) -> None:
         """`loss`: nats a token that rounding to int4 may cost together; inf measures nothing."""
         spec = checkpoint.spec
-        self._loss, self._dim = loss, spec.hidden_size
+        self._loss = loss
         self._specs = spec_sections(layout, spec)
         self.first = (neurons,) * len(self._specs)
         self.undecided: list[int] = []
@@ -63,15 +64,11 @@ class SectionFormats:
             trial = RoundingTrial(store, engine, tokens)
             for done, index in enumerate(self.undecided, 1):
                 section = store.manifest.geometry.sections[index]
-                prices[index] = Price(self._more_bytes(section), trial.divergence(section))
+                prices[index] = Price(_more_bytes(section), trial.divergence(section))
                 progress('trying 4 bits', done, len(self.undecided))
         kept = worth_keeping(prices, self._loss)
         return tuple('int4' if index in prices and index not in kept else codec
                      for index, codec in enumerate(self.first))
-
-    def _more_bytes(self, section: Section) -> int:
-        more = (row_codec('int8', self._dim).row_bytes - row_codec('int4', self._dim).row_bytes)
-        return more * section.rows * section.bundles
 
 
 def worth_keeping(prices: Mapping[int, Price], loss: float) -> set[int]:
@@ -92,6 +89,11 @@ def worth_keeping(prices: Mapping[int, Price], loss: float) -> set[int]:
             kept.remove(index)
             rest += prices[index].divergence
     return set(kept)
+
+
+def _more_bytes(section: Section) -> int:
+    int8, int4 = (row_codec(name, section.codec.dim).row_bytes for name in ('int8', 'int4'))
+    return (int8 - int4) * section.rows * section.bundles
 
 
 def _loses(checkpoint: Checkpoint, section: SectionSpec) -> bool:

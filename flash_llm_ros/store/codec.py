@@ -15,7 +15,7 @@ _INT4_MOST = 50000              # magnitude whose scale and offset surely fit
 
 
 class RowCodec(Protocol):
-    """What the store and the engine need of a codec; every row of a file has ``dim`` values."""
+    """What the store and the engine need of a codec of rows of ``dim`` values."""
 
     name: ClassVar[str]
     dim: int

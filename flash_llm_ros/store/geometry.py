@@ -20,12 +20,16 @@ _MAX_GROUPS = 2**31 - 1
 
 
 class SectionSpec(NamedTuple):
-    """What has to be stored, before it is known how: ``bundles`` bundles of ``rows`` rows."""
+    """What has to be stored, before it is known how.
+
+    ``bundles`` bundles of ``rows`` rows of ``dim`` values.
+    """
 
     name: str
     layer: int
     rows: int
     bundles: int
+    dim: int
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,10 @@ class Section:
     bundles_per_group: int
     first_group: int
     codec: RowCodec
+
+    @property
+    def spec(self) -> SectionSpec:
+        return SectionSpec(self.name, self.layer, self.rows, self.bundles, self.codec.dim)
 
     @property
     def groups(self) -> int:
@@ -61,7 +69,10 @@ class Section:
 
 @dataclass(frozen=True)
 class Geometry:
-    """Everything needed to find a row in neurons.bin; ValueError when it contradicts itself."""
+    """Everything needed to find a row in neurons.bin; ValueError when it contradicts itself.
+
+    ``dim`` is the model's hidden size, the length of all rows but those of down sections.
+    """
 
     block: int
     group_bytes: int
@@ -87,8 +98,8 @@ class Geometry:
         rows = ROWS_OF[section.name]
         check(section.rows in rows, f'{where}.rows', section.rows,
               f'{" or ".join(map(str, rows))} for {section.name}')
-        check(section.codec.dim == self.dim, f'{where}.codec.dim', section.codec.dim,
-              f'{self.dim}, as in all sections')
+        check(section.codec.dim == self.dim or section.name == 'down', f'{where}.dim',
+              section.codec.dim, f'{self.dim}, as in all sections but down')
         used = section.bundles_per_group * section.bundle_bytes + CHECKSUM_BYTES
         check(used <= self.group_bytes, f'{where}.bundles_per_group', section.bundles_per_group,
               f'so few that {used} bytes fit in group_bytes ({self.group_bytes})')
@@ -138,7 +149,7 @@ class Geometry:
         """Plain numbers and strings for the manifest; a row's bytes follow from codec and dim."""
         return {
             'block': self.block, 'group_bytes': self.group_bytes, 'dim': self.dim,
-            'sections': [vars(section) | {'codec': section.codec.name}
+            'sections': [vars(section) | {'codec': section.codec.name, 'dim': section.codec.dim}
                          for section in self.sections],
         }
 
@@ -146,9 +157,8 @@ class Geometry:
     def from_plain(cls, data: Any) -> 'Geometry':
         """The inverse of to_dict; FieldError."""
         plain = structured(_PlainGeometry, data)
-        sections = tuple(Section(**vars(section) | {'codec': row_codec(section.codec, plain.dim)})
-                         for section in plain.sections)
-        return cls(plain.block, plain.group_bytes, plain.dim, sections)
+        return cls(plain.block, plain.group_bytes, plain.dim,
+                   tuple(section.with_codec() for section in plain.sections))
 
 
 @dataclass(frozen=True)
@@ -162,12 +172,17 @@ class _PlainSection:
     bundles_per_group: int
     first_group: int
     codec: str
+    dim: int
 
     def __post_init__(self) -> None:
         check_choice(self, 'name', ROWS_OF)
         check_choice(self, 'codec', CODEC_NAMES)
         check_integers(self, ['layer'], least=MODEL_WIDE)
-        check_integers(self, ['bundles', 'bundles_per_group'], most=_MAX_GROUPS)
+        check_integers(self, ['bundles', 'bundles_per_group', 'dim'], most=_MAX_GROUPS)
+
+    def with_codec(self) -> Section:
+        fields = vars(self).copy()
+        return Section(**fields | {'codec': row_codec(self.codec, fields.pop('dim'))})
 
 
 @dataclass(frozen=True)
@@ -179,28 +194,29 @@ class _PlainGeometry:
     dim: int
     sections: tuple[_PlainSection, ...]
 
-    def __post_init__(self) -> None:
-        check_integers(self, ['dim'], most=_MAX_GROUPS)     # which codecs need
-
 
 def spec_sections(layout: str, spec: ModelSpec) -> list[SectionSpec]:
-    return model_sections(layout, spec.layers, spec.feed_forward.size, spec.embedding.vocab_size,
-                          spec.embedding.tied, spec.feed_forward.gated)
+    return model_sections(layout, spec.hidden_size, spec.layers, spec.feed_forward.size,
+                          spec.embedding.vocab_size, spec.embedding.tied,
+                          spec.feed_forward.gated)
 
 
-def model_sections(layout: str, layers: int, neurons: int, vocabulary: int, tied: bool,
+def model_sections(layout: str, dim: int, layers: int, neurons: int, vocabulary: int, tied: bool,
                    gated: bool = True) -> list[SectionSpec]:
     """The sections of a whole model in file order: layer after layer, then the model-wide ones.
 
-    ``neurons`` is the FFN width, ``tied`` whether the output head is the embedding itself,
-    ``gated`` whether neurons have gate rows; without, they are bundled.
+    ``dim`` is the hidden size, ``neurons`` the FFN width, ``tied`` whether the output head is the
+    embedding itself, ``gated`` whether neurons have gate rows; without, they are bundled. A down
+    section has a row for each of ``dim`` outputs, a bundle the down column of its neuron.
     """
     check(layout in LAYOUTS, 'layout', layout, f'one of {", ".join(LAYOUTS)}')
     check(gated or layout == 'bundled', 'layout', layout, 'bundled for neurons without gate')
-    specs = [SectionSpec(name, layer, ROWS_OF[name][gated and name == 'bundle'], neurons)
+    shapes = {'gate_up': (2, neurons, dim), 'down': (1, dim, neurons),
+              'bundle': (2 + gated, neurons, dim)}
+    specs = [SectionSpec(name, layer, *shapes[name])
              for layer in range(layers) for name in _LAYER_SECTIONS[layout]]
     model_wide = ('embedding',) if tied else ('embedding', 'head')
-    return specs + [SectionSpec(name, MODEL_WIDE, 1, vocabulary) for name in model_wide]
+    return specs + [SectionSpec(name, MODEL_WIDE, 1, vocabulary, dim) for name in model_wide]
 
 
 def plan_geometry(dim: int, codecs: str | Sequence[str], section_specs: Iterable[SectionSpec],
@@ -209,7 +225,7 @@ def plan_geometry(dim: int, codecs: str | Sequence[str], section_specs: Iterable
     """Choose the smallest group size that wastes less than ``max_waste`` in every section.
 
     ``codecs``: the name of all sections' codec, or one for each. ``section_specs``:
-    (name, layer, rows, bundles) in file order. ``block`` and
+    (name, layer, rows, bundles, dim) in file order; ``dim`` is the hidden size. ``block`` and
     ``min_group_bytes`` are bytes. The search ends at 256 KiB (or four of the longest bundle);
     beyond, the size with the least waste is taken. ValueError names a field that is wrong.
     """
@@ -221,12 +237,12 @@ def plan_geometry(dim: int, codecs: str | Sequence[str], section_specs: Iterable
     check(len(names) == len(specs), 'codecs', names, f'one for each of {len(specs)} sections')
     for spec in specs:
         check(spec.bundles > 0, f'{spec.name}.bundles', spec.bundles, 'a positive integer')
-    found = [row_codec(name, dim) for name in names]
+    found = [row_codec(name, spec.dim) for name, spec in zip(names, specs, strict=True)]
     bundle_sizes = [spec.rows * codec.row_bytes for spec, codec in zip(specs, found, strict=True)]
     group_bytes = _group_bytes(set(bundle_sizes), block, min_group_bytes, max_waste)
     sections, next_group = [], 0
     for spec, codec, size in zip(specs, found, bundle_sizes, strict=True):
-        section = Section(*spec, bundles_per_group=(group_bytes - CHECKSUM_BYTES) // size,
+        section = Section(*spec[:4], bundles_per_group=(group_bytes - CHECKSUM_BYTES) // size,
                           first_group=next_group, codec=codec)
         sections.append(section)
         next_group = section.end_group

@@ -119,8 +119,8 @@ class Manifest:
               f'{model.hidden_size}, the hidden size of the model')
         # The number of layers may be a huge one.
         wanted = spec_sections(self.layout, model) if model.layers <= len(found) else []
-        check(wanted == [(s.name, s.layer, s.rows, s.bundles) for s in found],
-              'geometry.sections', [s.label for s in found], 'those of the model')
+        check(wanted == [section.spec for section in found],
+              'geometry.sections', [section.label for section in found], 'those of the model')
         if self.calibration is not None:
             check(self.layout == 'bundled', 'layout', self.layout, 'bundled with a calibration')
             check(len(self.calibration.thresholds) == model.layers, 'calibration.thresholds',

@@ -34,7 +34,7 @@ class NeuronReader:
     def bundles(self, name: str, layer: int = MODEL_WIDE) -> NDArray[np.float32]:
         """A whole section, float32 [bundles, rows, dim]; ReadFailedError, ChecksumError."""
         section = self._geometry.section(name, layer)
-        found = np.empty((section.bundles, section.rows, self._geometry.dim), np.float32)
+        found = np.empty((section.bundles, section.rows, section.codec.dim), np.float32)
         for start, part in self.parts(section):
             found[start:start + len(part)] = part
         return found
@@ -43,7 +43,7 @@ class NeuronReader:
         """The section in order, some megabytes at a time, each with its first bundle's number."""
         for first, encoded in self.encoded(section):
             decoded = section.codec.decode(encoded.reshape(-1, section.codec.row_bytes))
-            yield first, decoded.reshape(-1, section.rows, self._geometry.dim)
+            yield first, decoded.reshape(-1, section.rows, section.codec.dim)
 
     def encoded(self, section: Section) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """As `parts`, but the bytes as they are stored, uint8 [bundles, bundle_bytes]."""

@@ -51,7 +51,7 @@ class NeuronWriter:
             raise ValueError(f'section {self._pending[0].label} was not written')
 
     def _encoded(self, section: Section, part: NDArray[np.float32]) -> NDArray[np.uint8]:
-        rows = np.ascontiguousarray(part, dtype=np.float32).reshape(-1, self._geometry.dim)
+        rows = np.ascontiguousarray(part, dtype=np.float32).reshape(-1, section.codec.dim)
         try:
             return section.codec.encode(rows).reshape(-1, section.bundle_bytes)
         except ValueError as error:

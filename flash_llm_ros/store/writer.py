@@ -198,7 +198,7 @@ class StoreWriter:
     def _bundles(self, section: Section) -> Iterator[NDArray[np.float32]]:
         """float32 [bundles, rows, dim] of a section, some thousand bundles at a time."""
         rows, prefix = self._rows, f'layers.{section.layer}'
-        down = (rows(f'{prefix}.down').T if section.name in ('down', 'bundle') else None)
+        columns = rows(f'{prefix}.down').T if section.name == 'bundle' else None
         for start in range(0, section.bundles, _ROWS_AT_ONCE):
             stop = min(start + _ROWS_AT_ONCE, section.bundles)
             parts = []
@@ -206,8 +206,10 @@ class StoreWriter:
                 if self._weights.spec.feed_forward.gated:
                     parts.append(rows(f'{prefix}.gate', start, stop))
                 parts.append(rows(f'{prefix}.up', start, stop))
-            if down is not None:
-                parts.append(down[start:stop])
+            if columns is not None:
+                parts.append(columns[start:stop])
+            if section.name == 'down':
+                parts.append(rows(f'{prefix}.down', start, stop))
             if section.name in ('embedding', 'head'):
                 parts.append(rows(section.name, start, stop))
             yield np.stack(parts, axis=1)

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -77,10 +78,19 @@ std::unique_ptr<NeuronCore> make_core(const py::object& path, std::int64_t group
   return without_interpreter([&] { return std::make_unique<NeuronCore>(options); });
 }
 
-void rows_dot(NeuronCore& core, int section, const py::object& x, const py::object& out) {
+int add_section(NeuronCore& core, std::int64_t first_group, std::int64_t bundles,
+                std::int64_t bundles_per_group, int rows, const std::string& codec,
+                std::optional<std::int64_t> dim) {
+  return without_interpreter([&] {
+    return core.add_section(first_group, bundles, bundles_per_group, rows, codec,
+                            dim.value_or(core.dim()));
+  });
+}
+
+void rows_dot(NeuronCore& core, int section, const py::object& x, const py::object& out, bool add) {
   const Section found = section_of(core, section, 1);
-  const Pair pair("x", x, core.dim(), "out", out, found.bundles);
-  without_interpreter([&] { core.rows_dot(section, pair.inputs, pair.outputs); });
+  const Pair pair("x", x, found.format.dim, "out", out, found.bundles);
+  without_interpreter([&] { core.rows_dot(section, pair.inputs, pair.outputs, add); });
 }
 
 void gate_up(NeuronCore& core, int section, const py::object& x, const py::object& h,
@@ -91,10 +101,19 @@ void gate_up(NeuronCore& core, int section, const py::object& x, const py::objec
   without_interpreter([&] { core.gate_up(section, pair.inputs, act, pair.outputs); });
 }
 
-void add_rows(NeuronCore& core, int section, const py::object& h, const py::object& out) {
-  const Section found = section_of(core, section, 1);
-  const Pair pair("h", h, found.bundles, "out", out, core.dim());
-  without_interpreter([&] { core.add_rows(section, pair.inputs, pair.outputs); });
+void gate_up_down(NeuronCore& core, int gate_up, int down, const py::object& x, const py::object& h,
+                  const py::object& out, const std::string& activation) {
+  const Section first = section_of(core, gate_up, 2);
+  const Section second = section_of(core, down, 1);
+  const Activation act = activation_of(activation);
+  require(second.format.dim == first.bundles, "down", down,
+          "a section of rows of " + std::to_string(first.bundles) + " values");
+  const Pair pair("x", x, core.dim(), "h", h, first.bundles);
+  const std::int64_t tokens = pair.inputs.tokens;
+  const Outputs sums{checked<float>("out", out, {tokens, second.bundles}, true), tokens,
+                     second.bundles};
+  without_interpreter(
+      [&] { core.gate_up_down(gate_up, down, pair.inputs, act, pair.outputs, sums); });
 }
 
 void bundled(NeuronCore& core, int section, const py::object& x, const py::object& out,
@@ -129,7 +148,7 @@ void read_rows(NeuronCore& core, int section, const py::object& ids, const py::o
   }
   const std::int64_t count = py::reinterpret_borrow<py::array>(ids).shape(0);
   const std::int64_t* id_data = checked<std::int64_t>("ids", ids, {count});
-  float* out_data = checked<float>("out", out, {count, core.dim()}, true);
+  float* out_data = checked<float>("out", out, {count, found.format.dim}, true);
   for (std::int64_t i = 0; i < count; ++i) {
     require(id_data[i] >= 0 && id_data[i] < found.bundles, "ids", id_data[i],
             "between 0 and " + std::to_string(found.bundles - 1));
@@ -269,9 +288,11 @@ PYBIND11_MODULE(_native, module) {
                              "Bytes beside the slab that computing needs.")
       .def_property_readonly("kernels", &NeuronCore::kernels_name,
                              "Which arithmetic runs, by its instruction set.")
-      .def("add_section", &NeuronCore::add_section, py::arg("first_group"), py::arg("bundles"),
-           py::arg("bundles_per_group"), py::arg("rows"), py::arg("codec"), unlocked,
-           "Registers consecutive groups of bundles of `rows` rows in a codec; returns an id.")
+      .def("add_section", &add_section, py::arg("first_group"), py::arg("bundles"),
+           py::arg("bundles_per_group"), py::arg("rows"), py::arg("codec"),
+           py::arg("dim") = py::none(),
+           "Registers consecutive groups of bundles of `rows` rows in a codec; returns an id. Single "
+           "rows may have another `dim` than the core.")
       .def("pin", &NeuronCore::pin, py::arg("section"), py::arg("groups"), unlocked,
            "Loads the section's first groups into slots for good; once per section.")
       .def("set_ring", &NeuronCore::set_ring, py::arg("chunk_groups"), py::arg("chunks"), unlocked,
@@ -287,13 +308,17 @@ PYBIND11_MODULE(_native, module) {
            "this call only neighbours are read together.")
       .def("limit_threads", &NeuronCore::limit_threads, py::arg("most"), unlocked,
            "Computes with at most so many threads from now on.")
-      .def("rows_dot", &rows_dot, py::arg("section"), py::arg("x"), py::arg("out"),
-           "out float32 [S, bundles] = x float32 [S, dim] @ W.T for a section of single rows.")
+      .def("rows_dot", &rows_dot, py::arg("section"), py::arg("x"), py::arg("out"), py::kw_only(),
+           py::arg("add") = false,
+           "out float32 [S, bundles] = x float32 [S, dim] @ W.T for a section of single rows; add: "
+           "out += that.")
       .def("gate_up", &gate_up, py::arg("section"), py::arg("x"), py::arg("h"),
            py::arg("activation"),
            "h float32 [S, bundles] = act(x @ gate.T) * (x @ up.T); activation: 'silu' or 'relu'.")
-      .def("add_rows", &add_rows, py::arg("section"), py::arg("h"), py::arg("out"),
-           "out float32 [S, dim] += h float32 [S, bundles] @ W, summed in bundle order.")
+      .def("gate_up_down", &gate_up_down, py::arg("gate_up"), py::arg("down"), py::arg("x"),
+           py::arg("h"), py::arg("out"), py::arg("activation"),
+           "gate_up, then out float32 [S, bundles of down] += h @ W.T of the section down, whose rows "
+           "have a value for each bundle of gate_up.")
       .def("bundled", &bundled, py::arg("section"), py::arg("x"), py::arg("out"),
            py::arg("activation"), py::arg("bias") = py::none(), py::arg("threshold") = 0.0F,
            "out float32 [S, dim] += h @ down, summed in bundle order. Bundles of three rows: h = "

@@ -7,33 +7,30 @@
 
 namespace flash_llm {
 
-void NeuronCore::rows_dot(int section, Inputs x, Outputs out) {
-  dots(section, x, kPlainRows, out);
+void NeuronCore::rows_dot(int section, Inputs x, Outputs out, bool add) {
+  const std::lock_guard turn(calls_);
+  dots(section, x, add ? kAddedRows : kPlainRows, out);
 }
 
 void NeuronCore::gate_up(int section, Inputs x, Activation activation, Outputs h) {
+  const std::lock_guard turn(calls_);
   dots(section, x, {2, true, activation}, h);
 }
 
-void NeuronCore::dots(int section, Inputs x, const Neurons& neurons, Outputs out) {
+void NeuronCore::gate_up_down(int gate_up, int down, Inputs x, Activation activation, Outputs h,
+                              Outputs out) {
   const std::lock_guard turn(calls_);
+  dots(gate_up, x, {2, true, activation}, h);
+  dots(down, h.read_only(), kAddedRows, out);
+}
+
+void NeuronCore::dots(int section, Inputs x, const Neurons& neurons, Outputs out) {
   const PreparedInputs prepared = prepare(section, x);
   std::int64_t done = 0;
   walk(section).for_each_batch(section, BatchMath::most_bundles(1), [&](const Batch& batch) {
     math_.activate(batch, neurons, prepared, out.columns_from(done));
     done += batch.size();
   });
-}
-
-void NeuronCore::add_rows(int section, Inputs h, Outputs out) {
-  const std::lock_guard turn(calls_);
-  begin_sum(section, out);
-  std::int64_t done = 0;
-  walk(section).for_each_batch(section, BatchMath::most_bundles(1), [&](const Batch& batch) {
-    math_.add_last_rows(batch, 1, h.columns_from(done));
-    done += batch.size();
-  });
-  math_.end_sum();
 }
 
 void NeuronCore::bundled(int section, Inputs x, const Neurons& neurons, Outputs out) {
@@ -95,7 +92,7 @@ void NeuronCore::read_rows(int section, const std::int64_t* ids, std::int64_t co
     for (; next != order.end() && group_of(*next) == locals[index]; ++next) {
       const std::size_t within = static_cast<std::size_t>(ids[*next] % found.bundles_per_group);
       math_.decode_row(found.format, group + within * found.format.row_bytes(),
-                       out + *next * dim_);
+                       out + *next * found.format.dim);
     }
   };
   walk(section).for_some_groups(section, locals, decode, [] {});

@@ -53,9 +53,10 @@ class NeuronCore {
   std::int64_t dim() const { return dim_; }
   const Counters& counters() const { return counters_; }
 
-  // Of rows in this codec: int8, int4 or fp16.
+  // Of rows of `dim` values in this codec: int8, int4 or fp16. Only bundles of one row may have
+  // another `dim` than the core.
   int add_section(std::int64_t first_group, std::int64_t bundles, std::int64_t bundles_per_group,
-                  int rows, const std::string& codec);
+                  int rows, const std::string& codec, std::int64_t dim);
   // The section's shape; ArgumentError if there is none, or if it has not so many rows.
   Section section(int index, int least_rows, int most_rows);
   void pin(int section, std::int64_t groups);
@@ -68,9 +69,11 @@ class NeuronCore {
   void limit_threads(int most);
   void close();
 
-  void rows_dot(int section, Inputs x, Outputs out);
+  void rows_dot(int section, Inputs x, Outputs out, bool add);
   void gate_up(int section, Inputs x, Activation activation, Outputs h);
-  void add_rows(int section, Inputs h, Outputs out);
+  // Both: h [tokens, bundles of gate_up], then out += h . rows of down. In one call, since threads
+  // that have computed the first look for the second a little before they sleep.
+  void gate_up_down(int gate_up, int down, Inputs x, Activation activation, Outputs h, Outputs out);
   void bundled(int section, Inputs x, const Neurons& neurons, Outputs out);
   void bundled_sparse(int section, const float* x, const std::uint8_t* active, float* out,
                       const Neurons& neurons);
@@ -85,6 +88,7 @@ class NeuronCore {
   // Over a section that exists.
   GroupWalk walk(int section);
   void begin_sum(int section, Outputs out);
+  // The caller has its turn.
   void dots(int section, Inputs x, const Neurons& neurons, Outputs out);
   void check_open() const;
   void read_pinned(int section, std::int64_t groups, std::int32_t first_slot);

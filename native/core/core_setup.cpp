@@ -80,12 +80,14 @@ void NeuronCore::close() {
 
 int NeuronCore::add_section(std::int64_t first_group, std::int64_t bundles,
                             std::int64_t bundles_per_group, int rows,
-                            const std::string& codec) {
+                            const std::string& codec, std::int64_t dim) {
   const std::lock_guard turn(calls_);
   check_open();
   require(bundles >= 1, "bundles", bundles, "at least 1");
   require(rows >= 1 && rows <= 3, "rows", rows, "1, 2 or 3");
-  const RowFormat format = format_of(codec, dim_);
+  require(dim == dim_ || rows == 1, "dim", dim,
+          std::to_string(dim_) + ", as the core has it, for bundles of several rows");
+  const RowFormat format = format_of(codec, checked_dim(dim));
   const std::int64_t fitting = (group_bytes_ - kChecksumBytes) /
                                (rows * static_cast<std::int64_t>(format.row_bytes()));
   require(bundles_per_group >= 1 && bundles_per_group <= fitting, "bundles_per_group",
@@ -97,7 +99,7 @@ int NeuronCore::add_section(std::int64_t first_group, std::int64_t bundles,
           first_group,
           "such that " + std::to_string(section.groups()) + " groups lie within the file of " +
               std::to_string(groups_));
-  math_.fit(format);
+  math_.fit(format, rows);
   sections_.push_back(section);
   return static_cast<int>(sections_.size()) - 1;
 }

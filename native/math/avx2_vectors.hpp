@@ -41,18 +41,21 @@ struct Vec {
     __builtin_memcpy(&bits, from, sizeof bits);
     return _mm256_cvtph_ps(_mm_set1_epi16(bits));
   }
-  // The first `count` of them, zeros behind.
+  // The first `count` of them, zeros behind. Of fewer than a vector's, those that end there are read
+  // and shifted: a row's quants lie before them.
   static F from_some_halves(const std::uint8_t* from, std::int64_t count) {
     if (count >= kLanes) {
       return from_half(from);
     }
-    std::uint8_t halves[2 * kLanes] = {};
-    for (std::int64_t i = 0; i < 2 * count; ++i) {
-      halves[i] = from[i];
+    unsigned __int128 halves = 0;
+    if (count > 0) {
+      const std::int64_t missing = 2 * (kLanes - count);
+      __builtin_memcpy(&halves, from - missing, sizeof halves);
+      halves >>= 8 * missing;
     }
-    return from_half(halves);
+    return _mm256_cvtph_ps(_mm_set_epi64x(static_cast<std::int64_t>(halves >> 64),
+                                          static_cast<std::int64_t>(halves)));
   }
-  // The first `count` of them, zeros behind.
   static F from_some_uint8(const std::uint8_t* from, std::int64_t count) {
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(some_bytes(from, count)));
   }
@@ -63,11 +66,12 @@ struct Vec {
     if (count >= kLanes) {
       return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
     }
-    std::uint8_t bytes[kLanes] = {};
-    for (std::int64_t i = 0; i < count; ++i) {
-      bytes[i] = from[i];
+    std::uint64_t bytes = 0;
+    if (count > 0) {
+      __builtin_memcpy(&bytes, from - (kLanes - count), sizeof bytes);
+      bytes >>= 8 * (kLanes - count);
     }
-    return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(bytes));
+    return _mm_cvtsi64_si128(static_cast<std::int64_t>(bytes));
   }
 };
 
@@ -96,13 +100,29 @@ struct Vec256Ints {
   static Vec::F to_float(I value) { return _mm256_cvtepi32_ps(value); }
   static Vec::F as_float(I value) { return _mm256_castsi256_ps(value); }
   static I as_ints(Vec::F value) { return _mm256_castps_si256(value); }
-  static Vec::F four_lanes_each(const float* two) {
-    double both;
-    __builtin_memcpy(&both, two, sizeof both);
-    return _mm256_permutevar_ps(_mm256_castpd_ps(_mm256_set1_pd(both)),
-                                _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
+  // Four lanes of each block in eight vectors of two blocks -> the blocks' sums, in order.
+  static void sum_four_lanes(const I* dots, I* sums) {
+    const I order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+    sums[0] = _mm256_permutevar8x32_epi32(sums_in_halves(dots), order);
+    sums[1] = _mm256_permutevar8x32_epi32(sums_in_halves(dots + 4), order);
   }
-  static Vec::F eight_lanes_each(const float* one) { return _mm256_broadcast_ss(one); }
+  // All lanes of each block in sixteen vectors of one block -> the blocks' sums, in order.
+  static void sum_eight_lanes(const I* dots, I* sums) {
+    for (int i = 0; i < 2; ++i) {
+      const I first = sums_in_halves(dots + 8 * i);
+      const I last = sums_in_halves(dots + 8 * i + 4);
+      sums[i] = add(_mm256_permute2x128_si256(first, last, 0x20),
+                    _mm256_permute2x128_si256(first, last, 0x31));
+    }
+  }
+  // Lane v of each half: the sum of that half of vector v of four.
+  static I sums_in_halves(const I* four) {
+    const I first = add(_mm256_unpacklo_epi32(four[0], four[1]),
+                        _mm256_unpackhi_epi32(four[0], four[1]));
+    const I last = add(_mm256_unpacklo_epi32(four[2], four[3]),
+                       _mm256_unpackhi_epi32(four[2], four[3]));
+    return add(_mm256_unpacklo_epi64(first, last), _mm256_unpackhi_epi64(first, last));
+  }
   // Dword j of vector i becomes dword i of vector j.
   static void transpose(I* rows) {
     I pairs[8];

@@ -14,7 +14,14 @@ struct Vec {
   static F add(F a, F b) { return _mm512_add_ps(a, b); }
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
-  static float sum(F value) { return _mm512_reduce_add_ps(value); }
+  // Lanes l and l + 8, then those 4, 2 and 1 apart.
+  static float sum(F value) {
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(value),
+                                      _mm512_extractf32x8_ps(value, 1));
+    __m128 quarter = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+    quarter = _mm_add_ps(quarter, _mm_movehl_ps(quarter, quarter));
+    return _mm_cvtss_f32(_mm_add_ss(quarter, _mm_movehdup_ps(quarter)));
+  }
   static F from_int8(const std::uint8_t* from) {
     const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
@@ -85,15 +92,26 @@ struct Vec512Ints {
   static Vec::F to_float(I value) { return _mm512_cvtepi32_ps(value); }
   static Vec::F as_float(I value) { return _mm512_castsi512_ps(value); }
   static I as_ints(Vec::F value) { return _mm512_castps_si512(value); }
-  static Vec::F four_lanes_each(const float* four) {
-    const __m512i which = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
-    return _mm512_permutevar_ps(_mm512_broadcast_f32x4(_mm_loadu_ps(four)), which);
+  // Four lanes of each block in four vectors of four blocks -> the blocks' sums, in order.
+  static void sum_four_lanes(const I* dots, I* sums) {
+    const I order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    sums[0] = _mm512_permutexvar_epi32(order, sums_in_quarters(dots));
   }
-  static Vec::F eight_lanes_each(const float* two) {
-    const __m512i which = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
-    double both;
-    __builtin_memcpy(&both, two, sizeof both);
-    return _mm512_permutevar_ps(_mm512_castpd_ps(_mm512_set1_pd(both)), which);
+  // Eight lanes of each block in eight vectors of two blocks -> the blocks' sums, in order.
+  static void sum_eight_lanes(const I* dots, I* sums) {
+    const I order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
+    const I first = sums_in_quarters(dots);
+    const I last = sums_in_quarters(dots + 4);
+    sums[0] = _mm512_permutexvar_epi32(order, add(_mm512_shuffle_i32x4(first, last, 0x88),
+                                                  _mm512_shuffle_i32x4(first, last, 0xDD)));
+  }
+  // Lane v of each quarter: the sum of that quarter of vector v of four.
+  static I sums_in_quarters(const I* four) {
+    const I first = add(_mm512_unpacklo_epi32(four[0], four[1]),
+                        _mm512_unpackhi_epi32(four[0], four[1]));
+    const I last = add(_mm512_unpacklo_epi32(four[2], four[3]),
+                       _mm512_unpackhi_epi32(four[2], four[3]));
+    return add(_mm512_unpacklo_epi64(first, last), _mm512_unpackhi_epi64(first, last));
   }
   // Dword j of vector i becomes dword i of vector j.
   static void transpose(I* rows) {

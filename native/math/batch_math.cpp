@@ -22,9 +22,9 @@ BatchMath::BatchMath(std::int64_t dim, const Kernels& kernels, int threads)
       segments_(cache_lines(static_cast<std::size_t>(kSegments * padded_dim()) * sizeof(float))),
       pool_(threads) {}
 
-void BatchMath::fit(const RowFormat& format) {
+void BatchMath::fit(const RowFormat& format, int bundle_rows) {
   for (BundleMath& math : math_) {
-    math.fit(format);
+    math.fit(format, bundle_rows);
   }
 }
 

@@ -17,12 +17,12 @@ namespace flash_llm {
 // threads, and however a section is divided into batches.
 class BatchMath {
  public:
-  // Rows have `dim` values, in formats that fit() is called with first.
+  // `dim`: of rows that are added. Formats are those that fit() is called with first.
   BatchMath(std::int64_t dim, const Kernels& kernels, int threads);
 
   const char* kernels_name() const { return kernels_.name; }
   std::size_t scratch_bytes() const;
-  void fit(const RowFormat& format);
+  void fit(const RowFormat& format, int bundle_rows);
 
   // Ends the other threads.
   void stop() { pool_.stop(); }

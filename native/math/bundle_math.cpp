@@ -47,10 +47,12 @@ std::int64_t BundleMath::step_rows(const RowFormat& format) {
   return std::clamp(rows / kRowsAtOnce * kRowsAtOnce, kRowsAtOnce, kMostStepRows);
 }
 
-void BundleMath::fit(const RowFormat& format) {
+void BundleMath::fit(const RowFormat& format, int bundle_rows) {
   const std::int64_t step = step_rows(format);
   const std::size_t rows = static_cast<std::size_t>(step);
-  const std::size_t decoded = rows * static_cast<std::size_t>(format.padded_dim()) * sizeof(float);
+  // Rows that are added are decoded a step at a time, others one by one.
+  const std::size_t decoded = (bundle_rows == 1 ? 1 : rows) * sizeof(float) *
+                              static_cast<std::size_t>(format.padded_dim());
   const std::size_t listed = static_cast<std::size_t>(std::max(step, kListedRows));
   grow(rows_, listed);
   grow(biases_, listed);
@@ -147,6 +149,12 @@ void BundleMath::combine(const float* dots, std::int64_t count, const Neurons& n
   if (neurons.gated) {
     for (std::int64_t i = 0; i < count; ++i) {
       h[i] = activated(dots[2 * i], neurons) * dots[2 * i + 1];
+    }
+    return;
+  }
+  if (neurons.added) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      h[i] += dots[i];
     }
     return;
   }

@@ -12,14 +12,15 @@
 
 namespace flash_llm {
 
-// Owns the scratch memory of one thread, which fits rows of some formats. One token is computed on the encoded rows, several on rows
-// unpacked once. Results do not depend on how bundles and columns are divided among calls.
+// Owns the scratch memory of one thread, which fits rows of some formats. One token is computed on
+// the encoded rows, several on rows unpacked once. Results do not depend on how bundles and columns
+// are divided among calls.
 class BundleMath {
  public:
   explicit BundleMath(const Kernels& kernels) : kernels_(kernels) {}
 
-  // Makes room for rows of this format, too; before any are computed on.
-  void fit(const RowFormat& format);
+  // Makes room for bundles of rows of this format, too; before any are computed on.
+  void fit(const RowFormat& format, int bundle_rows);
   std::size_t scratch_bytes() const;
   // Rows that are worked on at a time; the best share of a batch is a multiple.
   static std::int64_t step_rows(const RowFormat& format);

@@ -46,14 +46,20 @@ struct Columns {
 //   steps = x * (levels / peak), rounded to the nearest integer, ties to the even one
 //   scale = peak / levels
 // all in float32; a block whose peak is below 1e-30 counts as zeros, one with a NaN or an infinity
-// has a NaN as its scale. A block's sum of quants times steps is exact; it is converted to float32
-// and multiplied by the row's scale and x's, and these are summed in float32. For int4 rows, the sum
-// of a block of x times (offset - 8 * scale) is added. (8 bits of x would cost int8 rows a third more
-// of divergence than their own rounding does; for int4 rows it is less than a hundredth.) Everything
-// else is float32.
+// has a NaN as its scale. (8 bits of x would cost int8 rows a third more of divergence than their own
+// rounding does; for int4 rows it is less than a hundredth.)
 //
-// Every result depends on its own row, column and token alone, never on how many are passed at once:
-// threads may share a call's rows, columns or tokens as they like.
+// A block's sum of quants times steps is exact. Converted to float32 it is multiplied by the product of
+// the row's scale and x's; a block of an int4 row has a second term, its offset times (scale of x times
+// sum of steps). Every product and every sum is rounded to float32. dot_rows sums the terms in 16 lanes,
+// block b in lane b % 16 in ascending order, with quants of int4 less 8, and second terms in 16 lanes of
+// their own, which are added to the first; then lanes 8, 4, 2 and 1 apart are added. packed_dot sums the
+// terms of one block after the other, the first before the second, with offsets less 8 scales. So both
+// are the same bytes on every processor.
+//
+// Everything else is float32, in an order of each variant. Every result depends on its own row, column
+// and token alone, never on how many are passed at once: threads may share a call's rows, columns or
+// tokens as they like.
 struct Kernels {
   const char* name;
 

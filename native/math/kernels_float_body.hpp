@@ -58,10 +58,12 @@ struct Int4Row {
   }
 };
 
+// What lies so far behind what is computed on is fetched meanwhile: rows follow each other in memory.
+constexpr std::int64_t kBytesAhead = 8192;
+
 // Several rows at a time are too many streams for the processor to foresee; so those so many places
 // further on are fetched meanwhile.
 inline std::int64_t rows_ahead(const RowFormat& format, std::int64_t at_once) {
-  constexpr std::int64_t kBytesAhead = 8192;
   const std::int64_t rows = kBytesAhead / static_cast<std::int64_t>(format.row_bytes());
   return rows < at_once ? at_once : rows;
 }

@@ -12,6 +12,8 @@ inline float dot_half(const std::uint8_t* row, const float* x, std::int64_t dim)
   F sums[4] = {Vec::zero(), Vec::zero(), Vec::zero(), Vec::zero()};
   std::int64_t block = 0;
   for (; block + 2 <= whole; block += 2) {
+    __builtin_prefetch(row + 2 * block * kBlock + kBytesAhead);
+    __builtin_prefetch(row + 2 * (block + 1) * kBlock + kBytesAhead);
     half_block_dot(row + 2 * block * kBlock, x + block * kBlock, sums[0], sums[1]);
     half_block_dot(row + 2 * (block + 1) * kBlock, x + (block + 1) * kBlock, sums[2], sums[3]);
   }

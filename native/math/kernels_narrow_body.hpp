@@ -1,113 +1,190 @@
-// Dot products of int8 and int4 rows in integers, a block at a time, over a struct Ints that holds
-// two kinds of dot; several tokens take the encoded rows, too.
+// Dot products of int8 and int4 rows in integers, four blocks at a time, over structs of two kinds of
+// dot. For one token the four lanes run along a row, for several they run across four rows.
 
-// x: kXBytes for each block as the dot wants them, then the scales as float, for int4 rows the sums of
-// the blocks, too. Lanes run along kN blocks.
+constexpr std::int64_t kFour = kN;  // blocks that are summed up together
+
+// x: kXBytes for each block as the dot wants them, then the scales as float, zeros behind, and for int4
+// rows likewise the sums of the blocks and -8 times their sums of steps.
+template <typename Dot>
+struct PreparedX {
+  std::int64_t blocks;
+  std::int64_t padded;
+
+  explicit PreparedX(const RowFormat& format)
+      : blocks(format.blocks()), padded((blocks + kSumLanes - 1) / kSumLanes * kSumLanes) {}
+  float* scales(std::uint8_t* prepared) const {
+    return reinterpret_cast<float*>(prepared + blocks * Dot::kXBytes);
+  }
+  const float* scales(const std::uint8_t* prepared) const {
+    return reinterpret_cast<const float*>(prepared + blocks * Dot::kXBytes);
+  }
+  std::size_t bytes() const {
+    const std::int64_t floats = (Dot::Row::kOffsets ? 3 : 1) * padded;
+    return (static_cast<std::size_t>(blocks * Dot::kXBytes) +
+            static_cast<std::size_t>(floats) * sizeof(float) + 63) / 64 * 64;
+  }
+};
+
 template <typename Dot>
 inline std::size_t prepared_ints_bytes(const RowFormat& format) {
-  const std::size_t each = Dot::kXBytes + (Dot::Row::kOffsets ? 2 : 1) * sizeof(float);
-  return (static_cast<std::size_t>(format.blocks()) * each + 63) / 64 * 64;
+  return PreparedX<Dot>(format).bytes();
 }
 
 template <typename Dot>
 inline void prepare_ints(const RowFormat& format, const float* x, std::uint8_t* prepared) {
-  const std::int64_t blocks = format.blocks();
-  float* const scales = reinterpret_cast<float*>(prepared + blocks * Dot::kXBytes);
-  for (std::int64_t block = 0; block < blocks; ++block) {
+  const PreparedX<Dot> layout(format);
+  __builtin_memset(prepared, 0, layout.bytes());
+  float* const scales = layout.scales(prepared);
+  for (std::int64_t block = 0; block < layout.blocks; ++block) {
     std::int32_t steps[kBlock];
     const std::int64_t first = block * kBlock;
     scales[block] =
         round_block(x + first, least(kBlock, format.dim - first), Dot::kLevels, steps);
     if constexpr (Dot::Row::kOffsets) {
-      scales[blocks + block] = scales[block] * sum_of_steps(steps);
+      const float sum = static_cast<float>(sum_of_steps(steps));
+      scales[layout.padded + block] = scales[block] * sum;
+      scales[2 * layout.padded + block] = -8 * sum;
     }
     Dot::put_x(steps, prepared + block * Dot::kXBytes);
   }
 }
 
-// The first `count` of kN, zeros behind.
-inline F some_floats(const float* from, std::int64_t count) {
-  float values[kN];
-  for (std::int64_t i = 0; i < kN; ++i) {
-    values[i] = i < count ? from[i] : 0.0f;
+// The sums of up to four blocks, or of one block of up to four rows: x_stride is then 0.
+template <typename Dot>
+inline F block_sums(const std::uint8_t* weights, const std::uint8_t* x, std::int64_t x_stride,
+                    std::int64_t held) {
+  typename Dot::Partial parts[kFour];
+  for (std::int64_t i = 0; i < kFour; ++i) {
+    parts[i] = i < held ? Dot::dot(weights + i * Dot::kBlockBytes, x + i * x_stride) : Dot::zero();
   }
-  return Vec::load(values);
+  return Dot::sums(parts);
 }
 
-template <typename Dot, int kRows>
-inline void dot_some_rows(const RowFormat& format, const std::uint8_t* const* rows,
-                          const std::uint8_t* prepared, float* out) {
-  const std::int64_t blocks = format.blocks();
-  const float* const x_scales = reinterpret_cast<const float*>(prepared + blocks * Dot::kXBytes);
-  F sums[kRows];
-  for (int r = 0; r < kRows; ++r) {
-    sums[r] = Vec::zero();
+template <typename Dot>
+inline float dot_int_row(const typename Dot::Row& row, const PreparedX<Dot>& layout,
+                         const std::uint8_t* prepared) {
+  constexpr std::int64_t kParts = kSumLanes / kFour;
+  const float* const x_scales = layout.scales(prepared);
+  F sums[kParts];
+  F offsets[kParts];
+  for (int p = 0; p < kParts; ++p) {
+    sums[p] = offsets[p] = Vec::zero();
   }
-  for (std::int64_t first = 0; first < blocks; first += kN) {
-    const std::int64_t held = least(kN, blocks - first);
-    const F some_x_scales = some_floats(x_scales + first, held);
-    float scales[kRows][kN];
-    for (int r = 0; r < kRows; ++r) {
-      const typename Dot::Row row(rows[r], format);
-      const F row_scales = row.some_scales(first, held);
-      Vec::store(scales[r], Vec::mul(row_scales, some_x_scales));
+  for (std::int64_t start = 0; start < layout.blocks; start += kSumLanes) {
+    for (int p = 0; p < kParts; ++p) {
+      const std::int64_t first = start + p * kFour;
+      const std::int64_t held = least(kFour, layout.blocks - first);
+      if (held <= 0) {
+        break;
+      }
+      F dots = block_sums<Dot>(row.quants + first * Dot::kBlockBytes,
+                               prepared + first * Dot::kXBytes, Dot::kXBytes, held);
+      const F scales = Vec::mul(row.some_scales(first, held), Vec::load(x_scales + first));
       if constexpr (Dot::Row::kOffsets) {
-        sums[r] = Vec::fma(least_of(row_scales, row.some_offsets(first, held)),
-                           some_floats(x_scales + blocks + first, held), sums[r]);
+        const float* const x_sums = x_scales + layout.padded + first;
+        dots = Vec::add(dots, Vec::load(x_sums + layout.padded));
+        offsets[p] = Vec::add(offsets[p],
+                              Vec::mul(row.some_offsets(first, held), Vec::load(x_sums)));
       }
-    }
-    for (std::int64_t block = first; block < first + held; ++block) {
-      const std::uint8_t* const x = prepared + block * Dot::kXBytes;
-      for (int r = 0; r < kRows; ++r) {
-        sums[r] = Vec::fma(Dot::dot(rows[r] + block * Dot::kBlockBytes, x),
-                           Vec::all(scales[r][block - first]), sums[r]);
-      }
+      sums[p] = Vec::add(sums[p], Vec::mul(dots, scales));
     }
   }
-  for (int r = 0; r < kRows; ++r) {
-    out[r] = Vec::sum(sums[r]);
+  for (int p = 0; Dot::Row::kOffsets && p < kParts; ++p) {
+    sums[p] = Vec::add(sums[p], offsets[p]);
   }
+  return Vec::sum(Vec::add(Vec::add(sums[0], sums[2]), Vec::add(sums[1], sums[3])));
 }
 
 template <typename Dot>
 inline void dot_int_rows(const RowFormat& format, const std::uint8_t* const* rows,
                          std::int64_t count, const std::uint8_t* prepared, float* out) {
-  std::int64_t i = 0;
-  for (; i + 4 <= count; i += 4) {
-    dot_some_rows<Dot, 4>(format, rows + i, prepared, out + i);
-  }
-  for (; i < count; ++i) {
-    dot_some_rows<Dot, 1>(format, rows + i, prepared, out + i);
+  const PreparedX<Dot> layout(format);
+  for (std::int64_t i = 0; i < count; ++i) {
+    out[i] = dot_int_row<Dot>(typename Dot::Row(rows[i], format), layout, prepared);
   }
 }
 
-// Packed: copies of the rows.
+// Packed: four rows after four rows, zeros in the place of missing ones; of each such strip, block
+// after block, the rows' quants, then their scales and for int4 their least values as float.
+template <typename Dot>
+constexpr std::int64_t packed_block_bytes() {
+  return kFour * (Dot::kBlockBytes + (Dot::Row::kOffsets ? 8 : 4));
+}
+
 template <typename Dot>
 inline std::size_t packed_ints_bytes(const RowFormat& format, std::int64_t count) {
-  return (static_cast<std::size_t>(count) * format.row_bytes() + 63) / 64 * 64;
+  const std::int64_t strips = (count + kFour - 1) / kFour;
+  return (static_cast<std::size_t>(strips * format.blocks() * packed_block_bytes<Dot>()) + 63) / 64 *
+         64;
+}
+
+template <typename Dot>
+inline void pack_int_row(const typename Dot::Row& row, std::int64_t blocks, std::int64_t place,
+                         std::uint8_t* packed) {
+  for (std::int64_t block = 0; block < blocks; ++block, packed += packed_block_bytes<Dot>()) {
+    __builtin_memcpy(packed + place * Dot::kBlockBytes, row.block(block), Dot::kBlockBytes);
+    if (block % kFour != 0) {
+      continue;
+    }
+    const std::int64_t held = least(kFour, blocks - block);
+    float scales[kFour];
+    float least_values[kFour];
+    const F some_scales = row.some_scales(block, held);
+    Vec::store(scales, some_scales);
+    if constexpr (Dot::Row::kOffsets) {
+      Vec::store(least_values, least_of(some_scales, row.some_offsets(block, held)));
+    }
+    for (std::int64_t i = 0; i < held; ++i) {
+      float* const to = reinterpret_cast<float*>(packed + i * packed_block_bytes<Dot>() +
+                                                 kFour * Dot::kBlockBytes);
+      to[place] = scales[i];
+      if constexpr (Dot::Row::kOffsets) {
+        to[kFour + place] = least_values[i];
+      }
+    }
+  }
 }
 
 template <typename Dot>
 inline void pack_int_rows(const RowFormat& format, const std::uint8_t* const* rows,
                           std::int64_t count, std::uint8_t* packed) {
-  for (std::int64_t i = 0; i < count; ++i, packed += format.row_bytes()) {
-    __builtin_memcpy(packed, rows[i], format.row_bytes());
+  __builtin_memset(packed, 0, packed_ints_bytes<Dot>(format, count));
+  for (std::int64_t i = 0; i < count; ++i) {
+    pack_int_row<Dot>(typename Dot::Row(rows[i], format), format.blocks(), i % kFour,
+                      packed + i / kFour * format.blocks() * packed_block_bytes<Dot>());
   }
+}
+
+template <typename Dot>
+inline F packed_dot_strip(const PreparedX<Dot>& layout, const std::uint8_t* packed,
+                          const std::uint8_t* prepared) {
+  const float* const x_scales = layout.scales(prepared);
+  F sums = Vec::zero();
+  for (std::int64_t block = 0; block < layout.blocks; ++block, packed += packed_block_bytes<Dot>()) {
+    const F dots = block_sums<Dot>(packed, prepared + block * Dot::kXBytes, 0, kFour);
+    const float* const scales =
+        reinterpret_cast<const float*>(packed + kFour * Dot::kBlockBytes);
+    sums = Vec::add(sums, Vec::mul(dots, Vec::mul(Vec::load(scales), Vec::all(x_scales[block]))));
+    if constexpr (Dot::Row::kOffsets) {
+      const F x_sum = Vec::all(x_scales[layout.padded + block]);
+      sums = Vec::add(sums, Vec::mul(Vec::load(scales + kFour), x_sum));
+    }
+  }
+  return sums;
 }
 
 template <typename Dot>
 inline void packed_dot_ints(const RowFormat& format, const std::uint8_t* packed,
                             std::int64_t count, const std::uint8_t* prepared, std::int64_t tokens,
                             float* out, std::int64_t out_stride) {
-  const std::size_t x_stride = prepared_ints_bytes<Dot>(format);
-  for (std::int64_t i = 0; i < count; i += 4) {
-    const std::uint8_t* rows[4];
-    const std::int64_t held = least(4, count - i);
-    for (std::int64_t r = 0; r < held; ++r, packed += format.row_bytes()) {
-      rows[r] = packed;
-    }
+  const PreparedX<Dot> layout(format);
+  for (std::int64_t i = 0; i < count; i += kFour) {
     for (std::int64_t t = 0; t < tokens; ++t) {
-      dot_int_rows<Dot>(format, rows, held, prepared + t * x_stride, out + t * out_stride + i);
+      float values[kFour];
+      Vec::store(values, packed_dot_strip<Dot>(
+                             layout, packed, prepared + static_cast<std::size_t>(t) * layout.bytes()));
+      copy_floats(out + t * out_stride + i, values, least(kFour, count - i));
     }
+    packed += layout.blocks * packed_block_bytes<Dot>();
   }
 }

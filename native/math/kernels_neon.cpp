@@ -12,7 +12,7 @@ namespace {
 #include "math/kernels_half_body.hpp"
 #include "math/kernels_rounding_body.hpp"
 
-struct Int4Dot {
+struct Int4Dot : QuarterSums {
   using Row = Int4Row;
   static constexpr std::int64_t kXBytes = 32;
   static constexpr std::int64_t kBlockBytes = 16;
@@ -24,7 +24,7 @@ struct Int4Dot {
     }
   }
   // Products of a quant and a step stay below 1906, so that eight of them fit in 16 bits.
-  static F dot(const std::uint8_t* weights, const std::uint8_t* x) {
+  static Partial dot(const std::uint8_t* weights, const std::uint8_t* x) {
     const uint8x16_t bytes = vld1q_u8(weights);
     const int8x16_t low = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15)));
     const int8x16_t high = vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4));
@@ -34,11 +34,11 @@ struct Int4Dot {
     sums = vmlal_high_s8(sums, low, x_low);
     sums = vmlal_s8(sums, vget_low_s8(high), vget_low_s8(x_high));
     sums = vmlal_high_s8(sums, high, x_high);
-    return vcvtq_f32_s32(vpaddlq_s16(sums));
+    return vpaddlq_s16(sums);
   }
 };
 
-struct Int8Dot {
+struct Int8Dot : QuarterSums {
   using Row = Int8Row;
   static constexpr std::int64_t kXBytes = 64;
   static constexpr std::int64_t kBlockBytes = 32;
@@ -49,7 +49,7 @@ struct Int8Dot {
       reinterpret_cast<std::int16_t*>(x)[i] = static_cast<std::int16_t>(steps[i]);
     }
   }
-  static F dot(const std::uint8_t* weights, const std::uint8_t* x) {
+  static Partial dot(const std::uint8_t* weights, const std::uint8_t* x) {
     int32x4_t even = vdupq_n_s32(0);
     int32x4_t odd = vdupq_n_s32(0);
     for (int i = 0; i < kBlock; i += 8) {
@@ -58,7 +58,7 @@ struct Int8Dot {
       even = vmlal_s16(even, vget_low_s16(wide), vget_low_s16(values));
       odd = vmlal_high_s16(odd, wide, values);
     }
-    return vcvtq_f32_s32(vaddq_s32(even, odd));
+    return vaddq_s32(even, odd);
   }
 };
 

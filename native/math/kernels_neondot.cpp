@@ -23,7 +23,7 @@ inline int8x16_t load_int8(const std::uint8_t* from) {
   return vld1q_s8(reinterpret_cast<const std::int8_t*>(from));
 }
 
-struct Int4Dot {
+struct Int4Dot : QuarterSums {
   using Row = Int4Row;
   static constexpr std::int64_t kXBytes = 32;
   static constexpr std::int64_t kBlockBytes = 16;
@@ -34,17 +34,17 @@ struct Int4Dot {
       x[i] = static_cast<std::uint8_t>(steps[i]);
     }
   }
-  static F dot(const std::uint8_t* weights, const std::uint8_t* x) {
+  static Partial dot(const std::uint8_t* weights, const std::uint8_t* x) {
     const uint8x16_t bytes = vld1q_u8(weights);
     const int8x16_t low = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15)));
     const int8x16_t high = vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4));
     const int32x4_t sum = vdotq_s32(vdupq_n_s32(0), low, load_int8(x));
-    return vcvtq_f32_s32(vdotq_s32(sum, high, load_int8(x + 16)));
+    return vdotq_s32(sum, high, load_int8(x + 16));
   }
 };
 
 // x: the high bytes of the 32 values, then the low ones, so that 256 * high + low is the value.
-struct Int8Dot {
+struct Int8Dot : QuarterSums {
   using Row = Int8Row;
   static constexpr std::int64_t kXBytes = 64;
   static constexpr std::int64_t kBlockBytes = 32;
@@ -57,13 +57,13 @@ struct Int8Dot {
       x[kBlock + i] = static_cast<std::uint8_t>(low);
     }
   }
-  static F dot(const std::uint8_t* weights, const std::uint8_t* x) {
+  static Partial dot(const std::uint8_t* weights, const std::uint8_t* x) {
     const int8x16_t first = load_int8(weights);
     const int8x16_t last = load_int8(weights + 16);
     int32x4_t high = vdotq_s32(vdupq_n_s32(0), first, load_int8(x));
     high = vshlq_n_s32(vdotq_s32(high, last, load_int8(x + 16)), 8);
     const int32x4_t sum = vdotq_s32(high, first, load_int8(x + 32));
-    return vcvtq_f32_s32(vdotq_s32(sum, last, load_int8(x + 48)));
+    return vdotq_s32(sum, last, load_int8(x + 48));
   }
 };
 

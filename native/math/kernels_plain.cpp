@@ -83,9 +83,18 @@ struct Vec {
 #include "math/kernels_half_body.hpp"
 #include "math/kernels_rounding_body.hpp"
 
-inline F only_lane(std::int32_t value) { return F{static_cast<float>(value), 0, 0, 0}; }
+// A block's sum needs no adding up.
+struct WholeSums {
+  using Partial = std::int32_t;
 
-struct Int4Dot {
+  static Partial zero() { return 0; }
+  static F sums(const Partial* four) {
+    return F{static_cast<float>(four[0]), static_cast<float>(four[1]), static_cast<float>(four[2]),
+             static_cast<float>(four[3])};
+  }
+};
+
+struct Int4Dot : WholeSums {
   using Row = Int4Row;
   static constexpr std::int64_t kXBytes = 32;
   static constexpr std::int64_t kBlockBytes = 16;
@@ -96,17 +105,17 @@ struct Int4Dot {
       x[i] = static_cast<std::uint8_t>(steps[i]);
     }
   }
-  static F dot(const std::uint8_t* weights, const std::uint8_t* x) {
+  static Partial dot(const std::uint8_t* weights, const std::uint8_t* x) {
     std::int32_t sum = 0;
     for (int i = 0; i < 16; ++i) {
       sum += (weights[i] & 15) * static_cast<std::int8_t>(x[i]) +
              (weights[i] >> 4) * static_cast<std::int8_t>(x[16 + i]);
     }
-    return only_lane(sum);
+    return sum;
   }
 };
 
-struct Int8Dot {
+struct Int8Dot : WholeSums {
   using Row = Int8Row;
   static constexpr std::int64_t kXBytes = 64;
   static constexpr std::int64_t kBlockBytes = 32;
@@ -117,12 +126,12 @@ struct Int8Dot {
       reinterpret_cast<std::int16_t*>(x)[i] = static_cast<std::int16_t>(steps[i]);
     }
   }
-  static F dot(const std::uint8_t* weights, const std::uint8_t* x) {
+  static Partial dot(const std::uint8_t* weights, const std::uint8_t* x) {
     std::int32_t sum = 0;
     for (int i = 0; i < kBlock; ++i) {
       sum += static_cast<std::int8_t>(weights[i]) * reinterpret_cast<const std::int16_t*>(x)[i];
     }
-    return only_lane(sum);
+    return sum;
   }
 };
 

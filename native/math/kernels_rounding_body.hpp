@@ -4,15 +4,18 @@ constexpr float kLeastPeak = 1e-30f;
 constexpr float kInt4Levels = 127;
 constexpr float kInt8Levels = 127 * 256;  // both bytes of a value then fit in int8
 
-// What the values of blocks are at quant 0.
-inline F least_of(F scales, F offsets) { return Vec::fma(scales, Vec::all(-8), offsets); }
+// What the values of blocks are at quant 0; the product is exact.
+inline F least_of(F scales, F offsets) { return Vec::add(Vec::mul(scales, Vec::all(-8)), offsets); }
 
-inline float sum_of_steps(const std::int32_t* steps) {
+// Lanes in which one token's dot product is summed up: block b in lane b modulo so many.
+constexpr std::int64_t kSumLanes = 16;
+
+inline std::int32_t sum_of_steps(const std::int32_t* steps) {
   std::int32_t sum = 0;
   for (int i = 0; i < kBlock; ++i) {
     sum += steps[i];
   }
-  return static_cast<float>(sum);
+  return sum;
 }
 
 // steps [32] = the first `count` values of x divided by the scale, rounded; returns the scale.

@@ -1,11 +1,14 @@
 // Dot products of int8 and int4 rows in integers, over a struct Ints of wide vectors. For one token
-// the lanes run along a row, for several they run across rows, which were packed for that.
+// the lanes run along a row, for several they run across rows, which were packed for that. One
+// token's rows are walked one after the other in the order of their addresses, which processors
+// foresee; what lies kBytesAhead is fetched meanwhile.
 
 using I = Ints::I;
 constexpr std::int64_t kBytes = Ints::kBytes;
 
 // x as it meets int4 rows, by steps of kStep blocks: the first halves of the blocks as int8, then the
-// last halves; after all steps the scales as float, zeros behind, and likewise the sums of the blocks.
+// last halves; after all steps the scales as float, zeros behind, and likewise the sums of the blocks
+// and -8 times their sums of steps as int32.
 struct Int4Dot {
   using Row = Int4Row;
   static constexpr std::int64_t kStep = kBytes / 16;  // blocks of a vector of weights
@@ -25,7 +28,7 @@ struct Int4Dot {
     return Ints::dot_nibbles(Ints::low_nibbles(weights), Ints::load(x),
                              Ints::high_nibbles(weights), Ints::load(x + kBytes));
   }
-  static F spread(const float* scales) { return Ints::four_lanes_each(scales); }
+  static void sum_blocks(const I* dots, I* sums) { Ints::sum_four_lanes(dots, sums); }
   // The four columns `i` of a step, of all rows, into the vectors of their packed block.
   static void put_columns(I columns, std::int64_t i, std::uint8_t* block) {
     Ints::store(block + i * kBytes, Ints::low_nibbles(columns));
@@ -61,7 +64,7 @@ struct Int8Dot {
     const I even = Ints::add_pairs_dot(Ints::zero(), Ints::even_int8(weights), Ints::load(x));
     return Ints::add_pairs_dot(even, Ints::odd_int8(weights), Ints::load(x + kBytes));
   }
-  static F spread(const float* scales) { return Ints::eight_lanes_each(scales); }
+  static void sum_blocks(const I* dots, I* sums) { Ints::sum_eight_lanes(dots, sums); }
   static void put_columns(I columns, std::int64_t i, std::uint8_t* block) {
     Ints::store(block + i * kBytes, Ints::even_int8(columns));
     Ints::store(block + (8 + i) * kBytes, Ints::odd_int8(columns));
@@ -81,17 +84,17 @@ struct PreparedX {
 
   explicit PreparedX(const RowFormat& format)
       : steps((format.blocks() + Dot::kStep - 1) / Dot::kStep),
-        padded_blocks((format.blocks() + kN - 1) / kN * kN) {}
+        padded_blocks((format.blocks() + kSumLanes - 1) / kSumLanes * kSumLanes) {}
   std::size_t scales_at() const { return static_cast<std::size_t>(steps * Dot::kXBytes); }
   std::size_t scales_bytes() const {
     return static_cast<std::size_t>(padded_blocks) * sizeof(float);
   }
   std::size_t sums_at() const { return scales_at() + scales_bytes(); }
+  std::size_t eights_at() const { return sums_at() + scales_bytes(); }
   std::size_t bytes() const {
-    return (sums_at() + (Dot::Row::kOffsets ? scales_bytes() : 0) + 63) / 64 * 64;
+    return scales_at() + (Dot::Row::kOffsets ? 3 : 1) * scales_bytes();
   }
 };
-
 
 template <typename Dot>
 inline void prepare_ints(const RowFormat& format, const float* x, std::uint8_t* prepared) {
@@ -99,6 +102,7 @@ inline void prepare_ints(const RowFormat& format, const float* x, std::uint8_t* 
   __builtin_memset(prepared, 0, layout.bytes());
   float* const scales = reinterpret_cast<float*>(prepared + layout.scales_at());
   float* const sums = reinterpret_cast<float*>(prepared + layout.sums_at());
+  std::int32_t* const eights = reinterpret_cast<std::int32_t*>(prepared + layout.eights_at());
   for (std::int64_t block = 0; block < format.blocks(); ++block) {
     std::int32_t steps[kBlock];
     const std::int64_t first = block * kBlock;
@@ -106,72 +110,97 @@ inline void prepare_ints(const RowFormat& format, const float* x, std::uint8_t* 
         round_block(x + first, least(kBlock, format.dim - first), Dot::kLevels, steps);
     Dot::put_x(steps, block % Dot::kStep, prepared + block / Dot::kStep * Dot::kXBytes);
     if constexpr (Dot::Row::kOffsets) {
-      sums[block] = scales[block] * sum_of_steps(steps);
+      const std::int32_t sum = sum_of_steps(steps);
+      sums[block] = scales[block] * static_cast<float>(sum);
+      eights[block] = -8 * sum;
     }
   }
 }
 
-// `next`: rows to fetch meanwhile.
-template <typename Dot, int kRows>
-inline void dot_some_rows(const RowFormat& format, const std::uint8_t* const* rows,
-                          const std::uint8_t* const* next, const std::uint8_t* prepared,
-                          float* out) {
-  const PreparedX<Dot> layout(format);
-  const float* const x_scales = reinterpret_cast<const float*>(prepared + layout.scales_at());
-  const float* const x_sums = reinterpret_cast<const float*>(prepared + layout.sums_at());
-  const std::int64_t blocks = format.blocks();
-  F sums[kRows];
-  for (int r = 0; r < kRows; ++r) {
-    sums[r] = Vec::zero();
-  }
-  for (std::int64_t first = 0; first < blocks; first += kN) {
-    const std::int64_t end = least(first + kN, blocks);
-    float scales[kRows][kN];
-    for (int r = 0; r < kRows; ++r) {
-      const typename Dot::Row row(rows[r], format);
-      const F row_scales = row.some_scales(first, end - first);
-      Vec::store(scales[r], Vec::mul(row_scales, Vec::load(x_scales + first)));
-      if constexpr (Dot::Row::kOffsets) {
-        const F least_values = least_of(row_scales, row.some_offsets(first, end - first));
-        sums[r] = Vec::fma(least_values, Vec::load(x_sums + first), sums[r]);
-      }
-      __builtin_prefetch(typename Dot::Row(next[r], format).scale_at(first));
-    }
-    std::int64_t block = first;
-    for (; block + Dot::kStep <= end; block += Dot::kStep) {
-      const std::uint8_t* const x = prepared + block / Dot::kStep * Dot::kXBytes;
-      for (int r = 0; r < kRows; ++r) {
-        __builtin_prefetch(next[r] + block * Dot::kBlockBytes);
-        const I dots = Dot::dot(Ints::load(rows[r] + block * Dot::kBlockBytes), x);
-        sums[r] = Vec::fma(Ints::to_float(dots), Dot::spread(scales[r] + (block - first)), sums[r]);
-      }
-    }
-    if (block < end) {
-      const std::uint8_t* const x = prepared + block / Dot::kStep * Dot::kXBytes;
-      for (int r = 0; r < kRows; ++r) {
-        const I dots = Dot::dot(Ints::load_some(rows[r] + block * Dot::kBlockBytes,
-                                                (end - block) * Dot::kBlockBytes),
-                                x);
-        sums[r] = Vec::fma(Ints::to_float(dots), Dot::spread(scales[r] + (block - first)), sums[r]);
-      }
+constexpr int kParts = kSumLanes / kN;  // vectors of sums
+
+// The sums of a row's blocks, so far; those of offsets apart.
+template <typename Dot>
+struct RowSums {
+  F sums[kParts];
+  F offsets[kParts];
+
+  RowSums() {
+    for (int p = 0; p < kParts; ++p) {
+      sums[p] = offsets[p] = Vec::zero();
     }
   }
-  for (int r = 0; r < kRows; ++r) {
-    out[r] = Vec::sum(sums[r]);
+  float total() {
+    for (int p = 0; Dot::Row::kOffsets && p < kParts; ++p) {
+      sums[p] = Vec::add(sums[p], offsets[p]);
+    }
+    if constexpr (kParts == 2) {
+      sums[0] = Vec::add(sums[0], sums[1]);
+    }
+    return Vec::sum(sums[0]);
+  }
+};
+
+// The blocks of a row from `first` on, as many as there are lanes; kWhole: `held` is that number.
+template <typename Dot, bool kWhole>
+inline void add_blocks(const typename Dot::Row& row, const PreparedX<Dot>& layout,
+                       const std::uint8_t* prepared, std::int64_t first, std::int64_t held,
+                       RowSums<Dot>& to) {
+  constexpr int kDots = kSumLanes / Dot::kStep;
+  const std::uint8_t* const weights = row.quants + first * Dot::kBlockBytes;
+  const std::uint8_t* const x = prepared + first / Dot::kStep * Dot::kXBytes;
+  I dots[kDots];
+#pragma GCC unroll 16
+  for (int v = 0; v < kDots; ++v) {
+    const std::int64_t left = kWhole ? kBytes : (held - v * Dot::kStep) * Dot::kBlockBytes;
+    const std::uint8_t* const from = weights + v * kBytes;
+    __builtin_prefetch(from + kBytesAhead);
+    dots[v] = left >= kBytes ? Dot::dot(Ints::load(from), x + v * Dot::kXBytes)
+              : left > 0     ? Dot::dot(Ints::load_some(from, left), x + v * Dot::kXBytes)
+                             : Ints::zero();
+  }
+  I sums[kParts];
+  Dot::sum_blocks(dots, sums);
+  __builtin_prefetch(row.scale_at(first) + kBytesAhead);
+  if constexpr (Dot::Row::kOffsets) {
+    __builtin_prefetch(row.offsets + first + kBytesAhead);
+  }
+  const auto floats_at = [&](std::size_t part, std::int64_t block) {
+    return Vec::load(reinterpret_cast<const float*>(prepared + part) + block);
+  };
+#pragma GCC unroll 2
+  for (int p = 0; p < kParts; ++p) {
+    const std::int64_t block = first + p * kN;
+    const std::int64_t some = kWhole ? kN : least(kN, held - p * kN);
+    if (some <= 0) {
+      break;
+    }
+    if constexpr (Dot::Row::kOffsets) {
+      sums[p] = Ints::add(sums[p], Ints::as_ints(floats_at(layout.eights_at(), block)));
+      to.offsets[p] = Vec::add(to.offsets[p], Vec::mul(row.some_offsets(block, some),
+                                                       floats_at(layout.sums_at(), block)));
+    }
+    const F scales = Vec::mul(row.some_scales(block, some), floats_at(layout.scales_at(), block));
+    to.sums[p] = Vec::add(to.sums[p], Vec::mul(Ints::to_float(sums[p]), scales));
   }
 }
 
 template <typename Dot>
 inline void dot_int_rows(const RowFormat& format, const std::uint8_t* const* rows,
                          std::int64_t count, const std::uint8_t* prepared, float* out) {
-  const std::int64_t ahead = rows_ahead(format, 4);
-  std::int64_t i = 0;
-  for (; i + 4 <= count; i += 4) {
-    const std::uint8_t* const* const next = rows + (i + ahead + 4 <= count ? i + ahead : i);
-    dot_some_rows<Dot, 4>(format, rows + i, next, prepared, out + i);
-  }
-  for (; i < count; ++i) {
-    dot_some_rows<Dot, 1>(format, rows + i, rows + i, prepared, out + i);
+  const PreparedX<Dot> layout(format);
+  const std::int64_t blocks = format.blocks();
+  const std::int64_t whole = blocks / kSumLanes * kSumLanes;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const typename Dot::Row row(rows[i], format);
+    RowSums<Dot> sums;
+    for (std::int64_t first = 0; first < whole; first += kSumLanes) {
+      add_blocks<Dot, true>(row, layout, prepared, first, kSumLanes, sums);
+    }
+    if (whole < blocks) {
+      add_blocks<Dot, false>(row, layout, prepared, whole, blocks - whole, sums);
+    }
+    out[i] = sums.total();
   }
 }
 
@@ -279,11 +308,12 @@ inline void packed_dot_strip(const RowFormat& format, const std::uint8_t* packed
     for (int t = 0; t < kTokens; ++t) {
       const std::uint8_t* const token = prepared + t * x_stride;
       const F x_scale = Vec::all(reinterpret_cast<const float*>(token + scales_at)[block]);
-      sums[t] = Vec::fma(Ints::to_float(Dot::end(dots[t])), Vec::mul(scales, x_scale), sums[t]);
+      const F dot = Ints::to_float(Dot::end(dots[t]));
+      sums[t] = Vec::add(sums[t], Vec::mul(dot, Vec::mul(scales, x_scale)));
       if constexpr (Dot::Row::kOffsets) {
         const F least_values = Ints::as_float(Ints::load(packed + (Dot::kVectors + 1) * kBytes));
         const F x_sum = Vec::all(reinterpret_cast<const float*>(token + sums_at)[block]);
-        sums[t] = Vec::fma(least_values, x_sum, sums[t]);
+        sums[t] = Vec::add(sums[t], Vec::mul(least_values, x_sum));
       }
     }
     packed += packed_block_bytes<Dot>();

@@ -14,7 +14,10 @@ struct Vec {
   static F add(F a, F b) { return vaddq_f32(a, b); }
   static F mul(F a, F b) { return vmulq_f32(a, b); }
   static F fma(F a, F b, F c) { return vfmaq_f32(c, a, b); }
-  static float sum(F value) { return vaddvq_f32(value); }
+  static float sum(F value) {
+    const float32x2_t half = vadd_f32(vget_low_f32(value), vget_high_f32(value));
+    return vget_lane_f32(half, 0) + vget_lane_f32(half, 1);
+  }
   static F from_int8(const std::uint8_t* from) {
     const int16x8_t wide = vmovl_s8(vreinterpret_s8_u8(four_bytes(from)));
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
@@ -39,18 +42,16 @@ struct Vec {
     __builtin_memcpy(&halves, from, sizeof halves);
     return vcvt_f32_f16(halves);
   }
-  // The first `count` of them, zeros behind.
+  // The first `count` of them, at least one, zeros behind. Of fewer than a vector's, those that end
+  // there are read and shifted: a row's quants lie before them.
   static F from_some_halves(const std::uint8_t* from, std::int64_t count) {
     if (count >= kLanes) {
       return from_half(from);
     }
-    std::uint8_t halves[2 * kLanes] = {};
-    for (std::int64_t i = 0; i < 2 * count; ++i) {
-      halves[i] = from[i];
-    }
-    return from_half(halves);
+    std::uint64_t halves;
+    __builtin_memcpy(&halves, from - 2 * (kLanes - count), sizeof halves);
+    return vcvt_f32_f16(vreinterpret_f16_u64(vdup_n_u64(halves >> 16 * (kLanes - count))));
   }
-  // The first `count` of them, zeros behind.
   static F from_some_uint8(const std::uint8_t* from, std::int64_t count) {
     return from_uint8(some_bytes(from, count));
   }
@@ -62,11 +63,9 @@ struct Vec {
     if (count >= kLanes) {
       return four_bytes(from);
     }
-    std::uint8_t bytes[kLanes] = {};
-    for (std::int64_t i = 0; i < count; ++i) {
-      bytes[i] = from[i];
-    }
-    return four_bytes(bytes);
+    std::uint32_t bytes;
+    __builtin_memcpy(&bytes, from - (kLanes - count), sizeof bytes);
+    return vreinterpret_u8_u32(vdup_n_u32(bytes >> 8 * (kLanes - count)));
   }
   static F from_uint8(uint8x8_t bytes) {
     return vcvtq_f32_u32(vmovl_u16(vget_low_u16(vmovl_u8(bytes))));
@@ -75,5 +74,15 @@ struct Vec {
     __fp16 half;
     __builtin_memcpy(&half, from, sizeof half);
     return all(half);
+  }
+};
+
+// A block's sum in four parts, and the sums of four blocks.
+struct QuarterSums {
+  using Partial = int32x4_t;
+
+  static Partial zero() { return vdupq_n_s32(0); }
+  static Vec::F sums(const Partial* four) {
+    return vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(four[0], four[1]), vpaddq_s32(four[2], four[3])));
   }
 };

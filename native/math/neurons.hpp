@@ -19,11 +19,13 @@ struct Neurons {
   Activation activation;
   const float* bias = nullptr;
   float threshold = 0;  // kRelu is 0 up to here
+  bool added = false;   // to what is there, which is replaced otherwise
 
   int rows() const { return gated ? 2 : 1; }
 };
 
-// Bundles of one row, of which nothing but the dot product is wanted.
+// Bundles of one row, of which nothing but the dot product is wanted, or its sum with what is there.
 constexpr Neurons kPlainRows{1, false, Activation::kNone};
+constexpr Neurons kAddedRows{1, false, Activation::kNone, nullptr, 0, true};
 
 }  // namespace flash_llm

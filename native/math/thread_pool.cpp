@@ -9,7 +9,7 @@ namespace {
 
 // Jobs of one call follow each other within microseconds; that long a thread looks for the next one
 // before it sleeps, since falling asleep and waking up again take longer.
-constexpr int kLooks = 100;
+constexpr int kLooks = 400;
 
 void pause() {
 #if defined(__x86_64__)

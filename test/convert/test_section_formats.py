@@ -63,11 +63,11 @@ def half_precision(checkpoint: Path) -> Path:
     return checkpoint
 
 
-def four_bit_layers(checkpoint: Path) -> None:
-    """Gate and up rows as a source of 4-bit blocks has them."""
+def four_bit_layers(checkpoint: Path, parts: tuple[str, ...] = ('gate_proj', 'up_proj')) -> None:
+    """Rows of these matrices as a source of 4-bit blocks has them."""
     tensors = load_file(checkpoint / 'model.safetensors')
     for name, rows in tensors.items():
-        if 'gate_proj' in name or 'up_proj' in name:
+        if any(part in name for part in parts):
             tensors[name] = int4_rounded(rows)
     save_file(tensors, checkpoint / 'model.safetensors', metadata={'format': 'pt'})
 
@@ -83,10 +83,11 @@ def rounded_reference(checkpoint: Path, store: FlashStore) -> AutoModelForCausal
                       for part in PARTS[section.name]])
             for name in parts:
                 weight = model.get_parameter(name)
-                rows = weight.T if 'down_proj' in name else weight
+                columns = section.name == 'bundle' and 'down_proj' in name
+                rows = weight.T if columns else weight
                 codec = row_codec(section.codec.name, rows.shape[1])
                 found = codec.decode(codec.encode(np.ascontiguousarray(rows.numpy())))
-                weight.copy_(torch.from_numpy(found.T if 'down_proj' in name else found))
+                weight.copy_(torch.from_numpy(found.T if columns else found))
     return model
 
 
@@ -134,6 +135,9 @@ def test_what_has_four_bits_already_needs_no_measurement(source: Path, tmp_path:
     formats = SectionFormats(checkpoint, 'split', 'int4', 0.02)
     assert formats.first == ('int4', 'int8') * 3 + ('int8',)
     assert formats.undecided == [1, 3, 5, 6]
+    four_bit_layers(write_checkpoint(tmp_path / 'down'), ('down_proj',))
+    formats = SectionFormats(open_checkpoint(tmp_path / 'down'), 'split', 'int4', 0.02)
+    assert formats.first == ('int8', 'int4') * 3 + ('int8',) * 2
     smallest = SectionFormats(checkpoint, 'split', 'int4', math.inf)
     assert smallest.first == ('int4',) * 7 and smallest.undecided == []
     whole = SectionFormats(checkpoint, 'split', 'int8', 0.02)
@@ -207,7 +211,7 @@ def test_convert_keeps_what_costs_most(source: Path, first: FlashStore, tmp_path
         for layer in range(3):
             mlp = reference.model.layers[layer].mlp
             down = reader.bundles('down', layer)[:, 0]
-            assert np.array_equal(down, mlp.down_proj.weight.detach().numpy().T)
+            assert np.array_equal(down, mlp.down_proj.weight.detach().numpy())
             gate_up = reader.bundles('gate_up', layer)
             assert np.array_equal(gate_up[:, 0], mlp.gate_proj.weight.detach().numpy())
         head = reader.bundles('embedding')[:, 0]

@@ -100,7 +100,7 @@ def test_wrong_byte_sizes(text: object) -> None:
 
 def test_a_hundred_thousand_slots_have_their_tables() -> None:
     """The row is what the core allocates (test_core_memory.py), and the budget holds it, too."""
-    geometry = plan_geometry(128, 'int8', model_sections('bundled', 30, 66_000, 1000, True))
+    geometry = plan_geometry(128, 'int8', model_sections('bundled', 128, 30, 66_000, 1000, True))
     assert geometry.groups > 190_000
     grouped = ('bundle',)
     budget = 100_000 * geometry.group_bytes

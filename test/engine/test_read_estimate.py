@@ -15,7 +15,7 @@ MS = 1e-3
 
 @pytest.fixture(scope='module')
 def geometry() -> Geometry:
-    found = plan_geometry(64, 'fp16', model_sections('bundled', LAYERS, 10 * LAYER, 31 * HEAD,
+    found = plan_geometry(64, 'fp16', model_sections('bundled', 64, LAYERS, 10 * LAYER, 31 * HEAD,
                                                      True), max_waste=0.1)
     assert {section.groups for section in found.sections} == {LAYER, HEAD}
     return found

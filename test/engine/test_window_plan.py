@@ -20,7 +20,7 @@ GROUPED = ((), ('bundle',))      # what mode exact, and mode gated, read group b
 @st.composite
 def geometries(draw: st.DrawFn) -> Geometry:
     dim = draw(st.integers(16, 300))
-    sections = model_sections(draw(st.sampled_from(['split', 'bundled'])),
+    sections = model_sections(draw(st.sampled_from(['split', 'bundled'])), dim,
                               draw(st.integers(1, 5)), draw(st.integers(1, 900)),
                               draw(st.integers(1, 1500)), draw(st.booleans()))
     return plan_geometry(dim, draw(st.sampled_from(['int8', 'int4', 'fp16'])), sections)
@@ -83,14 +83,14 @@ def test_the_least_window_of_mode_gated_holds_one_layer(geometry: Geometry) -> N
 
 @pytest.mark.parametrize('tied', [True, False])
 def test_head(tied: bool) -> None:
-    geometry = plan_geometry(64, 'int8', model_sections('split', 2, 100, 50, tied))
+    geometry = plan_geometry(64, 'int8', model_sections('split', 64, 2, 100, 50, tied))
     assert geometry.sections[head_index(geometry)].name == ('embedding' if tied else 'head')
 
 
 def test_a_streamed_read_is_large_but_within_a_section_and_no_smaller_than_a_group() -> None:
-    long = plan_geometry(64, 'int8', model_sections('split', 5, 20_000, 50, True))
-    short = plan_geometry(64, 'int8', model_sections('split', 2, 100, 50, True))
-    large = plan_geometry(8192, 'fp16', model_sections('bundled', 1, 8, 8, True))
+    long = plan_geometry(64, 'int8', model_sections('split', 64, 5, 20_000, 50, True))
+    short = plan_geometry(64, 'int8', model_sections('split', 64, 2, 100, 50, True))
+    large = plan_geometry(8192, 'fp16', model_sections('bundled', 8192, 1, 8, 8, True))
     read = plan_window(long, least_slots(long)).chunk_groups * long.group_bytes
     assert 256 * 1024 - long.group_bytes < read <= 256 * 1024
     wide = plan_window(long, most_slots(long)).chunk_groups * long.group_bytes
@@ -102,7 +102,7 @@ def test_a_streamed_read_is_large_but_within_a_section_and_no_smaller_than_a_gro
 
 
 def test_the_ring_of_a_large_model_bridges_half_a_layer() -> None:
-    wide = plan_geometry(1536, 'int4', model_sections('split', 28, 8960, 5000, True))
+    wide = plan_geometry(1536, 'int4', model_sections('split', 1536, 28, 8960, 5000, True))
     layer = sum(section.groups for section in wide.sections if section.layer == 0)
     total = sum(section.groups for section in wide.sections)
     plan = plan_window(wide, total // 4)

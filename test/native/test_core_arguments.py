@@ -11,7 +11,7 @@ import pytest
 from flash_llm_ros._native import NeuronCore
 from flash_llm_ros.store.errors import ErrorCode, ReadFailedError
 
-PARTS = [(20, 0, 2), (30, 0, 1), (10, 0, 3)]
+PARTS = [(20, 0, 2), (30, 0, 1), (10, 0, 3), (9, 0, 1, None, 20)]
 DIM = 40
 
 
@@ -75,13 +75,17 @@ def test_wrong_sections(made, section, message):
         core.add_section(*section, 'int8')
     with pytest.raises(ValueError, match="codec: 'int5'"):
         core.add_section(0, 20, 3, 2, 'int5')
+    with pytest.raises(ValueError, match=f'dim: 64 is wrong, must be {DIM}.* of several rows'):
+        core.add_section(0, 20, 3, 2, 'int8', 64)
+    with pytest.raises(ValueError, match='dim: 0'):
+        core.add_section(0, 20, 3, 1, 'int8', 0)
     assert core.add_section(0, 20, 3, 2, 'int8') == 0
 
 
 def test_wrong_memory_settings(made):
     core = made.open(NeuronCore, 10)
     for wrong, message in [
-        (lambda: core.pin(7, 1), 'section: 7 is wrong, must be one of the 3'),
+        (lambda: core.pin(7, 1), 'section: 7 is wrong, must be one of the 4'),
         (lambda: core.pin(-1, 1), 'section: -1'),
         (lambda: core.pin(0, -1), 'groups: -1'),
         (lambda: core.pin(0, 100), 'groups: 100'),
@@ -106,8 +110,8 @@ def test_wrong_memory_settings(made):
         core.set_ring(1, 1)
     with pytest.raises(ValueError, match='set_cache'):
         core.set_cache(1)
-    with pytest.raises(ValueError, match='section: 3'):
-        core.set_stream_order([0, 3])
+    with pytest.raises(ValueError, match='section: 4'):
+        core.set_stream_order([0, 4])
     core.set_stream_order([])
     core.gate_up(0, floats(1, DIM), floats(1, 20), 'silu')
 
@@ -121,7 +125,7 @@ def read_only(array):
 RIGHT = {
     'rows_dot': (1, floats(2, DIM), floats(2, 30)),
     'gate_up': (0, floats(2, DIM), floats(2, 20), 'silu'),
-    'add_rows': (1, floats(2, 30), floats(2, DIM)),
+    'gate_up_down': (0, 3, floats(2, DIM), floats(2, 20), floats(2, 9), 'silu'),
     'bundled': (2, floats(2, DIM), floats(2, DIM), 'relu', None, 0.1),
     'bundled without gate': (0, floats(2, DIM), floats(2, DIM), 'relu', floats(20)),
     'bundled_sparse': (2, floats(DIM), np.ones(10, np.uint8), floats(DIM), 'relu', None, 0.1),
@@ -133,7 +137,7 @@ RIGHT = {
 
 
 @pytest.mark.parametrize(('case', 'place', 'wrong', 'message'), [
-    ('rows_dot', 0, 0, 'section: 0 .*bundles of 1 rows'), ('rows_dot', 0, 3, 'section: 3'),
+    ('rows_dot', 0, 0, 'section: 0 .*bundles of 1 rows'), ('rows_dot', 0, 4, 'section: 4'),
     ('rows_dot', 1, floats(2, 41), r'x: float32 \[2, 41\]'),
     ('rows_dot', 1, np.ones((2, DIM)), r'x: float64 \[2, 40\]'),
     ('rows_dot', 1, floats(DIM), 'x: .*S >= 1'), ('rows_dot', 1, floats(0, DIM), 'x: .*S >= 1'),
@@ -143,8 +147,10 @@ RIGHT = {
     ('rows_dot', 2, floats(2, 60)[:, ::2], 'out: .*C-contig'),
     ('rows_dot', 2, read_only(floats(2, 30)), 'out: .*writable'),
     ('gate_up', 3, 'gelu', "activation: 'gelu'"), ('gate_up', 2, floats(2, 21), 'h: '),
-    ('gate_up', 0, 1, 'section: 1'), ('add_rows', 1, floats(2, 29), 'h: '),
-    ('add_rows', 2, floats(2, DIM, 1), 'out: '), ('bundled', 0, 1, 'section: 1'),
+    ('gate_up', 0, 1, 'section: 1'), ('gate_up_down', 1, 1, 'down: 1 .*rows of 20 values'),
+    ('gate_up_down', 1, 2, 'section: 2 .*bundles of 1 rows'),
+    ('gate_up_down', 3, floats(1, 20), 'h: '), ('gate_up_down', 4, floats(2, DIM), 'out: '),
+    ('bundled', 0, 1, 'section: 1'),
     ('bundled', 3, '', "activation: ''"),
     ('bundled', 4, floats(10), 'bias: .*None for gated bundles'),
     ('bundled', 5, -1.0, 'threshold: -1'), ('bundled without gate', 4, floats(21), 'bias: '),

@@ -65,7 +65,7 @@ def test_against_float64(tmp_path, chosen, dim, codec, group_bytes, bundles):
     rng = np.random.default_rng(dim + len(codec))
     codecs = (codec.split() * 4)[:4]
     made = write_neuron_file(tmp_path / 'neurons.bin', rng, codecs[0], dim, group_bytes, [
-        (bundles[0], 0, 2, codecs[0]), (bundles[1], 0, 1, codecs[1]),
+        (bundles[0], 0, 2, codecs[0]), (bundles[1], 0, 1, codecs[1], max(1, dim * 3 // 4)),
         (bundles[2], 0, 3, codecs[2]), (bundles[3], 0, 1, codecs[3])])
     core = Setting.random(rng, made).open(made, NeuronCore)
     assert core.kernels == chosen
@@ -93,12 +93,12 @@ def test_against_float64(tmp_path, chosen, dim, codec, group_bytes, bundles):
         assert_close(logits, rounded(x, table.codec) @ table.weights[:, 0].T,
                      np.abs(x) @ np.abs(table.weights[:, 0]).T)
 
-        h = rng.standard_normal((tokens, down.bundles)).astype(np.float32)
-        before = rng.standard_normal((tokens, dim)).astype(np.float32)
+        h = rng.standard_normal((tokens, down.dim)).astype(np.float32)
+        before = rng.standard_normal((tokens, down.bundles)).astype(np.float32)
         out = before.copy()
-        core.add_rows(1, h, out)
-        assert_close(out, before + h @ down.weights[:, 0],
-                     np.abs(before) + np.abs(h) @ np.abs(down.weights[:, 0]))
+        core.rows_dot(1, h, out, add=True)
+        assert_close(out, before + rounded(h, down.codec) @ down.weights[:, 0].T,
+                     np.abs(before) + np.abs(h) @ np.abs(down.weights[:, 0]).T)
 
     for share in (0, 0.1, 0.5, 1):
         used = rng.random(bundle.bundles) < share
@@ -258,23 +258,25 @@ def test_large_inputs_do_not_become_nan(tmp_path, chosen):
 def test_rows_are_added_in_order(tmp_path, chosen, tokens):
     """Order shows where float32 drops small terms: in file order only the late ones survive."""
     rng = np.random.default_rng(4)
-    made = write_neuron_file(tmp_path / 'neurons.bin', rng, 'fp16', 40, 512, [(60, 0, 1)])
-    ones = np.ones(40, '<f2').tobytes()
+    made = write_neuron_file(tmp_path / 'neurons.bin', rng, 'fp16', 40, 512, [(60, 0, 2)])
     with open(made.path, 'r+b') as file:
         for group in range(made.groups):
-            held = min(6, 60 - 6 * group)
-            body = (ones * held).ljust(508, b'\0')
+            bundles = range(3 * group, min(3 * group + 3, 60))
+            # Rows of zeros, so that a bias is the activation; then a column of one sign.
+            rows = [row for bundle in bundles
+                    for row in (np.zeros(40), np.full(40, -1 if bundle == 51 else 1))]
+            body = np.array(rows).astype('<f2').tobytes().ljust(508, b'\0')
             file.seek(512 * group)
             file.write(plain_group(0, group, body))
     core = Setting({0: 4}, ring=(2, 2), cache=3).open(made, NeuronCore)
-    h = rng.standard_normal((tokens, 60)).astype(np.float32)
-    h[:, 7], h[:, 51] = 1e9, -1e9
-    wanted = np.zeros(tokens, np.float32)
+    h = rng.random(60).astype(np.float32)
+    h[7] = h[51] = 1e9
+    wanted = np.float32(0)
     for bundle in range(60):
-        wanted += h[:, bundle]
+        wanted += -h[bundle] if bundle == 51 else h[bundle]
     out = np.zeros((tokens, 40), np.float32)
-    core.add_rows(0, h, out)
-    assert np.array_equal(out, np.repeat(wanted[:, None], 40, axis=1))
+    core.bundled(0, np.ones((tokens, 40), np.float32), out, 'relu', h)
+    assert (out == wanted).all()
 
 
 @each_kernels

@@ -15,8 +15,9 @@ from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.geometry import Geometry, Section
 
 # Larger than what one thread takes at a time, and than one segment of a sum.
-PARTS = [(1500, 0, 2), (2600, 0, 1), (1100, 0, 3), (1300, 0, 2)]
 DIM = 129
+PARTS = [(1500, 0, 2), (2600, 0, 1, None, 97), (1100, 0, 3), (1300, 0, 2),
+         (DIM, 0, 1, None, 1500)]
 
 
 @pytest.fixture(scope='module', params=['int8', 'int4', 'fp16'])
@@ -28,7 +29,7 @@ def made(request, tmp_path_factory):
 def results(core, made):
     """Each compute call on sections of several shapes: name -> array."""
     rng = np.random.default_rng(11)
-    gate_up, down, gated_bundle, bundle = made.sections
+    gate_up, down, gated_bundle, bundle, rows = made.sections
     found = {}
     for tokens in (1, 2, 19):
         x = rng.standard_normal((tokens, DIM)).astype(np.float32)
@@ -37,13 +38,18 @@ def results(core, made):
         core.gate_up(0, x, h, 'silu')
         found['gate_up', tokens] = h, gated(gate_up, meant, 'silu')
         dots = np.empty((tokens, down.bundles), np.float32)
-        core.rows_dot(1, x, dots)
-        found['rows_dot', tokens] = dots, meant @ down.weights[:, 0].T
-        h = rng.standard_normal((tokens, down.bundles)).astype(np.float32)
+        h = rng.standard_normal((tokens, down.dim)).astype(np.float32)
+        core.rows_dot(1, h, dots)
+        wanted = rounded(h, made.codec) @ down.weights[:, 0].T
+        found['rows_dot', tokens] = dots.copy(), wanted
+        core.rows_dot(1, h, dots, add=True)
+        found['added', tokens] = dots, 2 * wanted
+        before = rng.standard_normal((tokens, rows.bundles)).astype(np.float32)
+        out, h = before.copy(), np.empty((tokens, gate_up.bundles), np.float32)
+        core.gate_up_down(0, 4, x, h, out, 'silu')
+        found['gate_up_down', tokens] = (
+            out, before + rounded(found['gate_up', tokens][0], made.codec) @ rows.weights[:, 0].T)
         before = rng.standard_normal((tokens, DIM)).astype(np.float32)
-        out = before.copy()
-        core.add_rows(1, h, out)
-        found['add_rows', tokens] = out, before + h @ down.weights[:, 0]
         out = before.copy()
         core.bundled(2, x, out, 'silu')
         found['bundled', tokens] = (
@@ -135,15 +141,15 @@ def test_the_plan_counts_the_scratch_memory(tmp_path, dim, codec, threads):
     group_bytes = 65536
     codecs = (codec.split() * 2)[:2]
     made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(1), codecs[0], dim,
-                             group_bytes, [(3, 0, 3), (3, 0, 1, codecs[1])])
-    geometry = Geometry(512, group_bytes, dim, tuple(
-        Section(name, -1, 1, 3, 3, place, row_codec(each, dim))
-        for place, (name, each) in enumerate(zip(('embedding', 'head'), codecs, strict=True))))
+                             group_bytes, [(3, 0, 3), (3, 1, 1, codecs[1], 3 * dim)])
+    geometry = Geometry(512, group_bytes, dim, (
+        Section('bundle', 0, 3, 3, 3, 0, row_codec(codecs[0], dim)),
+        Section('down', 0, 1, 3, 1, 1, row_codec(codecs[1], 3 * dim))))
     core = Setting(options={'threads': threads}).open(made, NeuronCore)
     for tokens in (1, 40):
         x = np.ones((tokens, dim), np.float32)
         core.bundled(0, x, np.zeros_like(x), 'silu')
-        core.rows_dot(1, x, np.empty((tokens, 3), np.float32))
+        core.rows_dot(1, np.tile(x, 3), np.empty((tokens, 3), np.float32))
         planned = core_scratch_bytes(geometry, threads, tokens)
         assert core.scratch_bytes <= planned < 3 * core.scratch_bytes + 2**20
     core.close()

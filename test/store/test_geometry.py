@@ -30,14 +30,14 @@ def share_wasted(size, bundle):
 @settings(max_examples=150, deadline=None)
 def test_planned_size_is_the_smallest_good_one(dim, data, layout, layers, neurons, tied, block,
                                                smallest):
-    specs = model_sections(layout, layers, neurons, 77, tied)
+    specs = model_sections(layout, dim, layers, neurons, 77, tied)
     codecs = [data.draw(st.sampled_from(['int8', 'int4', 'fp16']))] * len(specs)
     if data.draw(st.booleans()):
         codecs = [data.draw(st.sampled_from(['int8', 'int4', 'fp16'])) for _ in specs]
     same = codecs[0] if len(set(codecs)) == 1 else codecs
     geometry = plan_geometry(dim, same, specs, block=block, min_group_bytes=smallest)
 
-    bundles = {bytes_of_row(codec, dim) * spec.rows
+    bundles = {bytes_of_row(codec, spec.dim) * spec.rows
                for codec, spec in zip(codecs, specs, strict=True)}
     waste = {size: max(share_wasted(size, bundle) for bundle in bundles)
              for size in range(block, max(256 * 1024, 4 * max(bundles) + 16) + 1, block)
@@ -50,10 +50,10 @@ def test_planned_size_is_the_smallest_good_one(dim, data, layout, layers, neuron
 
     next_group = 0
     for spec, codec, section in zip(specs, codecs, geometry.sections, strict=True):
-        assert (section.name, section.layer, section.rows, section.bundles) == tuple(spec)
+        assert section.spec == spec and section.codec.dim == spec.dim
         assert section.first_group == next_group
         assert section.codec.name == codec
-        assert section.bundle_bytes == bytes_of_row(codec, dim) * spec.rows
+        assert section.bundle_bytes == bytes_of_row(codec, spec.dim) * spec.rows
         assert (section.bundles_per_group * section.bundle_bytes + 4 <= geometry.group_bytes
                 < (section.bundles_per_group + 1) * section.bundle_bytes + 4)
         last = spec.bundles - (section.groups - 1) * section.bundles_per_group
@@ -65,7 +65,7 @@ def test_planned_size_is_the_smallest_good_one(dim, data, layout, layers, neuron
 
 
 def test_formats_of_sections():
-    specs = model_sections('split', 3, 10, 20, True)
+    specs = model_sections('split', 64, 3, 10, 20, True)
     assert plan_geometry(64, 'int8', specs).formats_text == 'int8'
     mixed = plan_geometry(64, ['int4', 'int8', 'int4', 'int4', 'int4', 'int4', 'int8'], specs)
     assert mixed.formats == {'gate_up': {'int4': 3}, 'down': {'int4': 2, 'int8': 1},
@@ -74,35 +74,38 @@ def test_formats_of_sections():
 
 
 def test_the_sections_of_a_model():
-    split = model_sections('split', 2, 1536, 49152, tied=False)
+    split = model_sections('split', 576, 2, 1536, 49152, tied=False)
     assert split == [
-        ('gate_up', 0, 2, 1536), ('down', 0, 1, 1536),
-        ('gate_up', 1, 2, 1536), ('down', 1, 1, 1536),
-        ('embedding', -1, 1, 49152), ('head', -1, 1, 49152),
+        ('gate_up', 0, 2, 1536, 576), ('down', 0, 1, 576, 1536),
+        ('gate_up', 1, 2, 1536, 576), ('down', 1, 1, 576, 1536),
+        ('embedding', -1, 1, 49152, 576), ('head', -1, 1, 49152, 576),
     ]
-    bundled = model_sections('bundled', 2, 1536, 49152, tied=True)
-    assert bundled == [('bundle', 0, 3, 1536), ('bundle', 1, 3, 1536), ('embedding', -1, 1, 49152)]
+    bundled = model_sections('bundled', 576, 2, 1536, 49152, tied=True)
+    assert bundled == [('bundle', 0, 3, 1536, 576), ('bundle', 1, 3, 1536, 576),
+                       ('embedding', -1, 1, 49152, 576)]
+    ungated = model_sections('bundled', 576, 1, 1536, 49152, tied=True, gated=False)
+    assert ungated[0] == ('bundle', 0, 2, 1536, 576)
     with pytest.raises(ValueError, match="layout is 'split-brain'"):
-        model_sections('split-brain', 2, 1536, 49152, tied=True)
+        model_sections('split-brain', 576, 2, 1536, 49152, tied=True)
 
 
 def test_known_sizes():
-    """SmolLM2-135M: rows of 18 blocks of 34 bytes."""
-    geometry = plan_geometry(576, 'int8', model_sections('split', 30, 1536, 49152, True))
+    """SmolLM2-135M: rows of 18 blocks of 34 bytes, down rows of 48."""
+    geometry = plan_geometry(576, 'int8', model_sections('split', 576, 30, 1536, 49152, True))
     gate_up = geometry.section('gate_up', 29)
     assert gate_up.bundle_bytes == 2 * 612
-    assert geometry.group_bytes == 6144
-    assert (gate_up.bundles_per_group, geometry.section('down', 0).bundles_per_group) == (5, 10)
+    assert geometry.group_bytes == 14848
+    assert (gate_up.bundles_per_group, geometry.section('down', 0).bundles_per_group) == (12, 9)
     assert geometry.section('embedding').bundles == 49152
     assert 0 < geometry.waste < 0.03
     with pytest.raises(KeyError, match=r'down.*30'):
         geometry.section('down', 30)
-    assert gate_up.groups == 308 and gate_up.label == 'gate_up of layer 29'
+    assert gate_up.groups == 128 and gate_up.label == 'gate_up of layer 29'
 
 
 @pytest.fixture
 def manifest():
-    return plan_geometry(100, 'int8', model_sections('split', 2, 50, 60, True)).to_dict()
+    return plan_geometry(100, 'int8', model_sections('split', 100, 2, 50, 60, True)).to_dict()
 
 
 def replaced(data, path, value):
@@ -127,6 +130,9 @@ def replaced(data, path, value):
     (['sections', 1, 'name'], 'bottom', r"sections\[1\].name is 'bottom'"),
     (['sections', 2, 'layer'], 0, r"sections\[2\].name is 'gate_up of layer 0'"),
     (['sections', 1, 'layer'], -2, r'sections\[1\].layer is -2'),
+    (['sections', 0, 'dim'], 50, r'sections\[0\].dim is 50'),
+    (['sections', 1, 'dim'], 0, r'sections\[1\].dim is 0'),
+    (['sections', 1, 'dim'], 5000, r'sections\[1\].bundles_per_group is '),
     (['sections', 1, 'rows'], 2, r'sections\[1\].rows is 2'),
     (['sections', 1, 'bundles'], 0, r'sections\[1\].bundles is 0'),
     (['sections', 1, 'bundles'], 5000, r'sections\[2\].first_group is '),
@@ -141,17 +147,20 @@ def test_wrong_fields_are_named(manifest, path, value, message):
 
 @pytest.mark.parametrize(('arguments', 'message'), [
     ({'dim': 0}, 'dim is 0'),
+    ({'section_specs': [SectionSpec('down', 0, 1, 5, 0)]}, 'dim is 0'),
+    ({'section_specs': [SectionSpec('gate_up', 0, 2, 5, 32)]},
+     r'sections\[0\].dim is 32; it must be 64, as in all sections but down'),
     ({'codecs': 'int4x'}, "codec is 'int4x'"),
     ({'codecs': ['int4', 'int8']}, 'codecs is .* one for each of 1 sections'),
     ({'codecs': ['int7']}, "codec is 'int7'"),
     ({'section_specs': []}, 'section_specs'),
     ({'block': 100}, 'block is 100'),
     ({'min_group_bytes': 0}, 'min_group_bytes is 0'),
-    ({'section_specs': [SectionSpec('down', 0, 1, 0)]}, 'bundles is 0'),
-    ({'section_specs': [SectionSpec('down', 0, 2, 5)]}, r'sections\[0\].rows is 2'),
+    ({'section_specs': [SectionSpec('down', 0, 1, 0, 64)]}, 'bundles is 0'),
+    ({'section_specs': [SectionSpec('down', 0, 2, 5, 64)]}, r'sections\[0\].rows is 2'),
 ])
 def test_wrong_plans_are_refused(arguments, message):
-    right = {'dim': 64, 'codecs': 'int8', 'section_specs': [SectionSpec('down', 0, 1, 5)]}
+    right = {'dim': 64, 'codecs': 'int8', 'section_specs': [SectionSpec('down', 0, 1, 5, 64)]}
     assert plan_geometry(**right)
     with pytest.raises(ValueError, match=message):
         plan_geometry(**{**right, **arguments})

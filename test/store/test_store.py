@@ -38,7 +38,7 @@ def rows_of(tensors: dict[str, np.ndarray], section: dict[str, object]) -> np.nd
 
     return {
         'gate_up': lambda: np.stack([ffn('gate'), ffn('up')], axis=1),
-        'down': lambda: ffn('down').T[:, None],
+        'down': lambda: ffn('down')[:, None],
         'bundle': lambda: np.stack([ffn('gate'), ffn('up'), ffn('down').T], axis=1),
         'embedding': lambda: tensors['model.embed_tokens.weight'][:, None],
         'head': lambda: tensors['lm_head.weight'][:, None],
@@ -82,10 +82,10 @@ def test_every_byte_of_the_neuron_file(tmp_path: Path, codec: str, changes: dict
     geometry, size = manifest['geometry'], manifest['geometry']['group_bytes']
     assert size % block == 0 and 'codec' not in geometry
     content = (store / 'neurons.bin').read_bytes()
-    dim = geometry['dim']
-    blocks = -(-dim // 32)
     at = 0
     for section in geometry['sections']:
+        dim = section['dim']
+        blocks = -(-dim // 32)
         assert section['codec'] == codec
         row_bytes = {'fp16': 2 * dim, 'int8': 34 * blocks, 'int4': 18 * blocks + 4}[codec]
         expected = rows_of(tensors, section)

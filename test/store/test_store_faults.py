@@ -181,6 +181,10 @@ MANIFEST_DAMAGE: dict[str, Callable[[dict], object]] = {
         group_bytes=2 * data['geometry']['group_bytes']),
     'geometry.sections[1].codec': lambda data: data['geometry']['sections'][1].update(
         codec='int2'),
+    'geometry.dim': lambda data: data['geometry'].update(dim=0),
+    'geometry.sections[0].dim is': lambda data: data['geometry'].update(dim=HUGE),
+    'geometry.sections[0].dim is missing': lambda data: data['geometry']['sections'][0].pop('dim'),
+    'geometry.sections[1].dim': lambda data: data['geometry']['sections'][1].update(dim=HUGE),
     'geometry.sections ': lambda data: data['geometry'].update(sections=[]),
     'geometry.sections is': lambda data: data['geometry']['sections'].pop(),
     'geometry.sections[4].bundles': lambda data: data['geometry']['sections'][-1].update(

@@ -85,6 +85,10 @@ class SectionFile:
     def groups(self) -> int:
         return -(-self.bundles // self.bundles_per_group)
 
+    @property
+    def dim(self) -> int:
+        return self.weights.shape[2]
+
 
 @dataclass
 class NeuronFile:
@@ -104,7 +108,7 @@ class NeuronFile:
                           **{'identity': self.identity, 'lock_memory': False, **options})
         for index, part in enumerate(self.sections):
             section = core.add_section(part.first_group, part.bundles, part.bundles_per_group,
-                                       part.rows, part.codec)
+                                       part.rows, part.codec, part.dim)
             assert section == index
         return core
 
@@ -116,15 +120,15 @@ def write_neuron_file(path: Path, rng: np.random.Generator, codec: str, dim: int
                       group_bytes: int, parts: list[tuple], identity: int = 0) -> NeuronFile:
     """``parts``: (bundles, bundles_per_group or 0 for as many as fit, rows) in file order.
 
-    ``codec`` is that of all parts, unless a part has another one as a fourth item.
+    ``codec`` and ``dim`` are those of all parts, unless a part has others as further items.
     """
     made = NeuronFile(path, dim, codec, group_bytes, identity)
     with open(path, 'wb') as file:
         for bundles, per_group, rows, *own in parts:
-            stored = own[0] if own else codec
-            encoded, weights = [], np.empty((bundles, rows, dim))
+            stored, length = (*own, codec)[0] or codec, (*own[1:], dim)[0]
+            encoded, weights = [], np.empty((bundles, rows, length))
             for bundle in range(bundles):
-                pieces = [stored_row(rng, stored, dim) for _ in range(rows)]
+                pieces = [stored_row(rng, stored, length) for _ in range(rows)]
                 encoded.append(b''.join(data for data, _ in pieces))
                 weights[bundle] = [values for _, values in pieces]
             per_group = per_group or (group_bytes - 4) // len(encoded[0])

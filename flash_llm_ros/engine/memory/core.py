@@ -2,21 +2,30 @@
 
 from types import ModuleType
 
+from flash_llm_ros.store.codec import RowCodec
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.geometry import Geometry
 from flash_llm_ros.store.manifest import FORMAT_VERSION
+
+# The most bytes that a value of x takes as the kernels want it, its share of the block's included.
+_PREPARED = {'int8': 3, 'int4': 2, 'fp16': 4}
 
 
 def core_scratch_bytes(geometry: Geometry, threads: int, tokens: int) -> int:
     """The most that the native core allocates beside its slab, for up to ``tokens`` at once."""
     padded = -(-geometry.dim // 32) * 32
-    row_bytes = min(section.codec.row_bytes for section in geometry.sections)
-    step_rows = min(max(32768 // row_bytes // 16 * 16, 16), 512)
-    each_thread = step_rows * (4 * padded + 128) + 16384    # some rows unpacked, and their results
-    prepared = tokens * (5 * padded + 256)                  # inputs as the kernels want them
+    codecs = {section.codec for section in geometry.sections}
+    # Some rows unpacked, and their results.
+    each_thread = max(_step_rows(codec) * (4 * codec.dim + 256) for codec in codecs) + 16384
+    # Inputs as the kernels want them.
+    prepared = tokens * max(_PREPARED[codec.name] * codec.dim + 512 for codec in codecs)
     sums = 16 * 4 * padded
     batch = 8192 * 48 + 4 * 65536                           # addresses and activations
     return threads * each_thread + prepared + sums + batch + geometry.group_bytes
+
+
+def _step_rows(codec: RowCodec) -> int:
+    return min(max(32768 // codec.row_bytes // 16 * 16, 16), 512)
 
 
 def bookkeeping_bytes(geometry: Geometry, cache_slots: int) -> int:

@@ -35,9 +35,9 @@ class DenseFeedForward(FeedForwardBlock):
     def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
         core, activation = self._window.core, self._spec.feed_forward.activation
         if self._split:
-            h = self.activations[:len(x)]
-            core.gate_up(self._window.section('gate_up', layer), x, h, activation)
-            core.add_rows(self._window.section('down', layer), h, out)
+            core.gate_up_down(self._window.section('gate_up', layer),
+                              self._window.section('down', layer), x,
+                              self.activations[:len(x)], out, activation)
         else:
             core.bundled(self._window.section('bundle', layer), x, out, activation,
                          self.biases[layer], self._spec.feed_forward.relu_threshold)
