@@ -16,8 +16,8 @@ class Batch {
  public:
   // Of the bundles' rows.
   RowFormat format{};
-  // It came from the flash just now, which is slower than computing: waking other threads for it
-  // would only take the processor from those that read.
+  // The flash is slower than computing: waking other threads for it would only take the processor
+  // from those that read.
   bool waited_for = false;
 
   std::int64_t size() const { return size_; }

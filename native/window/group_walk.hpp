@@ -55,11 +55,11 @@ class GroupWalk {
         use(batch_);
       }
     };
-    use_groups(0, found.pinned, found.pin_slot, false);
+    // Where reads are behind, they need the processor more than a second thread on what is pinned.
+    use_groups(0, found.pinned, found.pin_slot, found.pinned < groups && ring_->behind());
     for (std::int64_t local = found.pinned; local < groups;) {
-      const bool waited_for = !ring_->ready(section, local);
       const StreamRing::Chunk chunk = ring_->acquire(section, local);
-      use_groups(local, chunk.groups, chunk.slot, waited_for);
+      use_groups(local, chunk.groups, chunk.slot, ring_->behind());
       ring_->release();
       local += chunk.groups;
     }

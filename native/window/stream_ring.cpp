@@ -8,7 +8,7 @@
 namespace flash_llm {
 namespace {
 
-// Pieces of a chunk, so that a small ring keeps many reads in flight.
+// Pieces of a chunk, of about so much, so that a small ring keeps many reads in flight.
 constexpr std::int64_t kRequestBytes = 128 << 10;
 
 }  // namespace
@@ -39,6 +39,7 @@ bool StreamRing::ready(int section, std::int64_t first_local) {
 }
 
 StreamRing::Chunk StreamRing::acquire(int section, std::int64_t first_local) {
+  behind_ = !ready(section, first_local);
   const Entry& expected = entries_[head_];
   if (count_ == 0 || expected.section != section || expected.chunk.first_local != first_local) {
     seek(section, first_local);
@@ -105,7 +106,8 @@ void StreamRing::fill() {
 }
 
 void StreamRing::submit(Urgency urgency, Entry& entry) {
-  const std::int64_t most = std::max<std::int64_t>(kRequestBytes / reader_.group_bytes(), 1);
+  const std::int64_t group = reader_.group_bytes();
+  const std::int64_t most = std::max<std::int64_t>((kRequestBytes + group / 2) / group, 1);
   std::size_t requests = static_cast<std::size_t>((entry.chunk.groups + most - 1) / most);
   {
     const std::lock_guard lock(mutex_);

@@ -31,8 +31,8 @@ class StreamRing {
   // The cyclic order in which sections will be wanted; reading ahead begins at once, and goes on
   // behind whatever is wanted out of order.
   void set_order(std::vector<int> order);
-  // Whether acquire() would return at once.
-  bool ready(int section, std::int64_t first_local);
+  // Whether the chunk acquired last had to be waited for: reading is what takes time.
+  bool behind() const { return behind_; }
   // The chunk that begins with this group, waited for. What failed while it was read ahead, which
   // may be long ago, is read anew; ReadFault if that failed, too.
   Chunk acquire(int section, std::int64_t first_local);
@@ -54,6 +54,8 @@ class StreamRing {
     std::int64_t order_position;
   };
 
+  // Whether acquire() would return at once.
+  bool ready(int section, std::int64_t first_local);
   // Forgets everything read ahead, once no read is under way.
   void drain();
   void seek(int section, std::int64_t first_local);
@@ -73,6 +75,7 @@ class StreamRing {
   std::vector<int> order_;
   std::optional<Cursor> cursor_;
   std::vector<Entry> entries_;
+  bool behind_ = false;
   std::size_t head_ = 0;   // the oldest entry in use
   std::size_t count_ = 0;  // entries in use
 
