@@ -5,8 +5,9 @@
 namespace flash_llm {
 namespace {
 
-// What a thread should take at a time: small beside a streamed chunk, large beside taking it.
-constexpr std::int64_t kUnitBytes = 64 * 1024;
+// What a thread should take at a time: no more than half of a streamed chunk, large beside taking it
+// and beside what kernels fetch ahead, which is another thread's to compute at its end.
+constexpr std::int64_t kUnitBytes = 256 * 1024;
 constexpr std::int64_t kMostBundles = 8192;
 // Of a section: enough for the threads of a small computer, few to add up.
 constexpr std::int64_t kSegments = 16;

@@ -16,14 +16,14 @@ from flash_llm_ros.store.geometry import Geometry, Section
 
 # Larger than what one thread takes at a time, and than one segment of a sum.
 DIM = 129
-PARTS = [(1500, 0, 2), (2600, 0, 1, None, 97), (1100, 0, 3), (1300, 0, 2),
-         (DIM, 0, 1, None, 1500)]
+PARTS = [(3000, 0, 2), (5200, 0, 1, None, 97), (2200, 0, 3), (2600, 0, 2),
+         (DIM, 0, 1, None, 3000)]
 
 
 @pytest.fixture(scope='module', params=['int8', 'int4', 'fp16'])
 def made(request, tmp_path_factory):
     path = tmp_path_factory.mktemp('threads') / 'neurons.bin'
-    return write_neuron_file(path, np.random.default_rng(7), request.param, DIM, 4096, PARTS)
+    return write_neuron_file(path, np.random.default_rng(7), request.param, DIM, 8192, PARTS)
 
 
 def results(core, made):
@@ -110,7 +110,7 @@ def test_other_threads_work_then_sleep(made):
     workers = compute_threads()
     assert len(workers) == 2
     x = np.ones((64, DIM), np.float32)
-    h = np.empty((64, 1500), np.float32)
+    h = np.empty((64, 3000), np.float32)
     deadline = time.monotonic() + 60
     while not all(processor_ticks(thread) for thread in workers):
         core.gate_up(0, x, h, 'silu')
