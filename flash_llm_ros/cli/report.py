@@ -36,7 +36,7 @@ def run(options: Namespace) -> int:
         store = FlashStore.open(options.store)
         budgets = [parse_byte_size('budgets', budget) for budget in options.budgets]
         profile, _ = usable_profile(store.path)
-        floors = budget_floors(_plans(store), store.manifest, profile, budgets)
+        floors = budget_floors(_plans(store), store, profile, budgets)
         options.out.write_text(page(store, floors, profile), encoding='utf-8')
         if options.json:
             calibration = store.manifest.calibration

@@ -13,7 +13,7 @@ from flash_llm_ros.engine.memory.process_memory import (
 )
 from flash_llm_ros.engine.memory.scratch import Scratch
 from flash_llm_ros.engine.memory.window_plan import window_size
-from flash_llm_ros.engine.mode import check_mode, ranked_modes
+from flash_llm_ros.engine.mode import Choice, check_mode, ranked_modes
 from flash_llm_ros.engine.model.attention import AttentionStack
 from flash_llm_ros.engine.model.feed_forward.block import FeedForwardBlock
 from flash_llm_ros.engine.model.feed_forward.dense import DenseFeedForward
@@ -84,23 +84,32 @@ class Parts:
         return [row for part in self._all for row in part.buffers()]
 
 
+def mode_choices(config: EngineConfig, store: FlashStore, costs: ReadCosts | None
+                 ) -> list[tuple[Choice, Parts]]:
+    """What is tried, in this order, while loading takes more than the budget; nothing is loaded.
+
+    Raises FlashLlmError(INVALID_PARAMETER).
+    """
+    manifest, chunk = store.manifest, config.prefill_chunk
+    check_mode(config.mode, manifest)
+    kinds = {DenseFeedForward.mode: Parts(config, store, DenseFeedForward(store, chunk))}
+    if manifest.calibration is not None:
+        kinds[GatedFeedForward.mode] = Parts(config, store, GatedFeedForward(store, chunk))
+    slots = {mode: parts.slots for mode, parts in kinds.items()}
+    return [(choice, kinds[choice.mode])
+            for choice in ranked_modes(config.mode, manifest, slots, costs)]
+
+
 def load_parts(config: EngineConfig, store: FlashStore, costs: ReadCosts | None,
                log: Callable[[str], None]) -> tuple[Parts, str, MemoryPlan]:
     """Choose, plan, load, plan with what was measured: the parts, why these, and the plan.
 
     Raises FlashLlmError: BUDGET_TOO_SMALL, INVALID_PARAMETER, STORE_CORRUPT, READ_FAILED.
     """
-    manifest, chunk = store.manifest, config.prefill_chunk
-    check_mode(config.mode, manifest)
-    # Parts are named nowhere else, so that those that are given up go before others are loaded.
-    kinds = {DenseFeedForward.mode: Parts(config, store, DenseFeedForward(store, chunk))}
-    if manifest.calibration is not None:
-        kinds[GatedFeedForward.mode] = Parts(config, store, GatedFeedForward(store, chunk))
-    choices = ranked_modes(config.mode, manifest,
-                           {mode: parts.slots for mode, parts in kinds.items()}, costs)
+    choices = mode_choices(config, store, costs)
     while True:
-        mode, reason = choices.pop(0)
-        parts = kinds.pop(mode)
+        # Named nowhere else, so that parts that are given up go before others are loaded.
+        (_, reason), parts = choices.pop(0)
         log(reason)
         try:
             parts.plan()

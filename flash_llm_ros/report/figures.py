@@ -1,6 +1,6 @@
 """What a token must read under DRAM budgets, the least time for it, and what mode auto takes."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,12 +12,11 @@ from flash_llm_ros.engine.memory.window_plan import (
     most_slots,
     plan_window,
 )
-from flash_llm_ros.engine.mode import ranked_modes
 from flash_llm_ros.engine.model.feed_forward.gated import GatedFeedForward
+from flash_llm_ros.engine.parts import mode_choices
 from flash_llm_ros.engine.plan import MemoryPlan
 from flash_llm_ros.store.device_profile import STREAM_REQUEST, DeviceProfile
-from flash_llm_ros.store.geometry import Geometry
-from flash_llm_ros.store.manifest import Manifest
+from flash_llm_ros.store.flash_store import FlashStore
 
 
 @dataclass(frozen=True)
@@ -31,17 +30,16 @@ class BudgetFloor:
     auto: str                       # the mode that auto takes there, and why
 
 
-def budget_floors(plans: Mapping[str, MemoryPlan], manifest: Manifest,
+def budget_floors(plans: Mapping[str, MemoryPlan], store: FlashStore,
                   profile: DeviceProfile | None, budgets: Sequence[int] = ()) -> list[BudgetFloor]:
     """Exact mode under budgets, by default six from the least to all of the model.
 
     `plans`: one of each mode that the store has: what is not the window is the same under every
     budget. Budgets below the least of exact mode are left out.
     """
-    geometry, fixed = manifest.geometry, _fixed(plans['exact'])
-    costs = profile and profile.costs(EngineConfig.reads_in_flight)
-    least = fixed + least_slots(geometry) * geometry.group_bytes
-    most = fixed + most_slots(geometry) * geometry.group_bytes
+    geometry, fixed = store.manifest.geometry, _fixed(plans['exact'])
+    least, most = (fixed + slots * geometry.group_bytes
+                   for slots in (least_slots(geometry), most_slots(geometry)))
     floors = []
     for budget in budgets or np.linspace(least, most, 6).astype(int).tolist():
         if budget < least:
@@ -49,11 +47,9 @@ def budget_floors(plans: Mapping[str, MemoryPlan], manifest: Manifest,
         slots = min((budget - fixed) // geometry.group_bytes, most_slots(geometry))
         read = groups_streamed(geometry, plan_window(geometry, slots)) * geometry.group_bytes
         seconds = profile and profile.floor_seconds(read, -(-read // STREAM_REQUEST))
-        auto = ranked_modes('auto', manifest, {
-            'exact': slots,
-            'gated': _slots(plans.get('gated'), geometry, budget, GatedFeedForward.grouped)}, costs)
         floors.append(BudgetFloor(int(budget), slots * geometry.group_bytes, read,
-                                  None if seconds is None else 1e3 * seconds, auto[0].reason))
+                                  None if seconds is None else 1e3 * seconds,
+                                  _auto(plans, store, profile, int(budget))))
     return floors
 
 
@@ -61,8 +57,15 @@ def _fixed(plan: MemoryPlan) -> int:
     return plan.planned - plan.window_bytes
 
 
-def _slots(plan: MemoryPlan | None, geometry: Geometry, budget: int,
-           grouped: Collection[str]) -> int:
-    """Of the window in a mode; 0 where it does not fit, or the store does not have the mode."""
-    slots = 0 if plan is None else (budget - _fixed(plan)) // geometry.group_bytes
-    return min(slots, most_slots(geometry)) if slots >= least_slots(geometry, grouped) else 0
+def _auto(plans: Mapping[str, MemoryPlan], store: FlashStore, profile: DeviceProfile | None,
+          budget: int) -> str:
+    """As opening an engine does: the first choice that fits with what loading took."""
+    def fits(mode: str) -> bool:
+        grouped = GatedFeedForward.grouped if mode == 'gated' else ()
+        window = least_slots(geometry, grouped) * geometry.group_bytes
+        return budget >= _fixed(plans[mode]) + window
+
+    geometry, costs = store.manifest.geometry, profile and profile.costs(
+        EngineConfig.reads_in_flight)
+    choices = [choice for choice, _ in mode_choices(EngineConfig(store.path, budget), store, costs)]
+    return next((choice for choice in choices if fits(choice.mode)), choices[-1]).reason
