@@ -14,6 +14,8 @@ import pytest
 from ros_fixtures import active_node  # noqa: F401
 from tiny_checkpoint import converted, tiny_store, write_checkpoint
 
+from flash_llm_ros.engine.memory.footprint import Footprint
+
 # No assertion on wall time: a busy machine must not fail a test.
 settings.register_profile('no_deadline', deadline=None)
 settings.load_profile('no_deadline')
@@ -32,6 +34,13 @@ def cache_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp('cache')
     os.environ['XDG_CACHE_HOME'] = str(folder)
     return folder / 'flash_llm'
+
+
+@pytest.fixture(autouse=True)
+def no_earlier_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Budgets are those of a test's own process: what other tests have left is not counted."""
+    monkeypatch.setattr(Footprint, '_bare', None)
+    monkeypatch.setattr(Footprint, '_stays', 0)
 
 
 @pytest.fixture(scope='session')

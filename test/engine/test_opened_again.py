@@ -54,7 +54,5 @@ def test_what_else_the_process_takes_is_its_own(monkeypatch: pytest.MonkeyPatch,
     """Loading 26 MB with libraries of 8 MB, 7 of which stay; then again, but for the libraries."""
     resident = iter(MB * size for size in (100, 134, 107 + grown, 107 + grown + 27))
     monkeypatch.setattr(footprint, 'resident_bytes', lambda: next(resident))
-    monkeypatch.setattr(Footprint, '_bare', None)
-    monkeypatch.setattr(Footprint, '_stays', 0)
     assert Footprint().measured(26 * MB) == 34 * MB
     assert Footprint().measured(26 * MB) == taken * MB
