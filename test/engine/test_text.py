@@ -97,6 +97,8 @@ def test_pieces_are_whole_characters(kind: str, request: pytest.FixtureRequest) 
     @settings(max_examples=150, deadline=None)
     @given(text=ANY_TEXT)
     def check(text: str) -> None:
+        if kind == 'sentence_piece':        # writes blanks so, and cannot tell the two apart
+            text = text.replace('\u2581', ' ')
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         pieces = streamed(tokenizer, ids)
         assert '\ufffd' not in ''.join(pieces)
