@@ -60,10 +60,11 @@ def slow_open(config, log=print):
 
 
 def count_objects(path):
-    """Write there every second how many objects Python's collector knows of."""
+    """Add a line there every second: how many objects Python's collector knows of."""
     while True:
         gc.collect()
-        Path(path).write_text(str(len(gc.get_objects())))
+        with Path(path).open('a') as counts:
+            counts.write(f'{len(gc.get_objects())}\n')
         time.sleep(1)
 
 
