@@ -49,13 +49,16 @@ class Checkpoint(ABC):
         """All tensors as the checkpoint itself calls them."""
 
     def check_tensors(self) -> None:
-        """Raise CheckpointError for a tensor of another shape, and for a bias nobody would add."""
+        """Raise CheckpointError for a tensor of another shape, and for one that nobody reads."""
         known = {name for tensor in self.tensors.values()
                  for name in (tensor.huggingface, tensor.gguf)}
+        if self.spec.embedding.tied:
+            known.add('lm_head.weight')     # which is the embedding once more
         for name in self.stored_names():
-            if name.endswith('.bias') and name not in known:
-                raise CheckpointError(f'{self.path}: tensor {name} is a bias; the '
-                                      f'{self.spec.model_type} family here has no such')
+            if name not in known and not self.family.other_tensors.fullmatch(name):
+                raise CheckpointError(
+                    f'{self.path}: tensor {name} is none of the {self.spec.model_type} family '
+                    'here; answers without it would be wrong: this model is not supported')
         for name, tensor in self.tensors.items():
             if (found := self.shape(name)) != tensor.shape:
                 raise CheckpointError(f'{self.path}: tensor {name} has shape {found}; '

@@ -27,8 +27,14 @@ class GgufConfig(dict[str, Any]):
                           if f'{kind}.{key}' in fields})
         self['model_type'] = kind
         self['vocab_size'] = len(fields['tokenizer.ggml.tokens'])
-        self['rope_scaling'] = {'rope_type': fields.get(f'{kind}.rope.scaling.type', 'none'),
-                                'factor': fields.get(f'{kind}.rope.scaling.factor', 1.0)}
+        self['rope_scaling'] = _rope_scaling(fields, f'{kind}.rope')
 
     def __missing__(self, name: str) -> Any:
         raise KeyError(f'{self._architecture}.{_KEYS.get(name, name)}')
+
+
+def _rope_scaling(fields: dict[str, Any], rope: str) -> dict[str, Any]:
+    """Without a type it is linear, and so are the files that have the factor under its old key."""
+    factor = fields.get(f'{rope}.scaling.factor', fields.get(f'{rope}.scale_linear', 0.0))
+    kind = fields.get(f'{rope}.scaling.type', 'linear' if factor else 'none')
+    return {'rope_type': kind, 'factor': factor or 1.0}     # 0, too, means that nothing is scaled

@@ -72,7 +72,10 @@ class HuggingFaceCheckpoint(Checkpoint):
         end = self._optional_json('generation_config.json').get('eos_token_id')
         end = config.get('eos_token_id') if end is None else end
         end = tuple(end) if isinstance(end, list) else () if end is None else (end,)
-        tied = config.get('tie_word_embeddings', not has_head) or not has_head
+        tied = config.get('tie_word_embeddings', self.family.tied_by_default)
+        if not (tied or has_head):
+            raise ValueError('tie_word_embeddings is false, or missing, and there is no tensor '
+                             'lm_head.weight; either it must be true, or the folder lacks a file')
         self.scales = self.family.scales(config)
         return self.family.spec(config, self.path.resolve().name, tied, end,
                                 self._begin_token(config, tokenizer))

@@ -154,10 +154,16 @@ def test_rope_factors_of_a_tensor(checkpoint_folder: Path, gguf_file: Path) -> N
     assert checkpoint.spec.positions.factors == tuple(factors.tolist())
 
 
-def test_linear_rope_scaling(checkpoint_folder: Path, gguf_file: Path) -> None:
+@pytest.mark.parametrize(('metadata', 'factor'), [
+    ({'scaling.type': 'linear', 'scaling.factor': 4.0}, 4.0), ({'scaling.factor': 4.0}, 4.0),
+    ({'scale_linear': 4.0}, 4.0), ({'scaling.type': 'none', 'scaling.factor': 4.0}, None),
+    ({'scaling.factor': 0.0}, None), ({'scale_linear': 1.0}, 1.0)])
+def test_linear_rope_scaling(checkpoint_folder: Path, gguf_file: Path,
+                             metadata: dict[str, object], factor: float | None) -> None:
+    """As llama.cpp reads them: without a type it is linear."""
     checkpoint = opened(checkpoint_folder, gguf_file, metadata={
-        'llama.rope.scaling.type': 'linear', 'llama.rope.scaling.factor': 4.0})
-    assert checkpoint.spec.positions.factors == (4.0,) * 8
+        f'llama.rope.{name}': value for name, value in metadata.items()})
+    assert checkpoint.spec.positions.factors == ((factor,) * 8 if factor else ())
 
 
 @pytest.mark.parametrize(('metadata', 'expected'), [
@@ -236,10 +242,11 @@ def test_wrong_shape(checkpoint_folder: Path, gguf_file: Path) -> None:
     assert 'layers.1.up' in message and '(256, 32)' in message and '(256, 64)' in message
 
 
-def test_bias(checkpoint_folder: Path, gguf_file: Path) -> None:
-    write_gguf(checkpoint_folder, gguf_file, extra={
-        'blk.0.attn_q.bias': (np.zeros(64, np.float32), Type.F32)})
-    assert 'blk.0.attn_q.bias' in refused(gguf_file)
+@pytest.mark.parametrize('name', ['blk.0.attn_q.bias', 'blk.0.attn_q_norm.weight',
+                                  'blk.0.attn_q.scale', 'token_types.weight'])
+def test_tensor_that_nobody_reads(checkpoint_folder: Path, gguf_file: Path, name: str) -> None:
+    write_gguf(checkpoint_folder, gguf_file, extra={name: (np.zeros(64, np.float32), Type.F32)})
+    assert name in refused(gguf_file)
 
 
 def test_type_that_nothing_dequantises(checkpoint_folder: Path, gguf_file: Path) -> None:

@@ -236,6 +236,8 @@ def test_rotary_angles_are_those_of_transformers(checkpoint_folder: Path, key: s
     ({'rope_scaling': {**LLAMA3, 'factor': 0.0}}, ('config.json',)),
     ({'rope_scaling': {'rope_type': 'llama3', 'factor': 8.0}}, ('low_freq_factor',)),
     ({'rope_scaling': ['linear']}, ('config.json',)),
+    ({'rope_scaling': {'type': 'linear', 'factor': 2.0}, 'rope_parameters': {
+        'rope_type': 'linear', 'factor': 4.0}}, ('rope_scaling', 'rope_parameters', 'the same')),
     ({'rope_scaling': {'rope_type': 'yarn', 'factor': 2.0}}, ("'yarn' is not supported",)),
     ({'eos_token_id': 258}, ('258', 'vocabulary')),
     ({'eos_token_id': ['x']}, ("'x'",)),
@@ -304,10 +306,29 @@ def test_wrong_shape(checkpoint_folder: Path) -> None:
     assert 'layers.1.up' in message and '(256, 63)' in message and '(256, 64)' in message
 
 
-def test_bias_that_the_configuration_hides(checkpoint_folder: Path) -> None:
-    name = 'model.layers.0.self_attn.q_proj.bias'
+@pytest.mark.parametrize('name', [
+    'model.layers.0.self_attn.q_proj.bias', 'model.layers.0.self_attn.q_norm.weight',
+    'model.layers.0.mlp.up_proj.weight_scale', 'model.layers.3.mlp.up_proj.weight',
+    'model.layers.0.self_attn.q_proj.lora_A.weight', 'score.weight'])
+def test_tensor_that_nobody_reads(checkpoint_folder: Path, name: str) -> None:
     edit_tensors(checkpoint_folder, lambda t: t.update({name: np.zeros(64, np.float32)}))
     assert name in refused(checkpoint_folder)
+
+
+def test_tensors_that_follow_from_others(checkpoint_folder: Path) -> None:
+    edit_tensors(checkpoint_folder, lambda t: t.update({
+        'model.layers.0.self_attn.rotary_emb.inv_freq': np.zeros(8, np.float32)}))
+    open_checkpoint(checkpoint_folder)
+
+
+@pytest.mark.parametrize('tied', [{'tie_word_embeddings': False}, {'tie_word_embeddings': None}])
+def test_missing_head(tmp_path: Path, tied: dict[str, object]) -> None:
+    """None: the setting is missing; a llama is not tied then."""
+    folder = write_checkpoint(tmp_path / 'tied', tie_word_embeddings=True)
+    config = json.loads((folder / 'config.json').read_text()) | tied
+    (folder / 'config.json').write_text(json.dumps(
+        {name: value for name, value in config.items() if value is not None}))
+    assert 'lm_head.weight' in refused(folder)
 
 
 def test_integer_weights(checkpoint_folder: Path) -> None:

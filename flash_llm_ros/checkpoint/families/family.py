@@ -7,6 +7,7 @@ those of a GGUF file under the same names.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+import re
 from typing import Any
 
 from flash_llm_ros.checkpoint.gguf_config import GgufConfig
@@ -38,6 +39,9 @@ class Family(ABC):
     """One architecture. Every method but `tensors` raises ValueError for what is unsupported."""
 
     huggingface_layers = 'model.layers'
+    tied_by_default = False             # whether the head is the embedding, where nothing says so
+    # Tensors that are no weights of this list, read elsewhere or worked out again.
+    other_tensors = re.compile(r'rope_freqs\.weight|.*\.rotary_emb\.inv_freq')
 
     @abstractmethod
     def attention(self, config: Config) -> AttentionSpec: ...

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from flash_llm_ros.checkpoint.families.family import Config, Family, Tensor, matrix, norm
-from flash_llm_ros.checkpoint.families.rope_scaling import rope_factors
+from flash_llm_ros.checkpoint.families.rope_scaling import rope_factors, rope_settings
 from flash_llm_ros.model_spec import (
     AttentionSpec,
     FeedForwardSpec,
@@ -45,7 +45,7 @@ class Llama(Family):
         width = _head_dim(config)
         if (turned := config.get('rotary_dim', width)) != width:
             raise ValueError(f'rotary_dim is {turned}; it must be the head size {width}')
-        rope = config.get('rope_parameters') or config.get('rope_scaling') or {}
+        rope = rope_settings(config)
         theta = float(config.get('rope_theta') or rope.get('rope_theta') or 10000.0)
         return PositionSpec('rotary', theta, rope_factors(rope, width, theta))
 

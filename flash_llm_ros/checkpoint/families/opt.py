@@ -16,6 +16,7 @@ from flash_llm_ros.model_spec import (
 class Opt(Family):
 
     huggingface_layers = 'model.decoder.layers'
+    tied_by_default = True
 
     def attention(self, config: Config) -> AttentionSpec:
         hidden, heads = config['hidden_size'], config['num_attention_heads']

@@ -4,6 +4,19 @@ import math
 from typing import Any
 
 
+def rope_settings(config: dict[str, Any]) -> dict[str, Any]:
+    """What config.json has as rope_parameters, or, of older ones, as rope_scaling.
+
+    ValueError where it has both and they say different things.
+    """
+    new, old = config.get('rope_parameters') or {}, config.get('rope_scaling') or {}
+    names = {'type': 'rope_type'}       # its older name
+    if new and any(new.get(names.get(name, name)) != value for name, value in old.items()):
+        raise ValueError(f'rope_scaling is {old} and rope_parameters is {new}; they must say the '
+                         'same, or one of them must go')
+    return new or old
+
+
 def rope_factors(rope: dict[str, Any], width: int, theta: float) -> tuple[float, ...]:
     """What divides each inverse frequency, [width / 2]; empty when nothing does.
 
