@@ -5,30 +5,24 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gguf
 import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.families import family
-from flash_llm_ros.checkpoint.gguf_header import check_header
+from flash_llm_ros.checkpoint.gguf_parts import GgufParts
 from flash_llm_ros.checkpoint.gguf_tokenizer import LLAMA3_SPLITS, tokenizer_json
 from flash_llm_ros.model_spec import ModelSpec
 
 
 class GgufCheckpoint(Checkpoint):
-    """One .gguf file; tensors stay on disk until their rows are asked for."""
+    """A .gguf file, or one of the files of a model that was split."""
 
     def __init__(self, path: Path) -> None:
-        self.path, self.files = path, (path,)
-        try:
-            check_header(path)
-            reader = gguf.GGUFReader(path)
-            fields = {name: field.contents() for name, field in reader.fields.items()}
-        except Exception as error:      # the library raises whatever the bytes lead it to
-            raise CheckpointError(f'{path} is not a readable GGUF file: {error}') from None
-        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self.path = path
+        self._parts = GgufParts(path)
+        self.files, fields = self._parts.files, self._parts.fields
         try:
             self.family = family(fields.get('general.architecture', ''))
             self.spec = self._spec(fields)
@@ -40,37 +34,22 @@ class GgufCheckpoint(Checkpoint):
         self.check_tensors()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(int(n) for n in reversed(self._tensor(name).shape))
+        return self._parts.shape(self._stored_name(name))
 
     def stored_names(self) -> Iterable[str]:
-        return self._tensors
+        return self._parts.names
 
     def _stored_rows(self, name: str, start: int, stop: int | None) -> NDArray[np.float32]:
-        tensor = self._tensor(name)
+        stored = self._stored_name(name)
         if heads := self.tensors[name].interleaved_heads:
-            return self._in_halves(tensor, heads)[start:stop]
-        return self._dequantised(tensor, slice(start, stop))
+            return _in_halves(self._parts.rows(stored), heads)[start:stop]
+        return self._parts.rows(stored, start, stop)
 
-    def _dequantised(self, tensor: Any, rows: slice) -> NDArray[np.float32]:
-        try:
-            values = gguf.dequantize(np.asarray(tensor.data[rows]), tensor.tensor_type)
-        except NotImplementedError:
-            raise CheckpointError(f'{self.path}: tensor {tensor.name} is of type '
-                                  f'{tensor.tensor_type.name}, which the gguf library does not '
-                                  'dequantise') from None
-        return np.ascontiguousarray(values, dtype=np.float32)
-
-    def _in_halves(self, tensor: Any, heads: int) -> NDArray[np.float32]:
-        """Rows that turn together are neighbours in GGUF, half a head apart in the engine."""
-        rows = self._dequantised(tensor, slice(None))
-        pairs = rows.reshape(heads, len(rows) // heads // 2, 2, -1)
-        return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)
-
-    def _tensor(self, name: str) -> Any:
-        key = self.tensors[name].gguf
-        if key not in self._tensors:
-            raise CheckpointError(f'{self.path}: tensor {key} is missing')
-        return self._tensors[key]
+    def _stored_name(self, name: str) -> str:
+        stored = self.tensors[name].gguf
+        if stored not in self._parts.names:
+            raise CheckpointError(f'{self.path}: tensor {stored} is missing')
+        return stored
 
     def _spec(self, fields: dict[str, Any]) -> ModelSpec:
         config = self.family.config_of_gguf(fields)
@@ -81,10 +60,16 @@ class GgufCheckpoint(Checkpoint):
                           or fields.get('tokenizer.ggml.pre') in LLAMA3_SPLITS)
         spec = self.family.spec(
             config, fields.get('general.name') or self.path.stem,
-            tied='output.weight' not in self._tensors,
+            tied='output.weight' not in self._parts.names,
             end_tokens=tuple(dict.fromkeys(int(end) for end in ends if end is not None)),
             begin_token=int(fields['tokenizer.ggml.bos_token_id']) if adds else None)
-        if (factors := self._tensors.get('rope_freqs.weight')) is None:
+        if 'rope_freqs.weight' not in self._parts.names:
             return spec
         return replace(spec, positions=replace(
-            spec.positions, factors=tuple(float(factor) for factor in factors.data.ravel())))
+            spec.positions, factors=tuple(self._parts.rows('rope_freqs.weight').tolist())))
+
+
+def _in_halves(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Rows that turn together are neighbours in GGUF, half a head apart in the engine."""
+    pairs = rows.reshape(heads, len(rows) // heads // 2, 2, -1)
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)

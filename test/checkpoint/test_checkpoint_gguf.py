@@ -4,7 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gguf import GGMLQuantizationType as Type
-from gguf_checkpoint import permuted, write_gguf
+from gguf import GGUFReader, GGUFWriter
+from gguf_checkpoint import add_field, permuted, write_gguf
 import numpy as np
 import pytest
 from tiny_checkpoint import write_checkpoint
@@ -250,10 +251,55 @@ def test_tensor_that_nobody_reads(checkpoint_folder: Path, gguf_file: Path, name
 
 
 def test_type_that_nothing_dequantises(checkpoint_folder: Path, gguf_file: Path) -> None:
-    checkpoint = opened(checkpoint_folder, gguf_file, extra={
+    write_gguf(checkpoint_folder, gguf_file, extra={
         'blk.0.ffn_up.weight': (np.zeros((256, 64), np.int16), Type.I16)})
-    with pytest.raises(CheckpointError, match=r'blk\.0\.ffn_up\.weight is of type I16'):
-        checkpoint.rows('layers.0.up')
+    assert 'blk.0.ffn_up.weight is of type I16' in refused(gguf_file)
+
+
+def split(path: Path, count: int) -> list[Path]:
+    """As `gguf-split` does: all fields in the first file, tensors in the others, too."""
+    reader, files = GGUFReader(path), []
+    tensors = [[] for _ in range(count)]
+    for index, tensor in enumerate(reader.tensors):
+        tensors[index % count].append(tensor)
+    for part in range(count):
+        file = path.with_name(f'{path.stem}-{part + 1:05d}-of-{count:05d}.gguf')
+        writer = GGUFWriter(file, 'llama')
+        if part == 0:
+            for name, field in reader.fields.items():
+                if not name.startswith('GGUF.') and name != 'general.architecture':
+                    add_field(writer, name, field.contents())
+        writer.add_uint16('split.no', part)
+        writer.add_uint16('split.count', count)
+        writer.add_int32('split.tensors.count', len(reader.tensors))
+        for tensor in tensors[part]:
+            writer.add_tensor(tensor.name, np.array(tensor.data), raw_dtype=tensor.tensor_type)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        files.append(file)
+    path.unlink()
+    return files
+
+
+def test_split_file(checkpoint_folder: Path, gguf_file: Path) -> None:
+    whole = opened(checkpoint_folder, gguf_file, kind=Type.Q8_0)
+    rows = {name: whole.rows(name) for name in whole.tensors}
+    files = split(gguf_file, 3)
+    for given in files:
+        checkpoint = open_checkpoint(given)
+        assert checkpoint.files == tuple(files) and checkpoint.spec == whole.spec
+        for name, expected in rows.items():
+            np.testing.assert_array_equal(checkpoint.rows(name), expected)
+    files[0].rename(renamed := files[0].with_name('first.gguf'))
+    assert 'one of 3 parts' in refused(renamed) and '-00001-of-00003' in refused(renamed)
+    renamed.rename(files[0])
+    files[1].write_bytes(files[2].read_bytes())
+    with pytest.raises(CheckpointError, match=f'{files[1].name}: split.no is 2; by its name'):
+        open_checkpoint(files[0])
+    files[1].unlink()
+    assert f'{files[1].name} is not beside it' in refused(files[0])
 
 
 def test_truncated_file(checkpoint_folder: Path, gguf_file: Path) -> None:
