@@ -14,6 +14,7 @@ import os
 from pathlib import Path
 import statistics
 import sys
+import time
 from typing import Any
 
 import numpy as np
@@ -23,9 +24,9 @@ from bench.support.worker import bare_bytes, drop_from_page_cache, run_capped
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import EngineConfig
-from flash_llm_ros.engine.text.chat_template import ChatTemplate, Message
-from flash_llm_ros.engine.text.tokenizer import TextTokenizer
-from flash_llm_ros.store.flash_store import CHAT_TEMPLATE, TOKENIZER, FlashStore
+from flash_llm_ros.engine.text.chat_template import Message
+from flash_llm_ros.engine.text.text_part import TextPart
+from flash_llm_ros.store.flash_store import FlashStore
 
 PEER = 'llama.cpp'
 # An answer that repeats its question would flatter the guessing of tokens.
@@ -47,13 +48,10 @@ class Side:
 
 def prompt_of(store: FlashStore) -> dict[str, Any]:
     """The prompt in the model's chat template, as text and as tokens."""
-    spec = store.manifest.model
-    tokenizer = TextTokenizer(store.text(TOKENIZER), spec.begin_token)
-    end = spec.end_tokens[0] if spec.end_tokens else None
-    template = ChatTemplate(store.text(CHAT_TEMPLATE), tokenizer.text_of(spec.begin_token),
-                            tokenizer.text_of(end))
-    text = template.render([Message('user', PROMPT)])
-    return {'text': text, 'tokens': tokenizer.encode(text)}
+    part = TextPart(store, time.time)
+    part.load()
+    text = part.template.render([Message('user', PROMPT)])
+    return {'text': text, 'tokens': part.tokenizer.encode(text)}
 
 
 def sides_of(options: Namespace, store: FlashStore) -> list[Side]:

@@ -23,6 +23,8 @@ class Checkpoint(ABC):
     family: Family
     tokenizer_json: str
     chat_template: str                  # empty when the checkpoint has none
+    special_tokens: dict[str, str]      # texts of those that the template may name
+    doubts: tuple[str, ...]             # sentences on what may not be as its makers meant it
     files: tuple[Path, ...]             # what was read, for the manifest's source hashes
 
     @cached_property

@@ -12,8 +12,17 @@ from flash_llm_ros.checkpoint.checkpoint import Checkpoint
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.families import family
 from flash_llm_ros.checkpoint.gguf_parts import GgufParts
-from flash_llm_ros.checkpoint.gguf_tokenizer import LLAMA3_SPLITS, tokenizer_json
+from flash_llm_ros.checkpoint.gguf_tokenizer import (
+    begins_by_default,
+    control_tokens,
+    doubt,
+    special_tokens,
+    tokenizer_json,
+)
+from flash_llm_ros.checkpoint.special_tokens import NO_END, end_tokens
 from flash_llm_ros.model_spec import ModelSpec
+
+_ENDS = ('eos', 'eot', 'eom', 'fim_pad', 'fim_rep', 'fim_sep')
 
 
 class GgufCheckpoint(Checkpoint):
@@ -27,10 +36,12 @@ class GgufCheckpoint(Checkpoint):
             self.family = family(fields.get('general.architecture', ''))
             self.spec = self._spec(fields)
             self.tokenizer_json = tokenizer_json(fields)
+            self.special_tokens = special_tokens(fields)
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
             what = f'the metadata lacks {error}' if isinstance(error, KeyError) else str(error)
             raise CheckpointError(f'{path}: {what}') from None
         self.chat_template = fields.get('tokenizer.chat_template', '')
+        self.doubts = tuple(filter(None, (doubt(fields), '' if self.spec.end_tokens else NO_END)))
         self.check_tensors()
 
     def shape(self, name: str) -> tuple[int, ...]:
@@ -54,14 +65,13 @@ class GgufCheckpoint(Checkpoint):
     def _spec(self, fields: dict[str, Any]) -> ModelSpec:
         config = self.family.config_of_gguf(fields)
         self.scales = self.family.scales(config)
-        ends = [fields.get(f'tokenizer.ggml.{key}_token_id') for key in ('eos', 'eot')]
-        adds = fields.get('tokenizer.ggml.add_bos_token',   # else what llama.cpp assumes
-                          fields.get('tokenizer.ggml.model') == 'llama'
-                          or fields.get('tokenizer.ggml.pre') in LLAMA3_SPLITS)
+        named = [fields.get(f'tokenizer.ggml.{key}_token_id') for key in _ENDS]
+        adds = fields.get('tokenizer.ggml.add_bos_token', begins_by_default(fields))
         spec = self.family.spec(
             config, fields.get('general.name') or self.path.stem,
             tied='output.weight' not in self._parts.names,
-            end_tokens=tuple(dict.fromkeys(int(end) for end in ends if end is not None)),
+            end_tokens=end_tokens((int(end) for end in named if end is not None),
+                                  control_tokens(fields)),
             begin_token=int(fields['tokenizer.ggml.bos_token_id']) if adds else None)
         if 'rope_freqs.weight' not in self._parts.names:
             return spec

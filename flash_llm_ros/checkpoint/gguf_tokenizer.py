@@ -2,21 +2,46 @@
 
 from typing import Any
 
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
+from flash_llm_ros.checkpoint.gguf_pre_tokenizer import pre_tokenizer
+from flash_llm_ros.checkpoint.special_tokens import TEMPLATE_NAMES
 from flash_llm_ros.exits import EXITS
 
-_CONTROL, _USER_DEFINED = 3, 4      # gguf.TokenType
+_UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4     # gguf.TokenType
+_UNNAMED = 'default'                # the pre-tokenizer of a file that names none
 
-# How the text is cut before merging, by the name that `tokenizer.ggml.pre` gives it.
-_GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
-_LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}|"
-           r' ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+')
-_QWEN2 = _LLAMA3.replace(r'\p{N}{1,3}', r'\p{N}')
-_SPLITS = {'default': _GPT2, 'gpt-2': _GPT2, 'smollm': _GPT2, 'llama-bpe': _LLAMA3,
-           'llama3': _LLAMA3, 'qwen2': _QWEN2}
-_SINGLE_DIGITS = ('smollm',)
-LLAMA3_SPLITS = ('llama-bpe', 'llama3')     # a whole word that is a token needs no merges
+
+def control_tokens(fields: dict[str, Any]) -> dict[str, int]:
+    """The numbers of all control tokens by their texts."""
+    kinds = fields['tokenizer.ggml.token_type']
+    return {token: number for number, (token, kind)
+            in enumerate(zip(fields['tokenizer.ggml.tokens'], kinds, strict=True))
+            if kind == _CONTROL}
+
+
+def special_tokens(fields: dict[str, Any]) -> dict[str, str]:
+    """The tokens that a chat template may name, by the names that it has for them."""
+    tokens = fields['tokenizer.ggml.tokens']
+    ids = {name: fields.get(f'tokenizer.ggml.{key}_token_id')
+           for name, key in zip(TEMPLATE_NAMES, ('bos', 'eos', 'unknown', 'padding'), strict=True)}
+    return {name: tokens[number] for name, number in ids.items() if number is not None}
+
+
+def begins_by_default(fields: dict[str, Any]) -> bool:
+    """Whether a begin token is put in front where the file does not say it; as llama.cpp does."""
+    if fields.get('tokenizer.ggml.model') == 'llama':
+        return True
+    return pre_tokenizer(fields.get('tokenizer.ggml.pre', _UNNAMED)).begins
+
+
+def doubt(fields: dict[str, Any]) -> str | None:
+    """What is to be said of a file that does not tell how its model cuts words."""
+    name = fields.get('tokenizer.ggml.pre', 'missing')
+    if fields.get('tokenizer.ggml.model') != 'gpt2' or name not in (_UNNAMED, 'missing'):
+        return None
+    return (f'tokenizer.ggml.pre is {name}: how its model cuts words is not known, and answers may '
+            'be worse; a newer GGUF of the model says it')
 
 
 def tokenizer_json(fields: dict[str, Any]) -> str:
@@ -31,7 +56,7 @@ def tokenizer_json(fields: dict[str, Any]) -> str:
     special, plain = [], []
     for token, token_type in zip(fields['tokenizer.ggml.tokens'],
                                  fields['tokenizer.ggml.token_type'], strict=True):
-        if token_type == _CONTROL:
+        if token_type in (_UNKNOWN, _CONTROL):
             special.append(AddedToken(token, special=True, normalized=False))
         elif token_type == _USER_DEFINED:
             plain.append(AddedToken(token, special=False, normalized=False))
@@ -41,18 +66,11 @@ def tokenizer_json(fields: dict[str, Any]) -> str:
 
 
 def _byte_level(fields: dict[str, Any]) -> Tokenizer:
-    name = fields.get('tokenizer.ggml.pre', 'default')
-    if name not in _SPLITS:
-        raise ValueError(f'tokenizer.ggml.pre is {name!r}; supported are '
-                         f'{", ".join(sorted(_SPLITS))}')
+    words = pre_tokenizer(fields.get('tokenizer.ggml.pre', _UNNAMED))
     vocab = {token: i for i, token in enumerate(fields['tokenizer.ggml.tokens'])}
     merges = [tuple(merge.split(' ', 1)) for merge in fields['tokenizer.ggml.merges']]
-    tokenizer = _bpe(vocab, merges, ignore_merges=name in LLAMA3_SPLITS)
-    steps = [pre_tokenizers.Split(Regex(_SPLITS[name]), 'isolated'),
-             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
-    if name in _SINGLE_DIGITS:
-        steps.insert(0, pre_tokenizers.Digits(individual_digits=True))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(steps)
+    tokenizer = _bpe(vocab, merges, ignore_merges=words.whole_words)
+    tokenizer.pre_tokenizer = words.steps()
     tokenizer.decoder = decoders.ByteLevel()
     return tokenizer
 
@@ -71,7 +89,9 @@ def _sentence_piece(fields: dict[str, Any]) -> Tokenizer:
     tokens, scores = fields['tokenizer.ggml.tokens'], fields['tokenizer.ggml.scores']
     vocab = {token: i for i, token in enumerate(tokens)}
     merges = []
-    for token, score in zip(tokens, scores, strict=True):
+    for token, score, kind in zip(tokens, scores, fields['tokenizer.ggml.token_type'], strict=True):
+        if kind in (_UNKNOWN, _CONTROL):    # no text makes one
+            continue
         for cut in range(1, len(token)):
             left, right = token[:cut], token[cut:]
             if left in vocab and right in vocab:

@@ -15,10 +15,18 @@ from tokenizers import Tokenizer
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.families import family
+from flash_llm_ros.checkpoint.special_tokens import NO_END, TEMPLATE_NAMES, end_tokens
 from flash_llm_ros.exits import EXITS
 from flash_llm_ros.model_spec import ModelSpec
 
 _DTYPES = ('F64', 'F32', 'F16', 'BF16')
+
+
+def _content(token: object) -> str | None:
+    """The text of a token as the files have it: plain, or in an object."""
+    if isinstance(token, dict):
+        token = token.get('content')
+    return token if isinstance(token, str) else None
 
 
 class HuggingFaceCheckpoint(Checkpoint):
@@ -28,17 +36,19 @@ class HuggingFaceCheckpoint(Checkpoint):
         self.path = path
         config = self._json('config.json')
         self._index = index = self._tensor_index()
-        self.tokenizer_json = self._text('tokenizer.json')
-        tokenizer = self._tokenizer()
         try:
             self.family = family(config.get('model_type', ''))
+            self.tokenizer_json = self._text('tokenizer.json')
+            tokenizer = self._tokenizer()
             self.spec = self._spec(config, 'lm_head.weight' in index, tokenizer)
+            self.special_tokens = dict(self._special_tokens(config, tokenizer))
         except CheckpointError:
             raise
         except (ArithmeticError, AttributeError, KeyError, TypeError, ValueError) as error:
             what = f'lacks {error}' if isinstance(error, KeyError) else str(error)
             raise CheckpointError(f'{path / "config.json"}: {what}') from None
         self.chat_template = self._chat_template()
+        self.doubts = () if self.spec.end_tokens else (NO_END,)
         self._shards = {file: self._open(file) for file in sorted(set(index.values()))}
         self.files = tuple(path / file for file in
                            ('config.json', 'tokenizer.json', *self._shards))
@@ -69,16 +79,38 @@ class HuggingFaceCheckpoint(Checkpoint):
             raise CheckpointError(f'{self.path}: tensor {key}: {error}') from None
 
     def _spec(self, config: dict[str, Any], has_head: bool, tokenizer: Tokenizer) -> ModelSpec:
-        end = self._optional_json('generation_config.json').get('eos_token_id')
-        end = config.get('eos_token_id') if end is None else end
-        end = tuple(end) if isinstance(end, list) else () if end is None else (end,)
         tied = config.get('tie_word_embeddings', self.family.tied_by_default)
         if not (tied or has_head):
             raise ValueError('tie_word_embeddings is false, or missing, and there is no tensor '
                              'lm_head.weight; either it must be true, or the folder lacks a file')
         self.scales = self.family.scales(config)
-        return self.family.spec(config, self.path.resolve().name, tied, end,
+        return self.family.spec(config, self.path.resolve().name, tied,
+                                self._end_tokens(config, tokenizer),
                                 self._begin_token(config, tokenizer))
+
+    def _end_tokens(self, config: dict[str, Any], tokenizer: Tokenizer) -> tuple[int, ...]:
+        named = self._optional_json('generation_config.json').get('eos_token_id')
+        named = config.get('eos_token_id') if named is None else named
+        named = named if isinstance(named, list) else [] if named is None else [named]
+        text = _content(self._optional_json('tokenizer_config.json').get('eos_token'))
+        if text is not None and (number := tokenizer.token_to_id(text)) is not None:
+            named = [*named, number]
+        return end_tokens(named, {token.content: number for number, token
+                                  in tokenizer.get_added_tokens_decoder().items()
+                                  if token.special})
+
+    def _special_tokens(self, config: dict[str, Any], tokenizer: Tokenizer
+                        ) -> Iterator[tuple[str, str]]:
+        """By tokenizer_config.json, by special_tokens_map.json, by the numbers of config.json."""
+        texts = [self._optional_json(file) for file in
+                 ('tokenizer_config.json', 'special_tokens_map.json')]
+        for name in TEMPLATE_NAMES:
+            found = [_content(file.get(name)) for file in texts]
+            number = config.get(f'{name}_id')
+            if isinstance(number, int):
+                found.append(tokenizer.id_to_token(number))
+            if text := next(filter(None, found), None):
+                yield name, text
 
     def _begin_token(self, config: dict[str, Any], tokenizer: Tokenizer) -> int | None:
         """The settings decide; where they are silent, what the tokenizer itself puts in front."""

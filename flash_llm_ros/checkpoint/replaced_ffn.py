@@ -21,6 +21,7 @@ class ReplacedFfn(Checkpoint):
             raise CheckpointError(f'{base.path}: its blocks are without gate; {path} has gates')
         self.path, self.family, self.scales = path, base.family, base.scales
         self.tokenizer_json, self.chat_template = base.tokenizer_json, base.chat_template
+        self.special_tokens, self.doubts = base.special_tokens, base.doubts
         self.files = (*base.files, path)
         block = replace(base.spec.feed_forward, activation='relu',
                         relu_threshold=self._ffn.relu_threshold)

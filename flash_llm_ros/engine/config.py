@@ -1,9 +1,11 @@
 """What the engine is opened with."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields
 import os
 from pathlib import Path
 import tempfile
+import time
 from typing import Any
 
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
@@ -51,6 +53,8 @@ class EngineConfig:
     verify: bool = field(default=True, metadata=_NO_KV)
     # Conversations kept between requests.
     max_sessions: int = field(default=4, metadata=_NO_KV)
+    # Seconds since 1970, for chat templates that ask for the date.
+    clock: Callable[[], float] = field(default=time.time, metadata=_NO_KV)
     # For parts of the KV cache; None: the user's cache.
     session_folder: Path | None = field(default=None, metadata=_NO_KV)
 

@@ -34,7 +34,7 @@ class Parts:
         manifest, context, chunk = store.manifest, config.context_length, config.prefill_chunk
         self.config, self.feed_forward = replace(config, mode=feed_forward.mode), feed_forward
         self.logits_rows = 1 + (0 if feed_forward.one_by_one else config.lookup_tokens)
-        self.text = TextPart(store)
+        self.text = TextPart(store, config.clock)
         self.attention = AttentionStack(store, config.threads, context, chunk)
         self.constraints = (ConstraintsPart(manifest.model, self.text) if config.structured
                             else None)

@@ -248,7 +248,9 @@ class Parameters:
         return EngineConfig(**values | {
             'store': Path(values['store']).expanduser(),
             'dram_budget': parse_byte_size('memory.dram_budget', values['dram_budget']),
-            'session_folder': Path(folder).expanduser() if folder else None})
+            'session_folder': Path(folder).expanduser() if folder else None,
+            # A bag's, where the node runs on simulated time.
+            'clock': lambda: self._node.get_clock().now().nanoseconds / 1e9})
 
     def sampling(self) -> SamplingParams:
         """Return the sampling of prompts that cannot bring their own."""

@@ -17,6 +17,7 @@ FINAL_GRAPH = 'layers/final.onnx'
 TOKENIZER = 'tokenizer.json'
 TOKENIZER_TABLES = 'tokenizer.safetensors'      # only for byte-level ones
 CHAT_TEMPLATE = 'chat_template.jinja'
+SPECIAL_TOKENS = 'special_tokens_map.json'      # where the checkpoint names some
 FIRST_PREDICTORS = 'predictors'     # folder of a conversion's; later ones have numbers
 RECORDING = 'recording'             # folder in theirs while they are made; no part of a store
 _CHUNK = 1 << 20

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 import hashlib
+import json
 from pathlib import Path
 from typing import Protocol
 
@@ -40,6 +41,7 @@ class WeightSource(Protocol):
     spec: ModelSpec
     tokenizer_json: str
     chat_template: str
+    special_tokens: dict[str, str]      # bos_token and others that the template may name
     files: tuple[Path, ...]
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
@@ -87,6 +89,8 @@ class StoreWriter:
         write_file(self.path / names.TOKENIZER, self._weights.tokenizer_json)
         self._write_tokenizer_tables()
         write_file(self.path / names.CHAT_TEMPLATE, self._weights.chat_template)
+        if special := self._weights.special_tokens:
+            write_file(self.path / names.SPECIAL_TOKENS, json.dumps(special, indent=2) + '\n')
         return self.seal(None)
 
     def recode(self, form: StoreFormat) -> FlashStore:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gguf import GGMLQuantizationType as Type
 from gguf import GGUFReader, GGUFWriter
-from gguf_checkpoint import add_field, permuted, write_gguf
+from gguf_checkpoint import add_field, byte_tokenizer_fields, permuted, write_gguf
 import numpy as np
 import pytest
 from tiny_checkpoint import write_checkpoint
@@ -15,6 +15,12 @@ from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.open import open_checkpoint
 
 HALF = np.dtype('<f2')
+
+
+def names(*specials: str) -> dict[str, object]:
+    """The metadata of the byte tokenizer with other texts of its two control tokens."""
+    tokens = byte_tokenizer_fields()['tokenizer.ggml.tokens']
+    return {'tokenizer.ggml.tokens': [*tokens[:-2], *specials]}
 
 
 @pytest.fixture
@@ -171,11 +177,40 @@ def test_linear_rope_scaling(checkpoint_folder: Path, gguf_file: Path,
     ({}, (257,)),
     ({'tokenizer.ggml.eot_token_id': 10}, (257, 10)),
     ({'tokenizer.ggml.eot_token_id': 257}, (257,)),
-    ({'tokenizer.ggml.eos_token_id': None}, ()),
+    ({'tokenizer.ggml.eos_token_id': 3, 'tokenizer.ggml.eom_token_id': 4,
+      'tokenizer.ggml.fim_pad_token_id': 5}, (3, 4, 5, 257)),
+    # By name among control tokens, also where the file names none or another one.
+    ({'tokenizer.ggml.eos_token_id': None}, (257,)),
+    ({**names('<|endoftext|>', '<|im_end|>')}, (257, 256)),
+    ({**names('<|end|>', '</s>'), 'tokenizer.ggml.eos_token_id': None}, (256, 257)),
+    ({**names('<|return|>', '<|end|>'), 'tokenizer.ggml.eos_token_id': None}, (256, 257)),
+    ({**names('<|file_sep|>', '<|fim_pad|>'), 'tokenizer.ggml.eos_token_id': 3}, (3, 256, 257)),
+    # A word that only looks like one.
+    ({**names('</s>', '<|im_end|>'), 'tokenizer.ggml.token_type': [1] * 257 + [3]}, (257,)),
 ])
 def test_end_tokens(checkpoint_folder: Path, gguf_file: Path, metadata: dict[str, object],
                     expected: tuple[int, ...]) -> None:
-    assert opened(checkpoint_folder, gguf_file, metadata=metadata).spec.end_tokens == expected
+    checkpoint = opened(checkpoint_folder, gguf_file, metadata=metadata)
+    assert checkpoint.spec.end_tokens == expected and not checkpoint.doubts
+
+
+@pytest.mark.parametrize(('metadata', 'words'), [
+    ({**names('<a>', '<b>'), 'tokenizer.ggml.eos_token_id': None}, ('max_tokens', 'eos_token_id')),
+    ({'tokenizer.ggml.pre': None}, ('tokenizer.ggml.pre is missing',)),
+    ({'tokenizer.ggml.pre': 'default'}, ('tokenizer.ggml.pre is default',)),
+])
+def test_doubts(checkpoint_folder: Path, gguf_file: Path, metadata: dict[str, object],
+                words: tuple[str, ...]) -> None:
+    doubt, = opened(checkpoint_folder, gguf_file, metadata=metadata).doubts
+    assert all(word in doubt for word in words), doubt
+
+
+def test_special_tokens(checkpoint_folder: Path, gguf_file: Path) -> None:
+    """Also of a file that puts none in front."""
+    assert opened(checkpoint_folder, gguf_file, metadata={
+        'tokenizer.ggml.unknown_token_id': 0, 'tokenizer.ggml.padding_token_id': 257,
+    }).special_tokens == {'bos_token': '<|im_start|>', 'eos_token': '<|im_end|>',
+                          'unk_token': '!', 'pad_token': '<|im_end|>'}
 
 
 @pytest.mark.parametrize(('metadata', 'expected'), [

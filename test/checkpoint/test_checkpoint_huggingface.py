@@ -128,19 +128,48 @@ def test_tied_wins_over_a_head_that_is_stored(checkpoint_folder: Path) -> None:
     assert open_checkpoint(checkpoint_folder).spec.embedding.tied
 
 
-@pytest.mark.parametrize(('config', 'generation', 'expected'), [
-    (257, {}, (257,)),
-    ([257, 10], {}, (257, 10)),
-    (257, {'eos_token_id': [256, 257]}, (256, 257)),
-    (257, {'eos_token_id': 3}, (3,)),
-    (257, {'eos_token_id': None}, (257,)),
-    (None, {}, ()),
+@pytest.mark.parametrize(('config', 'generation', 'tokenizer', 'expected'), [
+    (257, {}, {}, (257,)),
+    ([257, 10], {}, {}, (257, 10)),
+    (257, {'eos_token_id': [256, 257]}, {}, (256, 257)),
+    (257, {'eos_token_id': 3}, {}, (3, 257)),
+    (3, {'eos_token_id': None}, {}, (3, 257)),
+    (3, {}, {'eos_token': '<|im_start|>'}, (3, 256, 257)),
+    (3, {}, {'eos_token': {'content': '<|im_start|>', 'special': True}}, (3, 256, 257)),
+    (3, {}, {'eos_token': 'not there'}, (3, 257)),
+    (None, {}, {}, (257,)),        # <|im_end|>, by its name
 ])
 def test_end_tokens(checkpoint_folder: Path, config: object, generation: dict[str, object],
-                    expected: tuple[int, ...]) -> None:
+                    tokenizer: dict[str, object], expected: tuple[int, ...]) -> None:
     edit_json(checkpoint_folder / 'config.json', eos_token_id=config)
     edit_json(checkpoint_folder / 'generation_config.json', **generation)
-    assert open_checkpoint(checkpoint_folder).spec.end_tokens == expected
+    edit_json(checkpoint_folder / 'tokenizer_config.json', **tokenizer)
+    checkpoint = open_checkpoint(checkpoint_folder)
+    assert checkpoint.spec.end_tokens == expected and not checkpoint.doubts
+
+
+def test_no_end_token(checkpoint_folder: Path) -> None:
+    edit_json(checkpoint_folder / 'config.json', eos_token_id=None)
+    definition = checkpoint_folder / 'tokenizer.json'
+    definition.write_text(definition.read_text().replace('<|im_end|>', '<|im_other|>'))
+    checkpoint = open_checkpoint(checkpoint_folder)
+    assert checkpoint.spec.end_tokens == ()
+    doubt, = checkpoint.doubts
+    assert 'max_tokens' in doubt and 'generation_config.json' in doubt
+
+
+@pytest.mark.parametrize(('files', 'expected'), [
+    ({}, {'bos_token': '<|im_start|>', 'eos_token': '<|im_end|>'}),
+    ({'special_tokens_map.json': {'unk_token': {'content': '<unk>'}, 'eos_token': 'E'}},
+     {'bos_token': '<|im_start|>', 'eos_token': 'E', 'unk_token': '<unk>'}),
+    ({'special_tokens_map.json': {'eos_token': 'E'},
+      'tokenizer_config.json': {'eos_token': 'F', 'pad_token': 'P', 'bos_token': None}},
+     {'bos_token': '<|im_start|>', 'eos_token': 'F', 'pad_token': 'P'})])
+def test_special_tokens(checkpoint_folder: Path, files: dict[str, dict[str, object]],
+                        expected: dict[str, str]) -> None:
+    for name, content in files.items():
+        edit_json(checkpoint_folder / name, **content)
+    assert open_checkpoint(checkpoint_folder).special_tokens == expected
 
 
 def add_template(folder: Path) -> None:

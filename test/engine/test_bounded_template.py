@@ -4,14 +4,15 @@ import resource
 import subprocess
 import sys
 
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 import pytest
+from transformers.utils.chat_template_utils import render_jinja_template
 
 from flash_llm_ros.engine.text.chat_template import ChatTemplate, Message
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 CONVERSATION = [Message('system', 'Be brief.'), Message('user', ' What & why? <b> \n'),
                 Message('assistant', 'So.\n\nBecause.'), Message('user', '{"x": [1, 2]} 你好')]
+SPECIAL_TOKENS = {'bos_token': '<s>', 'eos_token': '</s>'}
 HARMLESS = {
     'loop': '{% for m in messages %}{{ loop.index }}/{{ loop.length }} {{ m.role }}: '
             '{{ m["content"] | trim }}{% if not loop.last %}, {% endif %}{% endfor %}',
@@ -40,25 +41,31 @@ HARMLESS = {
               '{% filter upper %}abc{% endfilter %}{% for x in [] %}{% else %}nothing{% endfor %}'
               '{% for m in messages if m.role == "user" %}{{ loop.first }}{% continue %}'
               '{% endfor %}',
+    'environment': '{{ {"b": "<é & \'>", "a": [1.5, none, true]} | tojson }}'
+                   '{{ messages | tojson(indent=4) }}{{ messages | tojson(true) }}'
+                   '{{ [1, {"z": 2, "y": 3}] | tojson(separators=(",", ":"), sort_keys=true) }}'
+                   '{% for m in messages %}{% if m.role == "assistant" %}{% generation %}'
+                   '{{ m.content }}{% set x = 1 %}{% endgeneration %}{{ x is defined }}'
+                   '{% endif %}{% endfor %}{{ strftime_now("%d %b %Y, 100%%, %-d") }}'
+                   '{% if tools is none and not documents %}{{ bos_token ~ eos_token }}{% endif %}'
+                   '{{ unk_token }}{{ add_generation_prompt }}',
     'recursive': '{% for x in [[1, [2, [3]]], 4] recursive %}{% if x is iterable %}{{ loop(x) }}'
                  '{% else %}{{ x }}{{ loop.depth }}{% endif %}{% endfor %}',
 }
 
 
 @pytest.mark.parametrize('name', HARMLESS)
-def test_the_text_is_what_jinja_makes(name: str) -> None:
-    plain = ImmutableSandboxedEnvironment(trim_blocks=True, lstrip_blocks=True,
-                                          extensions=['jinja2.ext.loopcontrols'])
-    expected = plain.from_string(HARMLESS[name]).render(
-        messages=[vars(message) for message in CONVERSATION], tools=None, bos_token='<s>',
-        eos_token='</s>')
-    assert ChatTemplate(HARMLESS[name], '<s>', '</s>').render(CONVERSATION) == expected
+def test_the_text_is_what_transformers_makes(name: str) -> None:
+    (expected,), _ = render_jinja_template(
+        [[vars(message) for message in CONVERSATION]], chat_template=HARMLESS[name],
+        add_generation_prompt=True, **SPECIAL_TOKENS)
+    assert ChatTemplate(HARMLESS[name], SPECIAL_TOKENS).render(CONVERSATION) == expected
 
 
 @pytest.mark.parametrize('name', ['loop', 'last user', 'macro'])
 def test_long_conversations_have_room(name: str) -> None:
     """A hundred thousand characters in five hundred turns, and in one."""
-    template = ChatTemplate(HARMLESS[name], '<s>', '</s>')
+    template = ChatTemplate(HARMLESS[name], SPECIAL_TOKENS)
     turns = [Message(role, 'word ' * 40) for role in ('user', 'assistant')] * 250
     assert 'the end' in template.render([*turns, Message('user', 'the end')])
     assert len(template.render([Message('user', 'word ' * 20_000)])) > 99_000
@@ -133,6 +140,11 @@ HOSTILE = {
     'deep filters': '{{ x' + '|string' * 15000 + ' }}',
     'deep ifs': '{% if 1 %}' * 2000 + '{% endif %}' * 2000,
     'deeper loops': '{% for a in b %}' * 4000 + '{% endfor %}' * 4000,
+    'time': '{{ strftime_now("%999999999Y") }}', 'time as a number': '{{ strftime_now(10 ** 9) }}',
+    'times of times': X + '{% for a in range(30000) %}{{ strftime_now(x) }}{% endfor %}',
+    'separators': X + '{{ ([[1]] * 9999) | tojson(separators=(x, x)) }}',
+    'positional indent': '{{ [[1]] | tojson(false, 10 ** 9) }}',
+    'generations': '{% generation %}' * 2000 + '{% endgeneration %}' * 2000,
     'deep loops': '{% for a in b %}' * 200 + '{% endfor %}' * 200,
     'deep sum': '{{ 1' + '+1' * 30000 + ' }}',
     'long': 'x' * 200_000, 'include': '{% include "/etc/passwd" %}',
@@ -159,7 +171,7 @@ def time_of() -> float:
 
 def outcome(source: str) -> str:
     try:
-        return f'{len(ChatTemplate(source, "", "").render(CONVERSATION))} characters'
+        return f'{len(ChatTemplate(source).render(CONVERSATION))} characters'
     except FlashLlmError as error:
         return error.code.name
 
@@ -180,8 +192,8 @@ def test_hostile_ones() -> None:
 
 def test_too_much_is_told() -> None:
     with pytest.raises(FlashLlmError, match='the messages: it takes too many steps') as error:
-        ChatTemplate(HOSTILE['endless'], '', '').render(CONVERSATION)
+        ChatTemplate(HOSTILE['endless']).render(CONVERSATION)
     assert error.value.code is ErrorCode.INVALID_REQUEST
     with pytest.raises(FlashLlmError, match="cannot be used: No filter named 'center'") as error:
-        ChatTemplate(HOSTILE['center filter'], '', '')
+        ChatTemplate(HOSTILE['center filter'])
     assert error.value.code is ErrorCode.STORE_CORRUPT

@@ -165,7 +165,7 @@ OTHERS = {
     'dram_budget': 50_000_000, 'mode': 'gated', 'context_length': 500,
     'prefill_chunk': 32, 'lookup_tokens': 0, 'structured': True, 'threads': 2,
     'reader': 'threads', 'reads_in_flight': 3, 'direct_io': False, 'lock_memory': False,
-    'verify': False, 'max_sessions': 1}
+    'verify': False, 'max_sessions': 1, 'clock': lambda: 0.0}
 DECIDING = {'mode', 'context_length', 'prefill_chunk', 'threads'}
 
 

@@ -26,6 +26,7 @@ from flash_llm_ros.engine.text.chat_template import (
 from flash_llm_ros.engine.text.tokenizer import TextTokenizer
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
+SPECIAL_TOKENS = {'bos_token': '<|im_start|>', 'eos_token': '<|im_end|>'}
 EMOJI = '👩‍👩‍👧‍👦 🏳️‍🌈 👍🏽 🇫🇷 naïve 日本語 e\u0301 ½ \U0010ffff'
 ANY_TEXT = st.text(st.characters(exclude_categories=('Cs',), exclude_characters='\ufffd'))
 
@@ -161,7 +162,6 @@ def test_begin_token_comes_once(byte_level: Tokenizer) -> None:
     assert tokenizer.encode('a') == [256, a]
     assert tokenizer.encode('<|im_start|>a') == [256, a]
     assert TextTokenizer(byte_level.to_str(), None).encode('a') == [a]
-    assert tokenizer.text_of(256) == '<|im_start|>' and tokenizer.text_of(None) == ''
 
 
 @pytest.mark.parametrize('definition', ['', '{}', '[]', 'null', '{"model": {"type": "BPE"}}'])
@@ -204,7 +204,7 @@ def test_smollm_template_is_rendered_as_by_transformers(real_gguf: Path, smollm_
     messages = [{'role': 'system', 'content': system}] if system else []
     messages.append({'role': 'user', 'content': prompt})
     expected = reference.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    template = ChatTemplate(smollm_template, '<|im_start|>', '<|im_end|>')
+    template = ChatTemplate(smollm_template, SPECIAL_TOKENS)
     assert template.render(asked(prompt, system)) == expected
     assert expected.endswith(f'{prompt}<|im_end|>\n<|im_start|>assistant\n')
 
@@ -235,7 +235,7 @@ def test_templates_of_other_models(name: str, prompt: str, system: str) -> None:
     messages = [{'role': 'system', 'content': system}] if system else []
     messages.append({'role': 'user', 'content': prompt})
     expected = reference.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
-    assert ChatTemplate(TEMPLATES[name], '<|im_start|>', '<|im_end|>').render(
+    assert ChatTemplate(TEMPLATES[name], SPECIAL_TOKENS).render(
         asked(prompt, system)) == expected
 
 
@@ -267,7 +267,7 @@ def test_a_conversation_goes_on_as_transformers_renders_it_as_a_whole(
         source: str, system: str, turns: list[tuple[str, str]]) -> None:
     reference = PreTrainedTokenizerFast(tokenizer_object=byte_tokenizer(), bos_token='<|im_start|>',
                                         eos_token='<|im_end|>', chat_template=source)
-    template = ChatTemplate(source, '<|im_start|>', '<|im_end|>')
+    template = ChatTemplate(source, SPECIAL_TOKENS)
     first = asked('Who are you?', system)
     messages = [Message(role, content) for role, content in turns]
     whole = reference.apply_chat_template(
@@ -279,20 +279,20 @@ def test_a_conversation_goes_on_as_transformers_renders_it_as_a_whole(
 
 
 def test_a_template_that_forgets_answers_cannot_go_on() -> None:
-    template = ChatTemplate('{{ messages[-1].content }}', '', '')
+    template = ChatTemplate('{{ messages[-1].content }}')
     with assert_error(ErrorCode.INVALID_REQUEST, 'leaves answers out'):
         template.render_next(asked('x'), '')
 
 
-def test_a_template_does_not_know_the_date() -> None:
-    """The same prompt must give the same tokens tomorrow."""
-    template = ChatTemplate("{{ strftime_now('%Y') if strftime_now is defined else 'no clock' }}",
-                            '', '')
-    assert template.render(asked('x')) == 'no clock' != str(datetime.date.today().year)
+def test_a_template_has_the_date_of_its_clock() -> None:
+    """So that a replay gives the tokens of the day that its bag is of."""
+    then = datetime.datetime(2012, 2, 29, 12).timestamp()
+    template = ChatTemplate("{{ strftime_now('%d %B %Y') }}", clock=lambda: then)
+    assert template.render(asked('x')) == '29 February 2012'
 
 
 def test_without_a_template_the_prompt_is_used_as_it_is() -> None:
-    template = ChatTemplate('', 'B', 'E')
+    template = ChatTemplate('')
     assert template.render(asked('{{ 1 }}')) == '{{ 1 }}'
     assert template.render(asked('prompt', 'system')) == 'system\n\nprompt'
 
@@ -313,7 +313,7 @@ ESCAPES = [
 def test_a_template_cannot_leave_its_sandbox(source: str) -> None:
     """It fails, or it prints nothing: never a class, a module or a file."""
     try:
-        text = ChatTemplate(source, '', '').render(asked('hello'))
+        text = ChatTemplate(source).render(asked('hello'))
     except FlashLlmError as error:
         assert error.code is ErrorCode.INVALID_REQUEST
     else:
@@ -321,7 +321,7 @@ def test_a_template_cannot_leave_its_sandbox(source: str) -> None:
     host = Path('/etc/hostname')
     if 'hostname' in source and host.exists():
         with pytest.raises(FlashLlmError):
-            ChatTemplate(source, '', '').render(asked('hello'))
+            ChatTemplate(source).render(asked('hello'))
 
 
 @pytest.mark.parametrize('source', ['{% for', '{{ x', '{% endif %}', '{% nonsense %}',
@@ -329,7 +329,7 @@ def test_a_template_cannot_leave_its_sandbox(source: str) -> None:
                          ids=lambda source: source[:12])
 def test_template_that_is_none(source: str) -> None:
     with assert_error(ErrorCode.STORE_CORRUPT) as error:
-        ChatTemplate(source, '', '')
+        ChatTemplate(source)
     assert 'chat_template.jinja' in str(error.value)
 
 
@@ -340,7 +340,7 @@ def test_template_that_is_none(source: str) -> None:
 ])
 def test_template_that_refuses(source: str, words: str) -> None:
     with assert_error(ErrorCode.INVALID_REQUEST, words):
-        ChatTemplate(source, '', '').render(asked('hello'))
+        ChatTemplate(source).render(asked('hello'))
 
 
 def test_the_sandbox_is_not_the_plain_environment() -> None:

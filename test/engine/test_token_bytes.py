@@ -28,7 +28,19 @@ def vocabularies(real_store: Path, real_gguf: Path) -> dict[str, Vocabulary]:
         'library': LibraryTokenizer(tokenizer_json(names)),
         'pieces': LibraryTokenizer(tokenizer_json(sentence_piece_fields())),
         'no blank': LibraryTokenizer(tokenizer_json(sentence_piece_fields(
-            **{'tokenizer.ggml.add_space_prefix': False})))}
+            **{'tokenizer.ggml.add_space_prefix': False}))),
+        'line breaks': LibraryTokenizer(tokenizer_json(with_line_breaks(False))),
+        'line breaks, blank': LibraryTokenizer(tokenizer_json(with_line_breaks(True)))}
+
+
+def with_line_breaks(blank: bool) -> dict[str, object]:
+    """The shape of Gemma's tokenizer: line breaks are tokens, alone, in rows and with letters."""
+    fields = sentence_piece_fields(**{'tokenizer.ggml.add_space_prefix': blank})
+    pieces = ['\n', '\n\n', '\n\n\n', '"\n', '\n▁']
+    for name, values in (('tokens', pieces), ('token_type', [1] * 5),
+                         ('scores', [-40.0, -41.0, -42.0, -43.0, -44.0])):
+        fields[f'tokenizer.ggml.{name}'] = [*fields[f'tokenizer.ggml.{name}'], *values]
+    return fields
 
 
 @functools.cache
@@ -36,7 +48,8 @@ def bytes_of(vocabulary: Vocabulary) -> tuple[list[bytes], list[int]]:
     return vocabulary.token_bytes()
 
 
-@pytest.mark.parametrize('name', ['tables', 'library', 'pieces', 'no blank'])
+@pytest.mark.parametrize('name', ['tables', 'library', 'pieces', 'no blank', 'line breaks',
+                                  'line breaks, blank'])
 @settings(max_examples=60)
 @given(text=TEXT)
 def test_bytes_of_a_text(vocabularies: dict[str, Vocabulary], name: str, text: str) -> None:
@@ -45,6 +58,14 @@ def test_bytes_of_a_text(vocabularies: dict[str, Vocabulary], name: str, text: s
     tokens = vocabulary.encode_inside(text)
     assert b''.join(texts[token] for token in tokens).decode() == text
     assert not set(tokens) & set(special)
+
+
+@settings(max_examples=200)
+@given(text=TEXT)
+def test_a_text_inside_is_one_that_needs_no_blank(vocabularies: dict[str, Vocabulary], text: str
+                                                  ) -> None:
+    for name, blankless in (('pieces', 'no blank'), ('line breaks, blank', 'line breaks')):
+        assert vocabularies[name].encode_inside(text) == vocabularies[blankless].encode(text)
 
 
 def test_both_ways_to_read_a_vocabulary(vocabularies: dict[str, Vocabulary]) -> None:

@@ -140,7 +140,8 @@ def test_manifest_lists_every_file(gated_store: Path) -> None:
                for name, entry in manifest['files'].items())
     assert set(found) == {
         'neurons.bin', 'resident.safetensors', 'predictors.safetensors', 'tokenizer.json',
-        'tokenizer.safetensors', 'chat_template.jinja', 'layers/final.onnx',
+        'tokenizer.safetensors', 'chat_template.jinja', 'special_tokens_map.json',
+        'layers/final.onnx',
         *(f'layers/{i:02d}.onnx' for i in range(3)),
         *(f'predictors/{i:02d}.onnx' for i in range(3))}
     source = gated_store.parent / 'checkpoint/model.safetensors'

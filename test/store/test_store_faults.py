@@ -17,7 +17,7 @@ from flash_llm_ros.store.flash_store import FlashStore
 
 FILES = ('manifest.yaml', 'resident.safetensors', 'predictors.safetensors', 'layers/01.onnx',
          'layers/final.onnx', 'predictors/02.onnx', 'tokenizer.json', 'tokenizer.safetensors',
-         'chat_template.jinja', 'neurons.bin')
+         'chat_template.jinja', 'special_tokens_map.json', 'neurons.bin')
 BUDGET = 40_000_000
 
 
@@ -229,6 +229,7 @@ def test_manifest_of_other_text(store: Path, body: str) -> None:
     ('layers/01.onnx', 'exact'), ('layers/final.onnx', 'exact'), ('predictors/00.onnx', 'gated'),
     ('resident.safetensors', 'exact'), ('predictors.safetensors', 'gated'),
     ('tokenizer.safetensors', 'exact'), ('chat_template.jinja', 'exact'),
+    ('special_tokens_map.json', 'exact'),
 ])
 @pytest.mark.parametrize('content', [b'\xff', b'{% for'], ids=['bytes', 'text'])
 def test_garbage_without_verifying(store: Path, name: str, mode: str, content: bytes) -> None:

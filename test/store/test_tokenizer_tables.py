@@ -87,7 +87,9 @@ def test_same_as_the_library(definition: str, tmp_path: Path) -> None:
 def test_special_tokens(tmp_path: Path) -> None:
     ours = from_tables(trained(), tmp_path)
     start, end = ours.encode('<|im_start|><|end|>')
-    assert (ours.text_of(start), ours.text_of(end)) == ('<|im_start|>', '<|end|>')
+    texts, special = ours.token_bytes()
+    assert (texts[start], texts[end]) == (b'<|im_start|>', b'<|end|>')
+    assert {start, end} <= set(special)
     assert ours.decode([start, *ours.encode('x'), end]) == 'x'
 
 

@@ -7,12 +7,17 @@ makes more of them than it was given is looked at before it runs.
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from datetime import datetime
+import inspect
+import json
 import re
 import threading
 from typing import Any
 
 import jinja2
 from jinja2 import nodes, pass_context
+from jinja2.ext import Extension
+from jinja2.parser import Parser
 from jinja2.runtime import BlockReference, Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.utils import Namespace
@@ -45,8 +50,7 @@ _FILTERS = (
     'abs', 'attr', 'capitalize', 'count', 'd', 'default', 'dictsort', 'e', 'escape', 'first',
     'float', 'groupby', 'indent', 'int', 'items', 'join', 'last', 'length', 'list', 'lower', 'map',
     'max', 'min', 'reject', 'rejectattr', 'replace', 'reverse', 'round', 'safe', 'select',
-    'selectattr', 'sort', 'string', 'title', 'tojson', 'trim', 'unique', 'upper', 'urlencode',
-    'wordcount')
+    'selectattr', 'sort', 'string', 'title', 'trim', 'unique', 'upper', 'urlencode', 'wordcount')
 # Filters and tests that look at a value, but at nothing that is in it.
 _SHALLOW = frozenset((
     'abs', 'attr', 'boolean', 'callable', 'count', 'd', 'default', 'defined', 'even', 'false',
@@ -55,6 +59,7 @@ _SHALLOW = frozenset((
     'select', 'selectattr', 'sequence', 'true', 'undefined'))
 # Left out of a format are widths, which make long texts of short ones.
 _PERCENT_FORMAT = re.compile(r'(?:[^%]|%(?:\(\w+\))?[sd]|%%)*')
+_TIME_FORMAT = re.compile(r'(?:[^%]|%-?[a-zA-Z%])*')
 _BRACE_FORMAT = re.compile(r'(?:[^{}]|\{\w*\}|\{\{|\}\})*')
 
 
@@ -133,15 +138,35 @@ class Work:
             yield entry
 
 
+class _Generation(Extension):
+    """{% generation %} ... {% endgeneration %}, which training looks for around answers."""
+
+    tags = frozenset(('generation',))
+
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(('name:endgeneration',), drop_needle=True),
+                           lineno=line)
+
+
 class _Environment(ImmutableSandboxedEnvironment):
+    """What transformers gives to the chat templates of its checkpoints, bounded."""
+
     intercepted_binops = frozenset(('+', '-', '*', '/', '//', '%', '**'))
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__(trim_blocks=True, lstrip_blocks=True, optimized=False,
-                         extensions=['jinja2.ext.loopcontrols'])
+                         extensions=['jinja2.ext.loopcontrols', _Generation])
+
+        def strftime_now(form: str) -> str:
+            if _TIME_FORMAT.fullmatch(form) is None:
+                raise SecurityError('times of templates have plain fields, without widths')
+            return datetime.fromtimestamp(clock()).strftime(form)
+
         self.globals = {'range': self.globals['range'], 'dict': dict, 'namespace': Namespace,
-                        'raise_exception': _raise}
+                        'raise_exception': _raise, 'strftime_now': strftime_now}
         self.filters = {name: _bounded(name, self.filters[name]) for name in _FILTERS}
+        self.filters['tojson'] = _bounded('tojson', _to_json)
         self.filters |= {'_seen': _seen, '_read': _read, '_steps': _steps}
         self.tests = {name: _bounded(name, test) for name, test in self.tests.items()}
         self.weight = 0
@@ -194,11 +219,11 @@ class _Environment(ImmutableSandboxedEnvironment):
 class BoundedTemplate:
     """A template, checked and compiled once; any thread may render it."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, clock: Callable[[], float]) -> None:
         """Raises jinja2.TemplateError, or whatever Jinja and Python raise for hostile ones."""
         if len(source) > _MOST_SOURCE:
             raise TooMuchError(f'it has {len(source)} characters; {_MOST_SOURCE} are the most')
-        self._environment = _Environment()
+        self._environment = _Environment(clock)
         tree = self._environment.parse(source)
         self._environment.weight = _weight(tree)
         tree = _Counting().visit(tree)
@@ -307,10 +332,18 @@ def _check_filter(work: Work, name: str, value: Any, *args: Any, **kwargs: Any) 
     if name in ('replace', 'join'):
         _check_method(work, *((str(value), name, args) if name == 'replace' else
                               (str(kwargs.get('d', args[0] if args else '')), name, (value,))))
-    elif name in ('indent', 'tojson'):
-        width = kwargs.get('width' if name == 'indent' else 'indent', args[0] if args else None)
-        if (width if isinstance(width, int) else len(width or '')) > _MOST_INDENT:
-            raise TooMuchError(f'it indents by more than {_MOST_INDENT}')
+    elif name == 'indent':
+        _check_width(kwargs.get('width', args[0] if args else None))
+    elif name == 'tojson':
+        given = _TO_JSON.bind(value, *args, **kwargs).arguments
+        _check_width(given.get('indent'))
+        for separator in given.get('separators') or ():
+            _check_width(separator)
+
+
+def _check_width(width: Any) -> None:
+    if (width if isinstance(width, int) else len(width or '')) > _MOST_INDENT:
+        raise TooMuchError(f'it indents by more than {_MOST_INDENT}')
 
 
 def _check_method(work: Work, owner: Any, name: str, args: tuple[Any, ...]) -> None:
@@ -344,3 +377,13 @@ def _check_bits(bits: int) -> None:
 
 def _raise(message: str) -> None:
     raise jinja2.TemplateError(message)
+
+
+def _to_json(value: Any, ensure_ascii: bool = False, indent: int | str | None = None,
+             separators: tuple[str, str] | None = None, sort_keys: bool = False) -> str:
+    """As transformers has it: nothing is escaped for HTML, keys keep their order."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators,
+                      sort_keys=sort_keys)
+
+
+_TO_JSON = inspect.signature(_to_json)

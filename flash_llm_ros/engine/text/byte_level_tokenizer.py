@@ -6,6 +6,7 @@ from itertools import groupby
 
 from tokenizers import Tokenizer
 
+from flash_llm_ros.engine.text.inside_tokenizer import inside_tokenizer
 from flash_llm_ros.store.tensor_file import TensorFile
 
 
@@ -16,9 +17,7 @@ class ByteLevelTokenizer:
         """Raises whatever the library raises for a definition that it cannot use."""
         definition = tables.read('definition').tobytes().decode()
         self._words = Tokenizer.from_str(definition)
-        # Not a flag of the other one, which may be in use in another thread.
-        self._inside = Tokenizer.from_str(definition)
-        self._inside.encode_special_tokens = True       # as the text that they are
+        self._inside = inside_tokenizer(definition)
         # memoryviews: one entry is a Python integer without NumPy's detour
         self._text, self._ends, self._special, self._pairs, self._ranks, self._results, \
             self._whole = (memoryview(tables.read(name)) for name in (
@@ -42,9 +41,6 @@ class ByteLevelTokenizer:
         """Special tokens are left out; bytes that are no UTF-8 become U+FFFD."""
         return b''.join(self._bytes(token) for token in tokens if token < len(self._ends)
                         and not self._special[token]).decode(errors='replace')
-
-    def text_of(self, token: int) -> str:
-        return self._bytes(token).decode(errors='replace')
 
     def token_bytes(self) -> tuple[list[bytes], list[int]]:
         count = len(self._ends)

@@ -1,7 +1,8 @@
 """From a request's text to the text that the model reads."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+import time
 
 from flash_llm_ros.engine.text.bounded_template import BoundedTemplate
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
@@ -23,11 +24,13 @@ class Message:
 class ChatTemplate:
     """The model's own chat template, in a sandbox with bounds; without one messages are joined."""
 
-    def __init__(self, source: str, begin_text: str, end_text: str) -> None:
-        self._constants = {'bos_token': begin_text, 'eos_token': end_text,
-                           'add_generation_prompt': True, 'tools': None, 'documents': None}
+    def __init__(self, source: str, special_tokens: Mapping[str, str] = {},
+                 clock: Callable[[], float] = time.time) -> None:
+        """`special_tokens`: bos_token and others by these names; `clock`: seconds since 1970."""
+        self._constants = {**special_tokens, 'add_generation_prompt': True, 'tools': None,
+                           'documents': None}
         try:
-            self._template = BoundedTemplate(source) if source else None
+            self._template = BoundedTemplate(source, clock) if source else None
         except Exception as error:      # of Jinja, and of Python, which compiles what Jinja makes
             raise FlashLlmError(ErrorCode.STORE_CORRUPT,
                                 f'chat_template.jinja cannot be used: {error}.') from None

@@ -10,6 +10,7 @@ from typing import Protocol
 from tokenizers import Tokenizer
 
 from flash_llm_ros.engine.text.byte_level_tokenizer import ByteLevelTokenizer
+from flash_llm_ros.engine.text.inside_tokenizer import inside_tokenizer
 from flash_llm_ros.exits import EXITS
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import TOKENIZER, TOKENIZER_TABLES, FlashStore
@@ -17,7 +18,6 @@ from flash_llm_ros.store.tensor_file import TensorFile
 from flash_llm_ros.store.tokenizer_tables import MOST_TOKENS, byte_alphabet
 
 _BYTE_OF = {character: byte for byte, character in enumerate(byte_alphabet())}
-_LINE_BREAK = '<0x0A>'
 _BYTE = re.compile(r'<0x([\dA-F]{2})>')     # a byte of its own in SentencePiece vocabularies
 
 
@@ -33,9 +33,6 @@ class Vocabulary(Protocol):
     def decode(self, tokens: list[int]) -> str:
         """The text of tokens, special ones left out."""
 
-    def text_of(self, token: int) -> str:
-        """A special token's own text."""
-
     def token_bytes(self) -> tuple[list[bytes], list[int]]:
         """The bytes of every token inside of a text, and the special tokens."""
 
@@ -50,28 +47,17 @@ class LibraryTokenizer:
 
     @cached_property
     def _inside(self) -> Tokenizer:
-        """Reads special tokens as the text that they are; made for who asks for it.
-
-        Not a flag of the other one, which may be in use in another thread.
-        """
-        tokenizer = Tokenizer.from_str(self._tokenizer.to_str())
-        tokenizer.encode_special_tokens = True
-        return tokenizer
+        """Made for who asks for it: it takes as much memory as the other one."""
+        return inside_tokenizer(self._tokenizer.to_str())
 
     def encode(self, text: str) -> list[int]:
         return self._tokenizer.encode(text, add_special_tokens=False).ids
 
     def encode_inside(self, text: str) -> list[int]:
-        line_break = self._tokenizer.token_to_id(_LINE_BREAK)
-        tokens = self._inside.encode(text if line_break is None else f'\n{text}',
-                                     add_special_tokens=False).ids
-        return tokens[tokens.index(line_break) + 1:] if line_break in tokens else tokens
+        return self._inside.encode(text, add_special_tokens=False).ids
 
     def decode(self, tokens: list[int]) -> str:
         return self._tokenizer.decode(tokens)
-
-    def text_of(self, token: int) -> str:
-        return self._tokenizer.id_to_token(token) or ''
 
     def token_bytes(self) -> tuple[list[bytes], list[int]]:
         count = max(self._tokenizer.get_vocab().values()) + 1
@@ -103,10 +89,6 @@ class GuardedVocabulary:
     def decode(self, tokens: list[int]) -> str:
         with _tokenizer_errors():
             return self._vocabulary.decode(tokens)
-
-    def text_of(self, token: int) -> str:
-        with _tokenizer_errors():
-            return self._vocabulary.text_of(token)
 
     def token_bytes(self) -> tuple[list[bytes], list[int]]:
         with _tokenizer_errors():
@@ -146,10 +128,6 @@ class TextTokenizer:
     @property
     def vocabulary(self) -> Vocabulary:
         return self._vocabulary
-
-    def text_of(self, token: int | None) -> str:
-        """A special token's text, '' for None; chat templates ask for it."""
-        return '' if token is None else self._vocabulary.text_of(token)
 
     def stream(self) -> 'TextStream':
         return TextStream(self._vocabulary)
