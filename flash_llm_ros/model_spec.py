@@ -46,25 +46,56 @@ class AttentionSpec:
 
 
 @dataclass(frozen=True)
+class ExpertsSpec:
+    """A mixture of experts: a router chooses some of a layer's blocks for each token.
+
+    A block's weight is its share of the softmax of all scores.
+    """
+
+    count: int                          # of a layer
+    active: int                         # of a token
+    normalised: bool = True             # the weights of those chosen are made to add up to 1
+
+    def __post_init__(self) -> None:
+        check_integers(self, ('count', 'active'))
+        check(self.count > 1, 'count', self.count, 'at least 2')
+        check(self.active <= self.count, 'active', self.active, f'at most count, {self.count}')
+
+
+@dataclass(frozen=True)
 class FeedForwardSpec:
     """down(activation(gate x) * up x), or down(activation(up x)) where there is no gate."""
 
-    size: int                           # neurons
+    size: int                           # neurons, of each expert where there are some
     activation: str
     gated: bool = True
     bias: bool = False                  # on up rows and on the block's output; ungated only
     relu_threshold: float = 0.0         # relu is 0 up to here (FATReLU, arXiv 2402.13516)
+    experts: ExpertsSpec | None = None  # the block is one of many
 
     def __post_init__(self) -> None:
         check_integers(self, ('size',))
         check_choice(self, 'activation', ACTIVATIONS)
         check_numbers(self, ('relu_threshold',), lambda value: value >= 0, 'a number from 0 on')
         check(not (self.gated and self.bias), 'bias', self.bias, 'false in a block with a gate')
+        check(self.experts is None or (self.gated and not self.relu_threshold), 'experts',
+              self.experts, 'none in a block without gate or with a threshold')
 
     @property
     def sparse_by_nature(self) -> bool:
-        """Whether most activations are exact zeros, so that a predictor may decide."""
-        return ACTIVATIONS[self.activation].sparse
+        """Whether most activations are exact zeros, so that a predictor may decide.
+
+        Experts are used as a whole, also those whose neurons would be of that kind.
+        """
+        return ACTIVATIONS[self.activation].sparse and self.experts is None
+
+    @property
+    def text(self) -> str:
+        """For people: ``1536 neurons (silu)``, or ``8 of 64 experts of 1024 neurons (silu)``."""
+        text = f'{self.size} neurons ({self.activation})'
+        if self.experts is None:
+            return text
+        return f'{self.experts.active} of {self.experts.count} experts of {text}'
 
     def activate(self, z: Array) -> Array:
         """The activation function of each value."""

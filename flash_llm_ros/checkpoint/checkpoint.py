@@ -37,7 +37,10 @@ class Checkpoint(ABC):
         """Shape of a canonical tensor; raises CheckpointError when it is absent."""
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
-        """Rows [start, stop) of a canonical tensor as float32, C-contiguous, scales folded in."""
+        """Rows [start, stop) of a canonical tensor as float32, C-contiguous, scales folded in.
+
+        Of experts' tensors, [experts, out, in], a row is what one expert has.
+        """
         rows = self._stored_rows(name, start, stop)
         scale = self.scales.of(name, self.spec.embedding.tied)
         return rows if scale == 1 else rows * np.float32(scale)
@@ -53,7 +56,7 @@ class Checkpoint(ABC):
     def check_tensors(self) -> None:
         """Raise CheckpointError for a tensor of another shape, and for one that nobody reads."""
         known = {name for tensor in self.tensors.values()
-                 for name in (tensor.huggingface, tensor.gguf)}
+                 for name in (*tensor.huggingface_names, tensor.fused, tensor.gguf)}
         if self.spec.embedding.tied:
             known.add('lm_head.weight')     # which is the embedding once more
         for name in self.stored_names():

@@ -13,6 +13,8 @@ _KEYS = {                               # config.json: GGUF, behind the architec
     'intermediate_size': 'feed_forward_length',
     'hidden_act': 'hidden_act',
     'num_experts': 'expert_count',
+    'num_experts_per_tok': 'expert_used_count',
+    'moe_intermediate_size': 'expert_feed_forward_length',
     'rope_theta': 'rope.freq_base',
     'rotary_dim': 'rope.dimension_count',
 }

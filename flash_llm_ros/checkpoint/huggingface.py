@@ -55,22 +55,40 @@ class HuggingFaceCheckpoint(Checkpoint):
         self.check_tensors()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        return tuple(self._slice(name).get_shape())
+        tensor = self.tensors[name]
+        if tensor.fused in self._index:
+            shape = tuple(self._slice(tensor.fused).get_shape())
+            fits = (*tensor.shape[:1], tensor.fused_rows, *tensor.shape[2:])
+            return tensor.shape if shape == fits else shape
+        shapes = {tuple(self._slice(part).get_shape()) for part in tensor.huggingface_names}
+        if tensor.huggingface_names == (tensor.huggingface,):
+            return shapes.pop()
+        wrong = shapes - {tensor.shape[1:]}
+        return (tensor.shape[0], *wrong.pop()) if wrong else tensor.shape
 
     def stored_names(self) -> Iterable[str]:
         return self._index
 
     def _stored_rows(self, name: str, start: int, stop: int | None) -> NDArray[np.float32]:
-        part = self._slice(name)
-        if (dtype := part.get_dtype()) not in _DTYPES:
-            raise CheckpointError(f'{self.path}: tensor {name} is {dtype}; it must be one of '
-                                  f'{", ".join(_DTYPES)}')
-        rows = part.get_shape()[0]
-        return np.ascontiguousarray(part[start:rows if stop is None else min(stop, rows)],
-                                    dtype=np.float32)
+        tensor = self.tensors[name]
+        stop = tensor.shape[0] if stop is None else min(stop, tensor.shape[0])
+        if tensor.fused in self._index:
+            end = tensor.fused_first + tensor.shape[1]
+            return _float32(self._numbers(tensor.fused)[start:stop, tensor.fused_first:end])
+        if tensor.huggingface_names == (tensor.huggingface,):
+            return _float32(self._numbers(tensor.huggingface)[start:stop])
+        return np.stack([_float32(self._numbers(part)[:])
+                         for part in tensor.huggingface_names[start:stop]])
 
-    def _slice(self, name: str) -> Any:
-        key = self.tensors[name].huggingface
+    def _numbers(self, key: str) -> Any:
+        """A tensor of the folder that can be sliced; CheckpointError where it is quantised."""
+        part = self._slice(key)
+        if (dtype := part.get_dtype()) not in _DTYPES:
+            raise CheckpointError(f'{self.path}: tensor {key} is {dtype}; it must be one of '
+                                  f'{", ".join(_DTYPES)}')
+        return part
+
+    def _slice(self, key: str) -> Any:
         if key not in self._index:
             raise CheckpointError(f'{self.path}: tensor {key} is missing')
         try:
@@ -186,3 +204,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         if not isinstance(data, dict):
             raise CheckpointError(f'{self.path / file} must hold a JSON object')
         return data
+
+
+def _float32(rows: NDArray[Any]) -> NDArray[np.float32]:
+    return np.ascontiguousarray(rows, dtype=np.float32)

@@ -19,7 +19,7 @@ class WeightScales:
         part = name.rpartition('.')[2]
         if part == 'embedding':
             return self.embedding
-        if part in ('o', 'down'):
+        if part in ('o', 'down', 'expert_down'):
             return self.residual
         if part == 'final_norm':
             return self.head / self.embedding if tied_embeddings else self.head

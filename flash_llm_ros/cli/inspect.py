@@ -50,8 +50,7 @@ def _print(store: FlashStore) -> None:
     spec, calibration = manifest.model, manifest.calibration
     lines = {
         'model': f'{spec.name} ({spec.model_type}), {spec.layers} layers of width '
-                 f'{spec.hidden_size}, {spec.feed_forward.size} neurons each, '
-                 f'{spec.feed_forward.activation}',
+                 f'{spec.hidden_size}, each of {spec.feed_forward.text}',
         'attention': f'{spec.attention.heads} heads, {spec.attention.kv_heads} for keys and '
                      f'values, context of at most {spec.max_context} tokens',
         'vocabulary': f'{spec.embedding.vocab_size} tokens, head '

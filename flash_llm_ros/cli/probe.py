@@ -50,7 +50,7 @@ def run(options: Namespace) -> int:
 
 def floors(profile: DeviceProfile, geometry: Geometry) -> list[tuple[str, int, int, float]]:
     """What a token may cost: what is read, bytes, reads, and the least seconds for them."""
-    groups = sum(section.groups for section in geometry.sections if section.layer >= 0)
+    groups = sum(section.all_groups for section in geometry.sections if section.layer >= 0)
     cases = [('all layers, streamed', groups * geometry.group_bytes, _STREAM_BYTES, None)]
     cases += [(f'{share:.0%} of the layers, scattered',
                max(1, round(groups * share)) * geometry.group_bytes, geometry.group_bytes,

@@ -1,7 +1,7 @@
 """What rounding one section of a store to int4 costs, measured on the model itself."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -83,11 +83,16 @@ class RoundingTrial:
         """`tokens`: at most the engine's context."""
         self._store, self._model, self._tokens = store, engine.model, tokens
         self._exact = self._logits(engine.model)
-        last = store.manifest.model.layers - 1
+
+    @cached_property
+    def _any_change(self) -> tuple[list[int], list[float]]:
+        """Layers, and what a change in each costs."""
+        manifest = self._store.manifest
+        last = manifest.model.layers - 1
         layers = sorted({0, last // 2, last})
-        name = _MEASURED_FOR_CHANGE[store.manifest.layout]
-        self._any_change = (layers, [self._mean(self._layer_logits(
-            store.manifest.geometry.section(name, layer), NeuronReader)) for layer in layers])
+        name = _MEASURED_FOR_CHANGE[manifest.layout]
+        return layers, [self._mean(self._layer_logits(
+            manifest.geometry.section(name, layer), NeuronReader)) for layer in layers]
 
     def divergence(self, section: Section) -> float:
         """Mean KL divergence in nats a token from the store as it is.

@@ -39,7 +39,7 @@ class SectionFormats:
 
     With int4 neurons a section is int4 where its matrices have no more to keep (a GGUF of 4 bits).
     Others are written in int8 first and measured. An embedding that is not the head stays int8:
-    a token needs one row of it.
+    a token needs one row of it. Experts are all int4: they are what must be small.
     """
 
     def __init__(self, checkpoint: Checkpoint, layout: str, neurons: str, loss: float) -> None:
@@ -50,7 +50,8 @@ class SectionFormats:
         self.first = (neurons,) * len(self._specs)
         self.undecided: list[int] = []
         if neurons == 'int4' and loss < np.inf:
-            loses = [_loses(checkpoint, section) for section in self._specs]
+            loses = [section.copies == 1 and _loses(checkpoint, section)
+                     for section in self._specs]
             self.first = tuple('int8' if lost else 'int4' for lost in loses)
             self.undecided = [index for index, section in enumerate(self._specs) if loses[index]
                               and (section.name != 'embedding' or spec.embedding.tied)]

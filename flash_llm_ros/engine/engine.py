@@ -7,7 +7,7 @@ from flash_llm_ros.engine.conversations.private_folder import private_folder
 from flash_llm_ros.engine.conversations.runs import Runs, Suspended
 from flash_llm_ros.engine.memory.process_memory import trim_heap
 from flash_llm_ros.engine.memory.window import Window, read_costs
-from flash_llm_ros.engine.memory.window_plan import plan_window
+from flash_llm_ros.engine.memory.window_plan import experts_held, plan_window
 from flash_llm_ros.engine.model.model import Model
 from flash_llm_ros.engine.parts import Parts, load_parts
 from flash_llm_ros.engine.plan import MemoryPlan
@@ -15,7 +15,7 @@ from flash_llm_ros.engine.request.generation import Generation, GenerationReques
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_device import FlashDevice
 from flash_llm_ros.store.flash_store import FlashStore
-from flash_llm_ros.store.geometry import Geometry
+from flash_llm_ros.store.geometry import EXPERT_SECTIONS, Geometry
 
 Log = Callable[[str], None]
 
@@ -59,7 +59,7 @@ class Engine:
                                 f'dram_budget is {config.dram_budget} bytes, more than this '
                                 'system gives; it must fit in free memory.') from None
         log(f'reading with {window.reader}')
-        for line in _warnings(window, config):
+        for line in [*_warnings(window, config), *_useless_window(store, window, plan)]:
             log(line)
         return cls(store, parts, mode_reason, plan, window, log)
 
@@ -214,3 +214,15 @@ def _warnings(window: Window, config: EngineConfig) -> list[str]:
         lines.append(f'session_folder {folder} lies in memory ({file_system}): what is kept there '
                      'takes DRAM beside dram_budget')
     return lines
+
+
+def _useless_window(store: FlashStore, window: Window, plan: MemoryPlan) -> list[str]:
+    """Of a window with less room than one token's experts take: nothing stays for the next."""
+    geometry, block = store.manifest.geometry, store.manifest.model.feed_forward
+    held, of = experts_held(geometry, window.plan)
+    if block.experts is None or held >= (used := window.layers * block.experts.active):
+        return []
+    more = (used - held) * geometry.section(EXPERT_SECTIONS[0], 0).stride * geometry.group_bytes
+    return [f'the window holds {held} of {of} experts and a token uses {used}: what it reads is '
+            f'gone before the next token; with a dram_budget of {(plan.budget + more) / 1e6:.0f} '
+            'MB it would stay']

@@ -25,9 +25,7 @@ class Choice(NamedTuple):
 def check_mode(mode: str, manifest: Manifest) -> None:
     """Raise FlashLlmError(INVALID_PARAMETER) where a store cannot be run in this mode."""
     if mode == 'gated' and manifest.calibration is None:
-        why = ('it was converted without calibration'
-               if manifest.model.feed_forward.sparse_by_nature else
-               'its model uses every neuron for every token')
+        why = _why_exact(manifest)
         raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
                             f'mode is gated, but {why}; it must be auto or exact.')
 
@@ -42,10 +40,18 @@ def ranked_modes(mode: str, manifest: Manifest, slots: Mapping[str, int],
     if mode != 'auto':
         return [Choice(mode, f'mode {mode}, as it was asked for')]
     if manifest.calibration is None:
-        return [Choice('exact', 'mode exact: the store was converted without calibration'
-                       if manifest.layout == 'bundled' else
-                       'mode exact: the model uses every neuron for every token')]
+        return [Choice('exact', f'mode exact: {_why_exact(manifest)}')]
     return _by_reads(manifest.geometry, manifest.calibration, slots, costs)
+
+
+def _why_exact(manifest: Manifest) -> str:
+    """Of a store without calibration."""
+    block = manifest.model.feed_forward
+    if block.experts is not None:
+        return (f"the model's own router chooses {block.experts.active} of {block.experts.count} "
+                'experts a layer for every token')
+    return ('the store was converted without calibration' if block.sparse_by_nature else
+            'the model uses every neuron for every token')
 
 
 def _by_reads(geometry: Geometry, calibration: Calibration, slots: Mapping[str, int],

@@ -17,6 +17,7 @@ from flash_llm_ros.engine.mode import Choice, check_mode, ranked_modes
 from flash_llm_ros.engine.model.attention import AttentionStack
 from flash_llm_ros.engine.model.feed_forward.block import FeedForwardBlock
 from flash_llm_ros.engine.model.feed_forward.dense import DenseFeedForward
+from flash_llm_ros.engine.model.feed_forward.experts import ExpertFeedForward
 from flash_llm_ros.engine.model.feed_forward.gated import GatedFeedForward
 from flash_llm_ros.engine.plan import MemoryPlan, Part, PlanRow, plan_memory
 from flash_llm_ros.engine.request.constrained_decoding import ConstraintsPart
@@ -24,6 +25,7 @@ from flash_llm_ros.engine.text.text_part import TextPart
 from flash_llm_ros.store.device_profile import ReadCosts
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.manifest import Manifest
 
 
 class Parts:
@@ -35,7 +37,8 @@ class Parts:
         self.config, self.feed_forward = replace(config, mode=feed_forward.mode), feed_forward
         self.logits_rows = 1 + (0 if feed_forward.one_by_one else config.lookup_tokens)
         self.text = TextPart(store, config.clock)
-        self.attention = AttentionStack(store, config.threads, context, chunk)
+        self.attention = AttentionStack(store, config.threads, context, chunk,
+                                        feed_forward.routing)
         self.constraints = (ConstraintsPart(manifest.model, self.text) if config.structured
                             else None)
         self._all: list[Part] = [
@@ -84,6 +87,13 @@ class Parts:
         return [row for part in self._all for row in part.buffers()]
 
 
+def block_kinds(manifest: Manifest) -> list[type[FeedForwardBlock]]:
+    """What computes the feed-forward blocks of a store, one for each of its modes."""
+    if manifest.model.feed_forward.experts is not None:
+        return [ExpertFeedForward]
+    return [DenseFeedForward, *([] if manifest.calibration is None else [GatedFeedForward])]
+
+
 def mode_choices(config: EngineConfig, store: FlashStore, costs: ReadCosts | None
                  ) -> list[tuple[Choice, Parts]]:
     """What is tried, in this order, while loading takes more than the budget; nothing is loaded.
@@ -92,9 +102,7 @@ def mode_choices(config: EngineConfig, store: FlashStore, costs: ReadCosts | Non
     """
     manifest, chunk = store.manifest, config.prefill_chunk
     check_mode(config.mode, manifest)
-    kinds = {DenseFeedForward.mode: Parts(config, store, DenseFeedForward(store, chunk))}
-    if manifest.calibration is not None:
-        kinds[GatedFeedForward.mode] = Parts(config, store, GatedFeedForward(store, chunk))
+    kinds = {kind.mode: Parts(config, store, kind(store, chunk)) for kind in block_kinds(manifest)}
     slots = {mode: parts.slots for mode, parts in kinds.items()}
     return [(choice, kinds[choice.mode])
             for choice in ranked_modes(config.mode, manifest, slots, costs)]

@@ -71,11 +71,12 @@ class WindowSize:
     least_slots: int
     most_slots: int
     bookkeeping: Callable[[int], int]       # slots -> bytes
+    content: Callable[[int], str] = lambda slots: ''    # what they hold, for people
 
     def rows(self, slots: int) -> tuple[PlanRow, PlanRow]:
         return (PlanRow('window bookkeeping', self.bookkeeping(slots), 'tables of its slots'),
                 PlanRow('window', slots * self.group_bytes,
-                        f'{slots} slots of {self.group_bytes} bytes'))
+                        f'{slots} slots of {self.group_bytes} bytes{self.content(slots)}'))
 
     def slots_in(self, left: int) -> int:
         """The most slots that fit into so many bytes with their tables; fewer than the least: 0."""

@@ -6,14 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from flash_llm_ros.engine.config import EngineConfig
-from flash_llm_ros.engine.memory.window_plan import (
-    groups_streamed,
-    least_slots,
-    most_slots,
-    plan_window,
-)
-from flash_llm_ros.engine.model.feed_forward.gated import GatedFeedForward
-from flash_llm_ros.engine.parts import mode_choices
+from flash_llm_ros.engine.memory.read_estimate import estimated_reads
+from flash_llm_ros.engine.memory.window_plan import least_slots, most_slots, plan_window
+from flash_llm_ros.engine.parts import block_kinds, mode_choices
 from flash_llm_ros.engine.plan import MemoryPlan
 from flash_llm_ros.store.device_profile import STREAM_REQUEST, DeviceProfile
 from flash_llm_ros.store.flash_store import FlashStore
@@ -38,14 +33,17 @@ def budget_floors(plans: Mapping[str, MemoryPlan], store: FlashStore,
     budget. Budgets below the least of exact mode are left out.
     """
     geometry, fixed = store.manifest.geometry, _fixed(plans['exact'])
+    grouped, experts = _grouped(store)['exact'], store.manifest.model.feed_forward.experts
+    share = 1.0 if experts is None else experts.active / experts.count
     least, most = (fixed + slots * geometry.group_bytes
-                   for slots in (least_slots(geometry), most_slots(geometry)))
+                   for slots in (least_slots(geometry, grouped), most_slots(geometry)))
     floors = []
     for budget in budgets or np.linspace(least, most, 6).astype(int).tolist():
         if budget < least:
             continue
         slots = min((budget - fixed) // geometry.group_bytes, most_slots(geometry))
-        read = groups_streamed(geometry, plan_window(geometry, slots)) * geometry.group_bytes
+        read = round(estimated_reads(geometry, plan_window(geometry, slots, grouped), None,
+                                     grouped, share).bytes)
         seconds = profile and profile.floor_seconds(read, -(-read // STREAM_REQUEST))
         floors.append(BudgetFloor(int(budget), slots * geometry.group_bytes, read,
                                   None if seconds is None else 1e3 * seconds,
@@ -57,12 +55,16 @@ def _fixed(plan: MemoryPlan) -> int:
     return plan.planned - plan.window_bytes
 
 
+def _grouped(store: FlashStore) -> dict[str, tuple[str, ...]]:
+    """What each mode of a store reads group by group."""
+    return {kind.mode: kind.grouped for kind in block_kinds(store.manifest)}
+
+
 def _auto(plans: Mapping[str, MemoryPlan], store: FlashStore, profile: DeviceProfile | None,
           budget: int) -> str:
     """As opening an engine does: the first choice that fits with what loading took."""
     def fits(mode: str) -> bool:
-        grouped = GatedFeedForward.grouped if mode == 'gated' else ()
-        window = least_slots(geometry, grouped) * geometry.group_bytes
+        window = least_slots(geometry, _grouped(store)[mode]) * geometry.group_bytes
         return budget >= _fixed(plans[mode]) + window
 
     geometry, costs = store.manifest.geometry, profile and profile.costs(

@@ -37,10 +37,10 @@ def page(store: FlashStore, floors: Sequence[BudgetFloor], profile: DeviceProfil
 def _model(store: FlashStore) -> str:
     manifest = store.manifest
     spec, geometry = manifest.model, manifest.geometry
-    return (f'<p>{spec.layers} layers of {spec.feed_forward.size} neurons '
-            f'({escape(spec.feed_forward.activation)}), neurons {escape(geometry.formats_text)}, '
-            f'attention {escape(manifest.resident)}, KV cache {escape(manifest.kv_cache)}, '
-            f'{escape(manifest.layout)} layout; {store.bytes / 1e6:.1f} MB on flash.</p>')
+    return (f'<p>{spec.layers} layers of {escape(spec.feed_forward.text)}, '
+            f'neurons {escape(geometry.formats_text)}, attention {escape(manifest.resident)}, '
+            f'KV cache {escape(manifest.kv_cache)}, {escape(manifest.layout)} layout; '
+            f'{store.bytes / 1e6:.1f} MB on flash.</p>')
 
 
 def _advice(floors: Sequence[BudgetFloor]) -> str:
@@ -104,7 +104,7 @@ def _price(calibration: Calibration) -> str:
 
 def _geometry(geometry: Geometry) -> str:
     rows = [(section.label, str(section.bundles), section.codec.name,
-             str(section.bundles_per_group), str(section.groups))
+             str(section.bundles_per_group), str(section.all_groups))
             for section in geometry.sections]
     return (f'<p>{geometry.groups} groups of {geometry.group_bytes} bytes, '
             f'{geometry.waste:.1%} of them padding.</p>' + _table(

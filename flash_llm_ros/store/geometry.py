@@ -1,8 +1,9 @@
 """Where every bundle lies in neurons.bin: equal groups, sections of groups, and their sizes."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, NamedTuple
 
 from flash_llm_ros.checked_fields import check, check_choice, check_integers, structured
@@ -12,17 +13,23 @@ from flash_llm_ros.store.codec import CODEC_NAMES, RowCodec, row_codec
 CHECKSUM_BYTES = 4
 MIN_GROUP_BYTES = 4096
 MODEL_WIDE = -1
-ROWS_OF = {'gate_up': (2,), 'down': (1,), 'bundle': (2, 3), 'embedding': (1,), 'head': (1,)}
+ROWS_OF = {'gate_up': (2,), 'down': (1,), 'bundle': (2, 3), 'expert_gate_up': (2,),
+           'expert_down': (1,), 'embedding': (1,), 'head': (1,)}
+EXPERT_SECTIONS = ('expert_gate_up', 'expert_down')
 _LAYER_SECTIONS = {'split': ('gate_up', 'down'), 'bundled': ('bundle',)}
 LAYOUTS = tuple(_LAYER_SECTIONS)
 _MAX_GROUP_BYTES = 256 * 1024
+# The window's tables take 12 bytes for each group of the file and 31 for each of its slots: less
+# than 0.5 % of a window that holds a tenth of the file, when groups are so long.
+_EXPERT_GROUP_BYTES = 32 * 1024
+_EXPERT_GROUPS = 32         # at least in an expert that is smaller
 _MAX_GROUPS = 2**31 - 1
 
 
 class SectionSpec(NamedTuple):
     """What has to be stored, before it is known how.
 
-    ``bundles`` bundles of ``rows`` rows of ``dim`` values.
+    ``bundles`` bundles of ``rows`` rows of ``dim`` values; ``copies`` times, once for each expert.
     """
 
     name: str
@@ -30,11 +37,16 @@ class SectionSpec(NamedTuple):
     rows: int
     bundles: int
     dim: int
+    copies: int = 1
 
 
 @dataclass(frozen=True)
 class Section:
-    """All bundles of one kind of one layer (-1: model-wide), in consecutive groups."""
+    """All bundles of one kind of one layer (-1: model-wide), in consecutive groups.
+
+    A layer's experts are ``copies`` of its sections: all of the first expert's, all of the second
+    one's, and so on. A copy begins ``stride`` groups behind the one before.
+    """
 
     name: str
     layer: int
@@ -43,19 +55,27 @@ class Section:
     bundles_per_group: int
     first_group: int
     codec: RowCodec
+    copies: int = 1
+    stride: int = 0             # groups; 0 without copies
 
     @property
     def spec(self) -> SectionSpec:
-        return SectionSpec(self.name, self.layer, self.rows, self.bundles, self.codec.dim)
+        return SectionSpec(self.name, self.layer, self.rows, self.bundles, self.codec.dim,
+                           self.copies)
 
     @property
     def groups(self) -> int:
+        """Of one copy."""
         return -(-self.bundles // self.bundles_per_group)
 
     @property
+    def all_groups(self) -> int:
+        return self.copies * self.groups
+
+    @property
     def end_group(self) -> int:
-        """One past the last group."""
-        return self.first_group + self.groups
+        """One past the last copy's last group."""
+        return self.first_group + (self.copies - 1) * self.stride + self.groups
 
     @property
     def bundle_bytes(self) -> int:
@@ -85,26 +105,30 @@ class Geometry:
         check(self.group_bytes % self.block == 0, 'group_bytes', self.group_bytes,
               f'a multiple of block ({self.block})')
         check(len(self.sections) > 0, 'sections', self.sections, 'at least one section')
-        next_group, seen = 0, set()
-        for index, section in enumerate(self.sections):
-            self._check_section(f'sections[{index}]', section, next_group)
+        seen = set()
+        places = _places((s.layer, s.copies, s.groups) for s in self.sections)
+        for index, (section, place) in enumerate(zip(self.sections, places, strict=True)):
+            self._check_section(f'sections[{index}]', section, *place)
             check((section.name, section.layer) not in seen,
                   f'sections[{index}].name', section.label, 'a section not listed before')
             seen.add((section.name, section.layer))
-            next_group = section.end_group
-        check(next_group <= _MAX_GROUPS, 'sections', next_group, f'of at most {_MAX_GROUPS} groups')
+        check(self.groups <= _MAX_GROUPS, 'sections', self.groups,
+              f'of at most {_MAX_GROUPS} groups')
 
-    def _check_section(self, where: str, section: Section, next_group: int) -> None:
+    def _check_section(self, where: str, section: Section, first_group: int, stride: int) -> None:
         rows = ROWS_OF[section.name]
         check(section.rows in rows, f'{where}.rows', section.rows,
               f'{" or ".join(map(str, rows))} for {section.name}')
-        check(section.codec.dim == self.dim or section.name == 'down', f'{where}.dim',
-              section.codec.dim, f'{self.dim}, as in all sections but down')
+        check(section.codec.dim == self.dim or section.name in ('down', 'expert_down'),
+              f'{where}.dim', section.codec.dim, f'{self.dim}, as in all sections but down')
+        check(section.copies == 1 or section.name in EXPERT_SECTIONS, f'{where}.copies',
+              section.copies, f'1 for {section.name}')
         used = section.bundles_per_group * section.bundle_bytes + CHECKSUM_BYTES
         check(used <= self.group_bytes, f'{where}.bundles_per_group', section.bundles_per_group,
               f'so few that {used} bytes fit in group_bytes ({self.group_bytes})')
-        check(section.first_group == next_group, f'{where}.first_group', section.first_group,
-              f'{next_group}, where the section before ends')
+        check(section.first_group == first_group, f'{where}.first_group', section.first_group,
+              f'{first_group}, where the section before ends')
+        check(section.stride == stride, f'{where}.stride', section.stride, f'{stride} groups')
 
     @property
     def groups(self) -> int:
@@ -117,8 +141,16 @@ class Geometry:
     @property
     def waste(self) -> float:
         """Share of the file that is padding or checksum."""
-        used = sum(section.bundles * section.bundle_bytes for section in self.sections)
+        used = sum(section.copies * section.bundles * section.bundle_bytes
+                   for section in self.sections)
         return 1 - used / self.file_bytes
+
+    def runs(self) -> Iterator[tuple[Section, int]]:
+        """Every section and copy, in the order of the file."""
+        for _, block in groupby(self.sections, lambda section: (section.layer, section.copies)):
+            sections = list(block)
+            for copy in range(sections[0].copies):
+                yield from ((section, copy) for section in sections)
 
     def section(self, name: str, layer: int = MODEL_WIDE) -> Section:
         """The section called ``name`` of ``layer``; KeyError if the file has none."""
@@ -149,8 +181,7 @@ class Geometry:
         """Plain numbers and strings for the manifest; a row's bytes follow from codec and dim."""
         return {
             'block': self.block, 'group_bytes': self.group_bytes, 'dim': self.dim,
-            'sections': [vars(section) | {'codec': section.codec.name, 'dim': section.codec.dim}
-                         for section in self.sections],
+            'sections': [_plain(section) for section in self.sections],
         }
 
     @classmethod
@@ -173,12 +204,14 @@ class _PlainSection:
     first_group: int
     codec: str
     dim: int
+    copies: int = 1
+    stride: int = 0
 
     def __post_init__(self) -> None:
         check_choice(self, 'name', ROWS_OF)
         check_choice(self, 'codec', CODEC_NAMES)
         check_integers(self, ['layer'], least=MODEL_WIDE)
-        check_integers(self, ['bundles', 'bundles_per_group', 'dim'], most=_MAX_GROUPS)
+        check_integers(self, ['bundles', 'bundles_per_group', 'dim', 'copies'], most=_MAX_GROUPS)
 
     def with_codec(self) -> Section:
         fields = vars(self).copy()
@@ -195,26 +228,52 @@ class _PlainGeometry:
     sections: tuple[_PlainSection, ...]
 
 
+def _plain(section: Section) -> dict[str, Any]:
+    plain = vars(section) | {'codec': section.codec.name, 'dim': section.codec.dim}
+    if section.copies == 1:
+        del plain['copies'], plain['stride']
+    return plain
+
+
+def _places(shapes: Iterable[tuple[int, int, int]]) -> list[tuple[int, int]]:
+    """First group and stride of each section in file order, given as (layer, copies, groups)."""
+    places, next_group = [], 0
+    for (_, copies), block in groupby(shapes, lambda shape: shape[:2]):
+        lengths = [groups for _, _, groups in block]
+        stride = sum(lengths) if copies > 1 else 0
+        for groups in lengths:
+            places.append((next_group, stride))
+            next_group += groups
+        next_group += (copies - 1) * stride
+    return places
+
+
 def spec_sections(layout: str, spec: ModelSpec) -> list[SectionSpec]:
-    return model_sections(layout, spec.hidden_size, spec.layers, spec.feed_forward.size,
-                          spec.embedding.vocab_size, spec.embedding.tied,
-                          spec.feed_forward.gated)
+    block = spec.feed_forward
+    return model_sections(layout, spec.hidden_size, spec.layers, block.size,
+                          spec.embedding.vocab_size, spec.embedding.tied, block.gated,
+                          0 if block.experts is None else block.experts.count)
 
 
 def model_sections(layout: str, dim: int, layers: int, neurons: int, vocabulary: int, tied: bool,
-                   gated: bool = True) -> list[SectionSpec]:
+                   gated: bool = True, experts: int = 0) -> list[SectionSpec]:
     """The sections of a whole model in file order: layer after layer, then the model-wide ones.
 
     ``dim`` is the hidden size, ``neurons`` the FFN width, ``tied`` whether the output head is the
     embedding itself, ``gated`` whether neurons have gate rows; without, they are bundled. A down
     section has a row for each of ``dim`` outputs, a bundle the down column of its neuron.
+    ``experts``: how many blocks of so many neurons a layer has to choose from; 0: it has one.
     """
     check(layout in LAYOUTS, 'layout', layout, f'one of {", ".join(LAYOUTS)}')
     check(gated or layout == 'bundled', 'layout', layout, 'bundled for neurons without gate')
+    check(not experts or layout == 'split', 'layout', layout, 'split for experts')
     shapes = {'gate_up': (2, neurons, dim), 'down': (1, dim, neurons),
-              'bundle': (2 + gated, neurons, dim)}
+              'bundle': (2 + gated, neurons, dim),
+              'expert_gate_up': (2, neurons, dim, experts),
+              'expert_down': (1, dim, neurons, experts)}
+    names = EXPERT_SECTIONS if experts else _LAYER_SECTIONS[layout]
     specs = [SectionSpec(name, layer, *shapes[name])
-             for layer in range(layers) for name in _LAYER_SECTIONS[layout]]
+             for layer in range(layers) for name in names]
     model_wide = ('embedding',) if tied else ('embedding', 'head')
     return specs + [SectionSpec(name, MODEL_WIDE, 1, vocabulary, dim) for name in model_wide]
 
@@ -225,9 +284,10 @@ def plan_geometry(dim: int, codecs: str | Sequence[str], section_specs: Iterable
     """Choose the smallest group size that wastes less than ``max_waste`` in every section.
 
     ``codecs``: the name of all sections' codec, or one for each. ``section_specs``:
-    (name, layer, rows, bundles, dim) in file order; ``dim`` is the hidden size. ``block`` and
-    ``min_group_bytes`` are bytes. The search ends at 256 KiB (or four of the longest bundle);
-    beyond, the size with the least waste is taken. ValueError names a field that is wrong.
+    (name, layer, rows, bundles, dim, copies) in file order; ``dim`` is the hidden size. ``block``
+    and ``min_group_bytes`` are bytes; experts have longer groups, so that their tables stay small.
+    The search ends at 256 KiB (or four of the longest bundle); beyond, the size with the least
+    waste is taken. ValueError names a field that is wrong.
     """
     specs = [SectionSpec(*spec) for spec in section_specs]
     _check_block(block)
@@ -238,22 +298,31 @@ def plan_geometry(dim: int, codecs: str | Sequence[str], section_specs: Iterable
     for spec in specs:
         check(spec.bundles > 0, f'{spec.name}.bundles', spec.bundles, 'a positive integer')
     found = [row_codec(name, spec.dim) for name, spec in zip(names, specs, strict=True)]
-    bundle_sizes = [spec.rows * codec.row_bytes for spec, codec in zip(specs, found, strict=True)]
-    group_bytes = _group_bytes(set(bundle_sizes), block, min_group_bytes, max_waste)
-    sections, next_group = [], 0
-    for spec, codec, size in zip(specs, found, bundle_sizes, strict=True):
-        section = Section(*spec[:4], bundles_per_group=(group_bytes - CHECKSUM_BYTES) // size,
-                          first_group=next_group, codec=codec)
-        sections.append(section)
-        next_group = section.end_group
-    return Geometry(block, group_bytes, dim, tuple(sections))
+    sizes = [spec.rows * codec.row_bytes for spec, codec in zip(specs, found, strict=True)]
+    experts = {(spec.bundles, size) for spec, size in zip(specs, sizes, strict=True)
+               if spec.copies > 1}
+    group_bytes = _group_bytes(set(sizes), experts, block, min_group_bytes, max_waste)
+    per_group = [(group_bytes - CHECKSUM_BYTES) // size for size in sizes]
+    places = _places((spec.layer, spec.copies, -(-spec.bundles // each))
+                     for spec, each in zip(specs, per_group, strict=True))
+    return Geometry(block, group_bytes, dim, tuple(
+        Section(*spec[:4], each, first_group, codec, spec.copies, stride)
+        for spec, each, codec, (first_group, stride)
+        in zip(specs, per_group, found, places, strict=True)))
 
 
-def _group_bytes(bundle_sizes: set[int], block: int, smallest: int, max_waste: float) -> int:
+def _group_bytes(bundle_sizes: set[int], experts: set[tuple[int, int]], block: int, smallest: int,
+                 max_waste: float) -> int:
+    """``experts``: bundles, and bytes of one, in each section of one: its last group is padded."""
     def waste(size: int) -> float:
-        return max(1 - (size - CHECKSUM_BYTES) // bundle * bundle / size
+        most = max(1 - (size - CHECKSUM_BYTES) // bundle * bundle / size
                    for bundle in bundle_sizes)
+        groups = sum(-(-bundles // ((size - CHECKSUM_BYTES) // bundle))
+                     for bundles, bundle in experts)
+        return max(most, 1 - expert_bytes / (groups * size)) if experts else most
 
+    expert_bytes = sum(bundles * bundle for bundles, bundle in experts)
+    smallest = max(smallest, min(_EXPERT_GROUP_BYTES, expert_bytes // _EXPERT_GROUPS))
     longest = max(bundle_sizes) + CHECKSUM_BYTES
     first = -(-max(smallest, longest) // block) * block
     sizes = range(first, max(_MAX_GROUP_BYTES, 4 * longest, first) + 1, block)

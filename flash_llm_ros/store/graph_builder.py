@@ -55,20 +55,21 @@ class GraphBuilder:
         return name
 
     def matmul(self, source: str, name: str, output: str, rows: int, columns: int,
-               bias: NDArray[np.float32] | None = None) -> None:
+               bias: NDArray[np.float32] | None = None, resident: str | None = None) -> None:
         """output = source @ matrix.T + bias for the matrix [rows, columns] called `name`.
 
-        `source` is [1, S, columns], `bias` float32 [rows].
+        `source` is [1, S, columns], `bias` float32 [rows], `resident` the matrix's own format.
         """
         added = [] if bias is None else [self.inline(f'{output}.bias', bias)]
-        if self.resident == 'fp32':
+        resident = resident or self.resident
+        if resident == 'fp32':
             product = f'{output}.product' if added else output
             self.node('MatMul', [source, self.external(f'{name}.weight')], [product])
             if added:
                 self.node('Add', [product, *added], [output])
-        elif self.resident in ('q2', 'q8'):
-            self._quantised(source, name, output, rows, columns, int(self.resident[1:]),
-                            block_of(self.resident, columns), added)
+        elif resident in ('q2', 'q8'):
+            self._quantised(source, name, output, rows, columns, int(resident[1:]),
+                            block_of(resident, columns), added)
         else:
             self._with_offsets(source, name, output, rows, columns, added)
 

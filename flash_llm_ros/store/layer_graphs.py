@@ -13,6 +13,7 @@ from onnx import TensorProto, ValueInfoProto
 
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.graph_builder import MS, ExternalData, GraphBuilder, value
+from flash_llm_ros.store.router_graph import add_router, router_outputs
 
 Rows = Callable[[str], NDArray[np.float32]]      # a tensor by its canonical name
 
@@ -31,6 +32,8 @@ def layer_graph(spec: ModelSpec, layer: int, resident: str, kv_cache: str, data:
     attended = steps.attention(qkv)
     projected = steps.output(attended)
     steps.into_feed_forward(stream, projected)
+    if (experts := spec.feed_forward.experts) is not None:
+        add_router(g, experts, f'layers.{layer}.router', spec.hidden_size)
     return g.model(f'layer_{layer}', *_interface(spec, kv_cache))
 
 
@@ -147,4 +150,6 @@ def _interface(spec: ModelSpec, kv_cache: str
     outputs = [value('ffn_input', TensorProto.FLOAT, stream),
                value('residual', TensorProto.FLOAT, stream),
                value('present_key', kv_type, cache), value('present_value', kv_type, cache)]
+    if (experts := spec.feed_forward.experts) is not None:
+        outputs += router_outputs(experts)
     return inputs, outputs

@@ -39,18 +39,19 @@ class NeuronReader:
             found[start:start + len(part)] = part
         return found
 
-    def parts(self, section: Section) -> Iterator[tuple[int, NDArray[np.float32]]]:
+    def parts(self, section: Section, copy: int = 0) -> Iterator[tuple[int, NDArray[np.float32]]]:
         """The section in order, some megabytes at a time, each with its first bundle's number."""
-        for first, encoded in self.encoded(section):
+        for first, encoded in self.encoded(section, copy):
             decoded = section.codec.decode(encoded.reshape(-1, section.codec.row_bytes))
             yield first, decoded.reshape(-1, section.rows, section.codec.dim)
 
-    def encoded(self, section: Section) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    def encoded(self, section: Section, copy: int = 0
+                ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """As `parts`, but the bytes as they are stored, uint8 [bundles, bundle_bytes]."""
         step = max(1, _BYTES_AT_ONCE // self._geometry.group_bytes)
         for group in range(0, section.groups, step):
             count = min(step, section.groups - group)
-            groups = self._groups(section, group, count)
+            groups = self._groups(section, copy * section.stride + group, count)
             used = section.bundles_per_group * section.bundle_bytes
             first = group * section.bundles_per_group
             bundles = min(count * section.bundles_per_group, section.bundles - first)

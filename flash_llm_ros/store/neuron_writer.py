@@ -12,25 +12,27 @@ from flash_llm_ros.store.output_file import OutputFile
 
 
 class NeuronWriter:
-    """Append sections in the order of the geometry, then close."""
+    """Append sections in the order of the geometry's runs, then close."""
 
     def __init__(self, path: Path, geometry: Geometry, identity: int) -> None:
         self._geometry, self._identity = geometry, identity
         self._group = 0
-        self._pending = list(geometry.sections)
+        self._pending = list(geometry.runs())
         self._file = OutputFile(path)
 
-    def write(self, section: Section, parts: Iterable[NDArray[np.float32]]) -> None:
+    def write(self, section: Section, parts: Iterable[NDArray[np.float32]],
+              copy: int = 0) -> None:
         """Write a whole section; `parts` yields float32 [bundles, rows, dim] in bundle order.
 
         Raises ValueError when sections come in another order, bundles are missing, or a weight
         is more than the codec can hold.
         """
-        self.write_encoded(section, (self._encoded(section, part) for part in parts))
+        self.write_encoded(section, (self._encoded(section, part) for part in parts), copy)
 
-    def write_encoded(self, section: Section, parts: Iterable[NDArray[np.uint8]]) -> None:
+    def write_encoded(self, section: Section, parts: Iterable[NDArray[np.uint8]],
+                      copy: int = 0) -> None:
         """As `write`, for uint8 [bundles, bundle_bytes] that are encoded already."""
-        if not self._pending or self._pending.pop(0) != section:
+        if not self._pending or self._pending.pop(0) != (section, copy):
             raise ValueError(f'section {section.label} was written out of order')
         rest = np.empty((0, section.bundle_bytes), np.uint8)
         written = 0
@@ -48,7 +50,7 @@ class NeuronWriter:
     def close(self) -> None:
         self._file.close()
         if self._pending:
-            raise ValueError(f'section {self._pending[0].label} was not written')
+            raise ValueError(f'section {self._pending[0][0].label} was not written')
 
     def _encoded(self, section: Section, part: NDArray[np.float32]) -> NDArray[np.uint8]:
         rows = np.ascontiguousarray(part, dtype=np.float32).reshape(-1, section.codec.dim)

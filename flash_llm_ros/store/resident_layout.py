@@ -19,6 +19,9 @@ def attention_layout(spec: ModelSpec, resident: str) -> Layout:
     for layer in range(spec.layers):
         layout |= matrix_layout(f'layers.{layer}.qkv', attention.qkv_width, d, resident)
         layout |= matrix_layout(f'layers.{layer}.o', d, attention.query_width, resident)
+        if (experts := spec.feed_forward.experts) is not None:
+            layout |= matrix_layout(f'layers.{layer}.router', experts.count, d,
+                                    router_format(resident))
     if spec.feed_forward.bias:
         layout |= {up_bias(layer): (np.float32, (spec.feed_forward.size,))
                    for layer in range(spec.layers)}
@@ -31,6 +34,11 @@ def attention_layout(spec: ModelSpec, resident: str) -> Layout:
 def up_bias(layer: int) -> str:
     """The tensor added to what a layer's up rows give."""
     return f'up_bias.{layer}'
+
+
+def router_format(resident: str) -> str:
+    """Of routers beside attention in this format: what they choose is worth 8 bits."""
+    return 'fp32' if resident == 'fp32' else 'q8'
 
 
 def matrix_layout(name: str, rows: int, columns: int, resident: str) -> Layout:

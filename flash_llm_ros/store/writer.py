@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store import flash_store as names
 from flash_llm_ros.store.flash_store import FlashStore, file_sha256
-from flash_llm_ros.store.geometry import Geometry, Section, plan_geometry, spec_sections
+from flash_llm_ros.store.geometry import (
+    EXPERT_SECTIONS,
+    Geometry,
+    Section,
+    plan_geometry,
+    spec_sections,
+)
 from flash_llm_ros.store.graph_builder import ExternalData
 from flash_llm_ros.store.layer_graphs import final_graph, layer_graph
 from flash_llm_ros.store.manifest import Calibration, FileFacts, Manifest
@@ -26,6 +32,7 @@ from flash_llm_ros.store.resident_layout import (
     POSITIONS,
     attention_layout,
     matrix_tensors,
+    router_format,
     up_bias,
 )
 from flash_llm_ros.store.tensor_file import TensorFile, TensorFileWriter
@@ -100,13 +107,14 @@ class StoreWriter:
         kept = self.path / f'{names.NEURONS}.recoded'
         writer = self._neuron_writer(kept)
         with NeuronReader(written) as reader:
-            for section, before in zip(self.geometry.sections, written.manifest.geometry.sections,
-                                       strict=True):
+            for (section, copy), (before, _) in zip(self.geometry.runs(),
+                                                    written.manifest.geometry.runs(), strict=True):
                 if section.codec == before.codec:
-                    writer.write_encoded(section, (part for _, part in reader.encoded(before)))
+                    parts = (part for _, part in reader.encoded(before, copy))
+                    writer.write_encoded(section, parts, copy)
                 else:
-                    writer.write(section, self._bundles(section))
-                self._progress('neurons', section.end_group, self.geometry.groups)
+                    writer.write(section, self._bundles(section, copy), copy)
+                self._neurons_done(section, copy)
         writer.close()
         return self._exchanged(kept, names.NEURONS)
 
@@ -125,7 +133,7 @@ class StoreWriter:
                 if section.name == 'bundle':
                     parts = iter([np.concatenate(list(parts))[orders[section.layer]]])
                 writer.write_encoded(section, parts)
-                self._progress('neurons', section.end_group, self.geometry.groups)
+                self._neurons_done(section)
         writer.close()
         if self._weights.spec.feed_forward.bias:
             self._reorder_biases(orders)
@@ -185,11 +193,14 @@ class StoreWriter:
 
     def _write_neurons(self) -> None:
         writer = self._neuron_writer(self.path / names.NEURONS)
-        total = self.geometry.groups
-        for section in self.geometry.sections:
-            writer.write(section, self._bundles(section))
-            self._progress('neurons', section.end_group, total)
+        for section, copy in self.geometry.runs():
+            writer.write(section, self._bundles(section, copy), copy)
+            self._neurons_done(section, copy)
         writer.close()
+
+    def _neurons_done(self, section: Section, copy: int = 0) -> None:
+        done = section.first_group + copy * section.stride + section.groups
+        self._progress('neurons', done, self.geometry.groups)
 
     def _rows(self, name: str, start: int = 0,
               stop: int | None = None) -> NDArray[np.float32]:
@@ -199,9 +210,15 @@ class StoreWriter:
             raise ValueError(f'tensor {name} holds NaN or infinity')
         return rows
 
-    def _bundles(self, section: Section) -> Iterator[NDArray[np.float32]]:
-        """float32 [bundles, rows, dim] of a section, some thousand bundles at a time."""
+    def _bundles(self, section: Section, copy: int) -> Iterator[NDArray[np.float32]]:
+        """float32 [bundles, rows, dim] of a section, some thousand bundles or an expert at a time.
+        """
         rows, prefix = self._rows, f'layers.{section.layer}'
+        if section.name in EXPERT_SECTIONS:
+            names = section.name.removeprefix('expert_').split('_')
+            yield np.stack([rows(f'{prefix}.expert_{name}', copy, copy + 1)[0] for name in names],
+                           axis=1)
+            return
         columns = rows(f'{prefix}.down').T if section.name == 'bundle' else None
         for start in range(0, section.bundles, _ROWS_AT_ONCE):
             stop = min(start + _ROWS_AT_ONCE, section.bundles)
@@ -239,6 +256,10 @@ class StoreWriter:
             for name, matrix in (('qkv', qkv), ('o', rows(f'{prefix}.o'))):
                 for key, tensor in matrix_tensors(f'{prefix}.{name}', matrix,
                                                   form.resident).items():
+                    writer.write(key, tensor)
+            if spec.feed_forward.experts is not None:
+                for key, tensor in matrix_tensors(f'{prefix}.router', rows(f'{prefix}.router'),
+                                                  router_format(form.resident)).items():
                     writer.write(key, tensor)
             graph = layer_graph(spec, layer, form.resident, form.kv_cache, data, rows)
             write_file(self.path / names.layer_graph(layer), graph)

@@ -80,10 +80,10 @@ std::unique_ptr<NeuronCore> make_core(const py::object& path, std::int64_t group
 
 int add_section(NeuronCore& core, std::int64_t first_group, std::int64_t bundles,
                 std::int64_t bundles_per_group, int rows, const std::string& codec,
-                std::optional<std::int64_t> dim) {
+                std::optional<std::int64_t> dim, std::int64_t copies, std::int64_t stride) {
   return without_interpreter([&] {
     return core.add_section(first_group, bundles, bundles_per_group, rows, codec,
-                            dim.value_or(core.dim()));
+                            dim.value_or(core.dim()), copies, stride);
   });
 }
 
@@ -133,6 +133,30 @@ void bundled_sparse(NeuronCore& core, int section, const py::object& x, const py
   const std::uint8_t* active_data = checked<std::uint8_t>("active", active, {found.bundles});
   float* out_data = checked<float>("out", out, {core.dim()}, true);
   without_interpreter([&] { core.bundled_sparse(section, x_data, active_data, out_data, neurons); });
+}
+
+void experts(NeuronCore& core, int gate_up, int down, const py::object& x, const py::object& ids,
+             const py::object& weights, const py::object& out, const std::string& activation) {
+  const Section first = section_of(core, gate_up, 2);
+  const Section second = section_of(core, down, 1);
+  const Activation act = activation_of(activation);
+  require(second.format.dim == first.bundles && second.bundles == core.dim(), "down", down,
+          "a section of " + std::to_string(core.dim()) + " rows of " +
+              std::to_string(first.bundles) + " values");
+  const Pair pair("x", x, core.dim(), "out", out, core.dim());
+  const std::int64_t tokens = pair.inputs.tokens;
+  if (!py::isinstance<py::array>(ids) || py::reinterpret_borrow<py::array>(ids).ndim() != 2) {
+    throw ArgumentError("ids", found_text(ids),
+                        "an int64 array [" + std::to_string(tokens) + ", k]");
+  }
+  const std::int64_t each = py::reinterpret_borrow<py::array>(ids).shape(1);
+  const Routing routing{checked<std::int64_t>("ids", ids, {tokens, each}),
+                        checked<float>("weights", weights, {tokens, each}), tokens, each};
+  for (std::int64_t i = 0; i < tokens * each; ++i) {
+    require(routing.ids[i] >= 0 && routing.ids[i] < first.copies, "ids", routing.ids[i],
+            "between 0 and " + std::to_string(first.copies - 1));
+  }
+  without_interpreter([&] { core.experts(gate_up, down, pair.inputs, routing, act, pair.outputs); });
 }
 
 void prefetch(NeuronCore& core, int section, const py::object& wanted, bool needed) {
@@ -290,9 +314,10 @@ PYBIND11_MODULE(_native, module) {
                              "Which arithmetic runs, by its instruction set.")
       .def("add_section", &add_section, py::arg("first_group"), py::arg("bundles"),
            py::arg("bundles_per_group"), py::arg("rows"), py::arg("codec"),
-           py::arg("dim") = py::none(),
+           py::arg("dim") = py::none(), py::arg("copies") = 1, py::arg("stride") = 0,
            "Registers consecutive groups of bundles of `rows` rows in a codec; returns an id. Single "
-           "rows may have another `dim` than the core.")
+           "rows may have another `dim` than the core. The `copies` of a layer's experts begin "
+           "`stride` groups apart.")
       .def("pin", &NeuronCore::pin, py::arg("section"), py::arg("groups"), unlocked,
            "Loads the section's first groups into slots for good; once per section.")
       .def("set_ring", &NeuronCore::set_ring, py::arg("chunk_groups"), py::arg("chunks"), unlocked,
@@ -329,6 +354,11 @@ PYBIND11_MODULE(_native, module) {
            py::arg("threshold") = 0.0F,
            "The same for one token, x and out [dim], and the bundles whose uint8 in active "
            "[bundles] is not 0; only groups with one of them are read.")
+      .def("experts", &experts, py::arg("gate_up"), py::arg("down"), py::arg("x"), py::arg("ids"),
+           py::arg("weights"), py::arg("out"), py::arg("activation"),
+           "out float32 [S, dim] += the sum of weights [S, k] times what the experts ids, int64 [S, "
+           "k], make of x [S, dim]: act(x @ gate.T) * (x @ up.T) @ down.T of their copies of both "
+           "sections. Added in the order of the experts, whichever are there first.")
       .def("prefetch", &prefetch, py::arg("section"), py::arg("wanted"), py::arg("needed") = false,
            "Starts reads of the groups with a bundle whose uint8 in wanted [bundles] is not 0, as "
            "far as idle slots are left; failed reads are forgotten. needed: the section's next call "

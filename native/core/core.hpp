@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/expert_uses.hpp"
 #include "io/counters.hpp"
 #include "io/group_file.hpp"
 #include "io/reader.hpp"
@@ -47,16 +48,17 @@ class NeuronCore {
   bool locked() const { return locked_; }
   const char* reader_name() const { return reader_name_; }
   std::size_t scratch_bytes() const {
-    return math_.scratch_bytes() + batch_.bytes() + group_bytes();
+    return math_.scratch_bytes() + batch_.bytes() + experts_.bytes() + group_bytes();
   }
   const char* kernels_name() const { return math_.kernels_name(); }
   std::int64_t dim() const { return dim_; }
   const Counters& counters() const { return counters_; }
 
   // Of rows of `dim` values in this codec: int8, int4 or fp16. Only bundles of one row may have
-  // another `dim` than the core.
+  // another `dim` than the core. `copies` of it, one for each expert, begin `stride` groups apart.
   int add_section(std::int64_t first_group, std::int64_t bundles, std::int64_t bundles_per_group,
-                  int rows, const std::string& codec, std::int64_t dim);
+                  int rows, const std::string& codec, std::int64_t dim, std::int64_t copies = 1,
+                  std::int64_t stride = 0);
   // The section's shape; ArgumentError if there is none, or if it has not so many rows.
   Section section(int index, int least_rows, int most_rows);
   void pin(int section, std::int64_t groups);
@@ -77,6 +79,11 @@ class NeuronCore {
   void bundled(int section, Inputs x, const Neurons& neurons, Outputs out);
   void bundled_sparse(int section, const float* x, const std::uint8_t* active, float* out,
                       const Neurons& neurons);
+  // out += the sum of each token's experts' blocks of x, times their weights. Experts lie in the
+  // cache; those that are there are computed on while the others arrive, and all are added in the
+  // order of their numbers.
+  void experts(int gate_up, int down, Inputs x, const Routing& routing, Activation activation,
+               Outputs out);
   // Starts reads of groups with wanted bundles; `needed`: the section's next call is for these.
   void prefetch(int section, const std::uint8_t* wanted, bool needed);
   void read_rows(int section, const std::int64_t* ids, std::int64_t count, float* out);
@@ -88,6 +95,10 @@ class NeuronCore {
   // Over a section that exists.
   GroupWalk walk(int section);
   void begin_sum(int section, Outputs out);
+  void check_experts(const Section& gate_up, const Section& down) const;
+  // y [tokens, dim] = one expert's block of x, whose groups lie in these slots.
+  void expert(const Section& gate_up, const Section& down, const std::int32_t* slots,
+              bool waited_for, Inputs x, Activation activation, Outputs y);
   // The caller has its turn.
   void dots(int section, Inputs x, const Neurons& neurons, Outputs out);
   void check_open() const;
@@ -98,6 +109,7 @@ class NeuronCore {
   const std::int64_t groups_;
   BatchMath math_;
   Batch batch_;
+  ExpertUses experts_;
   Sections sections_;
   Counters counters_;
   ReadCosts read_costs_;

@@ -80,7 +80,8 @@ void NeuronCore::close() {
 
 int NeuronCore::add_section(std::int64_t first_group, std::int64_t bundles,
                             std::int64_t bundles_per_group, int rows,
-                            const std::string& codec, std::int64_t dim) {
+                            const std::string& codec, std::int64_t dim, std::int64_t copies,
+                            std::int64_t stride) {
   const std::lock_guard turn(calls_);
   check_open();
   require(bundles >= 1, "bundles", bundles, "at least 1");
@@ -94,10 +95,16 @@ int NeuronCore::add_section(std::int64_t first_group, std::int64_t bundles,
           bundles_per_group,
           "at least 1, and so few that they fit in a group of " + std::to_string(group_bytes_) +
               " bytes (" + std::to_string(fitting) + ")");
-  const Section section{first_group, bundles, bundles_per_group, rows, format};
-  require(first_group >= 0 && first_group <= groups_ - section.groups(), "first_group",
-          first_group,
-          "such that " + std::to_string(section.groups()) + " groups lie within the file of " +
+  Section section{first_group, bundles, bundles_per_group, rows, format};
+  require(copies >= 1 && copies <= groups_, "copies", copies, between(1, groups_));
+  require(copies == 1 ? stride == 0 : stride >= section.groups() && stride <= groups_, "stride",
+          stride, copies == 1 ? "0 for a single section" :
+          between(section.groups(), groups_) + ", so that copies lie side by side");
+  section.copies = copies;
+  section.stride = stride;
+  const std::int64_t taken = (copies - 1) * stride + section.groups();
+  require(first_group >= 0 && first_group <= groups_ - taken, "first_group", first_group,
+          "such that " + std::to_string(taken) + " groups lie within the file of " +
               std::to_string(groups_));
   math_.fit(format, rows);
   sections_.push_back(section);

@@ -9,7 +9,8 @@
 
 namespace flash_llm {
 
-// Consecutive groups of bundles; its first `pinned` groups live in slots from `pin_slot` on.
+// Consecutive groups of bundles; its first `pinned` groups live in slots from `pin_slot` on. A
+// layer's experts are `copies` of it that begin `stride` groups apart.
 struct Section {
   std::int64_t first_group;
   std::int64_t bundles;
@@ -18,6 +19,8 @@ struct Section {
   RowFormat format;
   std::int64_t pinned = 0;
   std::int32_t pin_slot = -1;
+  std::int64_t copies = 1;
+  std::int64_t stride = 0;
 
   std::int64_t groups() const { return (bundles + bundles_per_group - 1) / bundles_per_group; }
   std::int64_t bundles_in(std::int64_t local_group) const {

@@ -240,7 +240,7 @@ def test_missing_metadata(checkpoint_folder: Path, gguf_file: Path, key: str) ->
     ({'llama.attention.head_count': [4, 4, 2]}, ('model.gguf',)),
     ({'llama.embedding_length': 0, 'llama.attention.key_length': 16}, ('hidden_size', '0')),
     ({'llama.embedding_length': 128, 'llama.rope.dimension_count': 32}, ('embedding', '128')),
-    ({'llama.expert_count': 8}, ('mixtures of experts',)),
+    ({'llama.expert_count': 8}, ('lacks', 'llama.expert_used_count')),
     ({'llama.rope.scaling.type': 'yarn'}, ("'yarn'",)),
     ({'llama.rope.dimension_count': 8}, ('rotary_dim', '8', '16')),
     ({'tokenizer.ggml.model': 'bert'}, ("'bert'", 'gpt2')),

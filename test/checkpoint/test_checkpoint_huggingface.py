@@ -364,7 +364,7 @@ def test_integer_weights(checkpoint_folder: Path) -> None:
     name = 'model.layers.0.mlp.up_proj.weight'
     edit_tensors(checkpoint_folder, lambda t: t.update({name: np.zeros((256, 64), np.int8)}))
     checkpoint = open_checkpoint(checkpoint_folder)
-    with pytest.raises(CheckpointError, match=r'layers\.0\.up is I8'):
+    with pytest.raises(CheckpointError, match=r'layers\.0\.mlp\.up_proj\.weight is I8'):
         checkpoint.rows('layers.0.up')
 
 

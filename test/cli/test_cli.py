@@ -51,7 +51,7 @@ def test_inspect(int8_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, err = run(capsys, 'inspect', int8_store)
     assert code == 0 and err == ''
     rows = dict(line.split(maxsplit=1) for line in out.splitlines())
-    assert '3 layers of width 64, 256 neurons each, silu' in rows['model']
+    assert '3 layers of width 64, each of 256 neurons (silu)' in rows['model']
     assert '4 heads, 2 for keys and values' in rows['attention']
     assert 'neurons int8, attention q8, KV cache fp16' in rows['formats']
     assert rows['calibration'] == 'none: mode exact only'

@@ -12,17 +12,23 @@ from flash_llm_ros.engine.memory.window_plan import (
     most_slots,
     plan_window,
 )
-from flash_llm_ros.store.geometry import Geometry, model_sections, plan_geometry
+from flash_llm_ros.store.geometry import (
+    EXPERT_SECTIONS,
+    Geometry,
+    model_sections,
+    plan_geometry,
+)
 
-GROUPED = ((), ('bundle',))      # what mode exact, and mode gated, read group by group
+# What mode exact, mode gated and experts read group by group.
+GROUPED = ((), ('bundle',), EXPERT_SECTIONS)
 
 
 @st.composite
 def geometries(draw: st.DrawFn) -> Geometry:
     dim = draw(st.integers(16, 300))
-    sections = model_sections(draw(st.sampled_from(['split', 'bundled'])), dim,
-                              draw(st.integers(1, 5)), draw(st.integers(1, 900)),
-                              draw(st.integers(1, 1500)), draw(st.booleans()))
+    layout, experts = draw(st.sampled_from([('split', 0), ('split', 5), ('bundled', 0)]))
+    sections = model_sections(layout, dim, draw(st.integers(1, 5)), draw(st.integers(1, 900)),
+                              draw(st.integers(1, 1500)), draw(st.booleans()), experts=experts)
     return plan_geometry(dim, draw(st.sampled_from(['int8', 'int4', 'fp16'])), sections)
 
 

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 import pytest
 
+from flash_llm_ros.engine.memory.core import bookkeeping_bytes
 from flash_llm_ros.store.geometry import (
     Geometry,
     SectionSpec,
@@ -75,16 +76,22 @@ def test_formats_of_sections():
 
 def test_the_sections_of_a_model():
     split = model_sections('split', 576, 2, 1536, 49152, tied=False)
-    assert split == [
+    assert [spec[:5] for spec in split] == [
         ('gate_up', 0, 2, 1536, 576), ('down', 0, 1, 576, 1536),
         ('gate_up', 1, 2, 1536, 576), ('down', 1, 1, 576, 1536),
         ('embedding', -1, 1, 49152, 576), ('head', -1, 1, 49152, 576),
     ]
     bundled = model_sections('bundled', 576, 2, 1536, 49152, tied=True)
-    assert bundled == [('bundle', 0, 3, 1536, 576), ('bundle', 1, 3, 1536, 576),
-                       ('embedding', -1, 1, 49152, 576)]
+    assert [spec[:5] for spec in bundled] == [
+        ('bundle', 0, 3, 1536, 576), ('bundle', 1, 3, 1536, 576), ('embedding', -1, 1, 49152, 576)]
     ungated = model_sections('bundled', 576, 1, 1536, 49152, tied=True, gated=False)
-    assert ungated[0] == ('bundle', 0, 2, 1536, 576)
+    assert ungated[0][:5] == ('bundle', 0, 2, 1536, 576)
+    experts = model_sections('split', 576, 2, 512, 49152, tied=True, experts=32)
+    assert experts[2:] == [
+        ('expert_gate_up', 1, 2, 512, 576, 32), ('expert_down', 1, 1, 576, 512, 32),
+        ('embedding', -1, 1, 49152, 576, 1)]
+    with pytest.raises(ValueError, match="layout is 'bundled'; it must be split"):
+        model_sections('bundled', 576, 2, 1536, 49152, tied=True, experts=4)
     with pytest.raises(ValueError, match="layout is 'split-brain'"):
         model_sections('split-brain', 576, 2, 1536, 49152, tied=True)
 
@@ -101,6 +108,31 @@ def test_known_sizes():
     with pytest.raises(KeyError, match=r'down.*30'):
         geometry.section('down', 30)
     assert gate_up.groups == 128 and gate_up.label == 'gate_up of layer 29'
+
+
+@pytest.mark.parametrize(('dim', 'layers', 'neurons', 'experts', 'group_bytes'), [
+    (1024, 24, 512, 32, 30_208),        # Granite-3.1-1B-A400M
+    (2048, 16, 1024, 64, 32_768),       # OLMoE-1B-7B
+    (2048, 48, 768, 128, 32_768),       # Qwen3-30B-A3B
+])
+def test_experts_are_runs_of_groups(dim, layers, neurons, experts, group_bytes):
+    """One expert behind the other, each its gate and up rows and then its down rows."""
+    specs = model_sections('split', dim, layers, neurons, 50_000, False, experts=experts)
+    geometry = plan_geometry(dim, 'int4', specs)
+    assert geometry.group_bytes == group_bytes
+    next_group = 0
+    for at, (section, expert) in enumerate(geometry.runs()):
+        assert section.first_group + expert * section.stride == next_group
+        if at < 2 * experts * layers:
+            assert (section.name, expert) == (('expert_gate_up', 'expert_down')[at % 2],
+                                            at // 2 % experts)
+        next_group += section.groups
+    assert geometry.groups == next_group
+    assert geometry.waste < 0.03
+    assert Geometry.from_plain(geometry.to_dict()) == geometry
+    # The window's tables, where it holds a tenth of the file.
+    slots = geometry.groups // 10
+    assert bookkeeping_bytes(geometry, slots) < 0.0051 * slots * geometry.group_bytes
 
 
 @pytest.fixture

@@ -1,8 +1,10 @@
 """Writes small checkpoints as GGUF, with the row order that llama.cpp's converter makes."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 import json
 from pathlib import Path
+import re
 
 import gguf
 from gguf import GGMLQuantizationType as Type
@@ -15,9 +17,13 @@ NAMES = {
     'input_layernorm': 'attn_norm', 'post_attention_layernorm': 'ffn_norm',
     'self_attn.q_proj': 'attn_q', 'self_attn.k_proj': 'attn_k', 'self_attn.v_proj': 'attn_v',
     'self_attn.o_proj': 'attn_output', 'mlp.gate_proj': 'ffn_gate', 'mlp.up_proj': 'ffn_up',
-    'mlp.down_proj': 'ffn_down',
+    'mlp.down_proj': 'ffn_down', 'block_sparse_moe.gate': 'ffn_gate_inp',
 }
+ARCHITECTURES = {'mixtral': 'llama'}    # where GGUF has another name
 PERMUTED = ('llama', 'minicpm')
+EXPERT = re.compile(r'model\.layers\.(\d+)\.\w+\.experts\.\d+\.(\w+)\.weight')
+EXPERT_PARTS = {'w1': 'gate', 'w3': 'up', 'w2': 'down', 'gate_proj': 'gate', 'up_proj': 'up',
+                'down_proj': 'down'}
 
 
 def write_gguf(folder: Path, path: Path, kind: Type = Type.F32,
@@ -29,9 +35,9 @@ def write_gguf(folder: Path, path: Path, kind: Type = Type.F32,
     tensors that are packed already. Returns the original tensors by their GGUF names.
     """
     config = json.loads((folder / 'config.json').read_text())
-    tensors = {gguf_name(name): tensor
-               for name, tensor in load_file(folder / 'model.safetensors').items()}
-    architecture = config['model_type']
+    tensors = gguf_tensors(load_file(folder / 'model.safetensors'))
+    config['model_type'] = architecture = ARCHITECTURES.get(config['model_type'],
+                                                            config['model_type'])
     writer = gguf.GGUFWriter(path, architecture)
     for key, value in {**fields_of(config), **byte_tokenizer_fields(), **metadata}.items():
         if value is not None:
@@ -43,7 +49,7 @@ def write_gguf(folder: Path, path: Path, kind: Type = Type.F32,
             tensor = permuted(tensor, config['num_attention_heads'])
         elif architecture in PERMUTED and 'attn_k' in name:
             tensor = permuted(tensor, config['num_key_value_heads'])
-        add_tensor(writer, name, tensor, kind if tensor.ndim == 2 else Type.F32)
+        add_tensor(writer, name, tensor, kind if tensor.ndim > 1 else Type.F32)
     for name, (packed, packed_kind) in extra.items():
         writer.add_tensor(name, packed, raw_dtype=packed_kind)
     writer.write_header_to_file()
@@ -51,6 +57,19 @@ def write_gguf(folder: Path, path: Path, kind: Type = Type.F32,
     writer.write_tensors_to_file()
     writer.close()
     return tensors
+
+
+def gguf_tensors(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """By their GGUF names; the experts of a layer are one tensor there."""
+    found, experts = {}, defaultdict(list)
+    for name in sorted(tensors, key=lambda name: [int(part) if part.isdigit() else 0
+                                                  for part in name.split('.')]):
+        if match := EXPERT.fullmatch(name):
+            layer, part = match.groups()
+            experts[f'blk.{layer}.ffn_{EXPERT_PARTS[part]}_exps.weight'].append(tensors[name])
+        else:
+            found[gguf_name(name)] = tensors[name]
+    return found | {name: np.stack(parts) for name, parts in experts.items()}
 
 
 def gguf_name(name: str) -> str:
@@ -96,6 +115,9 @@ def add_field(writer: gguf.GGUFWriter, key: str, value: object) -> None:
 
 def fields_of(config: Mapping[str, object]) -> dict[str, object]:
     kind = config['model_type']
+    head_dim = config.get('head_dim') or config['hidden_size'] // config['num_attention_heads']
+    experts = config.get('num_local_experts') or config.get('num_experts')
+    theta = config.get('rope_theta') or config['rope_parameters']['rope_theta']
     return {
         'general.name': 'tiny', f'{kind}.block_count': config['num_hidden_layers'],
         f'{kind}.context_length': config['max_position_embeddings'],
@@ -104,11 +126,14 @@ def fields_of(config: Mapping[str, object]) -> dict[str, object]:
         f'{kind}.attention.head_count': config['num_attention_heads'],
         f'{kind}.attention.head_count_kv': config['num_key_value_heads'],
         f'{kind}.attention.layer_norm_rms_epsilon': config['rms_norm_eps'],
-        f'{kind}.rope.freq_base': config['rope_theta'],
-        f'{kind}.rope.dimension_count': config['head_dim'],
+        f'{kind}.rope.freq_base': theta,
+        f'{kind}.rope.dimension_count': head_dim,
         f'{kind}.attention.key_length': (
-            None if config['head_dim'] * config['num_attention_heads'] == config['hidden_size']
-            else config['head_dim']),
+            None if head_dim * config['num_attention_heads'] == config['hidden_size']
+            else head_dim),
+        f'{kind}.expert_count': experts,
+        f'{kind}.expert_used_count': config.get('num_experts_per_tok'),
+        f'{kind}.expert_feed_forward_length': config.get('moe_intermediate_size'),
     }
 
 

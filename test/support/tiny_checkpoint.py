@@ -36,8 +36,7 @@ def write_checkpoint(folder: Path, seed: int = 0, **changes: object) -> Path:
         return (random.standard_normal((rows, columns)) * gain / columns ** 0.5).astype(np.float32)
 
     embedding = matrix(config['vocab_size'], d, d ** 0.5)
-    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    printable = [i for i, character in enumerate(alphabet) if ' ' < character <= '~']
+    printable = printable_tokens()
     tensors = {'model.embed_tokens.weight': embedding, 'model.norm.weight': np.ones(d, np.float32)}
     if not config['tie_word_embeddings']:
         head = np.zeros_like(embedding)
@@ -64,6 +63,11 @@ def _write(folder: Path, config: dict[str, object], tensors: dict[str, np.ndarra
     (folder / 'chat_template.jinja').write_text(CHAT_TEMPLATE)
     save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
     byte_tokenizer().save(str(folder / 'tokenizer.json'))
+
+
+def printable_tokens() -> list[int]:
+    return [token for token, character in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))
+            if ' ' < character <= '~']
 
 
 def byte_tokenizer() -> Tokenizer:

@@ -31,8 +31,20 @@ class Tensor:
     name: str               # as in layers.3.q; in a layer's own list only q
     huggingface: str
     gguf: str               # empty where the family has no GGUF files
-    shape: tuple[int, ...]  # [out, in] of a matrix
+    shape: tuple[int, ...]  # [out, in] of a matrix, [experts, out, in] of a layer's experts'
     interleaved_heads: int = 0  # GGUF pairs the rows of so many heads, as llama's paper turns them
+    # Of experts, where `huggingface` has {} for the number of one: the tensor that may hold all of
+    # them in its place, [experts, fused_rows, in], from its row `fused_first` on.
+    fused: str = ''
+    fused_first: int = 0
+    fused_rows: int = 0
+
+    @property
+    def huggingface_names(self) -> tuple[str, ...]:
+        """The names of all of its parts, one for each expert."""
+        if '{}' not in self.huggingface:
+            return (self.huggingface,)
+        return tuple(self.huggingface.format(expert) for expert in range(self.shape[0]))
 
 
 class Family(ABC):
@@ -87,9 +99,11 @@ class Family(ABC):
         yield from self.model_tensors(spec)
         for layer in range(spec.layers):
             for tensor in self.layer_tensors(spec):
+                prefix = f'{self.huggingface_layers}.{layer}.'
                 yield replace(
                     tensor, name=f'layers.{layer}.{tensor.name}', gguf=f'blk.{layer}.{tensor.gguf}',
-                    huggingface=f'{self.huggingface_layers}.{layer}.{tensor.huggingface}')
+                    huggingface=prefix + tensor.huggingface,
+                    fused=prefix + tensor.fused if tensor.fused else '')
 
 
 def matrix(name: str, huggingface: str, gguf: str, shape: tuple[int, int], bias: bool = False,

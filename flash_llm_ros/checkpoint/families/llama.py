@@ -28,7 +28,7 @@ class Llama(Family):
     def feed_forward(self, config: Config) -> FeedForwardSpec:
         if config.get('mlp_bias'):
             raise ValueError('mlp_bias is true; the llama family here has no biases')
-        if experts := config.get('num_experts'):
+        if experts := config.get('num_experts') or config.get('num_local_experts'):
             raise ValueError(f'num_experts is {experts}; mixtures of experts are not supported')
         size, activation = config['intermediate_size'], config.get('hidden_act', 'silu')
         if activation != 'fatrelu':     # ProSparse's and MiniCPM-S's relu with a threshold
@@ -57,7 +57,7 @@ class Llama(Family):
             yield from matrix('head', 'lm_head', 'output', vocabulary)
 
     def layer_tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
-        d, attention, neurons = spec.hidden_size, spec.attention, spec.feed_forward.size
+        d, attention = spec.hidden_size, spec.attention
         q, kv, bias = attention.query_width, attention.kv_width, attention.bias
         heads, kv_heads = ((attention.heads, attention.kv_heads) if self.gguf_interleaves
                            else (0, 0))
@@ -67,6 +67,11 @@ class Llama(Family):
         yield from matrix('v', 'self_attn.v_proj', 'attn_v', (kv, d), bias)
         yield from matrix('o', 'self_attn.o_proj', 'attn_output', (d, q))
         yield from norm('ffn_norm', 'post_attention_layernorm', 'ffn_norm', d, spec.norm)
+        yield from self.block_tensors(spec)
+
+    def block_tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
+        """Those of a feed-forward block."""
+        d, neurons = spec.hidden_size, spec.feed_forward.size
         yield from matrix('gate', 'mlp.gate_proj', 'ffn_gate', (neurons, d))
         yield from matrix('up', 'mlp.up_proj', 'ffn_up', (neurons, d))
         yield from matrix('down', 'mlp.down_proj', 'ffn_down', (d, neurons))

@@ -11,8 +11,12 @@ from flash_llm_ros.store.manifest import FORMAT_VERSION
 _PREPARED = {'int8': 3, 'int4': 2, 'fp16': 4}
 
 
-def core_scratch_bytes(geometry: Geometry, threads: int, tokens: int) -> int:
-    """The most that the native core allocates beside its slab, for up to ``tokens`` at once."""
+def core_scratch_bytes(geometry: Geometry, threads: int, tokens: int,
+                       active_experts: int = 0) -> int:
+    """The most that the native core allocates beside its slab, for up to ``tokens`` at once.
+
+    ``active_experts``: of a token; 0 where there are no experts.
+    """
     padded = -(-geometry.dim // 32) * 32
     codecs = {section.codec for section in geometry.sections}
     # Some rows unpacked, and their results.
@@ -21,7 +25,14 @@ def core_scratch_bytes(geometry: Geometry, threads: int, tokens: int) -> int:
     prepared = tokens * max(_PREPARED[codec.name] * codec.dim + 512 for codec in codecs)
     sums = 16 * 4 * padded
     batch = 8192 * 48 + 4 * 65536                           # addresses and activations
-    return threads * each_thread + prepared + sums + batch + geometry.group_bytes
+    experts = 0
+    if active_experts:
+        # Inputs and results of an expert's tokens, or the results of a token's experts; what the
+        # neurons of one give; who uses which.
+        neurons = geometry.section('expert_down', 0).codec.dim
+        experts = 4 * (geometry.dim * (tokens + max(tokens, active_experts)) + tokens * neurons)
+        experts += 2 * 24 * tokens * active_experts + 4096
+    return threads * each_thread + prepared + sums + batch + experts + geometry.group_bytes
 
 
 def _step_rows(codec: RowCodec) -> int:

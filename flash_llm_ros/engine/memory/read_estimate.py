@@ -24,6 +24,9 @@ class ReadEstimate(NamedTuple):
     bytes: float
     seconds: float
 
+    def plus(self, other: 'ReadEstimate') -> 'ReadEstimate':
+        return ReadEstimate(self.bytes + other.bytes, self.seconds + other.seconds)
+
     def __str__(self) -> str:
         return f'{self.seconds * 1e3:.1f} ms ({self.bytes / 1e6:.1f} MB)'
 
@@ -43,11 +46,23 @@ def estimated_reads(geometry: Geometry, plan: WindowPlan, costs: ReadCosts | Non
               if section.layer >= 0 and section.name in grouped]
     if not layers:
         return read
-    groups = sum(section.groups for section in layers)
-    hits = min(1.0, single_group_slots(plan) / groups)
-    one = _scattered(geometry, layers[0], share * (1 - hits), costs)
-    return ReadEstimate(read.bytes + len(layers) * one.bytes,
-                        read.seconds + len(layers) * one.seconds)
+    groups = sum(section.all_groups for section in layers)
+    missing = share * (1 - min(1.0, single_group_slots(plan) / groups))
+    if layers[0].stride:
+        return read.plus(_experts(geometry, layers, missing, costs))
+    one = _scattered(geometry, layers[0], missing, costs)
+    return read.plus(ReadEstimate(len(layers) * one.bytes, len(layers) * one.seconds))
+
+
+def _experts(geometry: Geometry, sections: list[Section], share: float,
+             costs: ReadCosts | None) -> ReadEstimate:
+    """Of this share of all experts; each is a run of groups, read in as few requests as pay."""
+    paid = costs or _UNPROBED
+    experts = share * sum(section.copies for section in sections) / 2
+    size = sections[0].stride * geometry.group_bytes
+    requests = -(-size // paid.largest_bytes)
+    return ReadEstimate(experts * size,
+                        experts * (requests * paid.request_seconds + size * paid.byte_seconds))
 
 
 def _scattered(geometry: Geometry, section: Section, share: float,

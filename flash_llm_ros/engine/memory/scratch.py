@@ -26,5 +26,7 @@ class Scratch(Part):
         floats += max(chunk * (3 * spec.hidden_size + 2 * spec.attention.qkv_width
                                + spec.attention.heads * self._context),
                       spec.embedding.vocab_size * 7)
-        core = core_scratch_bytes(self._manifest.geometry, self._threads, chunk)
+        experts = spec.feed_forward.experts
+        core = core_scratch_bytes(self._manifest.geometry, self._threads, chunk,
+                                  0 if experts is None else experts.active)
         return [PlanRow('scratch', 4 * floats + core + _SLACK, f'{chunk} prompt tokens at once')]

@@ -30,7 +30,8 @@ class Window:
         try:
             ids = [self.core.add_section(section.first_group, section.bundles,
                                          section.bundles_per_group, section.rows,
-                                         section.codec.name, section.codec.dim)
+                                         section.codec.name, section.codec.dim,
+                                         section.copies, section.stride)
                    for section in geometry.sections]
             self._ids = {(section.name, section.layer): ids[index]
                          for index, section in enumerate(geometry.sections)}

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from flash_llm_ros.engine.memory.core import bookkeeping_bytes
 from flash_llm_ros.engine.plan import WindowSize
-from flash_llm_ros.store.geometry import Geometry
+from flash_llm_ros.store.geometry import EXPERT_SECTIONS, Geometry
 
 # A stream of these reaches the device's sequential rate while earlier chunks are computed on.
 _CHUNK_BYTES = 512 * 1024
@@ -39,7 +39,7 @@ def least_slots(geometry: Geometry, grouped: Collection[str] = ()) -> int:
 
 def most_slots(geometry: Geometry) -> int:
     """The largest window of use: every layer and the head stay in it."""
-    layers = sum(section.groups for section in geometry.sections if section.layer >= 0)
+    layers = sum(section.all_groups for section in geometry.sections if section.layer >= 0)
     return (_LEAST_CHUNKS * chunk_groups(geometry, _CHUNK_BYTES) + _EMBEDDING_SLOTS + layers
             + geometry.sections[head_index(geometry)].groups)
 
@@ -71,8 +71,12 @@ def window_size(geometry: Geometry, grouped: Collection[str] = ()) -> WindowSize
     def bookkeeping(slots: int) -> int:
         return bookkeeping_bytes(geometry, plan_window(geometry, slots, grouped).cache_slots)
 
+    def content(slots: int) -> str:
+        held, of = experts_held(geometry, plan_window(geometry, slots, grouped))
+        return f': {held} of {of} experts' if of else ''
+
     return WindowSize(geometry.group_bytes, least_slots(geometry, grouped), most_slots(geometry),
-                      bookkeeping)
+                      bookkeeping, content)
 
 
 def groups_streamed(geometry: Geometry, plan: WindowPlan, grouped: Collection[str] = ()) -> int:
@@ -84,6 +88,16 @@ def groups_streamed(geometry: Geometry, plan: WindowPlan, grouped: Collection[st
 def single_group_slots(plan: WindowPlan) -> int:
     """Slots of the cache that are left for layers' groups."""
     return plan.cache_slots - _EMBEDDING_SLOTS
+
+
+def experts_held(geometry: Geometry, plan: WindowPlan) -> tuple[int, int]:
+    """How many experts of all layers fit into the window, and how many there are."""
+    layers = [section for section in geometry.sections if section.name == EXPERT_SECTIONS[0]]
+    if not layers:
+        return 0, 0
+    of = sum(section.copies for section in layers)
+    groups = sum(section.copies * section.stride for section in layers)
+    return min(of, single_group_slots(plan) * of // groups), of
 
 
 def _chunks(geometry: Geometry, slots: int, always: int, chunk: int) -> int:
@@ -113,8 +127,12 @@ def _always_used(geometry: Geometry, grouped: Collection[str]) -> list[int]:
 
 
 def _least_cache(geometry: Geometry, grouped: Collection[str]) -> int:
-    """Beside the embedding's, one layer's groups, so that a layer is computed in one batch."""
-    return _EMBEDDING_SLOTS + max((section.groups for section in geometry.sections
+    """Beside the embedding's, one layer's groups, so that a layer is computed in one batch.
+
+    Of experts those of two: one is read while the other is computed.
+    """
+    return _EMBEDDING_SLOTS + max((2 * section.stride or section.groups
+                                   for section in geometry.sections
                                    if section.layer >= 0 and section.name in grouped), default=0)
 
 

@@ -1,5 +1,6 @@
 """The resident part of every layer: norms, attention, and the KV cache, in ONNX Runtime."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,9 +27,14 @@ def kv_cache_bytes(store: FlashStore, context: int) -> int:
 class AttentionStack(Part):
     """One ONNX Runtime session a layer; keys and values are updated in place."""
 
-    def __init__(self, store: FlashStore, threads: int, context: int, chunk: int) -> None:
-        """`context`: tokens of the KV cache; `chunk`: the most tokens of a pass."""
+    def __init__(self, store: FlashStore, threads: int, context: int, chunk: int,
+                 routing: Mapping[str, NDArray[Any]]) -> None:
+        """`context`: tokens of the KV cache; `chunk`: the most tokens of a pass.
+
+        `routing`: arrays [chunk, ...] for what else the graphs give, by the names of the outputs.
+        """
         self._store, self._threads, self.context, self._chunk = store, threads, context, chunk
+        self._routing = routing
         self._spec = store.manifest.model
         self._kv_type = _KV_TYPES[store.manifest.kv_cache]
 
@@ -121,7 +127,8 @@ class AttentionStack(Part):
             **self._rotary}
         outputs = {'ffn_input': self._ffn_input[None, :tokens],
                    'residual': self.hidden(layer + 1, tokens)[None],
-                   'present_key': key, 'present_value': value}
+                   'present_key': key, 'present_value': value,
+                   **{name: array[None, :tokens] for name, array in self._routing.items()}}
         binding = self._sessions[layer].io_binding()
         for name, array in inputs.items():
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))

@@ -1,0 +1,31 @@
+"""The mixtral family (arXiv 2401.04088): llama with experts."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from flash_llm_ros.checkpoint.families.experts import expert_block, expert_tensors
+from flash_llm_ros.checkpoint.families.family import Config, Tensor
+from flash_llm_ros.checkpoint.families.llama import Llama
+from flash_llm_ros.model_spec import AttentionSpec, FeedForwardSpec, ModelSpec
+
+
+class Mixtral(Llama):
+
+    def attention(self, config: Config) -> AttentionSpec:
+        if window := config.get('sliding_window'):
+            raise ValueError(f'sliding_window is {window}; only full attention is supported')
+        return super().attention(config)
+
+    def feed_forward(self, config: Config) -> FeedForwardSpec:
+        return expert_block(config, config['intermediate_size'], normalised=True)
+
+    def config_of_gguf(self, fields: dict[str, Any]) -> Config:
+        """GGUF has no name of its own for it."""
+        config = super().config_of_gguf(fields)
+        config['model_type'] = 'mixtral'
+        return config
+
+    def block_tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
+        return expert_tensors(spec, 'block_sparse_moe.gate', 'block_sparse_moe.experts',
+                              ('w1', 'w3', 'w2'),
+                              ('mlp.experts.gate_up_proj', 'mlp.experts.down_proj'))

@@ -1,0 +1,157 @@
+"""Families with experts against transformers and llama.cpp, from every kind of file."""
+
+from dataclasses import replace
+import json
+from pathlib import Path
+import re
+import subprocess
+import sys
+
+from expert_checkpoints import EXPERT_FAMILIES, fused
+from family_checkpoints import FamilyModel
+from generation_cases import opened, opened_tightly
+from gguf_checkpoint import write_gguf
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_checkpoint import converted
+import torch
+from transformers import AutoModelForCausalLM
+
+from bench.quality.reference_model import reference_choices
+from flash_llm_ros.checkpoint.errors import CheckpointError
+from flash_llm_ros.checkpoint.open import open_checkpoint
+from flash_llm_ros.convert.losses import log_softmax
+from flash_llm_ros.engine import GenerationRequest
+
+PROMPTS = ('Where is the charging station?', 'x', 'Turn left, then stop. ' * 5)
+TOKENS = np.arange(20, 80)
+
+
+@pytest.fixture(scope='module', params=EXPERT_FAMILIES)
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FamilyModel:
+    torch.set_num_threads(1)
+    folder = EXPERT_FAMILIES[request.param](tmp_path_factory.mktemp(request.param) / 'checkpoint')
+    return FamilyModel(request.param, folder, AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32).eval())
+
+
+@pytest.fixture(scope='module')
+def store(model: FamilyModel) -> Path:
+    """In fp16, which loses nothing."""
+    return converted(model.checkpoint, model.checkpoint.with_name('store'), neurons='fp16').path
+
+
+def greedy(engine, prompt: str) -> tuple[list[int], list[int]]:
+    """The tokens of a prompt, and 24 that follow."""
+    generation = engine.start(GenerationRequest(prompt, raw=True, max_tokens=24))
+    assert all(isinstance(piece, str) for piece in generation)
+    return generation.prompt_tokens, generation.tokens
+
+
+def logits_of(engine, step: int) -> np.ndarray:
+    """Of TOKENS, so many at a time."""
+    found = np.empty((len(TOKENS), 258), np.float32)
+    for start in range(0, len(TOKENS), step):
+        part = TOKENS[start:start + step]
+        engine.model.forward(part, start, False, found[start:start + step])
+    return found
+
+
+def test_logits_and_greedy_tokens(model: FamilyModel, store: Path) -> None:
+    """Prompt and step by step; with little room, with all, and whatever threads: same bytes."""
+    with torch.no_grad():
+        expected = model.reference(torch.from_numpy(TOKENS[None])).logits[0].numpy()
+    found = []
+    for opens, options in ((opened, {}), (opened_tightly, {'threads': 2})):
+        engine = opens(store, **options)
+        answers = [greedy(engine, prompt) for prompt in PROMPTS]
+        found.append(([logits_of(engine, step).tobytes() for step in (60, 1, 7)], answers))
+        logits = [logits_of(engine, step) for step in (60, 1)]
+        stats = engine.stats()
+        engine.close()
+        for each in logits:
+            assert np.abs(each - expected).max() <= 1e-3 * np.abs(expected).max()
+        assert stats['misses'] > 0 and stats['active_neurons'] < stats['total_neurons'] / 2
+    assert found[0] == found[1]
+    for prompt, answer in found[0][1]:
+        assert len(answer) == 24 or answer[-1] == 257
+        assert answer == reference_choices(model.reference, prompt, answer)
+
+
+def test_quantised_experts_stay_close(model: FamilyModel, tmp_path: Path) -> None:
+    for neurons, least in (('int8', 0.998), ('int4', 0.95)):
+        engine = opened(converted(model.checkpoint, tmp_path / neurons, neurons=neurons).path)
+        found = logits_of(engine, 60)
+        engine.close()
+        with torch.no_grad():
+            expected = model.reference(torch.from_numpy(TOKENS[None])).logits[0].numpy()
+        assert np.corrcoef(found.ravel(), expected.ravel())[0, 1] > least
+
+
+def test_other_files_are_the_same_model(model: FamilyModel, tmp_path: Path) -> None:
+    """Fused tensors, and GGUF, whose greedy answers are llama.cpp's own."""
+    folder = open_checkpoint(model.checkpoint)
+    write_gguf(model.checkpoint, tmp_path / 'model.gguf')
+    for path in (fused(model.checkpoint, tmp_path / 'fused'), tmp_path / 'model.gguf'):
+        other = open_checkpoint(path)
+        spec = replace(other.spec, name=folder.spec.name)
+        if path.is_file():
+            assert other.spec.norm.eps == pytest.approx(folder.spec.norm.eps)
+            spec = replace(spec, norm=folder.spec.norm, max_context=folder.spec.max_context)
+        assert spec == folder.spec
+        for name, tensor in folder.tensors.items():
+            np.testing.assert_allclose(other.rows(name), folder.rows(name), rtol=1e-6)
+            if len(tensor.shape) == 3:
+                np.testing.assert_array_equal(other.rows(name, 3, 5), folder.rows(name)[3:5])
+
+
+def test_gguf_against_llama_cpp(model: FamilyModel, tmp_path: Path) -> None:
+    pytest.importorskip('xllamacpp', reason='not installed: requirements/bench.txt')
+    write_gguf(model.checkpoint, tmp_path / 'model.gguf')
+    engine = opened(converted(tmp_path / 'model.gguf', tmp_path / 'store', neurons='fp16').path)
+    answers = [greedy(engine, prompt) for prompt in PROMPTS]
+    logits = [np.empty((len(prompt + answer), 258), np.float32) for prompt, answer in answers]
+    for (prompt, answer), found in zip(answers, logits, strict=True):
+        for start in range(0, len(found), 64):
+            engine.model.forward(np.array(prompt + answer)[start:start + 64], start, False,
+                                 found[start:start + 64])
+    engine.close()
+    peer = subprocess.run(
+        [sys.executable, '-m', 'llama_cpp_greedy', str(tmp_path / 'model.gguf'),
+         json.dumps([prompt for prompt, _ in answers])], capture_output=True, text=True,
+        timeout=100, cwd=Path(__file__).parents[1] / 'support')
+    assert peer.returncode == 0, peer.stderr[-2000:]
+    for (prompt, answer), found, theirs in zip(answers, logits, json.loads(peer.stdout),
+                                               strict=True):
+        assert answer == [token for token, _ in theirs][:len(answer)]
+        likely = log_softmax(found)[len(prompt) - 1:-1]
+        likely = likely[np.arange(len(answer)), answer]
+        assert np.abs(likely - [value for _, value in theirs][:len(answer)]).max() < 1e-3 * np.abs(
+            found).max()
+
+
+@pytest.mark.parametrize(('change', 'said'), [
+    ({'num_experts_per_tok': 9}, 'active is 9; it must be at most count, 8'),
+    ({'hidden_act': 'gelu'}, "activation is 'gelu'"),
+    ({'sliding_window': 64}, 'sliding_window is 64'),
+])
+def test_what_is_refused(tmp_path: Path, change: dict, said: str) -> None:
+    folder = EXPERT_FAMILIES['mixtral'](tmp_path)
+    config = json.loads((folder / 'config.json').read_text())
+    (folder / 'config.json').write_text(json.dumps({**config, **change}))
+    with pytest.raises(CheckpointError, match=re.escape(said)):
+        open_checkpoint(folder)
+
+
+def test_experts_that_are_missing_or_of_another_shape(tmp_path: Path) -> None:
+    folder = EXPERT_FAMILIES['mixtral'](tmp_path)
+    tensors = load_file(folder / 'model.safetensors')
+    name = 'model.layers.1.block_sparse_moe.experts.5.w2.weight'
+    for changed, said in ((tensors | {name: tensors[name][:, :95]}, 'shape (8, 64, 95)'),
+                          ({key: tensors[key] for key in tensors.keys() - {name}},
+                           f'tensor {name} is missing')):
+        save_file({key: np.ascontiguousarray(value) for key, value in changed.items()},
+                  folder / 'model.safetensors', metadata={'format': 'pt'})
+        with pytest.raises(CheckpointError, match=re.escape(said)):
+            open_checkpoint(folder)

@@ -1,0 +1,68 @@
+"""Small checkpoints with experts, as transformers writes them: split, fused, and as GGUF."""
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+import shutil
+
+from gguf_checkpoint import EXPERT_PARTS
+import numpy as np
+from safetensors.numpy import load_file, save_file
+from tiny_checkpoint import CHAT_TEMPLATE, byte_tokenizer, printable_tokens
+import torch
+from transformers import AutoModelForCausalLM, MixtralConfig, PretrainedConfig
+
+SHAPE = {'vocab_size': 258, 'hidden_size': 64, 'num_hidden_layers': 3, 'num_attention_heads': 4,
+         'num_key_value_heads': 2, 'max_position_embeddings': 512, 'bos_token_id': 256,
+         'eos_token_id': 257, 'pad_token_id': 0, 'tie_word_embeddings': False}
+
+
+def write_model(folder: Path, config: PretrainedConfig, seed: int = 11) -> Path:
+    """Random weights, so large that every expert's part of an answer matters."""
+    torch.manual_seed(seed)
+    model = AutoModelForCausalLM.from_config(config)
+    for name, tensor in model.state_dict().items():
+        if 'norm' in name:
+            tensor.copy_(1 + 0.1 * torch.randn_like(tensor))
+        else:
+            tensor.copy_(torch.randn_like(tensor) * tensor.shape[-1] ** -0.5)
+        if 'embed' in name or 'lm_head' in name or name.endswith(('gate.weight', 'router.weight')):
+            tensor.mul_(4)
+        tensor.copy_(tensor.half())         # nothing is lost in fp16 stores and files
+    head = model.lm_head.weight.data
+    head[[token for token in range(len(head)) if token not in printable_tokens()]] = 0
+    model.save_pretrained(folder)
+    (folder / 'chat_template.jinja').write_text(CHAT_TEMPLATE)
+    byte_tokenizer().save(str(folder / 'tokenizer.json'))
+    return folder
+
+
+def write_mixtral(folder: Path) -> Path:
+    return write_model(folder, MixtralConfig(**SHAPE, intermediate_size=96, num_local_experts=8,
+                                             num_experts_per_tok=2))
+
+
+def fused(folder: Path, copy: Path) -> Path:
+    """The same with all experts of a layer in one tensor each: gate above up, and down."""
+    shutil.copytree(folder, copy)
+    tensors, experts = {}, defaultdict(dict)
+    for name, tensor in load_file(folder / 'model.safetensors').items():
+        before, found, rest = name.partition('.experts.')
+        if found:
+            expert, part, _ = rest.split('.')
+            experts[f'{before.replace("block_sparse_moe", "mlp")}.experts'][
+                EXPERT_PARTS[part], int(expert)] = tensor
+        else:
+            tensors[name] = tensor
+    for prefix, parts in experts.items():
+        gate, up, down = ([parts[part, expert] for expert in range(len(parts) // 3)]
+                          for part in ('gate', 'up', 'down'))
+        tensors[f'{prefix}.gate_up_proj'] = np.concatenate([np.stack(gate), np.stack(up)], axis=1)
+        tensors[f'{prefix}.down_proj'] = np.stack(down)
+    save_file(tensors, copy / 'model.safetensors', metadata={'format': 'pt'})
+    return copy
+
+
+EXPERT_FAMILIES: dict[str, Callable[[Path], Path]] = {
+    'mixtral': write_mixtral,
+}
