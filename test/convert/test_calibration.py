@@ -8,7 +8,6 @@ import re
 import shutil
 import statistics
 
-from damage import flip_bit
 from family_checkpoints import reference_of, write_opt
 from generation_cases import ReferenceModel
 import numpy as np
@@ -19,6 +18,7 @@ from safetensors.numpy import load_file
 from tiny_checkpoint import converted, write_checkpoint
 import torch
 
+from bench.faults.damage import flip_bit
 from flash_llm_ros.checked_fields import FieldError
 from flash_llm_ros.cli.main import main
 from flash_llm_ros.convert import calibration

@@ -5,13 +5,13 @@ from pathlib import Path
 import shutil
 import threading
 
-from damage import flip_bit
 from generation_cases import MODES, PROMPTS, answer, opened, opened_tightly, request
 import pytest
 from refusals import assert_error
 from tiny_checkpoint import converted, write_checkpoint
 from tokenizers import AddedToken, Tokenizer
 
+from bench.faults.damage import flip_bit
 from flash_llm_ros.engine import Engine, EngineConfig, FinishReason, GenerationRequest
 from flash_llm_ros.engine.memory.process_memory import resident_bytes
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError

@@ -3,10 +3,10 @@
 from pathlib import Path
 import resource
 
-from damage import flip_bit
 from generation_cases import MODES, TURNS, answer, opened, say, talk
 import pytest
 
+from bench.faults.damage import flip_bit
 from flash_llm_ros.engine import Engine, EngineConfig, SamplingParams
 
 

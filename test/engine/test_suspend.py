@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from damage import flip_bit
 from generation_cases import MODES, PROMPTS, answer, opened, request
 import pytest
 from refusals import assert_error
 
+from bench.faults.damage import flip_bit
 from flash_llm_ros.engine import Engine, FinishReason, GenerationRequest, SamplingParams
 from flash_llm_ros.store.errors import ErrorCode
 

@@ -8,7 +8,6 @@ import shutil
 import signal
 import time
 
-from damage import flip_bit
 import pytest
 from ros_fixtures import running_node
 from ros_parameters import describe_parameters, set_parameter
@@ -16,6 +15,7 @@ from test_node_monitor import parts
 from test_node_requests import LONG, goal, run_until_first_chunk
 from test_store_faults import edit_manifest
 
+from bench.faults.damage import flip_bit
 from flash_llm_ros.engine import FinishReason
 from flash_llm_ros.store.errors import ErrorCode
 

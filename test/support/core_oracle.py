@@ -4,8 +4,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 import struct
 
-from damage import flip_bit
 import numpy as np
+
+from bench.faults.damage import flip_bit
 
 CRC_TABLE = []
 for byte in range(256):

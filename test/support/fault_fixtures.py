@@ -5,8 +5,10 @@ from pathlib import Path
 import subprocess
 import sys
 
-from core_cases import needs_uring, uring_refusal
+from core_cases import needs_uring
 import pytest
+
+from bench.faults.shim_library import build_shims
 
 HERE = Path(__file__).parent
 
@@ -35,13 +37,7 @@ def run_preloaded(library, code, *arguments, **settings):
 
 @pytest.fixture(scope='session')
 def shim(tmp_path_factory):
-    library = tmp_path_factory.mktemp('shim') / 'shim.so'
-    sources = [str(HERE / 'core_fault_shim.c')]
-    if not uring_refusal():
-        sources.append(str(HERE / 'uring_fault_shim.c'))
-    subprocess.run(['cc', '-shared', '-fPIC', '-O1', '-o', str(library), *sources, '-ldl'],
-                   check=True)
-    return library
+    return build_shims(tmp_path_factory.mktemp('shim'))
 
 
 @pytest.fixture(scope='session')

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import load_file, save_file
-from tiny_checkpoint import write_checkpoint
+
+from bench.support.tiny_checkpoint import write_checkpoint
 
 PLANTED_RANK = 8
 ACTIVE_SHARE = 0.03

@@ -1,6 +1,6 @@
 /* Preloaded in front of libc: alters what io_uring answers to chosen reads, or delays it.
  *
- * FAULTS and DELAYS as in core_fault_shim.c, FAULTS counted over all reads that io_uring answers.
+ * FAULTS and DELAYS as in reads.c, FAULTS counted over all reads that io_uring answers.
  * The reads of its eventfd, which have the name of all ones, are not counted. ENTER_FAULTS:
  * "first-last:errno": these calls of io_uring_enter, counted from 1, do nothing but fail.
  */
@@ -18,7 +18,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-const char *fault_of(unsigned long call);
+const char *fault_of(unsigned long call, off_t offset, size_t bytes);
 void read_begins(void);
 void read_ends(void);
 int damaged(const char *fault, const struct iovec *last);
@@ -35,6 +35,8 @@ struct ring {
   struct io_uring_sqe *asked;
   unsigned begun;
   struct iovec last[kNames]; /* piece of what was asked for under this name */
+  off_t offset[kNames];
+  size_t bytes[kNames];
 };
 
 static struct ring rings[16];
@@ -68,11 +70,16 @@ static void begin(struct ring *ring) {
       continue;
     }
     read_begins();
-    struct iovec *last = &ring->last[read->user_data % kNames];
-    if (read->opcode == IORING_OP_READV) {
-      *last = ((const struct iovec *)read->addr)[read->len - 1];
-    } else {
-      *last = (struct iovec){(void *)read->addr, read->len};
+    const unsigned long name = read->user_data % kNames;
+    const struct iovec whole = {(void *)read->addr, read->len};
+    const int vectored = read->opcode == IORING_OP_READV;
+    const struct iovec *pieces = vectored ? (const struct iovec *)read->addr : &whole;
+    const unsigned count = vectored ? read->len : 1;
+    ring->last[name] = pieces[count - 1];
+    ring->offset[name] = (off_t)read->off;
+    ring->bytes[name] = 0;
+    for (unsigned i = 0; i < count; ++i) {
+      ring->bytes[name] += pieces[i].iov_len;
     }
   }
 }
@@ -88,8 +95,10 @@ static void alter(struct ring *ring) {
       continue;
     }
     read_ends();
-    const char *fault = fault_of(atomic_fetch_add(&reads, 1) + 1);
-    if (fault != NULL && !damaged(fault, &ring->last[answer->user_data % kNames])) {
+    const unsigned long name = answer->user_data % kNames;
+    const char *fault =
+        fault_of(atomic_fetch_add(&reads, 1) + 1, ring->offset[name], ring->bytes[name]);
+    if (fault != NULL && !damaged(fault, &ring->last[name])) {
       answer->res = strncmp(fault, "short", 5) == 0 ? 512 : -atoi(fault);
     }
   }
