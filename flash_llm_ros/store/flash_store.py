@@ -9,6 +9,7 @@ from pathlib import Path
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
 from flash_llm_ros.store.manifest import Manifest
 from flash_llm_ros.store.publication import restore
+from flash_llm_ros.store.tensor_file import TensorFile
 
 MANIFEST = 'manifest.yaml'
 NEURONS = 'neurons.bin'
@@ -41,6 +42,8 @@ class FlashStore:
     def __init__(self, path: Path, manifest: Manifest) -> None:
         self.path = path
         self.manifest = manifest
+        self._verified: set[str] = set()
+        self._sums: dict[str, dict[str, int]] = {}      # of the tensors of verified files
 
     @classmethod
     def open(cls, path: str | Path) -> 'FlashStore':
@@ -70,14 +73,12 @@ class FlashStore:
                progress: Callable[[int], None] = lambda count: None) -> None:
         """Compare the hash of files (all by default) with the manifest's.
 
-        `progress` is called with the number of bytes just read.
+        What is read of them from then on must be the same bytes: a device may bring others the
+        next time. `progress` is called with the number of bytes just read.
         """
         for name in self.manifest.files if names is None else names:
-            expected = self.manifest.files[name]['sha256']
-            if file_sha256(self.path / name, progress) != expected:
-                raise FlashLlmError(ErrorCode.STORE_CORRUPT,
-                                    f'{self.path / name} was changed after the conversion: its '
-                                    'sha256 is not the one in the manifest. Convert again.')
+            self._compare(name, self._sha256(name, progress))
+            self._verified.add(name)
 
     def verify_resident(self) -> None:
         """Everything but the neuron file, whose groups carry checksums of their own."""
@@ -107,10 +108,38 @@ class FlashStore:
                                 f'{self.path / name} is not UTF-8.') from None
 
     def content(self, name: str) -> bytes:
+        """Of a file that fits in memory; STORE_CORRUPT where it is not as it was verified."""
+        content = self._content(name)
+        if name in self._verified and hashlib.sha256(content).hexdigest() != self._expected(name):
+            content = self._content(name)
+            self._compare(name, hashlib.sha256(content).hexdigest())
+        return content
+
+    def tensors(self, name: str) -> TensorFile:
+        """A tensor file, each tensor of which must be as it was verified, if it was."""
+        return TensorFile(self.path / name, self._sums.get(name))
+
+    def _content(self, name: str) -> bytes:
         try:
             return (self.path / name).read_bytes()
         except OSError as error:
             raise ReadFailedError(f'{self.path / name}: {error.strerror}.') from None
+
+    def _sha256(self, name: str, progress: Callable[[int], None]) -> str:
+        if not name.endswith('.safetensors'):
+            return file_sha256(self.path / name, progress)
+        with TensorFile(self.path / name) as tensors:
+            found, self._sums[name] = tensors.checksums(progress)
+        return found
+
+    def _expected(self, name: str) -> str:
+        return self.manifest.files[name]['sha256']
+
+    def _compare(self, name: str, found: str) -> None:
+        if found != self._expected(name):
+            raise FlashLlmError(ErrorCode.STORE_CORRUPT,
+                                f'{self.path / name} was changed after the conversion: its '
+                                'sha256 is not the one in the manifest. Convert again.')
 
     def _check_sizes(self) -> None:
         for name in self._needed():

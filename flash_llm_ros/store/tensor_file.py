@@ -4,16 +4,19 @@ An I/O error is then an exception and not a SIGBUS, and neither writing nor read
 more memory than one tensor.
 """
 
+from collections.abc import Callable, Iterator
+import hashlib
 import json
 import math
 import os
 from pathlib import Path
 from typing import Any
+import zlib
 
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
+from flash_llm_ros.store.errors import ChecksumError, ErrorCode, FlashLlmError, ReadFailedError
 from flash_llm_ros.store.output_file import OutputFile
 
 _DTYPES = {'F32': np.float32, 'F16': np.float16, 'U8': np.uint8, 'I8': np.int8,
@@ -22,6 +25,7 @@ _NAMES = {np.dtype(dtype): name for name, dtype in _DTYPES.items()}
 _HEADER_LIMIT = 4_000_000       # bytes: of some 120 a tensor, with 15 tensors a layer at most
 _MOST_DIMENSIONS = 8
 _ALIGNMENT = 64
+_CHUNK = 1 << 20
 
 
 class TensorFileWriter:
@@ -64,8 +68,9 @@ class TensorFileWriter:
 class TensorFile:
     """Reads single tensors of a safetensors file into memory of the caller's."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, sums: dict[str, int] | None = None) -> None:
+        """`sums`, as `checksums` found them: another read that brings other bytes is an error."""
+        self.path, self._sums = path, sums
         try:
             self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         except OSError as error:
@@ -96,14 +101,41 @@ class TensorFile:
     def nbytes(self, name: str) -> int:
         return self._entries[name][3]
 
+    def checksums(self, progress: Callable[[int], None]) -> tuple[str, dict[str, int]]:
+        """The file's SHA-256 and the CRC-32 of each tensor, of one and the same read.
+
+        `progress` is called with the number of bytes just read. Raises ReadFailedError.
+        """
+        digest, sums, buffer, at = hashlib.sha256(), {}, memoryview(bytearray(_CHUNK)), 0
+        for name, end in self._pieces():
+            sums[name] = 0
+            while at < end:
+                part = buffer[:end - at]
+                self._fill(part, at)
+                digest.update(part)
+                sums[name] = zlib.crc32(part, sums[name])
+                progress(len(part))
+                at += len(part)
+        self.drop_page_cache()
+        return digest.hexdigest(), sums
+
     def read(self, name: str) -> NDArray[Any]:
-        """A tensor as a new array of its own; raises ReadFailedError."""
+        """A tensor as a new array of its own; raises as `read_into`."""
         return self.read_into(name, memoryview(np.empty(self.nbytes(name), np.uint8)))
 
     def read_into(self, name: str, memory: memoryview) -> NDArray[Any]:
-        """A tensor as an array over the first `nbytes(name)` bytes of `memory`."""
+        """A tensor as an array over the first `nbytes(name)` bytes of `memory`.
+
+        Raises ReadFailedError, and ChecksumError where two reads brought other bytes than
+        `checksums` has seen.
+        """
         dtype, shape, offset, size = self._entries[name]
         self._fill(memory[:size], offset)
+        if not self._as_seen(name, memory[:size]):
+            self._fill(memory[:size], offset)
+            if not self._as_seen(name, memory[:size]):
+                raise ChecksumError(f'{self.path}, tensor {name}, byte {offset}: it is not what '
+                                    'it was when the store was verified, twice.')
         return np.frombuffer(memory, dtype, size // dtype.itemsize).reshape(shape)
 
     def drop_page_cache(self) -> None:
@@ -139,6 +171,15 @@ class TensorFile:
         if data_start + position != file_size:
             raise ValueError(f'its tensors end at byte {data_start + position} of {file_size}')
         return entries
+
+    def _pieces(self) -> Iterator[tuple[str, int]]:
+        """What the file is made of, in its order, and where it ends; '' is the header."""
+        places = sorted((offset, size, name) for name, (*_, offset, size) in self._entries.items())
+        yield '', places[0][0] if places else os.fstat(self._fd).st_size
+        yield from ((name, offset + size) for offset, size, name in places)
+
+    def _as_seen(self, name: str, data: memoryview) -> bool:
+        return self._sums is None or zlib.crc32(data) == self._sums.get(name)
 
     def _fill(self, view: memoryview, offset: int) -> None:
         done = 0

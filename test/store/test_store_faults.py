@@ -6,11 +6,11 @@ from pathlib import Path
 import random
 import shutil
 
-from damage import flip_bit
 import pytest
 from refusals import assert_error
 import yaml
 
+from bench.faults.damage import flip_bit
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
@@ -103,6 +103,29 @@ def test_verify_finds_a_flipped_bit_in_the_neurons(store: Path) -> None:
     opened.verify_resident()
     with assert_error(ErrorCode.STORE_CORRUPT, 'neurons.bin'):
         opened.verify()
+
+
+def read_again(store: FlashStore, name: str) -> None:
+    if not name.endswith('.safetensors'):
+        store.content(name)
+        return
+    with store.tensors(name) as tensors:
+        for tensor in tensors.names():
+            tensors.read(tensor)
+
+
+@pytest.mark.parametrize('name', FILES[1:-1])
+def test_what_is_used_is_what_was_verified(store: Path, name: str) -> None:
+    """A device may bring other bytes than it did a second ago."""
+    opened, at = FlashStore.open(store), (store / name).stat().st_size - 2
+    opened.verify_resident()
+    read_again(opened, name)
+    flip_bit(store / name, at, 3)
+    with pytest.raises(FlashLlmError, match=name) as error:
+        read_again(opened, name)
+    assert error.value.code in (ErrorCode.STORE_CORRUPT, ErrorCode.CHECKSUM_MISMATCH)
+    flip_bit(store / name, at, 3)
+    read_again(opened, name)
 
 
 def test_verify_counts_every_byte(int8_store: Path) -> None:

@@ -12,7 +12,6 @@ from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.onnx_runtime import ort
 from flash_llm_ros.store.flash_store import FINAL_GRAPH, RESIDENT, FlashStore, layer_graph
 from flash_llm_ros.store.resident_layout import POSITIONS, attention_layout
-from flash_llm_ros.store.tensor_file import TensorFile
 
 # Of a thread of ONNX Runtime: 64 KiB of stack, as much again in blocks of its own, the allocator.
 _THREAD_BYTES = 160_000
@@ -46,7 +45,7 @@ class AttentionStack(Part):
         store = self._store
         self._loader = GraphLoader(str(store.path), self._threads,
                                    prepack=store.manifest.resident != 'fp32')
-        with TensorFile(store.path / RESIDENT) as tensors:
+        with store.tensors(RESIDENT) as tensors:
             tensors.require(attention_layout(self._spec, store.manifest.resident))
             self._sessions = [self._loader.load(store.content(name), name, tensors,
                                                 f'layers.{layer}.', self._probe)

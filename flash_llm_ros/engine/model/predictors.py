@@ -8,7 +8,6 @@ from flash_llm_ros.onnx_runtime import ort
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.predictor_form import PredictorForm
 from flash_llm_ros.store.predictor_graph import predictor_layout
-from flash_llm_ros.store.tensor_file import TensorFile
 
 
 class PredictorStack:
@@ -26,7 +25,7 @@ class PredictorStack:
         self._loader = GraphLoader(str(store.path), 1, prepack=True)
         self._bindings = []
         forms = [PredictorForm(facts.kind, facts.size) for facts in calibration.predictors]
-        with TensorFile(store.path / store.predictor_weights) as tensors:
+        with store.tensors(store.predictor_weights) as tensors:
             tensors.require(predictor_layout(spec, forms))
             for layer in range(spec.layers):
                 graph = store.predictor_graph(layer)

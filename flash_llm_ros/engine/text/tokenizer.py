@@ -169,5 +169,5 @@ def load_tokenizer(store: FlashStore) -> TextTokenizer:
     begin = store.manifest.model.begin_token
     if TOKENIZER_TABLES not in store.manifest.files:
         return TextTokenizer(store.text(TOKENIZER), begin)
-    with TensorFile(store.path / TOKENIZER_TABLES) as tables:
+    with store.tensors(TOKENIZER_TABLES) as tables:
         return TextTokenizer(tables, begin)

@@ -7,7 +7,6 @@ from flash_llm_ros.engine.memory.window import Window
 from flash_llm_ros.engine.model.feed_forward.block import Array, FeedForwardBlock
 from flash_llm_ros.store.flash_store import RESIDENT, FlashStore
 from flash_llm_ros.store.resident_layout import attention_layout, up_bias
-from flash_llm_ros.store.tensor_file import TensorFile
 
 
 class DenseFeedForward(FeedForwardBlock):
@@ -53,7 +52,7 @@ def _up_biases(store: FlashStore) -> list[NDArray[np.float32] | None]:
     spec = store.manifest.model
     if not spec.feed_forward.bias:
         return [None] * spec.layers
-    with TensorFile(store.path / RESIDENT) as tensors:
+    with store.tensors(RESIDENT) as tensors:
         tensors.require(attention_layout(spec, store.manifest.resident))
         biases = [tensors.read(up_bias(layer)) for layer in range(spec.layers)]
         tensors.drop_page_cache()
