@@ -51,7 +51,7 @@ demo: setup $(DEMO_STORE)/manifest.yaml
 	@$(BIN)/flash_llm demo --store $(DEMO_STORE) --prompt "$$PROMPT" $${BUDGET:+--budget "$$BUDGET"} $${MODE:+--mode "$$MODE"}
 
 test: setup $(DONE)/test
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: $(DONE)/package $(DONE)/test
 	@$(BIN)/ruff check .
