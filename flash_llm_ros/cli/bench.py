@@ -51,6 +51,9 @@ class Answered:
     flash_bytes: int            # of the tokens after the first
     flash_reads: int
     wait_seconds: float         # of them, in which computing stood still for the flash
+    passes: int
+    drafted_tokens: int
+    accepted_tokens: int
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -62,6 +65,8 @@ def add_arguments(parser: ArgumentParser) -> None:
                         help="as the node's parameter (default: %(default)s)")
     parser.add_argument('--threads', type=int, default=1, metavar='N',
                         help='that compute (default: 1)')
+    parser.add_argument('--draft', type=Path, metavar='STORE',
+                        help='a flash store of a small model that guesses tokens')
     parser.add_argument('--context', type=int, default=512, metavar='N',
                         help='tokens of prompt and answer together (default: 512)')
     parser.add_argument('--tokens', type=int, default=32, metavar='N',
@@ -87,7 +92,8 @@ def run(options: Namespace) -> int:
 
 def _measure(options: Namespace) -> dict[str, Any]:
     config = EngineConfig(options.store, parse_byte_size('budget', options.budget), options.mode,
-                          context_length=options.context, threads=options.threads)
+                          context_length=options.context, threads=options.threads,
+                          draft_store=options.draft)
     forget_peak()
     bare, load = resident_bytes(), os.getloadavg()[0]
     engine = Engine.open(config, lambda line: print(line, file=sys.stderr))
@@ -122,7 +128,8 @@ def _answers(
             cost.prompt_tokens, cost.generated_tokens, cost.time_to_first_token,
             cost.tokens_per_second, after['flash_bytes'] - before['flash_bytes'],
             after['flash_reads'] - before['flash_reads'],
-            (after['wait_ns'] - before['wait_ns']) / 1e9))
+            (after['wait_ns'] - before['wait_ns']) / 1e9,
+            cost.passes, cost.drafted_tokens, cost.accepted_tokens))
         progress(done + 1)
     return runs[1:] or runs     # the first fills caches
 
@@ -143,6 +150,9 @@ def _medians(runs: list[Answered], profile: DeviceProfile | None) -> dict[str, A
         'tokens_per_second': rate,
         'least_tokens_per_second': min(a.tokens_per_second for a in runs),
         'most_tokens_per_second': max(a.tokens_per_second for a in runs),
+        'tokens_per_pass': of(lambda a: (a.tokens - 1) / max(a.passes, 1)),
+        'drafted_tokens': of(lambda a: a.drafted_tokens),
+        'accepted_tokens': of(lambda a: a.accepted_tokens),
         'token_seconds': 1 / rate if rate else 0.0,
         'token_wait_seconds': of(each(lambda a: a.wait_seconds)),
         'token_flash_bytes': size, 'token_flash_reads': reads,
@@ -168,6 +178,8 @@ def _print(figures: dict[str, Any]) -> None:
         'a token takes': f'{token * 1e3:.1f} ms, of which {wait * 1e3:.1f} ms waiting for flash',
         'a token reads': f'{figures["token_flash_bytes"] / 1e6:.2f} MB in '
                          f'{figures["token_flash_reads"]:.0f} reads by {figures["reader"]}',
+        'tokens a pass': f'{figures["tokens_per_pass"]:.2f}; of {figures["drafted_tokens"]:.0f} '
+                         f'drafted {figures["accepted_tokens"]:.0f} accepted',
         'floor of the flash': 'unknown: run `flash_llm probe` first' if floor is None else
                               f'{floor * 1e3:.1f} ms a token, profile of {figures["profile"]}',
         'memory promised': f'{budget / 1e6:.1f} MB beside {figures["bare_rss"] / 1e6:.1f} MB of '

@@ -27,11 +27,12 @@ The answer goes to stdout as it comes, what it cost to stderr. Ctrl-C cancels th
 Without --via, options of one's own engine choose the engine; else the node answers where ROS
 is there and the node is found, and else the engine, for which a store has to be named.
 """
-ENGINE_OPTIONS = ('budget', 'mode', 'context', 'threads')
+ENGINE_OPTIONS = ('budget', 'mode', 'context', 'threads', 'draft')
 NODE_OPTIONS = ('deadline', 'priority', 'session')
 CANCEL_TIMEOUT = 5.0    # s
 COSTS = ('prompt_tokens', 'cached_tokens', 'generated_tokens', 'time_to_first_token',
-         'tokens_per_second', 'flash_bytes', 'flash_reads', 'hit_rate', 'active_fraction', 'seed')
+         'tokens_per_second', 'passes', 'drafted_tokens', 'accepted_tokens',
+         'flash_bytes', 'flash_reads', 'hit_rate', 'active_fraction', 'seed')
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -73,6 +74,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     engine.add_argument('--context', type=int, metavar='N',
                         help='tokens of prompt and answer together (default: 512)')
     engine.add_argument('--threads', type=int, metavar='N', help='that compute (default: 1)')
+    engine.add_argument('--draft', type=Path, metavar='STORE',
+                        help='a flash store of a small model that guesses tokens')
     parser.set_defaults(usage_error=parser.error)
 
 
@@ -170,7 +173,7 @@ def _by_engine(options: Namespace) -> int:
         options.store, parse_byte_size('budget', value('budget', '96MB')),
         value('mode', EngineConfig.mode),
         context_length=value('context', 512), threads=value('threads', 1),
-        structured=constraint is not None)
+        structured=constraint is not None, draft_store=options.draft)
     engine = Engine.open(config, _say)
     try:
         generation = engine.start(GenerationRequest(

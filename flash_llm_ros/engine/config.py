@@ -40,6 +40,8 @@ class EngineConfig:
     prefill_chunk: int = field(default=64, metadata=_KV)
     # Guessed tokens that are computed with one, at most, in mode exact.
     lookup_tokens: int = field(default=4, metadata=_NO_KV)
+    # A store of a small model with the same tokenizer, in DRAM, that guesses tokens; None: none.
+    draft_store: Path | None = field(default=None, metadata=_NO_KV)
     # Requests may have constraints: llguidance, and its memory.
     structured: bool = field(default=False, metadata=_NO_KV)
     # That compute: ONNX Runtime's, and in turn the core's.

@@ -6,8 +6,10 @@ from flash_llm_ros.engine.config import MOST_THREADS, EngineConfig
 from flash_llm_ros.engine.conversations.private_folder import private_folder
 from flash_llm_ros.engine.conversations.runs import Runs, Suspended
 from flash_llm_ros.engine.memory.process_memory import trim_heap
+from flash_llm_ros.engine.memory.read_estimate import estimated_reads
 from flash_llm_ros.engine.memory.window import Window, read_costs
 from flash_llm_ros.engine.memory.window_plan import experts_held, plan_window
+from flash_llm_ros.engine.model.draft_model import DraftModel
 from flash_llm_ros.engine.model.model import Model
 from flash_llm_ros.engine.parts import Parts, load_parts
 from flash_llm_ros.engine.plan import MemoryPlan
@@ -24,13 +26,15 @@ class Engine:
     """`Engine.open`, `start` requests, `close`. Calls come from one thread at a time."""
 
     def __init__(self, store: FlashStore, parts: Parts, mode_reason: str, plan: MemoryPlan,
-                 window: Window, log: Log) -> None:
+                 window: Window, draft: DraftModel | None, log: Log) -> None:
         """Of parts that are loaded; use `Engine.open`."""
         self.config, self.plan, self.mode_reason = parts.config, plan, mode_reason
         self._store, self._tokenizer = store, parts.text.tokenizer
         self.model = Model(store.manifest.model, parts.attention, parts.feed_forward, window,
                            self.config.prefill_chunk, parts.logits_rows)
-        self._runs = Runs(self.config, store, self.model, parts.text, parts.constraints, log)
+        self._draft = draft
+        self._runs = Runs(self.config, store, self.model, draft, parts.text, parts.constraints,
+                          log)
         self._closed = False
         self._most_threads = MOST_THREADS
 
@@ -54,6 +58,8 @@ class Engine:
             window = Window(store, config, plan_window(store.manifest.geometry, plan.slots,
                                                        parts.feed_forward.grouped), costs)
             parts.feed_forward.attach(window)
+            draft = None if parts.draft is None else parts.draft.allocate(
+                estimated_reads(store.manifest.geometry, window.plan, costs).seconds)
         except (MemoryError, OSError):
             raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
                                 f'dram_budget is {config.dram_budget} bytes, more than this '
@@ -61,7 +67,7 @@ class Engine:
         log(f'reading with {window.reader}')
         for line in [*_warnings(window, config), *_useless_window(store, window, plan)]:
             log(line)
-        return cls(store, parts, mode_reason, plan, window, log)
+        return cls(store, parts, mode_reason, plan, window, draft, log)
 
     @property
     def mode(self) -> str:
@@ -160,6 +166,8 @@ class Engine:
         """
         if most != self._most_threads:
             self.model.window.core.limit_threads(most)
+            if self._draft is not None:
+                self._draft.limit_threads(most)
             self._most_threads = most
 
     def tokenize(self, text: str) -> list[int]:
@@ -182,6 +190,8 @@ class Engine:
             self._closed = True
             self._runs.close()
             self.model.window.close()
+            if self._draft is not None:
+                self._draft.close()
             del self.model.attention, self.model.feed_forward
             trim_heap()
 

@@ -15,6 +15,7 @@ from flash_llm_ros.engine.memory.scratch import Scratch
 from flash_llm_ros.engine.memory.window_plan import window_size
 from flash_llm_ros.engine.mode import Choice, check_mode, ranked_modes
 from flash_llm_ros.engine.model.attention import AttentionStack
+from flash_llm_ros.engine.model.draft_model import MOST_DRAFTED, DraftPart
 from flash_llm_ros.engine.model.feed_forward.block import FeedForwardBlock
 from flash_llm_ros.engine.model.feed_forward.dense import DenseFeedForward
 from flash_llm_ros.engine.model.feed_forward.experts import ExpertFeedForward
@@ -35,7 +36,9 @@ class Parts:
                  feed_forward: FeedForwardBlock) -> None:
         manifest, context, chunk = store.manifest, config.context_length, config.prefill_chunk
         self.config, self.feed_forward = replace(config, mode=feed_forward.mode), feed_forward
-        self.logits_rows = 1 + (0 if feed_forward.one_by_one else config.lookup_tokens)
+        self.draft = None if config.draft_store is None else DraftPart(config, manifest)
+        guesses = max(config.lookup_tokens, 0 if self.draft is None else MOST_DRAFTED)
+        self.logits_rows = 1 + (0 if feed_forward.one_by_one else guesses)
         self.text = TextPart(store, config.clock)
         self.attention = AttentionStack(store, config.threads, context, chunk,
                                         feed_forward.routing)
@@ -43,6 +46,7 @@ class Parts:
                             else None)
         self._all: list[Part] = [
             self.text, self.attention, feed_forward,
+            *([] if self.draft is None else [self.draft]),
             *([] if self.constraints is None else [self.constraints]),
             SessionsPart(config.max_sessions, context),
             Scratch(manifest, context, chunk, config.threads, self.logits_rows)]
@@ -102,10 +106,26 @@ def mode_choices(config: EngineConfig, store: FlashStore, costs: ReadCosts | Non
     """
     manifest, chunk = store.manifest, config.prefill_chunk
     check_mode(config.mode, manifest)
+    if config.draft_store is not None:
+        return [_checking_drafts(config, store)]
     kinds = {kind.mode: Parts(config, store, kind(store, chunk)) for kind in block_kinds(manifest)}
     slots = {mode: parts.slots for mode, parts in kinds.items()}
     return [(choice, kinds[choice.mode])
             for choice in ranked_modes(config.mode, manifest, slots, costs)]
+
+
+def _checking_drafts(config: EngineConfig, store: FlashStore) -> tuple[Choice, Parts]:
+    """The mode in which tokens share a pass."""
+    kind = block_kinds(store.manifest)[0]
+    if kind.one_by_one or config.mode not in ('auto', kind.mode):
+        raise FlashLlmError(
+            ErrorCode.INVALID_PARAMETER,
+            f'draft_store is {config.draft_store}, but '
+            + ('every token of this model has experts of its own to read' if kind.one_by_one else
+               f'mode is {config.mode}, in which every token has neurons of its own to read')
+            + '; it must be empty.')
+    return (Choice(kind.mode, f'mode {kind.mode}: in it a pass checks the drafts of draft_store'),
+            Parts(config, store, kind(store, config.prefill_chunk)))
 
 
 def load_parts(config: EngineConfig, store: FlashStore, costs: ReadCosts | None,

@@ -106,6 +106,10 @@ TABLE = (
     Entry('autostart', False, NEVER,
           'Configure and activate without being asked, also after a respawn'),
     Entry('store', '', UNCONFIGURED, 'Folder of the flash store'),
+    Entry('draft_store', '', UNCONFIGURED,
+          'Folder of the flash store of a small model with the same tokenizer, which lies in '
+          'memory.dram_budget and guesses tokens that one pass of the large model checks; empty: '
+          'none'),
     Entry('mode', EngineConfig.mode, UNCONFIGURED,
           'Which neurons are used: exact: every one; gated: of a ReLU model, those that its '
           'predictors foresee; auto: gated where it costs at most 1 % of perplexity, by the '
@@ -244,11 +248,10 @@ class Parameters:
                 'The parameter `store` is empty; it has to name the folder of a flash store.')
         values = {entry.field: self[entry.name] for entry in TABLE
                   if entry.change is Change.UNCONFIGURED}
-        folder = values['session_folder']
-        return EngineConfig(**values | {
-            'store': Path(values['store']).expanduser(),
+        folders = {name: Path(values[name]).expanduser() if values[name] else None
+                   for name in ('store', 'draft_store', 'session_folder')}
+        return EngineConfig(**values | folders | {
             'dram_budget': parse_byte_size('memory.dram_budget', values['dram_budget']),
-            'session_folder': Path(folder).expanduser() if folder else None,
             # A bag's, where the node runs on simulated time.
             'clock': lambda: self._node.get_clock().now().nanoseconds / 1e9})
 

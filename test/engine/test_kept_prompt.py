@@ -165,7 +165,7 @@ OTHERS = {
     'dram_budget': 50_000_000, 'mode': 'gated', 'context_length': 500,
     'prefill_chunk': 32, 'lookup_tokens': 0, 'structured': True, 'threads': 2,
     'reader': 'threads', 'reads_in_flight': 3, 'direct_io': False, 'lock_memory': False,
-    'verify': False, 'max_sessions': 1, 'clock': lambda: 0.0}
+    'verify': False, 'max_sessions': 1, 'clock': lambda: 0.0, 'draft_store': None}
 DECIDING = {'mode', 'context_length', 'prefill_chunk', 'threads'}
 
 
@@ -184,6 +184,8 @@ def test_a_setting_that_keys_and_values_follow_from_changes_the_key(
     """And with another value of any other one, they are the same bytes."""
     store = shutil.copytree(planted_store, tmp_path / 'copy') if name == 'store' else planted_store
     other = {} if name in ('store', 'session_folder') else {name: OTHERS[name]}
+    if name == 'draft_store':
+        other = {name: planted_store}
     name_of_usual, rows = rows_of(planted_store, tmp_path / 'usual', mode='exact')
     name_of_other, others = rows_of(store, tmp_path / 'other', **{'mode': 'exact', **other})
     assert (name_of_other != name_of_usual) == (name in DECIDING)

@@ -48,10 +48,10 @@ def test_the_same_bytes(stores: dict[str, Path], tmp_path: Path, mode: str, prom
         # Groups used are the same whatever the window holds: others' are not counted.
         assert (found.stats.window_hits + found.stats.window_misses
                 == whole.stats.window_hits + whole.stats.window_misses)
-        assert found.stats.right_guesses == whole.stats.right_guesses
+        assert found.stats.accepted_tokens == whole.stats.accepted_tokens
         assert found.stats.active_fraction == whole.stats.active_fraction
     if mode == 'exact' and prompt == REPEATING and sampling.temperature == 0:
-        assert whole.stats.guessed_tokens > 0
+        assert whole.stats.drafted_tokens > 0
     engine.close()
     assert not list(tmp_path.iterdir())
 

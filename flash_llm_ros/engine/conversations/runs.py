@@ -9,6 +9,7 @@ from flash_llm_ros.engine.config import EngineConfig
 from flash_llm_ros.engine.conversations.kept_prompt import KeptPrompt, settings_of
 from flash_llm_ros.engine.conversations.kv_snapshot import KvSnapshot
 from flash_llm_ros.engine.conversations.sessions import Session, Sessions
+from flash_llm_ros.engine.model.draft_model import DraftModel
 from flash_llm_ros.engine.model.model import Model
 from flash_llm_ros.engine.request.constrained_decoding import AnswerRules, ConstraintsPart
 from flash_llm_ros.engine.request.constraint import refuse
@@ -41,10 +42,12 @@ class Suspended:
 class Runs:
     """Starts requests with as much of them in the KV cache as is kept; Engine says what of."""
 
-    def __init__(self, config: EngineConfig, store: FlashStore, model: Model, text: TextPart,
-                 constraints: ConstraintsPart | None, log: Callable[[str], None]) -> None:
+    def __init__(self, config: EngineConfig, store: FlashStore, model: Model,
+                 draft: DraftModel | None, text: TextPart, constraints: ConstraintsPart | None,
+                 log: Callable[[str], None]) -> None:
         """`constraints`: None where requests must not have any."""
-        self._constraints = constraints
+        self._constraints, self._draft = constraints, draft
+        self._lookup_tokens = min(config.lookup_tokens, len(model.logits) - 1)
         self._config, self._model, self._log = config, model, log
         self._tokenizer = text.tokenizer
         self._prompts = PromptTokens(model.spec, text.tokenizer, text.template,
@@ -102,7 +105,7 @@ class Runs:
             self._model.length = cached
             generation = Generation(
                 self._model, stream, tokens, request, self._config.context_length,
-                len(self._model.logits) - 1, rules, cached=cached,
+                self._lookup_tokens, rules, draft=self._draft, cached=cached,
                 border=0 if kept is None else len(kept.tokens))
         except BaseException:
             if session is not None:

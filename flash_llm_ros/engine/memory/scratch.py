@@ -17,16 +17,23 @@ class Scratch(Part):
         self._threads, self._logits_rows = threads, logits_rows
 
     def buffers(self) -> list[PlanRow]:
-        spec, chunk = self._manifest.model, self._chunk
-        # hidden x 2, FFN input, activations; logits
-        floats = chunk * (3 * spec.hidden_size + spec.feed_forward.size)
-        floats += spec.embedding.vocab_size * self._logits_rows
-        # A layer's normed, attended, projected, qkv twice for the cast, scores; or, when it is
-        # done, what sampling takes: scores, order, weights in 8 bytes each, and a mask
-        floats += max(chunk * (3 * spec.hidden_size + 2 * spec.attention.qkv_width
-                               + spec.attention.heads * self._context),
-                      spec.embedding.vocab_size * 7)
-        experts = spec.feed_forward.experts
-        core = core_scratch_bytes(self._manifest.geometry, self._threads, chunk,
-                                  0 if experts is None else experts.active)
-        return [PlanRow('scratch', 4 * floats + core + _SLACK, f'{chunk} prompt tokens at once')]
+        needed = scratch_bytes(self._manifest, self._context, self._chunk, self._threads,
+                               self._logits_rows)
+        return [PlanRow('scratch', needed + _SLACK, f'{self._chunk} prompt tokens at once')]
+
+
+def scratch_bytes(manifest: Manifest, context: int, chunk: int, threads: int,
+                  logits_rows: int) -> int:
+    """What passes of a model write to; the arguments are those of `Scratch`."""
+    spec = manifest.model
+    # hidden x 2, FFN input, activations; logits
+    floats = chunk * (3 * spec.hidden_size + spec.feed_forward.size)
+    floats += spec.embedding.vocab_size * logits_rows
+    # A layer's normed, attended, projected, qkv twice for the cast, scores; or, when it is
+    # done, what sampling takes: scores, order, weights in 8 bytes each, and a mask
+    floats += max(chunk * (3 * spec.hidden_size + 2 * spec.attention.qkv_width
+                           + spec.attention.heads * context),
+                  spec.embedding.vocab_size * 7)
+    experts = spec.feed_forward.experts
+    return 4 * floats + core_scratch_bytes(manifest.geometry, threads, chunk,
+                                           0 if experts is None else experts.active)

@@ -24,6 +24,11 @@ class WindowPlan:
     cache_slots: int
     pins: dict[int, int]
 
+    def bytes(self, geometry: Geometry) -> int:
+        """Of the slots and their tables."""
+        return (self.slots * geometry.group_bytes
+                + bookkeeping_bytes(geometry, self.cache_slots))
+
 
 def chunk_groups(geometry: Geometry, chunk_bytes: int) -> int:
     """Groups of one streamed read; a read never crosses a section."""
@@ -64,6 +69,13 @@ def plan_window(geometry: Geometry, slots: int, grouped: Collection[str] = ()) -
     left -= _pin_evenly(geometry, always, left, pins)
     return WindowPlan(slots, chunk, chunks, cache + left,
                       {index: count for index, count in pins.items() if count})
+
+
+def whole_window(geometry: Geometry) -> WindowPlan:
+    """All that a token computes with is pinned; of an embedding that is no head it reads a row."""
+    pins = {index: geometry.sections[index].groups for index in _always_used(geometry, ())}
+    slots = 1 + _EMBEDDING_SLOTS + sum(pins.values())
+    return WindowPlan(slots, chunk_groups=1, chunks=1, cache_slots=_EMBEDDING_SLOTS, pins=pins)
 
 
 def window_size(geometry: Geometry, grouped: Collection[str] = ()) -> WindowSize:

@@ -7,9 +7,12 @@ import time
 
 import numpy as np
 
+from flash_llm_ros.engine.model.draft_model import DraftModel
 from flash_llm_ros.engine.model.model import Model
 from flash_llm_ros.engine.request.constrained_decoding import AnswerRules, NoRules
 from flash_llm_ros.engine.request.constraint import Constraint
+from flash_llm_ros.engine.request.draft_source import DraftSource, FirstGuess
+from flash_llm_ros.engine.request.model_drafts import ModelDrafts
 from flash_llm_ros.engine.request.prompt_lookup import PromptLookup
 from flash_llm_ros.engine.request.sampling import Sampler, SamplingParams
 from flash_llm_ros.engine.request.stop_strings import StopStrings
@@ -53,8 +56,9 @@ class GenerationCost:
     window_hits: int = 0
     window_misses: int = 0
     active_fraction: float = 1.0
-    guessed_tokens: int = 0         # by prompt lookup
-    right_guesses: int = 0
+    passes: int = 0                 # of the model for the answer, behind its first tokens
+    drafted_tokens: int = 0         # guesses that passes checked: prompt lookup's, a draft model's
+    accepted_tokens: int = 0        # of these, right ones
 
     @property
     def hit_rate(self) -> float:
@@ -74,18 +78,20 @@ class Generation:
 
     def __init__(self, model: Model, stream: TextStream, tokens: list[int],
                  request: GenerationRequest, context: int, lookup_tokens: int = 0,
-                 rules: AnswerRules | None = None, *, cached: int = 0,
-                 border: int = 0) -> None:
+                 rules: AnswerRules | None = None, *, draft: DraftModel | None = None,
+                 cached: int = 0, border: int = 0) -> None:
         """`rules` are the request's constraint; `stream` has to give the text they are about.
 
         The first `cached` tokens are in the KV cache; a chunk of the prompt ends at `border`.
         """
         self._model, self._stream, self._context = model, stream, context
-        self._lookup = PromptLookup(tokens, lookup_tokens)
         self._prompt = np.asarray(tokens, np.int64)
         self._border = border
         self._max_tokens = request.max_tokens
         self._sampler = Sampler(request.sampling, self._prompt, model.spec.embedding.vocab_size)
+        self._drafts: DraftSource = PromptLookup(tokens, lookup_tokens)
+        if draft is not None:
+            self._drafts = FirstGuess([self._drafts, ModelDrafts(draft, tokens, self._sampler)])
         self._stops = StopStrings(request.stop)
         self._rules = rules or NoRules()
         # What every answer begins with runs with the prompt.
@@ -176,11 +182,15 @@ class Generation:
                 row += 1
                 self.rows += 1
                 del new[0]
-                self.stats.right_guesses += 1
+                self.stats.accepted_tokens += 1
             if new:
-                self._lookup.learn(row, len(guess))
-                guess, row = self._rules.fitting(self._lookup.guess(self._room())), 0
-                self.stats.guessed_tokens += len(guess)
+                self._drafts.learn(row, len(guess))
+                for _ in self._drafts.prepare():
+                    yield ''
+                    if self._stopped():
+                        break
+                guess, row = self._rules.fitting(self._drafts.guess(self._room())), 0
+                self.stats.drafted_tokens += len(guess)
                 yield from self._run(new, guess, logits)
         if self.finish_reason == self._asked_to_stop:
             rest = self._stops.flush()
@@ -210,6 +220,7 @@ class Generation:
         self._model.forward(chunk, position + last, dense=len(chunk) > 1,
                             logits=logits[:1 + len(guess)])
         self.rows = position + len(tokens)
+        self.stats.passes += 1
 
     def _take_forced(self, forced: list[int]) -> tuple[list[int], str]:
         """Those that still fit into the answer, and their text."""
@@ -242,7 +253,7 @@ class Generation:
     def _accept(self, token: int) -> str:
         """The text a token adds; sets the finish reason when it ends the answer."""
         self.tokens.append(token)
-        self._lookup.add(token)
+        self._drafts.add(token)
         self._rules.take(token)
         if token in self._model.spec.end_tokens:
             self.finish_reason = FinishReason.STOP

@@ -1,5 +1,7 @@
 """Guesses of the next tokens, so that one pass over the flash may serve several of them."""
 
+from collections.abc import Iterator
+
 _LENGTHS = (3, 2)       # of the tokens that have to be the same, tried in this order
 _LONGEST_REST = 16      # passes without a guess
 
@@ -29,6 +31,10 @@ class PromptLookup:
                 if len(self._tokens) >= length:
                     self._next[tuple(self._tokens[-length:])] = len(self._tokens)
             self._tokens.append(token)
+
+    def prepare(self) -> Iterator[None]:
+        """Nothing."""
+        yield from ()
 
     def guess(self, room: int) -> list[int]:
         """What may come next, at most `room` tokens; empty where nothing like it was seen."""

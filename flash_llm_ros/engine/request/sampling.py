@@ -47,6 +47,13 @@ class Sampler:
         self._seen = np.zeros(vocabulary, bool)
         self._seen[seen] = True
 
+    def fork(self) -> 'Sampler':
+        """One that will draw with the same random numbers."""
+        fork = Sampler(self._params, np.empty(0, np.int64), 0)
+        fork._random.bit_generator.state = self._random.bit_generator.state
+        fork._seen = self._seen.copy()
+        return fork
+
     def see(self, token: int) -> None:
         """A token that was not picked has joined the answer."""
         self._seen[token] = True
