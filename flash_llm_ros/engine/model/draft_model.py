@@ -53,9 +53,14 @@ class DraftPart(Part):
                 f'draft_store is {config.draft_store}, whose tokenizer is not that of '
                 f'{config.store}; it must be a store of a model with the same tokenizer.')
         context = min(config.context_length, mine.model.max_context)
-        self._attention = AttentionStack(self._store, config.threads, context,
-                                         config.prefill_chunk)
+        if mine.model.feed_forward.experts is not None:
+            raise FlashLlmError(
+                ErrorCode.INVALID_PARAMETER,
+                f'draft_store is {config.draft_store}, a mixture of experts; it must be a store '
+                'of a dense model, which is small enough to lie in memory.')
         self._feed_forward = DenseFeedForward(self._store, config.prefill_chunk)
+        self._attention = AttentionStack(self._store, config.threads, context,
+                                         config.prefill_chunk, self._feed_forward.routing)
         self._window = whole_window(mine.geometry)
 
     def estimate(self) -> list[PlanRow]:
