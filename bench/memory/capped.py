@@ -4,11 +4,13 @@ the same prompt: tokens per second, percentiles, bytes read, memory.
 Each run is a process of its own in a memory cgroup whose limit is the bare process of that engine
 (interpreter and imports, no model) + the allowance, which is our memory budget. Model and store are
 dropped from the page cache before every run; the engines take turns. Where xllamacpp is not
-installed only our engine is measured.
+installed only our engine is measured. With --flash the kernel slows this machine's disk down to
+what robots have (`flash_llm_ros/store/flash_classes.py` names the sources).
 """
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
 from importlib.util import find_spec
 import os
 from pathlib import Path
@@ -22,10 +24,12 @@ import numpy as np
 from bench.support.command import Report, at_least, byte_size, command, run, show
 from bench.support.worker import bare_bytes, drop_from_page_cache, run_capped
 from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.cli.throttled_flash import throttled_flash
 from flash_llm_ros.convert.conversion import ConversionOptions, convert
 from flash_llm_ros.engine import EngineConfig
 from flash_llm_ros.engine.text.chat_template import Message
 from flash_llm_ros.engine.text.text_part import TextPart
+from flash_llm_ros.store.flash_classes import FLASH_CLASSES
 from flash_llm_ros.store.flash_store import FlashStore
 
 PEER = 'llama.cpp'
@@ -63,19 +67,37 @@ def sides_of(options: Namespace, store: FlashStore) -> list[Side]:
     settings = {'exact': ('exact', 0), 'exact, lookup': ('exact', EngineConfig.lookup_tokens)}
     if store.manifest.calibration is not None:
         settings['gated'] = 'gated', 0
+    if options.draft is not None:
+        settings['exact, drafts'] = 'exact', EngineConfig.lookup_tokens
+    drafts = {'exact, drafts': {'draft': str(options.draft and options.draft.resolve())}}
     sides = [Side(name, ours, path, bare,
-                  {**common, 'store': str(path), 'mode': mode, 'lookup_tokens': lookup_tokens})
+                  {**common, 'store': str(path), 'mode': mode, 'lookup_tokens': lookup_tokens,
+                   **drafts.get(name, {})})
              for name, (mode, lookup_tokens) in settings.items()]
     if find_spec('xllamacpp') is None:
         print('xllamacpp is not installed (requirements/bench.txt): only our engine is measured',
               file=sys.stderr)
         return sides
-    model = options.model.resolve()
-    return [Side(PEER, theirs, model, bare_bytes(theirs), {**common, 'model': str(model)}), *sides]
+    model, bare = options.model.resolve(), bare_bytes(theirs)
+    peers = {PEER: False, f'{PEER}, repacked': True} if options.repack else {PEER: False}
+    return [*(Side(name, theirs, model, bare, {**common, 'model': str(model), 'repack': repack})
+              for name, repack in peers.items()), *sides]
 
 
-def one_run(side: Side, sides: list[Side], allowance: int, threads: int,
-            timeout: float) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Case:
+    """Bytes, threads, and the class of flash that the disk is slowed down to; None: none."""
+
+    allowance: int
+    threads: int
+    flash: str | None
+
+    def __str__(self) -> str:
+        flash = '' if self.flash is None else f', {self.flash}'
+        return f'{self.allowance / 1e6:.0f} MB, {self.threads} thr.{flash}'
+
+
+def one_run(side: Side, sides: list[Side], case: Case, timeout: float) -> dict[str, Any]:
     """One run from a cold page cache."""
     cached = {path: drop_from_page_cache(path) for path in {other.weights for other in sides}}
     load, left = os.getloadavg()[0], cached[side.weights]
@@ -83,10 +105,12 @@ def one_run(side: Side, sides: list[Side], allowance: int, threads: int,
         found = {'failed': f'{left / 1e6:.0f} MB of {side.weights} stay in the page cache because '
                  'another process uses them; they would not count under the cap', 'oom_kills': 0}
     else:
-        found = run_capped(side.module, {**side.job, 'threads': threads, 'budget': allowance},
-                           side.bare + allowance, timeout)
-    return {'side': side.name, 'allowance': allowance, 'threads': threads, 'load': load,
-            'bare': side.bare, **found}
+        job = {**side.job, 'threads': case.threads, 'budget': case.allowance}
+        with ExitStack() as stack:
+            groups = [] if case.flash is None else [stack.enter_context(
+                throttled_flash(side.weights, FLASH_CLASSES[case.flash])).path]
+            found = run_capped(side.module, job, side.bare + case.allowance, timeout, groups)
+    return {'side': side.name, **asdict(case), 'load': load, 'bare': side.bare, **found}
 
 
 def weight(path: Path) -> int:
@@ -98,7 +122,7 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     """One row for the runs of one side. Times in seconds: percentiles over all tokens, medians
     over runs.
     """
-    row = {name: runs[0][name] for name in ('side', 'allowance', 'threads', 'bare')}
+    row = {name: runs[0][name] for name in ('side', 'allowance', 'threads', 'flash', 'bare')}
     row |= {'oom_kills': sum(run['oom_kills'] for run in runs),
             'why_not': next((run[key] for run in runs for key in ('refused', 'failed')
                              if key in run), None)}
@@ -112,6 +136,10 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     return row | {
         'tokens_per_second': statistics.median(
             len(run['token_seconds']) / sum(run['token_seconds']) for run in good),
+        'tokens_per_pass': statistics.median(
+            len(run['token_seconds']) / (run.get('passes') or len(run['token_seconds']))
+            for run in good),
+        'texts': sorted({run['text'] for run in good}),
         'first_token': statistics.median(run['first_token_seconds'] for run in good),
         'peak': max(run['peak'] for run in good)}
 
@@ -119,28 +147,32 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
 def cells(row: dict[str, Any], peer: float | None) -> list[str]:
     """`peer`: its tokens per second."""
     if 'p50' not in row:
-        return [row['side'], '-', *[''] * 9, str(row['oom_kills'])]
+        return [row['side'], '-', *[''] * 10, str(row['oom_kills'])]
     speed = row['tokens_per_second']
     return [row['side'], f'{speed:.2f}', f'{speed / peer:.2f}' if peer else '',
             *(f'{row[name] * 1e3:.1f}' for name in ('p50', 'p95', 'p99')),
-            f'{row["first_token"]:.2f}', f'{row["bytes"] / 1e6:.1f}', f'{row["reads"]:.0f}',
+            f'{row["first_token"]:.2f}', f'{row["tokens_per_pass"]:.2f}',
+            f'{row["bytes"] / 1e6:.1f}', f'{row["reads"]:.0f}',
             f'{row["cpu_seconds"] * 1e3:.0f}', f'{row["peak"] / 1e6:.0f}', str(row['oom_kills'])]
 
 
 def print_rows(rows: list[dict[str, Any]]) -> str:
     """Print a table for each allowance and number of threads; returns the headline."""
     parts = []
-    for allowance, threads in dict.fromkeys((row['allowance'], row['threads']) for row in rows):
-        mine = [row for row in rows if (row['allowance'], row['threads']) == (allowance, threads)]
+    for what in dict.fromkeys(str(row['case']) for row in rows):
+        mine = [row for row in rows if str(row['case']) == what]
         peer = next((row for row in mine if row['side'] == PEER), {}).get('tokens_per_second')
-        what = f'{allowance / 1e6:.0f} MB, {threads} thr.'
-        show(('engine', 'tokens/s', 'gain', 'p50 ms', 'p95', 'p99', 'first token s', 'MB/token',
-              'reads', 'CPU ms', 'peak RSS MB', 'OOM kills'),
+        show(('engine', 'tokens/s', 'gain', 'p50 ms', 'p95', 'p99', 'first token s',
+              'tokens/pass', 'MB/token', 'reads', 'CPU ms', 'peak RSS MB', 'OOM kills'),
              [cells(row, peer) for row in mine], what)
         for why in dict.fromkeys(row['why_not'] for row in mine if row['why_not']):
             print(f'{", ".join(row["side"] for row in mine if row["why_not"] == why)}: {why}')
+        texts = {text for row in mine if row['side'].startswith('exact')
+                 for text in row.get('texts', ())}
+        if len(texts) > 1:
+            print(f'{len(texts)} texts of mode exact: tokens that tie are rounded in their passes')
         speeds = [(row['side'], row.get('tokens_per_second')) for row in mine
-                  if row['side'] != PEER]
+                  if not row['side'].startswith(PEER)]
         parts.append(f'{what}: ' + ', '.join(
             f'{name} ' + ('no run' if speed is None else f'{speed / peer:.2f}x' if peer
                           else f'{speed:.2f} tokens/s') for name, speed in speeds))
@@ -156,15 +188,15 @@ def measure(options: Namespace) -> Report:
             convert(options.model, path, ConversionOptions(neurons='int4'), steps)
     store = FlashStore.open(path)
     sides = sides_of(options, store)
-    cases = [(allowance, threads) for allowance in options.allowance
-             for threads in options.threads]
+    cases = [Case(allowance, threads, flash) for allowance in options.allowance
+             for threads in options.threads for flash in options.flash]
     runs = {(case, side.name): [] for case in cases for side in sides}
     order = [(case, side) for case in cases for _ in range(options.rounds) for side in sides]
     with Steps() as steps:
         for done, (case, side) in enumerate(order, 1):
-            runs[case, side.name].append(one_run(side, sides, *case, options.timeout))
+            runs[case, side.name].append(one_run(side, sides, case, options.timeout))
             steps('runs', done, len(order))
-    rows = [summary(found) for found in runs.values()]
+    rows = [{**summary(found), 'case': str(case)} for (case, _), found in runs.items()]
     headline = print_rows(rows)
     return Report({'model': str(options.model), 'store': str(path), 'rows': rows,
                    'prompt_tokens': len(sides[0].job['tokens']),
@@ -180,6 +212,12 @@ def parser() -> ArgumentParser:
     result.add_argument('--store', type=Path, help='the flash store of that model (default: '
                         'beside it, with int4 neurons; made when it is missing)')
     result.add_argument('--threads', type=at_least(1), nargs='+', default=[1, 2])
+    result.add_argument('--draft', type=Path, metavar='STORE',
+                        help='the store of a draft model: one more engine')
+    result.add_argument('--repack', action='store_true', help="one more engine: llama.cpp's "
+                        'default, which copies weights into another layout and needs more memory')
+    result.add_argument('--flash', choices=FLASH_CLASSES, nargs='+', default=[None],
+                        help='classes that the disk is slowed down to (default: as it is)')
     result.add_argument('--tokens', type=at_least(3), default=32, help='new tokens of each run')
     result.add_argument('--rounds', type=at_least(1), default=2, help='runs of each engine')
     result.add_argument('--context', type=int, default=512, help='tokens of prompt and answer')

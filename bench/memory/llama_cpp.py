@@ -29,7 +29,7 @@ def main() -> None:
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = job['threads']
     # Pages of the file can be dropped under the cap; copies of weights or of prompts cannot.
     parameters.load_mode = xllamacpp.llama_load_mode.LLAMA_LOAD_MODE_MMAP
-    parameters.no_extra_bufts = True
+    parameters.no_extra_bufts = not job['repack']
     parameters.cache_ram_mib = parameters.n_ctx_checkpoints = 0
     parameters.fit_params = parameters.warmup = False
     parameters.verbosity = -1

@@ -24,7 +24,8 @@ def main() -> None:
         engine = Engine.open(EngineConfig(
             Path(job['store']), job['budget'], job['mode'], context_length=job['context'],
             prefill_chunk=job['batch'], threads=job['threads'],
-            lookup_tokens=job['lookup_tokens']))
+            lookup_tokens=job['lookup_tokens'],
+            draft_store=Path(job['draft']) if 'draft' in job else None))
     except FlashLlmError as error:
         print(json.dumps({'refused': str(error)}))
         return
@@ -46,6 +47,8 @@ def main() -> None:
         'open_seconds': opened - begin, 'first_token_seconds': times[0] - opened,
         'token_seconds': np.diff(times).tolist(), 'text': generation.text,
         'bytes': used['flash_bytes'], 'reads': used['flash_reads'], 'cpu_seconds': used['cpu'],
+        'passes': generation.stats.passes, 'drafted': generation.stats.drafted_tokens,
+        'accepted': generation.stats.accepted_tokens,
         'peak': peak_resident_bytes(), 'kernels': engine.model.window.core.kernels,
         'plan': engine.plan.table()}))
 

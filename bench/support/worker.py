@@ -1,5 +1,6 @@
 """A module of bench/ run in a process of its own, in a memory cgroup or not, and its figures."""
 
+from collections.abc import Sequence
 import json
 import os
 from pathlib import Path
@@ -7,7 +8,7 @@ import subprocess
 import sys
 from typing import Any
 
-from bench.support.memory_cgroup import MemoryCgroup, memory_cgroup
+from bench.support.memory_cgroup import memory_cgroup
 from bench.support.page_cache import cached_bytes, drop
 
 ROOT = Path(__file__).parents[2]
@@ -19,17 +20,17 @@ def bare_bytes(module: str) -> int:
     return run_worker(module, {'bare': True})['bare']
 
 
-def run_worker(module: str, job: dict[str, Any], group: MemoryCgroup | None = None,
+def run_worker(module: str, job: dict[str, Any], groups: Sequence[Path] = (),
                timeout: float = 600.0) -> dict[str, Any]:
     """The JSON of the last line that the module prints; its argument is the job as JSON.
 
-    It is in `group` from its first instruction on. RuntimeError says how it failed.
+    It is in the cgroups of `groups` from its first instruction on. RuntimeError says how it
+    failed.
     """
     command = [sys.executable, '-m', module, json.dumps(job)]
-    if group is not None:
-        # The shell joins the group before it becomes the worker, so that every page counts.
-        join = f'echo $$ > {group.path}/cgroup.procs && exec "$@"'
-        command = ['sh', '-c', join, 'sh', *command]
+    # The shell joins the groups before it becomes the worker, so that every page counts.
+    join = [f'echo $$ > {group}/cgroup.procs &&' for group in groups]
+    command = ['sh', '-c', ' '.join([*join, 'exec "$@"']), 'sh', *command]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False,
                               timeout=timeout, cwd=ROOT)
@@ -41,16 +42,17 @@ def run_worker(module: str, job: dict[str, Any], group: MemoryCgroup | None = No
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def run_capped(module: str, job: dict[str, Any], cap: int,
-               timeout: float = 600.0) -> dict[str, Any]:
+def run_capped(module: str, job: dict[str, Any], cap: int, timeout: float = 600.0,
+               groups: Sequence[Path] = ()) -> dict[str, Any]:
     """The worker's figures, or {'failed': what happened}; adds 'oom_kills'.
 
-    `cap` limits all memory of the process, page cache included, in bytes.
+    `cap` limits all memory of the process, page cache included, in bytes; `groups`: other cgroups
+    that it is in.
     """
     with memory_cgroup() as group:
         group.limit(cap)
         try:
-            found = run_worker(module, job, group, timeout)
+            found = run_worker(module, job, [group.path, *groups], timeout)
         except RuntimeError as error:
             found = {'failed': str(error)}
         kills = group.oom_kills()

@@ -2,6 +2,7 @@
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 import json
 import os
@@ -15,6 +16,7 @@ from rich.table import Table
 
 from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.cli.throttled_flash import reading_slowly
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.engine.config import MODES
@@ -25,12 +27,14 @@ from flash_llm_ros.engine.memory.process_memory import (
 )
 from flash_llm_ros.store.device_profile import DeviceProfile, usable_profile
 from flash_llm_ros.store.errors import FlashLlmError
+from flash_llm_ros.store.flash_classes import FLASH_CLASSES
 
 EPILOG = """\
 examples:
   flash_llm bench /data/smollm2.store --budget 96MB
   flash_llm bench /data/qwen.store --budget 560MB --threads 4 --json bench.json
   flash_llm bench /data/relu.store --budget 560MB --mode gated
+  flash_llm bench /data/qwen.store --budget 800MB --draft /data/small.store --flash emmc
 
 Opens the store as the node does, answers one prompt a few times and prints medians. The floor is
 the least time in which the flash, as `flash_llm probe` found it, delivers what a token read.
@@ -74,16 +78,21 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--runs', type=int, default=3, metavar='N',
                         help='answers, after one to warm up (default: 3)')
     parser.add_argument('--prompt', default=PROMPT, metavar='TEXT', help='what to ask')
+    parser.add_argument('--flash', choices=FLASH_CLASSES, metavar='CLASS',
+                        help='let the kernel slow the flash down to one of '
+                        f'{", ".join(FLASH_CLASSES)} (as root, where it lets one)')
     parser.add_argument('--json', type=Path, metavar='PATH', help='write the figures to PATH')
 
 
 def run(options: Namespace) -> int:
     """Return 0, or 1 where the store cannot be run or the memory promise was broken."""
     try:
-        figures = _measure(options)
+        with (nullcontext() if options.flash is None else
+              reading_slowly(options.store, FLASH_CLASSES[options.flash])):
+            figures = _measure(options)
         if options.json:
             options.json.write_text(json.dumps(figures, indent=2) + '\n')
-    except (FlashLlmError, OSError) as error:
+    except (FlashLlmError, OSError, RuntimeError) as error:
         return fail(error)
     _print(figures)
     grown = figures['peak_rss'] - figures['bare_rss']
@@ -107,7 +116,8 @@ def _measure(options: Namespace) -> dict[str, Any]:
     profile, _ = usable_profile(options.store)
     return {
         'store': str(options.store), 'model': engine.model_name, 'model_bytes': engine.model_bytes,
-        'mode': engine.mode, 'threads': options.threads, 'reader': engine.reader,
+        'mode': engine.mode, 'flash': options.flash, 'threads': options.threads,
+        'reader': engine.reader,
         'load_average': load, 'runs': [asdict(entry) for entry in runs], **_medians(runs, profile),
         'plan': {row.name: row.bytes for row in engine.plan.rows},
         'budget': engine.plan.budget, 'bare_rss': bare, 'peak_rss': peak}
@@ -167,8 +177,9 @@ def _print(figures: dict[str, Any]) -> None:
     table = Table(title=f'{figures["model"]}, {figures["mode"]}, {figures["threads"]} threads, '
                         f'{len(figures["runs"])} answers', show_header=False)
     wait = figures['token_wait_seconds']
+    slowed = f', read as from {figures["flash"]}' if figures['flash'] else ''
     rows = {
-        'model on flash': f'{figures["model_bytes"] / 1e6:.1f} MB',
+        'model on flash': f'{figures["model_bytes"] / 1e6:.1f} MB{slowed}',
         'first token': f'{figures["first_token_seconds"]:.2f} s for '
                        f'{figures["runs"][0]["prompt_tokens"]} tokens '
                        f'({figures["prompt_tokens_per_second"]:.0f} a second)',

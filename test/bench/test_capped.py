@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from bench.memory import capped
-from bench.memory.capped import PEER, Side, summary
+from bench.memory.capped import PEER, Case, Side, summary
 from bench.support import worker
 from bench.support.command import run
 from bench.support.memory_cgroup import cgroup_version
@@ -57,7 +57,8 @@ def test_the_command_measures_under_the_cap_and_shows_the_plan_where_nothing_fit
     report, model = tmp_path / 'report.json', tmp_path / 'model.gguf'
     model.write_bytes(bytes(4096))
     arguments = [str(model), '1MB', '150MB', '--store', str(int8_store), '--threads', '1',
-                 '--rounds', '1', '--tokens', '5', '--json', str(report)]
+                 '--rounds', '1', '--tokens', '5', '--json', str(report), '--draft',
+                 str(int8_store)]
     assert run(capped.parser(), capped.measure, arguments) == 0
     printed = capsys.readouterr().out
     assert 'this store needs at least' in printed and 'KV cache' in printed
@@ -65,9 +66,9 @@ def test_the_command_measures_under_the_cap_and_shows_the_plan_where_nothing_fit
     exact = [run for run in figures['runs'] if run['side'].startswith('exact')]
     assert [(run['side'], run['allowance'], 'text' in run) for run in exact] == [
         (side, allowance, allowance > 10**6) for allowance in (10**6, 150 * 10**6)
-        for side in ('exact', 'exact, lookup')]
-    assert exact[2]['text'] == exact[3]['text']
-    for found in exact[2:]:
+        for side in ('exact', 'exact, lookup', 'exact, drafts')]
+    assert exact[3]['text'] == exact[4]['text'] == exact[5]['text']
+    for found in exact[3:]:
         assert len(found['token_seconds']) == 4
         assert found['oom_kills'] == 0
         assert found['peak'] <= found['bare'] + found['allowance']
@@ -82,7 +83,7 @@ def test_nothing_is_measured_of_a_file_that_stays_in_the_page_cache(tmp_path, mo
     monkeypatch.setattr(capped, 'drop_from_page_cache', lambda path: 2_000_000)
     monkeypatch.setattr(capped, 'run_capped', lambda *arguments: {'bytes': 1})
     side = Side(PEER, 'module', model, 50, {})
-    found = capped.one_run(side, [side], 7, 1, 1.0)
+    found = capped.one_run(side, [side], Case(7, 1, None), 1.0)
     if weights > 200_000_000:
         assert found['bytes'] == 1
     else:
@@ -91,7 +92,8 @@ def test_nothing_is_measured_of_a_file_that_stays_in_the_page_cache(tmp_path, mo
 
 def test_a_row_puts_all_tokens_of_all_runs_together():
     times = [0.1, 0.2, 0.3], [0.2, 0.4, 0.9]
-    runs = [{'side': PEER, 'allowance': 7, 'threads': 1, 'bare': 50, 'token_seconds': seconds,
+    runs = [{'side': PEER, 'allowance': 7, 'threads': 1, 'flash': None,
+             'bare': 50, 'text': 'a', 'token_seconds': seconds,
              'first_token_seconds': 1.0, 'bytes': 300 * scale, 'reads': 30, 'cpu_seconds': 0.3,
              'peak': 10 * scale, 'oom_kills': 0} for scale, seconds in enumerate(times, 1)]
     row = summary(runs)
