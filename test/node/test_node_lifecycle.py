@@ -189,7 +189,7 @@ def test_parameters_are_described_and_guarded(int8_store):
                                   ('sampling.temperature', float('nan'), 'temperature'),
                                   ('requests.max_tokens', 'many', 'INTEGER')):
             assert word in set_parameter(client, name, value), name
-        for name, value in (('memory.dram_budget', 33_000_000), ('memory.dram_budget', '31.5MiB'),
+        for name, value in (('memory.dram_budget', '33000000B'), ('memory.dram_budget', '31.5MiB'),
                             ('sampling.temperature', 0.5), ('requests.max_tokens', 7)):
             assert set_parameter(client, name, value) == ''
         node.activate()
