@@ -1,6 +1,6 @@
 """A behaviour tree that may ask a language model, and never waits for it longer than it can.
 
-    ros2 run flash_llm_ros flash_llm_node --ros-args -p store:=STORE -p structured:=true \\
+    ros2 run flash_llm_ros flash_llm_node --ros-args -p store:=STORE -p requests.structured:=true \\
         -p autostart:=true
     python examples/behaviour_tree.py
     ros2 topic pub --once /situation std_msgs/msg/String '{data: The door ahead is closed.}'

@@ -1,7 +1,14 @@
 """Starts the node and, unless told otherwise, configures and activates it.
 
+What is wrong ends the launch with a sentence: an argument that there is not, a parameter file that
+is not there. launch itself would take both without a word.
+
 ros2 launch flash_llm_ros flash_llm.launch.py store:=/data/my_store budget:=96MB
 """
+
+from difflib import get_close_matches
+from pathlib import Path
+import sys
 
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.substitutions import LaunchConfiguration, PathJoinSubstitution
@@ -36,6 +43,11 @@ def generate_launch_description() -> launch.LaunchDescription:
 
 
 def _start(context: launch.LaunchContext) -> list[launch.LaunchDescriptionEntity]:
+    _check_words()
+    file = LaunchConfiguration('params_file').perform(context)
+    if not Path(file).is_file():
+        raise RuntimeError(f'params_file is {file}, which is no file; it must be a YAML file of '
+                           'node parameters.')
     given = {name: LaunchConfiguration(name).perform(context) for name in OVERRIDES}
     # As strings: '96' would otherwise become a number.
     overrides = {OVERRIDES[name]: ParameterValue(value, value_type=str)
@@ -48,3 +60,16 @@ def _start(context: launch.LaunchContext) -> list[launch.LaunchDescriptionEntity
         namespace=LaunchConfiguration('namespace'),
         parameters=[LaunchConfiguration('params_file'), overrides],
         respawn=LaunchConfiguration('respawn'), respawn_delay=2.0, output='screen')]
+
+
+def _check_words() -> None:
+    """Refuse unknown arguments where this file is launched itself: others may include it."""
+    if not any(Path(word).name == Path(__file__).name for word in sys.argv):
+        return
+    known = [name for name, _, _ in ARGUMENTS]
+    for name in (word.partition(':=')[0] for word in sys.argv if ':=' in word):
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            hint = f'; {near[0]} is the nearest' if near else ''
+            raise RuntimeError(f'There is no argument {name}{hint}. The arguments are '
+                               f'{", ".join(known)}; other parameters stand in params_file.')

@@ -70,8 +70,6 @@ def snapshot(client: 'OperatorClient') -> Snapshot:
     """Return what the node said last, as plain values."""
     status = client.status
     values = {name: getattr(status, name) for name in status.get_fields_and_field_types()}
-    age = client.node.get_clock().now().nanoseconds / 1e9 - (
-        status.stamp.sec + status.stamp.nanosec / 1e9)
     values |= {'stamp': status.stamp.sec + status.stamp.nanosec / 1e9,
                'state': _state_name(status), 'error': status.error.message}
     parts = {}
@@ -82,6 +80,8 @@ def snapshot(client: 'OperatorClient') -> Snapshot:
                 {value.key: value.value for value in entry.values})
     history = tuple((entry.tokens_per_second, entry.flash_bytes_per_second)
                     for entry in client.statuses[-60:])
+    # Not by its stamp, which may be a simulation's.
+    age = time.monotonic() - client.status_at
     return Snapshot(client.name, age, values, parts, history)
 
 

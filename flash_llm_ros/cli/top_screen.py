@@ -20,7 +20,7 @@ class Snapshot:
     """What a node said: fields of EngineStatus; part -> level, sentence, values of diagnostics."""
 
     node: str
-    age: float      # s since the status was made
+    age: float      # s since the status came
     status: dict[str, Any]
     parts: dict[str, tuple[str, str, dict[str, str]]]
     # of the latest statuses: tokens/s, flash bytes/s

@@ -102,7 +102,8 @@ class OperatorClient:
                   lambda message: self.responses.put(message.data), QoSProfile(depth=100))
         subscribe(TokenChunk, f'{self.name}/stream', self.chunks.put, QoSProfile(depth=1000))
         subscribe(DiagnosticArray, '/diagnostics', self.diagnostics.append, QoSProfile(depth=10))
-        subscribe(EngineStatus, f'{self.name}/status', self.statuses.append, STATUS)
+        self.status_at = 0.0        # s of time.monotonic(), when the latest ~/status came
+        subscribe(EngineStatus, f'{self.name}/status', self._take_status, STATUS)
         self._prompt = self.node.create_publisher(
             String, f'{self.name}/prompt', QoSProfile(depth=100))
         self._change_state = self.node.create_client(ChangeState, f'{self.name}/change_state')
@@ -176,6 +177,10 @@ class OperatorClient:
     def state(self) -> str:
         """Return the label of the lifecycle state."""
         return self.call(self._get_state, GetState.Request()).current_state.label
+
+    def _take_status(self, status: EngineStatus) -> None:
+        self.status_at = time.monotonic()
+        self.statuses.append(status)
 
     @property
     def status(self) -> EngineStatus:

@@ -1,5 +1,7 @@
 """The managed node: wires interfaces, worker and lifecycle together."""
 
+from importlib.metadata import version
+import time
 import traceback
 
 from rcl_interfaces.msg import SetParametersResult
@@ -22,7 +24,7 @@ from flash_llm_ros.node.interfaces.service import GenerateService
 from flash_llm_ros.node.interfaces.tokenize import Tokenize
 from flash_llm_ros.node.interfaces.topics import PromptTopic, StreamTopic
 from flash_llm_ros.node.lifecycle_guard import LifecycleGuard
-from flash_llm_ros.node.parameters import Parameters, old_name
+from flash_llm_ros.node.parameters import Parameters, as_declared, unknown_name
 from flash_llm_ros.node.work.ledger import Ledger
 from flash_llm_ros.node.work.worker import Worker
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
@@ -41,13 +43,14 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
         Node.__init__(
             self, 'flash_llm', automatically_declare_parameters_from_overrides=True)
         LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
+        self._log = self.get_logger()
         self._worker: Worker | None = None
         self._is_configured = False
         self._settings = Parameters(self, lambda: self._is_configured)
-        self._ledger = Ledger(self.get_logger())
+        self._ledger = Ledger(self._log)
         self._guard = LifecycleGuard(self)
         self.watchdog = Watchdog(
-            self._current_worker, lambda: self._settings['health.stall_error'], self.get_logger())
+            self._current_worker, lambda: self._settings['health.stall_error'], self._log)
 
         monitor = MutuallyExclusiveCallbackGroup()
         heat = Heat()
@@ -55,7 +58,8 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
                                     self.watchdog.complaint)
         self._status = StatusTopic(self, self._report, monitor)
         self._diagnostics = Diagnostics(
-            self, self._settings, self._report, heat, self._ledger, self._current_worker, monitor)
+            self, self._settings, self._report, heat, self._ledger, self._current_worker,
+            self.watchdog.complaint, monitor)
 
         intake = Intake(
             self._settings, StreamTopic(self, monitor), self._ledger, self._current_worker,
@@ -67,12 +71,14 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
         self._reset = ResetSession(self, self._current_worker)
         self._tokenize = Tokenize(self, self._current_worker)
         self._status.publish()
+        self._log.info(f'flash_llm_ros {version("flash_llm_ros")} as '
+                       f'{self.get_fully_qualified_name()}: unconfigured')
 
     def set_parameters_atomically(self, parameters: list[Parameter]) -> SetParametersResult:
-        """Set parameters as rclpy does; names of older versions are refused with the new one."""
-        if refusals := [text for each in parameters if (text := old_name(each.name))]:
+        """Set parameters as rclpy does; unknown names are refused with the right one."""
+        if refusals := [text for each in parameters if (text := unknown_name(each.name))]:
             return SetParametersResult(successful=False, reason=' '.join(refusals))
-        return super().set_parameters_atomically(parameters)
+        return super().set_parameters_atomically(list(map(as_declared, parameters)))
 
     def _current_worker(self) -> Worker | None:
         return self._worker
@@ -80,18 +86,22 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
     def report_bug(self, error: BaseException) -> None:
         """Log an exception nobody expected, with its traceback."""
         trace = ''.join(traceback.format_exception(error))
-        self.get_logger().error(f'Unexpected {type(error).__name__}; please report it.\n{trace}')
+        self._log.error(f'Unexpected {type(error).__name__}; please report it.\n{trace}')
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Open the store, make the memory plan, allocate; FAILURE leaves the node unconfigured."""
         self._is_configured = True
-        log = self.get_logger()
+        begin = time.monotonic()
         try:
             config = self._settings.engine_config()
-            engine = Engine.open(config, log=log.info)
-            log.info(f'Memory plan of {engine.model_name}:\n{engine.plan.table()}')
+            engine = Engine.open(config, log=self._log.info)
+            self._log.info(f'Memory plan of {engine.model_name}:\n{engine.plan.table()}')
             self._keep_system_prompt(engine)
-            self._worker = Worker(engine, self._settings, self.report_bug, log.warning)
+            self._worker = Worker(engine, self._settings, self.report_bug, self._log.warning)
+            self._log.info(
+                f'Configured in {time.monotonic() - begin:.1f} s: {engine.model_name} of '
+                f'{config.store} in {engine.plan.budget / 1e6:g} MB, {engine.mode_reason}; '
+                f'reading with {engine.reader}')
         except EXITS:
             raise
         except BaseException as error:
@@ -111,12 +121,14 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
         """Accept requests."""
         self._report.restart_counting()
         self._worker.activate()
+        self._log.info('Active: takes requests')
         return self._changed()
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Cancel what waits and what runs, accept nothing more."""
         with self.watchdog.ending():
             self._worker.deactivate('The node was deactivated.')
+        self._log.info('Inactive: takes no requests')
         return self._changed()
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -158,6 +170,7 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
             self.report_bug(error)
         self._worker = None
         self._is_configured = False
+        self._log.info(reason)
         return self._changed()
 
     def _changed(self) -> TransitionCallbackReturn:
@@ -170,7 +183,7 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
             self.report_bug(error)
             error = FlashLlmError(
                 ErrorCode.INTERNAL, f'Unexpected {type(error).__name__}: {error}')
-        self.get_logger().error(f'Not configured: {error.code.name}: {error}')
+        self._log.error(f'Not configured: {error.code.name}: {error}')
         self._ledger.note(error)
         self._status.publish()
         return FAILURE

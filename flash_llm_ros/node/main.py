@@ -53,6 +53,7 @@ def main(args: list[str] | None = None) -> int:
     from rclpy.exceptions import ParameterException
     from rclpy.executors import MultiThreadedExecutor
     from rclpy.signals import SignalHandlerOptions
+    from rclpy.utilities import remove_ros_args
 
     from flash_llm_ros.engine.memory.process_memory import return_large_blocks, share_one_heap
     from flash_llm_ros.node.flash_llm_node import FlashLlmNode
@@ -61,13 +62,19 @@ def main(args: list[str] | None = None) -> int:
     share_one_heap()        # before others make threads
     return_large_blocks()
     # rclpy's own handlers would end the communication before a running goal got its result.
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RuntimeError as error:       # such as a parameter file that is not there
+        return _refuse(error)
+    if words := remove_ros_args(args)[1:]:
+        rclpy.shutdown()
+        return _refuse(f'it takes no {" ".join(words)}; parameters and remappings stand behind '
+                       '--ros-args')
     try:
         node = FlashLlmNode()
     except (ParameterException, FlashLlmError) as error:
-        print(f'flash_llm_node: {error}', file=sys.stderr)
         rclpy.shutdown()
-        return 1
+        return _refuse(error)
     executor = MultiThreadedExecutor(EXECUTOR_THREADS)
     executor.add_node(node)
     node.watchdog.start()
@@ -85,6 +92,11 @@ def main(args: list[str] | None = None) -> int:
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     return 0
+
+
+def _refuse(why: object) -> int:
+    print(f'flash_llm_node: {why}', file=sys.stderr)
+    return 1
 
 
 def _spin(executor: 'Executor', node: 'FlashLlmNode', stop: StopRequest) -> None:

@@ -15,10 +15,10 @@ HEAD = """\
 
 `python -m flash_llm_ros.node.parameter_docs > doc/parameters.md` writes this page from the node's
 own table; a test compares them. `ros2 param describe /flash_llm NAME` tells the same. A value that
-is out of range, or no choice, is refused with a sentence that says what would be right; so are the
-names of older versions, which had no groups. Of parameters that are set together
-(`set_parameters_atomically`) all are taken or none. The folder `config/` has a file with all
-defaults and starting points for three machines.
+is out of range, or no choice, is refused with a sentence that says what would be right; so are
+unknown names and those of older versions, which had no groups. A size needs a unit. Of parameters
+that are set together (`set_parameters_atomically`) all are taken or none. The folder `config/` has
+a file with all defaults and starting points for three machines.
 
 | may change | |
 |---|---|

@@ -1,7 +1,8 @@
 """Every parameter of the node in one table: type, default, unit, range, and when it may change."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import Enum
 import math
 from pathlib import Path
@@ -82,6 +83,13 @@ class Entry:
         if self.byte_size:
             return BYTE_SIZE_FORM
         return f'one of {", ".join(self.choices)}' if self.choices else ''
+
+    def wrong_type(self, value: object) -> str:
+        """Return what is wrong with the type of a value, or ''; byte sizes have any."""
+        if self.byte_size or type(value) is type(self.default):
+            return ''
+        wanted = {bool: 'true or false', int: 'an integer', float: 'a number', str: 'a text'}
+        return f'{self.name} is {value!r}; it has to be {wanted[type(self.default)]}.'
 
     def complaint(self, value: Value | None) -> str:
         """Return what is wrong with a value that has the right type and range, or ''."""
@@ -207,11 +215,26 @@ LEFT = {
 OF_RCLPY = ('use_sim_time', 'start_type_description_service', 'qos_overrides.')     # or begin so
 
 
-def old_name(name: str) -> str:
-    """Return what became of a parameter of an older version, in a sentence; '' for others."""
+def unknown_name(name: str) -> str:
+    """Return what a name stands for that is none of ours or of ROS, in a sentence; '' for those."""
+    if name in BY_NAME or name.startswith(OF_RCLPY):
+        return ''
     if name in RENAMED:
         return f'The parameter `{name}` is now called `{RENAMED[name]}`.'
-    return f'The parameter `{name}` has left: {LEFT[name]}.' if name in LEFT else ''
+    if name in LEFT:
+        return f'The parameter `{name}` has left: {LEFT[name]}.'
+    # By its whole name, or by that behind a group, which is then a wrong one or missing.
+    near = get_close_matches(name, BY_NAME, 1) or [
+        RENAMED[field] for field in get_close_matches(name.rpartition('.')[2], RENAMED, 1)]
+    return f'There is no parameter `{name}`{f"; `{near[0]}` is the nearest" if near else ""}.'
+
+
+def as_declared(parameter: Parameter) -> Parameter:
+    """Return a parameter whose integer stands for a number, as in `duty_cycle: 1`, as a double."""
+    entry = BY_NAME.get(parameter.name)
+    if entry is not None and type(entry.default) is float and type(parameter.value) is int:
+        return Parameter(parameter.name, value=float(parameter.value))
+    return parameter
 
 
 class Parameters:
@@ -221,24 +244,28 @@ class Parameters:
         """The node has declared what it was given; raises FlashLlmError(INVALID_PARAMETER)."""
         self._node = node
         self._is_configured = is_configured
-        self._take_given(node.get_parameters_by_prefix(''))
+        given = {name: as_declared(parameter)
+                 for name, parameter in node.get_parameters_by_prefix('').items()}
+        self._check_given(given)
         # Registered first, so that it also sees the values given on the command line.
         node.add_on_set_parameters_callback(self._check)
         for entry in TABLE:
-            node.declare_parameter(entry.name, entry.default, entry.descriptor())
+            value = entry.default
+            if entry.name in given:     # declared anew, with its range
+                node.undeclare_parameter(entry.name)
+                value = given[entry.name].value
+            node.declare_parameter(entry.name, value, entry.descriptor(), ignore_override=True)
 
     def __getitem__(self, name: str) -> Value:
         return self._node.get_parameter(name).value
 
-    def _take_given(self, given: Iterable[str]) -> None:
-        """Refuse old names, tell of unknown ones; ours are declared anew, with their ranges."""
-        given = [name for name in given if not name.startswith(OF_RCLPY)]
-        if refusals := [sentence for name in given if (sentence := old_name(name))]:
-            raise FlashLlmError(ErrorCode.INVALID_PARAMETER, ' '.join(refusals))
-        if unknown := ', '.join(name for name in given if name not in BY_NAME):
-            self._node.get_logger().warning(f'There are no such parameters: {unknown}.')
-        for name in given:
-            self._node.undeclare_parameter(name)
+    def _check_given(self, given: Mapping[str, Parameter]) -> None:
+        """Names and types: rclpy takes the type of a parameter from the value that it is given."""
+        refusals = [unknown_name(name) for name in given]
+        refusals += [entry.wrong_type(given[entry.name].value) for entry in TABLE
+                     if entry.name in given]
+        if sentences := ' '.join(filter(None, refusals)):
+            raise FlashLlmError(ErrorCode.INVALID_PARAMETER, sentences)
 
     def engine_config(self) -> EngineConfig:
         """Return what the engine is opened with; raises FlashLlmError(INVALID_PARAMETER, ...)."""

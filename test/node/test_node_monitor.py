@@ -1,7 +1,9 @@
 """~/status and /diagnostics, also while the node is busy."""
 
+from importlib.metadata import version
+
 import pytest
-from ros_fixtures import running_node
+from ros_fixtures import INJECTING, running_node
 from test_node_requests import goal
 
 from flash_llm_ros.engine import FinishReason
@@ -52,10 +54,40 @@ def test_status_waits_for_late_joiners(active_node):
     assert status.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL
 
 
-def test_the_log_tells_the_mode_and_why(active_node):
+def test_the_log_tells_what_a_person_at_the_console_needs(active_node, int8_store):
     """A SiLU model has no predictors, so that auto is exact."""
-    assert 'mode exact: the model uses every neuron' in active_node.process.log()
-    assert active_node.client.status.mode == 'exact'
+    client = active_node.client
+    client.send_goal(goal('Hello', 2)).result(30)
+    log = active_node.process.log()
+    assert f'flash_llm_ros {version("flash_llm_ros")} as /flash_llm: unconfigured' in log
+    ready = next(line for line in log.splitlines() if 'Configured in ' in line)
+    assert f' of {int8_store} in 32 MB, mode exact: the model uses every neuron' in ready
+    assert client.status.model in ready and '; reading with ' in ready
+    assert 'Active: takes requests' in log and client.status.mode == 'exact'
+    assert ': LENGTH' not in log        # each request is told at level debug
+
+
+def test_a_simulation_that_stands_still_silences_nothing(int8_store):
+    """Nobody publishes /clock: the node's clock is 0. Its log has each request at level debug."""
+    from flash_llm_ros.cli.top import snapshot
+
+    with running_node(int8_store, command=(*INJECTING, '--ros-args', '-r', '__ns:=/robot',
+                                           '--log-level', 'robot.flash_llm:=debug'),
+                      name='robot/flash_llm', use_sim_time=True) as node:
+        client = node.activate().client
+        seen = len(client.statuses), len(client.diagnostics)
+        client.until(lambda: len(client.statuses) > seen[0] + 2
+                     and len(client.diagnostics) > seen[1] + 1, 30, 'health')
+        assert client.status.stamp.sec == 0
+        assert client.diagnostics[-1].header.stamp.sec == 0
+        names = {status.name for status in client.diagnostics[-1].status}
+        assert '/robot/flash_llm: engine' in names
+        assert snapshot(client).age < 30
+
+        client.send_goal(goal('Hello', 2)).result(30)
+        client.until(lambda: ': LENGTH, ' in node.process.log(), 10, 'the log')
+        assert client.transition('deactivate')
+        assert 'Inactive: takes no requests' in node.process.log()
 
 
 def test_diagnostics_go_on_during_a_long_prefill(active_node):
@@ -112,7 +144,11 @@ def test_diagnostics_tell_health_and_memory_plan(active_node):
     client.send_goal(goal('Hello [fault]')).result(30)
     level_becomes(DiagnosticStatus.ERROR, 'failed twice')
     client.send_goal(goal('')).result(30)
-    level_becomes(DiagnosticStatus.WARN, 'empty')
+    client.until(lambda: 'EMPTY_PROMPT' in values(parts(client)['engine'])['last error'], 10, '')
+    level_becomes(DiagnosticStatus.ERROR, 'failed twice')       # who asks wrongly heals nothing
     client.send_goal(goal('Hello', 2)).result(30)
     level_becomes(DiagnosticStatus.OK, 'idle')
+    client.send_goal(goal('')).result(30)
+    client.until(lambda: 'EMPTY_PROMPT' in values(parts(client)['engine'])['last error'], 10, '')
+    assert parts(client)['engine'].level == DiagnosticStatus.OK     # and harms nothing
     assert int(values(parts(client)['engine'])['faults']) == 1

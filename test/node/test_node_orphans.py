@@ -62,7 +62,8 @@ def node(request, int8_store):
 
     domain = new_domain()
     parameters = {'store': str(int8_store), 'memory.dram_budget': BUDGET, 'autostart': True,
-                  'requests.queue_size': 1}
+                  'requests.queue_size': 1,
+                  'use_sim_time': True}     # nobody publishes /clock: it stands still
     environment = {'PYTHONPATH': os.pathsep.join(sys.path),
                    'FASTDDS_BUILTIN_TRANSPORTS': request.param}
     with NodeProcess(parameters, domain, command=INJECTING, environment=environment) as process:

@@ -132,18 +132,35 @@ def start_with(*words: str) -> subprocess.CompletedProcess:
              'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST', 'PYTHONPATH': os.pathsep.join(sys.path)})
 
 
-def test_a_bad_parameter_at_the_start_is_told_in_a_sentence() -> None:
-    done = start_with('-p', 'sampling.top_p:=7.5')
-    assert done.returncode == 1 and 'Traceback' not in done.stderr
-    assert 'top_p' in done.stderr and '7.5' in done.stderr
+def test_what_is_wrong_at_the_start_is_told_in_a_sentence(tmp_path: Path) -> None:
+    file = tmp_path / 'wrong.yaml'
+    file.write_text('/**:\n  ros__parameters:\n    dram_bugdet: 96MB\n    stor: /data\n'
+                    '    computer: {duty_cycle: 1}\n    requests: {max_tokens: many}\n'
+                    '    gripper: 1\n')
+    for words, sentences in (
+        (('-p', 'sampling.top_p:=7.5'), ('top_p', '7.5')),
+        (('-p', 'memory.dram_budget:=96'), ('96, without a unit', "'96MB'")),
+        (('--params-file', tmp_path / 'nowhere.yaml'), ('nowhere.yaml',)),
+        (('--params-file', file), (
+            'no parameter `dram_bugdet`; `memory.dram_budget` is the nearest',
+            '`stor`; `store` is', '`computer.duty_cycle`; `compute.duty_cycle` is',
+            "requests.max_tokens is 'many'; it has to be an integer",
+            'no parameter `gripper`.')),
+    ):
+        done = start_with(*map(str, words))
+        assert done.returncode == 1 and 'Traceback' not in done.stderr, done.stderr
+        assert all(sentence in done.stderr for sentence in sentences), done.stderr
+    done = subprocess.run([sys.executable, '-m', 'flash_llm_ros.node.main', '-p', 'store:=/data'],
+                          capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and 'stand behind --ros-args' in done.stderr
 
 
 def test_every_parameter_of_the_version_before_has_an_answer() -> None:
-    from flash_llm_ros.node.parameters import BY_NAME, LEFT, RENAMED, old_name
+    from flash_llm_ros.node.parameters import BY_NAME, LEFT, RENAMED, unknown_name
 
     for name in OLD_NAMES:
         assert (name in RENAMED) != (name in LEFT), name
-        assert f'`{name}`' in old_name(name)
+        assert f'`{name}`' in unknown_name(name)
     assert set(RENAMED.values()) <= BY_NAME.keys() and not LEFT.keys() & BY_NAME.keys()
 
 
@@ -158,12 +175,18 @@ def test_old_names_are_refused_at_the_start(tmp_path: Path) -> None:
     assert done.returncode == 1 and '`memory.dram_budget`' in done.stderr
 
 
-def test_old_names_are_refused_while_it_runs_and_unknown_ones_are_told(int8_store: Path) -> None:
-    with running_node(int8_store, **{'memory.dram_budged': '1GB'}) as node:
-        assert 'no such parameters: memory.dram_budged' in node.process.log()
+def test_names_are_refused_and_integers_are_numbers_while_it_runs(int8_store: Path) -> None:
+    with running_node(int8_store, **{'compute.duty_cycle': 1, 'requests.stream_period': 2}) as node:
         client = node.client
+        assert value_of(client, 'compute.duty_cycle') == 1.0
+        assert type(value_of(client, 'requests.stream_period')) is float
+        assert set_parameter(client, 'sampling.temperature', 1) == ''
+        assert type(value_of(client, 'sampling.temperature')) is float
+        assert '0.05' in set_parameter(client, 'compute.duty_cycle', 0)
+        assert 'without a unit' in set_parameter(client, 'memory.dram_budget', 96)
         assert 'now called `compute.threads`' in set_parameter(client, 'threads', 2)
         assert 'there is one policy' in set_together(
             client, ('window_policy', 'least_recent'), ('compute.threads', 2))
-        assert set_parameter(client, 'memory.dram_budged', '2GB') != ''
+        assert '`memory.dram_budget` is the nearest' in set_parameter(
+            client, 'memory.dram_budged', '2GB')
         assert value_of(client, 'compute.threads') == 1

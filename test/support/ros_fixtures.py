@@ -63,7 +63,8 @@ class RunningNode:
 @contextmanager
 def running_node(
     store: Path | str, *, environment: dict[str, str] | None = None,
-    command: tuple[str, ...] = INJECTING, ends_with: int = 0, **parameters: object,
+    command: tuple[str, ...] = INJECTING, ends_with: int = 0, name: str = 'flash_llm',
+    **parameters: object,
 ) -> Iterator[RunningNode]:
     """Start a node; it has to end with this exit code, without a traceback that was not planted.
 
@@ -81,7 +82,7 @@ def running_node(
         # A panic's backtrace takes 50 MB.
         'PYTHONPATH': os.pathsep.join(sys.path), 'RUST_BACKTRACE': '0', **(environment or {})})
     try:
-        with OperatorClient(domain_id=domain, give_up=process.has_ended) as client:
+        with OperatorClient(name, domain_id=domain, give_up=process.has_ended) as client:
             client.wait_for_node(START_TIMEOUT)
             yield RunningNode(process, client, domain)
     finally:

@@ -4,10 +4,11 @@ from collections.abc import Callable
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.callback_groups import CallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
-from flash_llm_msgs.msg import EngineError, EngineStatus
+from flash_llm_msgs.msg import EngineStatus
 from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.engine.memory.process_memory import resident_bytes
 from flash_llm_ros.node.health import Health, Level
@@ -17,9 +18,10 @@ from flash_llm_ros.node.health.memory import memory_health, swapped_bytes
 from flash_llm_ros.node.health.qos import communication_health
 from flash_llm_ros.node.health.status import StatusReport
 from flash_llm_ros.node.parameters import Parameters
-from flash_llm_ros.node.work.ledger import FAULTS, Ledger
+from flash_llm_ros.node.work.ledger import Ledger
 from flash_llm_ros.node.work.worker import Worker
 from flash_llm_ros.store.device_profile import usable_profile
+from flash_llm_ros.store.errors import FlashLlmError
 
 PERIOD = 1.0  # s
 STATE_NAMES = {
@@ -40,9 +42,12 @@ class Diagnostics:
         heat: Heat,
         ledger: Ledger,
         current_worker: Callable[[], Worker | None],
+        complaint: Callable[[], FlashLlmError | None],
         callback_group: CallbackGroup,
     ) -> None:
+        """``complaint``: what is wrong now, beside what has failed."""
         self._node = node
+        self._complaint = complaint
         self._parameters = parameters
         self._report = report
         self._heat = heat
@@ -52,7 +57,8 @@ class Diagnostics:
         self._judged: tuple[Worker, FlashHealth] | None = None
         self._publisher = node.create_publisher(
             DiagnosticArray, '/diagnostics', QoSProfile(depth=10), callback_group=callback_group)
-        node.create_timer(PERIOD, self.publish, callback_group=callback_group)
+        node.create_timer(PERIOD, self.publish, callback_group=callback_group,
+                          clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def publish(self) -> None:
         """Publish the health of now."""
@@ -75,6 +81,7 @@ class Diagnostics:
     def _engine(self) -> Health:
         status = self._report.message()
         level, text = self._health(status)
+        error = self._ledger.totals.last_error
         worker = self._current_worker()
         return Health(level, text, {
             'state': STATE_NAMES[status.state],
@@ -84,6 +91,7 @@ class Diagnostics:
             'requests done': status.requests_done,
             'requests failed': status.requests_failed,
             'faults': self._ledger.totals.faults,
+            'last error': f'{error.code.name}: {error}' if error else '',
             'requests waiting': status.queue_length,
             'tokens generated': status.tokens_generated,
             'tokens per second': f'{status.tokens_per_second:.2f}',
@@ -97,12 +105,10 @@ class Diagnostics:
         })
 
     def _health(self, status: EngineStatus) -> tuple[Level, str]:
-        error = status.error
+        """A request that makes no sense, or comes too often, says nothing of the engine."""
         state = STATE_NAMES[status.state]
-        if error.code == EngineError.NONE:
-            return Level.OK, state
-        sentence = f'{state}; {error.message}'
-        return Level.ERROR if error.code in FAULTS else Level.WARN, sentence
+        fault = self._complaint() or self._ledger.totals.fault
+        return (Level.ERROR, f'{state}; {fault}') if fault else (Level.OK, state)
 
     def _memory_plan(self) -> Health:
         worker = self._current_worker()
@@ -139,7 +145,7 @@ class Diagnostics:
     def _status(self, part: str, health: Health) -> DiagnosticStatus:
         return DiagnosticStatus(
             level=bytes([health.level]),
-            name=f'{self._node.get_name()}: {part}',
+            name=f'{self._node.get_fully_qualified_name()}: {part}',
             message=health.text,
             hardware_id=self._node.get_fully_qualified_name(),
             values=[KeyValue(key=key, value=str(value)) for key, value in health.values.items()])

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import time
 
 from rclpy.callback_groups import CallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from flash_llm_msgs.msg import EngineStatus
@@ -143,7 +144,10 @@ class StatusReport:
 
 
 class StatusTopic:
-    """Publishes twice a second, and at once when the node has changed its state."""
+    """Publishes twice a second, and at once when the node has changed its state.
+
+    Twice a second of a steady clock: that of the node may be a simulation's, and stand still.
+    """
 
     def __init__(
         self, node: Node, report: StatusReport, callback_group: CallbackGroup,
@@ -151,7 +155,8 @@ class StatusTopic:
         self._report = report
         self._publisher = node.create_publisher(
             EngineStatus, '~/status', STATUS, callback_group=callback_group)
-        node.create_timer(PERIOD, self._tick, callback_group=callback_group)
+        node.create_timer(PERIOD, self._tick, callback_group=callback_group,
+                          clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def publish(self) -> None:
         """Publish the state of now."""

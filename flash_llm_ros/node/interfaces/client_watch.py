@@ -4,6 +4,7 @@ import queue
 import time
 
 from rclpy.callback_groups import CallbackGroup
+from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from flash_llm_ros.node.work.request import Request
@@ -24,7 +25,8 @@ class ClientWatch:
         self._node = node
         self._new: queue.SimpleQueue[_Watched] = queue.SimpleQueue()
         self._watched: list[_Watched] = []
-        node.create_timer(PERIOD, self._look, callback_group=callback_group)
+        node.create_timer(PERIOD, self._look, callback_group=callback_group,
+                          clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def add(self, request: Request, service: str) -> None:
         """Watch over a request that came by a service, such as '~/generate/_action/send_goal'."""

@@ -27,7 +27,8 @@ class Totals:
     tokens_generated: int = 0
     faults: int = 0
     last_cost: GenerationCost | None = None
-    last_error: FlashLlmError | None = None
+    last_error: FlashLlmError | None = None     # None after a success
+    fault: FlashLlmError | None = None          # the latest, until an answer or a transition
 
 
 class Ledger:
@@ -50,37 +51,44 @@ class Ledger:
     def note(self, error: FlashLlmError | None) -> None:
         """Keep how a transition ended."""
         with self._lock:
-            self._totals = replace(self._totals, last_error=error)
+            self._totals = replace(self._totals, last_error=error, fault=error)
 
     def enter(self, outcome: Outcome) -> None:
         """Count an outcome and log it."""
         failed = outcome.finish_reason == FinishReason.ERROR
         cancelled = outcome.finish_reason == FinishReason.CANCELLED
+        done = not failed and not cancelled
         fault = failed and outcome.error.code in FAULTS
         cost = outcome.cost
         with self._lock:
             totals = self._totals
             self._totals = Totals(
-                totals.requests_done + (not failed and not cancelled),
+                totals.requests_done + done,
                 totals.requests_failed + failed,
                 totals.requests_cancelled + cancelled,
                 totals.preemptions + outcome.preemptions,
                 totals.tokens_generated + (cost.generated_tokens if cost else 0),
                 totals.faults + fault,
                 cost or totals.last_cost,
-                outcome.error if failed else None)
+                outcome.error if failed else None,
+                outcome.error if fault else None if done else totals.fault)
         self._log(outcome, failed, fault)
 
     def _log(self, outcome: Outcome, failed: bool, fault: bool) -> None:
         reason = outcome.finish_reason.name
         sentence = '' if outcome.error is None else f' ({outcome.error.code.name}: {outcome.error})'
-        text = f'Request {outcome.request_id}: {reason}{sentence}'
+        cost = '' if outcome.cost is None else (
+            f', {outcome.cost.prompt_tokens} + {outcome.cost.generated_tokens} tokens')
+        text = (f'Request {outcome.request_id}: {reason}{sentence}{cost} in '
+                f'{outcome.total_time:.2f} s, {outcome.queue_time:.2f} s of them waiting')
         if fault:
             self._logger.error(text)
         elif failed:
             self._logger.warning(text)
-        else:
+        elif outcome.error is not None and outcome.error.code == ErrorCode.CLIENT_GONE:
             self._logger.info(text)
+        else:
+            self._logger.debug(text)
 
 
 class _Entry(Outlet):
