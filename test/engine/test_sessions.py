@@ -301,6 +301,22 @@ def test_a_session_keeps_its_system_prompt(engine: Engine) -> None:
     say(engine, 'a', TURNS[1], system_prompt='The new one of the node', keep_system_prompt=True)
     error = refusal(engine, session_id='a', raw=False, system_prompt='Be rude')
     assert error.code is ErrorCode.INVALID_REQUEST and "session 'a'" in str(error)
+    for turns in ((('system', 'Be rude'), ('user', 'x')),
+                  (('user', 'x'), ('assistant', 'y'), ('system', 'Be rude'), ('user', 'z'))):
+        error = refusal(engine, **messages(*turns), session_id='a')
+        assert error.code is ErrorCode.INVALID_REQUEST and 'of the role system' in str(error)
+
+
+def test_a_session_may_repeat_its_system_prompt(engine: Engine) -> None:
+    """In either field; the conversation is the same as without."""
+    begin = messages(('system', 'Be kind'), ('user', TURNS[0]))
+    answer(engine, **begin, session_id='a')
+    answer(engine, **begin, session_id='b')
+    plain = answer(engine, **messages(('user', TURNS[1])), session_id='a')
+    again = answer(engine, **messages(('system', 'Be kind'), ('user', TURNS[1])), session_id='b')
+    assert again.prompt_tokens == plain.prompt_tokens and again.tokens == plain.tokens
+    error = refusal(engine, session_id='a', raw=False, system_prompt='Be rude')
+    assert 'system_prompt is not the one' in str(error)
 
 
 @pytest.mark.parametrize('every', [1, 2])

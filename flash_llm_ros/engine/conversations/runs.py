@@ -14,7 +14,7 @@ from flash_llm_ros.engine.model.model import Model
 from flash_llm_ros.engine.request.constrained_decoding import AnswerRules, ConstraintsPart
 from flash_llm_ros.engine.request.constraint import refuse
 from flash_llm_ros.engine.request.generation import FinishReason, Generation, GenerationRequest
-from flash_llm_ros.engine.request.prompt_tokens import PromptTokens
+from flash_llm_ros.engine.request.prompt_tokens import PromptTokens, own_system_prompt
 from flash_llm_ros.engine.text.chat_template import check_text
 from flash_llm_ros.engine.text.text_part import TextPart
 from flash_llm_ros.engine.text.tokenizer import TextStream
@@ -99,7 +99,7 @@ class Runs:
                                              session.system_prompt)
         stream, rules = self._answer_rules(request)
         if request.session_id:
-            session = self.sessions.begin(request.session_id, session, request.system_prompt)
+            session = self.sessions.begin(request.session_id, session, own_system_prompt(request))
         try:
             cached, kept = self._load(request, session, tokens)
             self._model.length = cached
@@ -218,8 +218,12 @@ class Runs:
 
 def _check_system_prompt(request: GenerationRequest, session: Session) -> None:
     """The node's own system prompt may change meanwhile; one that a request brings may not."""
-    if (not request.keep_system_prompt and request.system_prompt
-            and request.system_prompt != session.system_prompt):
-        raise FlashLlmError(ErrorCode.INVALID_REQUEST,
-                            f'system_prompt is not the one that session {request.session_id!r} '
-                            'began with; reset the session, or leave system_prompt out.')
+    brought = [(f'messages[{index}] of the role system', message.content)
+               for index, message in enumerate(request.messages) if message.role == 'system']
+    if request.system_prompt and not request.keep_system_prompt:
+        brought.append(('system_prompt', request.system_prompt))
+    for field, text in brought:
+        if text != session.system_prompt:
+            raise FlashLlmError(ErrorCode.INVALID_REQUEST,
+                                f'{field} is not the one that session {request.session_id!r} '
+                                'began with; reset the session, or leave it out.')

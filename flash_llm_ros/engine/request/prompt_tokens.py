@@ -68,12 +68,13 @@ class PromptTokens:
                   system_prompt: str) -> list[int]:
         """A conversation with a request as its next turn; what is there is left as it is.
 
-        `system_prompt` is the one that the conversation began with.
+        `system_prompt` is the one that the conversation began with; a turn may repeat it.
         """
         if request.raw:
             text = request.prompt
         else:
-            text = self._template.render_next(_turns(request), system_prompt)
+            turns = [message for message in _turns(request) if message.role != 'system']
+            text = self._template.render_next(turns, system_prompt)
             if self._template.is_there and conversation[-1] in self._spec.end_tokens:
                 conversation = conversation[:-1]        # the template ends the answer itself
         return self._checked([*conversation, *self._tokenizer.encode(text, begin=False)],
@@ -101,6 +102,13 @@ class PromptTokens:
                                 f'context_length is {self._context} and an answer needs at least '
                                 'one.')
         return tokens
+
+
+def own_system_prompt(request: GenerationRequest) -> str:
+    """The system prompt that a conversation begins with, in whichever field it stands."""
+    if request.messages and request.messages[0].role == 'system':
+        return request.messages[0].content
+    return request.system_prompt
 
 
 def _turns(request: GenerationRequest) -> list[Message]:

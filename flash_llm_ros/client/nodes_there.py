@@ -1,0 +1,21 @@
+"""Which nodes of this package are in the ROS graph."""
+
+from rclpy.node import Node
+
+STATUS_TYPE = 'flash_llm_msgs/msg/EngineStatus'
+
+
+def nodes_there(node: Node) -> list[str]:
+    """Return their full names, as far as ``node`` has discovered them."""
+    return sorted({
+        f'{endpoint.node_namespace.rstrip("/")}/{endpoint.node_name}'
+        for topic, types in node.get_topic_names_and_types() if STATUS_TYPE in types
+        for endpoint in node.get_publishers_info_by_topic(topic)})
+
+
+def not_found(name: str, seconds: float, node: Node) -> str:
+    """Return a sentence on a node that was not found, with those that are there."""
+    there = ', '.join(nodes_there(node))
+    hint = (f'There {"are" if "," in there else "is"} {there}.' if there else
+            'Is it running, and in the same ROS_DOMAIN_ID?')
+    return f'No node {name} was found within {seconds:g} s. {hint}'
