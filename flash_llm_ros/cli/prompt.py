@@ -3,6 +3,7 @@
 from argparse import ArgumentParser, Namespace
 from importlib.util import find_spec
 import json
+import os
 from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
@@ -19,16 +20,18 @@ EPILOG = """\
 examples:
   flash_llm prompt 'Name the capital of France.'               the running node answers
   flash_llm prompt /data/smollm2.store 'Name the capital of France.' --budget 96MB
+                                                               an engine of its own answers
   flash_llm prompt --node /robot/flash_llm 'Status?' --session operator --deadline 10
   flash_llm prompt 'Left or right?' --choice left --choice right --json
   dmesg | tail | flash_llm prompt -                            the prompt is read from stdin
 
 The answer goes to stdout as it comes, what it cost to stderr. Ctrl-C cancels the request.
-Without --via, options of one's own engine choose the engine; else the node answers where ROS
-is there and the node is found, and else the engine, for which a store has to be named.
+Where a store is named an engine of its own answers from it, else the running node. A robot's
+memory rarely holds two engines.
 """
 ENGINE_OPTIONS = ('budget', 'mode', 'context', 'threads', 'draft')
-NODE_OPTIONS = ('deadline', 'priority', 'session')
+NODE_OPTIONS = ('node', 'find_timeout', 'deadline', 'priority', 'session')
+FIND_TIMEOUT = 3.0      # s
 CANCEL_TIMEOUT = 5.0    # s
 COSTS = ('prompt_tokens', 'cached_tokens', 'generated_tokens', 'time_to_first_token',
          'tokens_per_second', 'passes', 'drafted_tokens', 'accepted_tokens',
@@ -40,8 +43,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('store', nargs='?', type=Path,
                         help='a flash store, for an engine of its own')
     parser.add_argument('prompt', help='what to ask; -: read it from stdin')
-    parser.add_argument('--via', choices=('auto', 'node', 'engine'), default='auto',
-                        help='who answers (default: auto)')
     parser.add_argument('--json', action='store_true',
                         help='print the answer and what it cost as JSON when it is complete')
     parser.add_argument('--max-tokens', type=int, metavar='N',
@@ -59,10 +60,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     form.add_argument('--choice', action='append', metavar='TEXT',
                       help='the answer is one of these (give it several times)')
     node = parser.add_argument_group('by the running node')
-    node.add_argument('--node', default='flash_llm', metavar='NAME',
-                      help='with its namespace (default: flash_llm)')
-    node.add_argument('--find-timeout', type=float, default=3.0, metavar='S',
-                      help='seconds to look for it (default: 3)')
+    node.add_argument('--node', metavar='NAME', help='with its namespace (default: flash_llm)')
+    node.add_argument('--find-timeout', type=float, metavar='S',
+                      help=f'seconds to wait until it is there and active (default: '
+                           f'{FIND_TIMEOUT:g})')
     node.add_argument('--deadline', type=float, metavar='S',
                       help="seconds until the answer ends as it is (default: the node's parameter)")
     node.add_argument('--priority', type=int, metavar='0-255',
@@ -81,56 +82,41 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(options: Namespace) -> int:
     """Return 0, 1 where nobody answered or the answer ended with an error, 130 on Ctrl-C."""
-    via = _via(options)
-    if options.prompt == '-':
-        options.prompt = sys.stdin.read()
+    _check_usage(options)
     try:
-        if via != 'engine':
-            code = _by_node(options, required=via == 'node' or options.store is None)
-            if code is not None:
-                return code
-        return _by_engine(options)
+        if options.prompt == '-':
+            options.prompt = sys.stdin.read()
+        return _by_node(options) if options.store is None else _by_engine(options)
     except (ConnectionError, FlashLlmError, OSError, ValueError) as error:
         return fail(error)
 
 
-def _via(options: Namespace) -> str:
-    """Return who is asked for: 'node', 'engine', or 'auto'."""
-    for_engine = [name for name in ENGINE_OPTIONS if getattr(options, name) is not None]
-    for_node = [name for name in NODE_OPTIONS if getattr(options, name) is not None]
-    if for_engine and (for_node or options.via == 'node'):
-        options.usage_error(f'--{for_engine[0]} is for an engine of its own, which takes no '
-                            f'--{for_node[0].replace("_", "-")}' if for_node else
-                            f'--{for_engine[0]} is for an engine of its own, not for the node')
-    if for_node and options.via == 'engine':
-        options.usage_error(f'--{for_node[0].replace("_", "-")} is for the running node')
-    if (for_engine or options.via == 'engine') and options.store is None:
-        options.usage_error('an engine of its own needs a flash store: STORE PROMPT')
-    if options.via != 'auto':
-        return options.via
-    return 'engine' if for_engine else 'node' if for_node else 'auto'
+def _check_usage(options: Namespace) -> None:
+    def given(names: tuple[str, ...]) -> list[str]:
+        return [f'--{name.replace("_", "-")}' for name in names
+                if getattr(options, name) is not None]
+
+    if options.store is None:
+        if for_engine := given(ENGINE_OPTIONS):
+            options.usage_error(f'{for_engine[0]} is for an engine of its own, which needs a flash '
+                                'store: STORE PROMPT')
+        if os.path.isfile(os.path.join(options.prompt, 'manifest.yaml')):
+            options.usage_error(f'{options.prompt} is a flash store; what is to be asked stands '
+                                'behind it: STORE PROMPT')
+    elif for_node := given(NODE_OPTIONS):
+        options.usage_error(f'{for_node[0]} is for the running node; leave the store out')
 
 
-def _by_node(options: Namespace, required: bool) -> int | None:
-    """Return the exit code, or None where there is no node and none is required."""
+def _by_node(options: Namespace) -> int:
     if find_spec('rclpy') is None or find_spec('flash_llm_msgs') is None:
-        if required:
-            raise ConnectionError(
-                'ROS 2 (rclpy, flash_llm_msgs) is not there, so no node can be asked; source it, '
-                'or name a flash store: flash_llm prompt STORE PROMPT')
-        return None
+        raise ConnectionError(
+            'ROS 2 (rclpy, flash_llm_msgs) is not there, so no node can be asked; source it, '
+            'or name a flash store: flash_llm prompt STORE PROMPT')
     from flash_llm_ros.client import FlashLlmClient
 
-    with FlashLlmClient(options.node) as client:
-        if client.wait_until_ready(options.find_timeout):
-            _say(f'{client.name} answers')
-            return _ask(client, options)
-        if required:
-            raise ConnectionError(
-                f'No node {client.name} was found within {options.find_timeout:g} s. Is it '
-                'running, and in the same ROS_DOMAIN_ID? To answer without it, name a flash '
-                'store: flash_llm prompt STORE PROMPT')
-    return None
+    patience = FIND_TIMEOUT if options.find_timeout is None else options.find_timeout
+    with FlashLlmClient(options.node or 'flash_llm', find_timeout=patience) as client:
+        return _ask(client, options)
 
 
 def _ask(client: 'FlashLlmClient', options: Namespace) -> int:

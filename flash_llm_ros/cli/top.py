@@ -41,12 +41,16 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     """Return 0, or 1 where no node is found."""
     try:
+        from flash_llm_ros.client.nodes_there import not_found
         from flash_llm_ros.client.operator import OperatorClient
     except ImportError as error:
         return fail(ImportError(f'ROS 2 is not there ({error.name}); source it first'))
     try:
         with OperatorClient(options.node) as client:
-            client.until(lambda: bool(client.statuses), options.timeout, '~/status')
+            try:
+                client.until(lambda: bool(client.statuses), options.timeout, '~/status')
+            except TimeoutError:
+                return fail(TimeoutError(not_found(client.name, options.timeout, client.node)))
             client.until(lambda: bool(client.diagnostics), DIAGNOSTICS_TIMEOUT, '/diagnostics')
             if options.json:
                 print(json.dumps(_facts(snapshot(client)), indent=2))
@@ -55,7 +59,7 @@ def run(options: Namespace) -> int:
             else:
                 _watch(client)
     except TimeoutError as error:
-        return fail(TimeoutError(f'{error} Is the node running, in the same ROS_DOMAIN_ID?'))
+        return fail(error)
     return 0
 
 

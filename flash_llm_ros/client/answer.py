@@ -49,19 +49,25 @@ class PendingAnswer:
         self,
         may_wait: Callable[[], None],
         ask_to_cancel: Callable[['PendingAnswer'], None],
+        log_failure: Callable[[str, Exception], None],
         on_text: Callable[[str], None] | None,
         on_done: Callable[['PendingAnswer'], None] | None,
     ) -> None:
-        """Made by ``FlashLlmClient``. ``may_wait`` raises where waiting would never end."""
+        """Made by ``FlashLlmClient``. ``may_wait`` raises where waiting would never end.
+
+        ``log_failure`` is told of a callback that raised, and what.
+        """
         self.future = Future()
         self.cancel_wanted = False
         self._may_wait = may_wait
         self._ask_to_cancel = ask_to_cancel
+        self._log_failure = log_failure
         self._on_text = on_text
         self._on_done = on_done
         self._changed = threading.Condition()
-        # One caller of the callbacks at a time: feedback and result may come in two threads.
-        self._telling = threading.Lock()
+        # One caller of the callbacks at a time: feedback and result may come in two threads. A
+        # callback may end its own request, by closing the client.
+        self._telling = threading.RLock()
         self._pieces: list[str] = []
         self._next = 0
         self._outcome: Answer | Exception | None = None
@@ -80,8 +86,8 @@ class PendingAnswer:
     def result(self, timeout: float | None = None) -> Answer:
         """Wait for the whole answer; ``timeout`` in seconds, None: as long as the node lives.
 
-        Raises AnswerError, NodeLostError, TimeoutError (the request goes on), and RuntimeError
-        where the wait would keep the answer from coming.
+        Raises AnswerError, NodeLostError, TimeoutError (the request goes on), what ``on_text``
+        raised, and RuntimeError where the wait would keep the answer from coming.
         """
         if not self._wait(lambda: self.done, timeout):
             raise TimeoutError(f'No answer within {timeout:g} s.')
@@ -126,6 +132,8 @@ class PendingAnswer:
     def finish(self, result: GenerateText.Result) -> None:
         """Take the result. Its text may be here before the last chunks are."""
         with self._telling:
+            if self.done:
+                return
             shown = sum(map(len, self._pieces))
             self._add(result.text[shown:])
             answer = Answer(result.text, FinishReason(result.finish_reason), result.stats)
@@ -142,8 +150,12 @@ class PendingAnswer:
 
     def lose(self, message: str) -> None:
         """End it because nothing will come any more."""
+        self.fail(NodeLostError(message))
+
+    def fail(self, error: Exception) -> None:
+        """End it with an error."""
         with self._telling:
-            self._end(NodeLostError(message))
+            self._end(error)
 
     def _add(self, text: str) -> None:
         if not text:
@@ -151,8 +163,13 @@ class PendingAnswer:
         with self._changed:
             self._pieces.append(text)
             self._changed.notify_all()
-        if self._on_text is not None:
-            self._on_text(text)
+        if self._on_text is not None and not self.done:
+            try:
+                self._on_text(text)
+            except Exception as error:
+                self._log_failure('on_text', error)
+                self.cancel()
+                self._end(error)
 
     def _end(self, outcome: Answer | Exception) -> None:
         if self.done:
@@ -166,4 +183,7 @@ class PendingAnswer:
         else:
             self.future.set_result(outcome)
         if self._on_done is not None:
-            self._on_done(self)
+            try:
+                self._on_done(self)
+            except Exception as error:
+                self._log_failure('on_done', error)

@@ -2,9 +2,11 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator
+import math
 import sys
 import threading
 import time
+import traceback
 from typing import Any
 
 from action_msgs.msg import GoalStatus
@@ -18,10 +20,13 @@ from rclpy.node import Node
 from flash_llm_msgs.action import GenerateText
 from flash_llm_ros.client.answer import Answer, PendingAnswer
 from flash_llm_ros.client.goal import make_goal
+from flash_llm_ros.client.nodes_there import not_found
 from flash_llm_ros.client.own_node import OwnNode
+from flash_llm_ros.store.errors import ErrorCode
 
 WATCH_PERIOD = 0.1  # s
 RESULT_LATE = 2.0   # s after the end of a goal
+ASK_AGAIN = 0.5     # s after a node has said that it is not active
 ENDED = (GoalStatus.STATUS_SUCCEEDED, GoalStatus.STATUS_CANCELED, GoalStatus.STATUS_ABORTED)
 MOST_UNANSWERED = 8     # goals at once that the node has not accepted: services lose more than 10
 
@@ -33,6 +38,8 @@ class _Request:
         self.goal = goal
         self.answer = answer
         self.asked_at = time.monotonic()
+        self.send_at = self.asked_at            # not before
+        self.not_taken: threading.Timer | None = None   # runs until the executor has it
         self.servers: set[bytes] = set()    # who may have it, once it is sent
         self.is_cancelling = False
         self.handle: ClientGoalHandle | None = None
@@ -64,19 +71,24 @@ class FlashLlmClient:
     ) -> None:
         """``name`` of the serving node, with its namespace if it has one.
 
-        ``find_timeout`` is how many seconds a request waits for the node to be there;
-        ``domain_id`` holds for a client without a ``node``.
+        ``find_timeout`` is how many seconds a request waits for the node to be there and active,
+        and for the executor of ``node`` to run; ``domain_id`` holds for a client without a
+        ``node``.
         """
         self.name = '/' + name.strip('/')
         self._find_timeout = find_timeout
-        self._own = OwnNode('flash_llm_client', domain_id) if node is None else None
-        self._node = self._own.node if self._own else node
         self._lock = threading.Lock()
+        self._end = ''      # why nothing can be asked any more
+        self._closed = False
         self._outbox: deque[Callable[[], None]] = deque()
         self._requests: dict[PendingAnswer, _Request] = {}
         self._waiting: deque[_Request] = deque()
         self._unanswered: set[_Request] = set()
         self._telling: int | None = None    # thread that is in a callback of ours
+        self._own = OwnNode('flash_llm_client', domain_id, self._thread_ended) if (
+            node is None) else None
+        self._node = self._own.node if self._own else node
+        self._own_name = self._node.get_name()
         # Everything is sent and received in one group: rclpy's action client drops an answer that
         # another thread takes before the request is entered.
         group = MutuallyExclusiveCallbackGroup()
@@ -94,13 +106,21 @@ class FlashLlmClient:
         self.close()
 
     def close(self) -> None:
-        """Cancel what is under way and leave the graph; a ``node`` that was given stays."""
+        """Cancel what is under way and leave the graph; a ``node`` that was given stays.
+
+        RuntimeError in a callback of a client without a ``node``, whose own thread that is.
+        """
+        if self._own is not None and self._telling == threading.get_ident():
+            raise RuntimeError('The client cannot be closed in a callback of its own thread.')
+        with self._lock:
+            if self._closed:
+                return
+            self._closed, self._end = True, 'The client was closed.'
         self.cancel()
         if self._own is not None:
             self._wait_until_cancelled()
             self._own.stop()
-        for request in list(self._requests.values()):
-            request.answer.lose('The client was closed.')
+        self._lose_all()
         self._node.destroy_timer(self._watch)
         self._node.destroy_guard_condition(self._wake)
         self._action.destroy()
@@ -145,13 +165,22 @@ class FlashLlmClient:
         """Ask and return at once. The callbacks run in the executor's thread and must be short.
 
         ``on_done`` comes last, exactly once, whatever happens: ``result()`` then returns or raises
-        at once. ``options`` as of ``generate``.
+        at once. It comes in another thread where the executor does not run within
+        ``find_timeout``. A callback that raises is logged and ends its own request only.
+        ``options`` as of ``generate``. Raises RuntimeError once the client is closed.
         """
-        answer = PendingAnswer(self._check_may_wait, self._cancel, on_text, on_done)
+        answer = PendingAnswer(
+            self._check_may_wait, self._cancel, self._log_failure, on_text, on_done)
         request = _Request(make_goal(prompt, **options), answer)
+        request.not_taken = threading.Timer(self._find_timeout, self._lose, (request, (
+            f'The executor of {self._own_name} has not run for {self._find_timeout:g} s.')))
+        request.not_taken.daemon = True
         with self._lock:
+            if self._end:
+                raise RuntimeError(self._end)
             self._requests[answer] = request
-        self._post(lambda: self._send(request))
+        request.not_taken.start()
+        self._post(lambda: self._send(request), request)
         return answer
 
     def cancel(self) -> None:
@@ -178,7 +207,7 @@ class FlashLlmClient:
             raise RuntimeError('rclpy was shut down; no answer can come.')
         if executor is None:
             raise RuntimeError(
-                f'The node {self._node.get_name()} is in no executor, so that no answer can come; '
+                f'The node {self._own_name} is in no executor, so that no answer can come; '
                 'spin it in another thread, or use FlashLlmClient without a node.')
         inside = self._telling == threading.get_ident() or (
             not isinstance(executor, MultiThreadedExecutor) and _runs_this_thread(executor))
@@ -192,44 +221,72 @@ class FlashLlmClient:
         while self._requests and time.monotonic() < limit:
             time.sleep(0.01)
 
+    def _thread_ended(self, why: str) -> None:
+        with self._lock:
+            self._end = self._end or f"The client's thread has ended: {why}."
+        self._lose_all()
+
+    def _lose_all(self) -> None:
+        for request in list(self._requests.values()):
+            self._lose(request, self._end)
+
+    def _log_failure(self, what: str, error: Exception) -> None:
+        trace = ''.join(traceback.format_exception(error))
+        self._node.get_logger().error(f'{what} raised {type(error).__name__}: {error}\n{trace}')
+
     # What follows runs in the callback group.
 
-    def _post(self, action: Callable[[], None]) -> None:
-        self._outbox.append(action)
+    def _post(self, action: Callable[[], None], request: _Request) -> None:
+        self._outbox.append(lambda: self._tell(request, action))
         self._wake.trigger()
 
     def _send_all(self) -> None:
         while self._outbox:
-            self._tell(self._outbox.popleft())
+            self._outbox.popleft()()
 
-    def _tell(self, action: Callable[..., None], *arguments: object) -> None:
+    def _tell(self, request: _Request | None, action: Callable[..., None],
+              *arguments: object) -> None:
+        """What goes wrong with one request must not take the thread, and so all others, along."""
         before, self._telling = self._telling, threading.get_ident()
         try:
             action(*arguments)
+        except Exception as error:
+            self._log_failure('A request' if request else 'The client', error)
+            if request is not None:
+                self._forget(request)
+                request.answer.fail(error)
         finally:
             self._telling = before
 
     def _send(self, request: _Request) -> None:
+        request.not_taken.cancel()
         self._waiting.append(request)
         self._watch.reset()
         self._send_waiting()
 
     def _send_waiting(self) -> None:
         servers = self._servers() if self._waiting and self._action.server_is_ready() else None
-        while self._waiting and servers and len(self._unanswered) < MOST_UNANSWERED:
+        if not servers:
+            return
+        later: list[_Request] = []
+        while self._waiting and len(self._unanswered) < MOST_UNANSWERED:
             request = self._waiting.popleft()
             if request.answer.done:
                 continue
-            request.servers = servers
-            self._unanswered.add(request)
-            self._action.send_goal_async(
-                request.goal, self._feedback_of(request)).add_done_callback(
-                    # Done callbacks may run outside of the group.
-                    lambda future, request=request: self._post(
-                        lambda: self._accepted(request, future.result())))
+            if request.send_at > time.monotonic():
+                later.append(request)
+            else:
+                self._tell(request, self._send_to, request, servers)
+        self._waiting.extendleft(reversed(later))
 
-    def _feedback_of(self, request: _Request) -> Callable[[Any], None]:
-        return lambda message: self._tell(request.answer.take, message.feedback.chunk)
+    def _send_to(self, request: _Request, servers: set[bytes]) -> None:
+        future = self._action.send_goal_async(request.goal, lambda message: self._tell(
+            request, request.answer.take, message.feedback.chunk))
+        request.servers = servers
+        self._unanswered.add(request)
+        # Done callbacks may run outside of the group.
+        future.add_done_callback(lambda future: self._post(
+            lambda: self._accepted(request, future.result()), request))
 
     def _accepted(self, request: _Request, handle: ClientGoalHandle) -> None:
         self._unanswered.discard(request)
@@ -245,33 +302,43 @@ class FlashLlmClient:
     def _ask_for_result(self, request: _Request) -> None:
         request.ended_at = None
         request.handle.get_result_async().add_done_callback(lambda future: self._post(
-            lambda: self._finished(request, future.result())))
+            lambda: self._finished(request, future.result()), request))
 
     def _finished(
         self, request: _Request, response: GenerateText.Impl.GetResultService.Response,
     ) -> None:
         if response.status == GoalStatus.STATUS_UNKNOWN:
             self._lose_with_node(request)
+        elif self._may_become_active(request, response.result):
+            request.handle, request.servers = None, set()
+            request.send_at = time.monotonic() + ASK_AGAIN
+            self._waiting.append(request)
         else:
             self._forget(request)
             request.answer.finish(response.result)
 
+    def _may_become_active(self, request: _Request, result: GenerateText.Result) -> bool:
+        """A node that has just been started is there before it is active."""
+        patience = min(self._find_timeout, request.goal.deadline or math.inf)
+        return (result.error.code == ErrorCode.NOT_ACTIVE and not request.answer.cancel_wanted
+                and time.monotonic() + ASK_AGAIN < request.asked_at + patience)
+
     def _cancel(self, answer: PendingAnswer) -> None:
         request = self._requests.get(answer)
         if request is not None:
-            self._post(lambda: self._cancel_sent(request))
+            self._post(lambda: self._cancel_sent(request), request)
 
     def _cancel_sent(self, request: _Request) -> None:
         if not request.servers:
             self._forget(request)
             request.answer.cancel_unsent()
-        elif request.handle is not None and not request.is_cancelling and not request.answer.done:
+        elif request.handle is not None and not request.is_cancelling:
             request.is_cancelling = True
             request.handle.cancel_goal_async()
 
     def _look(self) -> None:
         """Send what has waited for the node; give up what waits for a node that is not there."""
-        self._tell(self._look_at_all)
+        self._tell(None, self._look_at_all)
 
     def _look_at_all(self) -> None:
         if not self._requests:
@@ -282,9 +349,7 @@ class FlashLlmClient:
         for request in list(self._requests.values()):
             if not request.servers:
                 if not servers and now - request.asked_at > self._find_timeout:
-                    self._lose(request, (
-                        f'No node {self.name} was found within {self._find_timeout:g} s. Is it '
-                        'running, and in the same ROS_DOMAIN_ID?'))
+                    self._lose(request, not_found(self.name, self._find_timeout, self._node))
             elif not request.servers & servers:
                 self._lose_with_node(request)
             elif request.handle is not None and request.handle.status in ENDED:
@@ -308,6 +373,7 @@ class FlashLlmClient:
     def _forget(self, request: _Request) -> None:
         with self._lock:
             self._requests.pop(request.answer, None)
+        request.not_taken.cancel()
         self._unanswered.discard(request)
 
 

@@ -37,7 +37,7 @@ def make_goal(
     ``messages`` are ('user', 'text') pairs, {'role', 'content'} mappings or ChatMessages, instead
     of a prompt. ``deadline`` is in seconds from arrival, 0: the node's own. At most one of
     ``json_schema``, ``regex``, ``choices`` and ``grammar`` says what the answer has to look like.
-    ValueError names the argument that does not fit its field.
+    ValueError names the argument that does not fit its field, or is a text that cannot be sent.
     """
     goal = GenerateText.Goal(check_fields=True)
     for name, value in (('prompt', prompt), ('system_prompt', system_prompt), ('raw', raw),
@@ -56,11 +56,25 @@ def make_goal(
 
 
 def _fill(message: object, name: str, value: object) -> None:
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str):
+            _check_text(name, text)
     try:
         setattr(message, name, value)
     except AssertionError as error:     # how messages that check their fields refuse
         reason = ' '.join(str(error).split())
         raise ValueError(f'{name} is {value!r}. {reason}.') from None
+
+
+def _check_text(name: str, text: str) -> None:
+    """rclpy cuts a text at its first NUL, and cannot encode a lone surrogate."""
+    if (at := text.find('\0')) >= 0:
+        raise ValueError(f'{name} holds a NUL at character {at}; leave it out.')
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f'{name} is not valid UTF-8 at character {error.start}; it holds half of '
+                         'a character, or a byte of another encoding.') from None
 
 
 def _texts(name: str, texts: Iterable[str]) -> list[str]:
@@ -71,7 +85,7 @@ def _texts(name: str, texts: Iterable[str]) -> list[str]:
 
 def _chat_message(message: Message) -> ChatMessage:
     if isinstance(message, ChatMessage):
-        return message
+        message = message.role, message.content
     try:
         role, content = ((message['role'], message['content']) if isinstance(message, Mapping)
                          else message)

@@ -1,6 +1,6 @@
 """A node with a context, an executor and a thread of its own."""
 
-import contextlib
+from collections.abc import Callable
 import threading
 
 import rclpy
@@ -12,7 +12,13 @@ from rclpy.node import Node
 class OwnNode:
     """Spins from the start on; ``stop`` ends the spinning, ``destroy`` the rest."""
 
-    def __init__(self, name: str, domain_id: int | None = None) -> None:
+    def __init__(
+        self, name: str, domain_id: int | None = None,
+        on_end: Callable[[str], None] = lambda why: None,
+    ) -> None:
+        """``on_end`` is told why, in the thread that has spun, where it ends unasked."""
+        self._on_end = on_end
+        self._stopping = False
         self._context = Context()
         rclpy.init(context=self._context, domain_id=domain_id)
         self.node = Node(
@@ -25,6 +31,7 @@ class OwnNode:
 
     def stop(self) -> None:
         """End the spinning; returns when no callback runs any more."""
+        self._stopping = True
         self.executor.shutdown()
         self._thread.join()
 
@@ -34,5 +41,14 @@ class OwnNode:
         rclpy.shutdown(context=self._context)
 
     def _spin(self) -> None:
-        with contextlib.suppress(ExternalShutdownException):
+        why = 'rclpy was shut down'
+        try:
             self.executor.spin()
+        except ExternalShutdownException:
+            pass
+        except BaseException as error:
+            why = f'{type(error).__name__}: {error}'
+            raise
+        finally:
+            if not self._stopping:
+                self._on_end(why)

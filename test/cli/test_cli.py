@@ -206,7 +206,7 @@ def test_interrupted(int8_store: Path, capsys: pytest.CaptureFixture[str],
         raise KeyboardInterrupt
 
     monkeypatch.setattr('flash_llm_ros.engine.Engine.open', interrupt)
-    code, out, err = run(capsys, 'prompt', int8_store, 'Hello', '--via', 'engine')
+    code, out, err = run(capsys, 'prompt', int8_store, 'Hello')
     assert (code, out, err) == (130, '', 'flash_llm: interrupted\n')
 
 

@@ -37,21 +37,33 @@ def test_the_node_answers(active_node: RunningNode, run) -> None:
     _, expected = active_node.client.send_goal(goal('Hello', 12)).result(30)
     code, out, err = run('prompt', 'Hello', '--max-tokens', '12')
     assert (code, out) == (0, expected.text + '\n')
-    assert '/flash_llm answers' in err and '+ 12 tokens (LENGTH)' in err
+    assert '+ 12 tokens (LENGTH)' in err and '; /flash_llm' in err
     code, out, _ = run('prompt', 'Hello', '--max-tokens', '12', '--json', '--seed', '3')
     facts = json.loads(out)
     assert code == 0 and facts['text'] == expected.text
     assert (facts['finish_reason'], facts['generated_tokens'], facts['seed']) == ('LENGTH', 12, 3)
 
 
-def test_the_node_is_asked_before_the_engine(run, int8_store) -> None:
-    """A robot's memory holds one engine, not two."""
-    code, _, err = run('prompt', int8_store, 'Hello', '--max-tokens', '3')
-    assert code == 0 and '/flash_llm answers' in err
-    code, _, err = run('prompt', int8_store, 'Hello', '--max-tokens', '3', '--budget', '20MB')
-    assert code == 0 and '/flash_llm answers' not in err and 'peak RSS' in err
-    code, _, err = run('prompt', int8_store, 'Hello', '--max-tokens', '3', '--via', 'engine')
-    assert code == 0 and '/flash_llm answers' not in err
+def test_a_store_that_is_named_is_meant_also_beside_a_node(active_node, capsys, monkeypatch,
+                                                           planted_store) -> None:
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(active_node.domain))
+    assert main(['prompt', str(planted_store), 'Hello', '--max-tokens', '3', '--json',
+                 '--budget', '60MB']) == 0
+    out, err = capsys.readouterr()
+    assert json.loads(out)['via'].startswith('engine') and 'peak RSS' in err
+    with pytest.raises(SystemExit) as error:
+        main(['prompt', str(planted_store)])
+    assert error.value.code == 2 and 'is a flash store; what is to be' in capsys.readouterr().err
+
+
+def test_bytes_that_are_no_text_are_told(active_node) -> None:
+    """Under LC_ALL=C Python takes standard input's bytes as lone surrogates."""
+    done = subprocess.run(
+        [*COMMAND, 'prompt', '-'], input=b'Gr\xfc\xdfe', capture_output=True, timeout=60,
+        env={**os.environ, 'ROS_DOMAIN_ID': str(active_node.domain), 'LC_ALL': 'C',
+             'PYTHONPATH': os.pathsep.join(sys.path)})
+    assert done.returncode == 1 and b'Traceback' not in done.stderr
+    assert b'prompt is not valid UTF-8 at character 2' in done.stderr
 
 
 def test_what_the_node_refuses_is_told(run) -> None:
@@ -63,24 +75,27 @@ def test_what_the_node_refuses_is_told(run) -> None:
     assert code == 1 and 'structured' in err
 
 
-def test_without_a_node(monkeypatch: pytest.MonkeyPatch, capsys, int8_store) -> None:
+def test_without_a_node(monkeypatch: pytest.MonkeyPatch, capsys) -> None:
     monkeypatch.setenv('ROS_DOMAIN_ID', str(new_domain()))
     quick = ('--find-timeout', '0.5')
     assert main(['prompt', 'Hello', *quick]) == 1
     assert 'No node /flash_llm' in capsys.readouterr().err
-    assert main(['prompt', str(int8_store), 'Hello', '--via', 'node', *quick]) == 1
-    assert 'No node /flash_llm' in capsys.readouterr().err
-    assert main(['prompt', str(int8_store), 'Hello', '--max-tokens', '3', *quick]) == 0
-    assert 'peak RSS' in capsys.readouterr().err
     assert main(['top', '--once', '--timeout', '0.5']) == 1
-    assert 'Is the node running' in capsys.readouterr().err
+    assert 'Is it running' in capsys.readouterr().err
+
+
+def test_the_nodes_that_are_there_are_named(active_node, monkeypatch, capsys) -> None:
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(active_node.domain))
+    for command in (('prompt', 'Hello', '--find-timeout', '3'), ('top', '--timeout', '3')):
+        assert main([*command, '--node', '/robot/llm']) == 1
+        assert 'No node /robot/llm was found within 3 s. There is /flash_llm.' in (
+            capsys.readouterr().err)
 
 
 @pytest.mark.parametrize(('arguments', 'word'), [
-    (('a', '--via', 'engine'), 'needs a flash store'), (('a', '--budget', '9MB'), 'needs a flash'),
-    (('s', 'a', '--via', 'node', '--mode', 'exact'), '--mode is for an engine'),
-    (('s', 'a', '--threads', '2', '--deadline', '2'), 'takes no --deadline'),
-    (('s', 'a', '--via', 'engine', '--session', 'x'), '--session is for the running node'),
+    (('a', '--budget', '9MB'), 'needs a flash'), (('a', '--mode', 'exact'), '--mode is for an'),
+    (('s', 'a', '--deadline', '2'), '--deadline is for the running node'),
+    (('s', 'a', '--node', 'x'), '--node is for the running node; leave the store out'),
     (('a', '--choice', 'b', '--regex', 'c'), 'not allowed'),
 ])
 def test_options_that_exclude_each_other(capsys, arguments: tuple[str, ...], word: str) -> None:

@@ -4,10 +4,12 @@ from collections.abc import Iterator
 import contextlib
 from contextlib import contextmanager
 import json
+import queue
+import sys
 import threading
 
 import pytest
-from ros_fixtures import RunningNode, new_domain
+from ros_fixtures import RunningNode, new_domain, running_node
 
 from flash_llm_ros.finish_reason import FinishReason
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
@@ -230,6 +232,76 @@ def test_a_node_that_leaves_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         second.destroy()
 
 
+def test_what_goes_wrong_in_a_callback_ends_that_request_alone(active_node, llm, capfd) -> None:
+    done: queue.SimpleQueue = queue.SimpleQueue()
+
+    def fail(*arguments: object) -> None:
+        raise ZeroDivisionError('planted')
+
+    def end_and_fail(answer: object) -> None:
+        done.put(answer)
+        fail()
+
+    late = llm.start('Hello [piece=0.02]', max_tokens=20, on_done=done.put)
+    broken = llm.start('Hello', max_tokens=400, on_text=fail, on_done=end_and_fail)
+    with pytest.raises(ZeroDivisionError, match='planted'):
+        broken.result(WAIT)
+    assert late.result(WAIT).stats.generated_tokens == 20
+    assert llm.generate('Hello', max_tokens=2, timeout=WAIT).text
+    assert {done.get(timeout=WAIT), done.get(timeout=WAIT)} == {late, broken}
+    assert done.empty()
+    log = capfd.readouterr().err
+    assert 'on_text raised ZeroDivisionError' in log and 'on_done raised' in log
+
+
+def test_a_thread_that_dies_is_noticed(active_node, monkeypatch: pytest.MonkeyPatch) -> None:
+    from flash_llm_ros.client import FlashLlmClient, NodeLostError
+
+    done: queue.SimpleQueue = queue.SimpleQueue()
+    monkeypatch.setattr(threading, 'excepthook', lambda arguments: None)
+    with FlashLlmClient(domain_id=active_node.domain) as client:
+        pending = client.start(STORY, max_tokens=400, on_done=done.put)
+        next(iter(pending))
+        client._own.executor.create_task(sys.exit)
+        client._own.executor.wake()
+        with pytest.raises(NodeLostError, match='SystemExit'):
+            pending.result(WAIT)
+        assert done.get(timeout=WAIT) is pending and done.empty()
+        with pytest.raises(RuntimeError, match="client's thread has ended"):
+            client.generate('Hello')
+    with pytest.raises(RuntimeError, match='client was closed'):
+        client.start('Hello')
+
+
+def test_an_executor_that_never_runs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from flash_llm_ros.client import FlashLlmClient, NodeLostError
+
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    done: queue.SimpleQueue = queue.SimpleQueue()
+    with own_node(new_domain(), 'SingleThreadedExecutor', spin=False) as node:
+        llm = FlashLlmClient(node=node, find_timeout=0.5)
+        pending = llm.start('Hello', on_done=done.put)
+        with pytest.raises(NodeLostError, match=r'executor of commander has not run for 0\.5 s'):
+            pending.result(WAIT)
+        assert done.get(timeout=WAIT) is pending
+        llm.close()
+        assert done.empty()
+
+
+def test_a_request_waits_until_the_node_is_active(int8_store) -> None:
+    from flash_llm_ros.client import AnswerError, FlashLlmClient
+
+    with (running_node(int8_store, environment={'TEST_OPEN_SECONDS': '2'}) as node,
+          FlashLlmClient(domain_id=node.domain, find_timeout=WAIT) as llm):
+        pending = llm.start('Hello', max_tokens=3)
+        node.activate()
+        assert pending.result(WAIT).stats.generated_tokens == 3
+        node.client.transition('deactivate')
+        with pytest.raises(AnswerError) as refused:
+            llm.generate('Hello', deadline=0.4)     # it would not wait any longer
+        assert refused.value.code == ErrorCode.NOT_ACTIVE
+
+
 def test_goal_has_every_field() -> None:
     from flash_llm_msgs.msg import OutputConstraint
     from flash_llm_ros.client.goal import make_goal
@@ -260,6 +332,11 @@ def test_goal_has_every_field() -> None:
     ({'seed': -1}, 'seed is -1'), ({'stop': 'abc'}, 'list'), ({'messages': ['Hello']}, 'pair'),
     ({'messages': [{'role': 'user'}]}, 'mapping'), ({'choices': 'ab'}, 'list'),
     ({'regex': 'a', 'choices': ['b']}, 'regex and choices'),
+    ({'prompt': 'a\ud83d'}, 'prompt is not valid UTF-8 at character 1'),
+    ({'prompt': 'a\0b'}, 'prompt holds a NUL at character 1'),
+    ({'system_prompt': '\udcff'}, 'system_prompt is not'), ({'stop': ['\udcff']}, 'stop is not'),
+    ({'session_id': '\0'}, 'session_id holds'), ({'choices': ['a', '\0']}, 'choices holds'),
+    ({'messages': [('user', '\ud83d')]}, 'content is not'), ({'regex': '\ud83d'}, 'text is not'),
 ])
 def test_wrong_options_are_named(options: dict, word: str) -> None:
     from flash_llm_ros.client.goal import make_goal
