@@ -1,7 +1,9 @@
 """Prompts and answers in rosbag2 bags, through the optional library rosbags."""
 
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 import sys
 import time
@@ -12,6 +14,8 @@ if TYPE_CHECKING:
 
 STRING = 'std_msgs/msg/String'
 PACKAGE = 'flash_llm_msgs'
+CHUNK = f'{PACKAGE}/msg/TokenChunk'
+GOAL_ID = 32        # characters of the id of an action's goal; prompts have numbers
 
 
 class BagError(Exception):
@@ -53,21 +57,57 @@ def message_types() -> 'Typestore':
     return types
 
 
+@dataclass(frozen=True)
+class RecordedAnswer:
+    """What became of a prompt: constants of TokenChunk and EngineError, and the finished text."""
+
+    text: str
+    finish_reason: int
+    code: int
+
+
 def read_strings(bag: Path, topic: str) -> list[str]:
     """Return the texts of a std_msgs/String topic in their order; raises BagError."""
+    return [message.data for _, message in _messages(bag, {topic: STRING})]
+
+
+def read_answers(bag: Path, node: str) -> list[RecordedAnswer]:
+    """Return what became of the prompts of a node, such as '/flash_llm'; raises BagError.
+
+    Without its ~/stream the finished answers alone.
+    """
+    response, stream = f'{node}/response', f'{node}/stream'
+    messages = _messages(bag, {response: STRING, stream: CHUNK}, optional=stream)
+    texts = deque(message.data for topic, message in messages if topic == response)
+    ends = [message for topic, message in messages if topic == stream
+            and message.finish_reason != message.RUNNING and len(message.request_id) != GOAL_ID]
+    if not ends:
+        return [RecordedAnswer(text, 1, 0) for text in texts]
+    answered = sum(end.finish_reason in (end.STOP, end.LENGTH) for end in ends)
+    if answered != len(texts):
+        raise BagError(f'{bag} holds {len(texts)} texts of {response}, but {answered} ends of '
+                       f'answers on {stream}')
+    return [RecordedAnswer(texts.popleft(), end.finish_reason, 0)
+            if end.finish_reason in (end.STOP, end.LENGTH) else
+            RecordedAnswer('', end.finish_reason, end.error.code) for end in ends]
+
+
+def _messages(bag: Path, kinds: dict[str, str], optional: str = '') -> list[tuple[str, object]]:
+    """Return topic and message of everything on these topics -> types, in their order."""
     require_rosbags()
     from rosbags.highlevel import AnyReader, AnyReaderError
 
     try:
         with AnyReader([bag], default_typestore=message_types()) as reader:
-            connections = [entry for entry in reader.connections if entry.topic == topic]
-            if not connections:
+            for topic in kinds.keys() - reader.topics.keys() - {optional}:
                 topics = ', '.join(sorted(reader.topics)) or 'none'
                 raise BagError(f'{bag} has no topic {topic}; its topics: {topics}')
+            connections = [entry for entry in reader.connections if entry.topic in kinds]
             for connection in connections:
-                if connection.msgtype != STRING:
-                    raise BagError(f'{topic} in {bag} holds {connection.msgtype}, not {STRING}')
-            return [reader.deserialize(data, connection.msgtype).data
+                if connection.msgtype != kinds[connection.topic]:
+                    raise BagError(f'{connection.topic} in {bag} holds {connection.msgtype}, not '
+                                   f'{kinds[connection.topic]}')
+            return [(connection.topic, reader.deserialize(data, connection.msgtype))
                     for connection, _, data in reader.messages(connections)]
     except (AnyReaderError, FileNotFoundError) as error:
         what = str(error)

@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from flash_llm_ros.cli.main import fail
+from flash_llm_ros.cli.output_path import output_file
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.cli.throttled_flash import reading_slowly
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
@@ -81,7 +82,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--flash', choices=FLASH_CLASSES, metavar='CLASS',
                         help='let the kernel slow the flash down to one of '
                         f'{", ".join(FLASH_CLASSES)} (as root, where it lets one)')
-    parser.add_argument('--json', type=Path, metavar='PATH', help='write the figures to PATH')
+    parser.add_argument('--json', type=output_file, metavar='PATH',
+                        help='write the figures to PATH')
 
 
 def run(options: Namespace) -> int:

@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from flash_llm_ros.cli.node_process import NodeProcess
+from flash_llm_ros.cli.output_path import output_file
 from flash_llm_ros.engine import EngineConfig, FinishReason, MemoryPlan, PlanRow
 from flash_llm_ros.engine.config import MODES
 
@@ -43,7 +44,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='what to ask (default: %(default)s)')
     parser.add_argument('--max-tokens', type=int, default=64, metavar='N',
                         help='longest answer in tokens (default: %(default)s)')
-    parser.add_argument('--json', type=Path, help='write the figures to this file, too')
+    parser.add_argument('--json', type=output_file, metavar='PATH',
+                        help='write the figures to this file, too')
 
 
 def run(arguments: argparse.Namespace) -> int:

@@ -3,13 +3,14 @@
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 import json
-from pathlib import Path
+import os
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
 from flash_llm_ros.cli.main import fail
+from flash_llm_ros.cli.output_path import output_file
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.engine.memory.device_probe import SMALL_SPAN, probe
 from flash_llm_ros.store.device_profile import PATTERNS, PROFILE, DeviceProfile
@@ -30,12 +31,15 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('store', help='a flash store; its profile is written into it')
     parser.add_argument('--quick', action='store_true',
                         help=f'measure {QUICK_SECONDS:.0f} s instead of {SECONDS:.0f}')
-    parser.add_argument('--json', type=Path, metavar='PATH', help='write the figures to PATH')
+    parser.add_argument('--json', type=output_file, metavar='PATH',
+                        help='write the figures to PATH')
 
 
 def run(options: Namespace) -> int:
     try:
         store = FlashStore.open(options.store)
+        if not os.access(store.path, os.W_OK):
+            raise PermissionError(f'{store.path} cannot be written; its profile is kept there.')
         with Steps() as steps:
             profile = probe(store.neurons, QUICK_SECONDS if options.quick else SECONDS, steps)
         _print(profile, store.manifest.geometry)

@@ -10,7 +10,15 @@ from pathlib import Path
 import sys
 from typing import TYPE_CHECKING
 
-from flash_llm_ros.cli.bag import STRING, BagError, BagWriter, read_strings, write_bag
+from flash_llm_ros.cli.bag import (
+    STRING,
+    BagError,
+    BagWriter,
+    read_answers,
+    read_strings,
+    write_bag,
+)
+from flash_llm_ros.cli.output_path import output_file, output_folder
 
 if TYPE_CHECKING:
     from flash_llm_ros.client.operator import OperatorClient
@@ -20,20 +28,35 @@ examples:
   flash_llm replay mission_bag --expect mission_bag            the same answers as recorded?
   flash_llm replay mission_bag --record new_bag --node /robot/flash_llm
 
-exit codes: 0 all answers are there and as expected, 1 one differs or is missing,
+A refusal is an answer to be expected, too: by its code, from a file written by --json or a
+bag that holds ~/stream (as --record writes it).
+
+exit codes: 0 all answers are there, or as expected; 1 one differs or is missing,
 2 nothing could be replayed, 130 interrupted
 """
 START_TIMEOUT = 30.0  # s
 ANSWERED = ('STOP', 'LENGTH')
+TIMEOUT = 'TIMEOUT'     # in the place of a reason: nothing came
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A prompt and what came back; ``response`` is empty unless the answer was finished."""
+    """A prompt and what came back; ``response`` is empty unless the answer was finished.
+
+    ``finish_reason`` and ``error`` are names of TokenChunk's and EngineError's constants.
+    """
 
     prompt: str
     response: str
     finish_reason: str
+    error: str = ''
+
+    @property
+    def refusal(self) -> str:
+        """Why there is no answer; '' where there is one."""
+        if self.finish_reason in ANSWERED:
+            return ''
+        return f'{self.finish_reason} ({self.error})' if self.error else self.finish_reason
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,9 +68,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--expect', type=Path, metavar='BAG_OR_JSON',
                         help='answers to compare with: a bag with ~/response of the node, or a '
                              'file written by --json')
-    parser.add_argument('--record', type=Path, metavar='BAG',
+    parser.add_argument('--record', type=output_folder, metavar='BAG',
                         help='write prompts, answers, chunks and the last status to a new bag')
-    parser.add_argument('--json', type=Path, metavar='FILE', help='write the exchanges to FILE')
+    parser.add_argument('--json', type=output_file, metavar='FILE',
+                        help='write the exchanges to FILE')
     parser.add_argument('--timeout', type=float, default=600.0, metavar='S',
                         help='longest wait for an answer in seconds (default: %(default)s)')
 
@@ -68,39 +92,46 @@ def _replay(arguments: argparse.Namespace) -> int:
         raise BagError(f'{arguments.bag} holds no prompts')
     expected = None
     if arguments.expect is not None:
-        expected = _expected(arguments.expect, f'{node}/response')
+        expected = _expected(arguments.expect, node)
         if len(expected) != len(prompts):
             raise BagError(f'{arguments.expect} holds {len(expected)} answers, but the bag holds '
-                           f'{len(prompts)} prompts')
+                           f'{len(prompts)} prompts; refusals have their place where ~/stream was '
+                           'recorded, too')
     exchanges = _exchange(arguments, node, prompts)
     if arguments.json is not None:
         arguments.json.write_text(
             json.dumps([asdict(exchange) for exchange in exchanges], indent=2) + '\n')
-    missing = [index for index, exchange in enumerate(exchanges)
-               if exchange.finish_reason not in ANSWERED]
-    for index in missing:
-        print(f'prompt {index + 1} has no answer: {exchanges[index].finish_reason}',
-              file=sys.stderr)
+    for index, exchange in enumerate(exchanges):
+        if exchange.refusal:
+            print(f'prompt {index + 1} has no answer: {exchange.refusal}', file=sys.stderr)
     if expected is None:
-        return 1 if missing else 0
+        return int(any(exchange.refusal for exchange in exchanges))
     return _compare(exchanges, expected)
 
 
 def _exchange(arguments: argparse.Namespace, node: str, prompts: list[str]) -> list[Exchange]:
     # rclpy is not needed before this, and a bad bag should be told at once.
     from flash_llm_ros.client.operator import OperatorClient
-    from flash_llm_ros.engine import FinishReason
+    from flash_llm_ros.finish_reason import FinishReason
+    from flash_llm_ros.store.errors import ErrorCode
 
     exchanges = []
     with _recorder(arguments.record, node) as record, OperatorClient(node) as client:
         client.wait_for_node(START_TIMEOUT)
         for index, prompt in enumerate(prompts):
-            reply = client.ask(prompt, arguments.timeout)
-            reason = FinishReason(reply.finish_reason).name
-            exchanges.append(Exchange(prompt, reply.text, reason))
-            print(f'[{index + 1}/{len(prompts)}] > {prompt}\n{reply.text or reason}\n', flush=True)
-            record(client, exchanges[-1])
-    return exchanges
+            try:
+                reply = client.ask(prompt, arguments.timeout)
+            except TimeoutError as error:       # what comes late would be taken for the next one's
+                print(f'flash_llm replay: {error}', file=sys.stderr)
+                break
+            code = ErrorCode(reply.error.code)
+            exchange = Exchange(prompt, reply.text, FinishReason(reply.finish_reason).name,
+                                code.name if code else '')
+            exchanges.append(exchange)
+            print(f'[{index + 1}/{len(prompts)}] > {prompt}\n'
+                  f'{exchange.response or exchange.refusal}\n', flush=True)
+            record(client, exchange)
+    return exchanges + [Exchange(prompt, '', TIMEOUT) for prompt in prompts[len(exchanges):]]
 
 
 class _Recorder:
@@ -135,30 +166,37 @@ def _recorder(path: Path | None, node: str) -> 'Iterator[_Recorder]':
         yield _Recorder(bag, node)
 
 
-def _expected(source: Path, topic: str) -> list[str]:
+def _expected(source: Path, node: str) -> list[Exchange]:
+    from flash_llm_ros.finish_reason import FinishReason
+    from flash_llm_ros.store.errors import ErrorCode
+
     if source.is_dir():
-        return read_strings(source, topic)
+        return [Exchange('', answer.text, FinishReason(answer.finish_reason).name,
+                         ErrorCode(answer.code).name if answer.code else '')
+                for answer in read_answers(source, node)]
     try:
-        return [entry['response'] for entry in json.loads(source.read_text())]
+        return [Exchange(**entry) for entry in json.loads(source.read_text())]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise BagError(f'{source} is neither a bag nor a file written by --json: '
                        f'{error}') from None
 
 
-def _compare(exchanges: list[Exchange], expected: list[str]) -> int:
+def _compare(exchanges: list[Exchange], expected: list[Exchange]) -> int:
     different = 0
-    for index, (exchange, response) in enumerate(zip(exchanges, expected, strict=True)):
-        if exchange.response == response:
+    for index, (exchange, wanted) in enumerate(zip(exchanges, expected, strict=True)):
+        if (exchange.response, exchange.refusal) == (wanted.response, wanted.refusal):
             continue
         different += 1
         sys.stdout.writelines(f'{line}\n' for line in difflib.unified_diff(
-            _visible(response), _visible(exchange.response),
+            _visible(wanted), _visible(exchange),
             f'expected answer to prompt {index + 1}', f'answer to prompt {index + 1}',
             lineterm=''))
     print(f'{len(expected) - different} of {len(expected)} answers are the same')
     return 1 if different else 0
 
 
-def _visible(text: str) -> list[str]:
+def _visible(exchange: Exchange) -> list[str]:
+    if exchange.refusal:
+        return [f'no answer: {exchange.refusal}']
     # A diff of the bare lines would hide a changed space or line end.
-    return [repr(line) for line in text.splitlines(keepends=True)]
+    return [repr(line) for line in exchange.response.splitlines(keepends=True)]

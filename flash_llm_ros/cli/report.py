@@ -3,9 +3,9 @@
 from argparse import ArgumentParser, Namespace
 from dataclasses import asdict
 import json
-from pathlib import Path
 
 from flash_llm_ros.cli.main import fail
+from flash_llm_ros.cli.output_path import output_file
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.engine.plan import MemoryPlan
@@ -24,11 +24,12 @@ examples:
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('store', help='a flash store')
-    parser.add_argument('--out', type=Path, default=Path('report.html'), metavar='PATH',
+    parser.add_argument('--out', type=output_file, default='report.html', metavar='PATH',
                         help='the page to write (default: report.html)')
     parser.add_argument('--budgets', nargs='+', default=[], metavar='SIZE',
                         help='DRAM budgets (default: six, from the least to all of the model)')
-    parser.add_argument('--json', type=Path, metavar='PATH', help='write the figures to PATH, too')
+    parser.add_argument('--json', type=output_file, metavar='PATH',
+                        help='write the figures to PATH, too')
 
 
 def run(options: Namespace) -> int:

@@ -21,7 +21,7 @@ from rclpy.task import Future
 from std_msgs.msg import String
 
 from flash_llm_msgs.action import GenerateText
-from flash_llm_msgs.msg import EngineStatus, TokenChunk
+from flash_llm_msgs.msg import EngineError, EngineStatus, TokenChunk
 from flash_llm_msgs.srv import GenerateText as GenerateTextService
 from flash_llm_ros.client.own_node import OwnNode
 from flash_llm_ros.client.qos import CALLS, STATUS
@@ -38,6 +38,7 @@ class Reply:
 
     text: str
     finish_reason: int
+    error: EngineError
 
 
 class Goal:
@@ -238,8 +239,8 @@ class OperatorClient:
                 self.last_chunks.append(chunk)
                 reason = chunk.finish_reason
             if reason not in ANSWERED:
-                return Reply('', reason)
-            return Reply(self.responses.get(timeout=CALL_TIMEOUT), reason)
+                return Reply('', reason, chunk.error)
+            return Reply(self.responses.get(timeout=CALL_TIMEOUT), reason, chunk.error)
         except queue.Empty:
             raise TimeoutError(f'No answer to a prompt within {timeout:g} s.') from None
 

@@ -150,8 +150,20 @@ def test_paths_that_cannot_be(tmp_path: Path, checkpoint_folder: Path, gated_sto
         assert one_sentence(failed(capsys, 'convert', checkpoint, 'new'), Path(checkpoint),
                             'no config.json; a checkpoint is a Hugging Face folder or a .gguf')
     assert one_sentence(failed(capsys, 'convert', checkpoint_folder, 'new', '--ffn', none), none)
-    assert one_sentence(failed(capsys, 'report', gated_store, '--out', none / 'page'),
-                        none / 'page')
+
+
+@pytest.mark.parametrize(('command', 'option'), [
+    (('bench', 'STORE'), '--json'), (('probe', 'STORE'), '--json'), (('report', 'STORE'), '--json'),
+    (('report', 'STORE'), '--out'), (('demo', '--store', 'STORE'), '--json'),
+    (('replay', 'BAG'), '--json'), (('replay', 'BAG'), '--record')])
+def test_where_nothing_can_be_written_is_told_before_the_work(
+        tmp_path: Path, capsys: pytest.CaptureFixture[str], command: tuple[str, ...],
+        option: str) -> None:
+    for path in (tmp_path, tmp_path / 'none' / 'file'):
+        with pytest.raises(SystemExit) as error:
+            main([*command, option, str(path)])
+        assert error.value.code == 2
+        assert f'argument {option}: {path} ' in capsys.readouterr().err
 
 
 def test_a_store_that_cannot_be_written(gated_store: Path, monkeypatch: pytest.MonkeyPatch,
@@ -159,6 +171,7 @@ def test_a_store_that_cannot_be_written(gated_store: Path, monkeypatch: pytest.M
     monkeypatch.setattr('os.access', lambda path, mode: False)      # all is allowed to root
     assert one_sentence(failed(capsys, 'calibrate', gated_store), gated_store,
                         'cannot be written', 'a copy')
+    assert one_sentence(failed(capsys, 'probe', gated_store), gated_store, 'cannot be written')
 
 
 def test_verify_finds_damage(tmp_path: Path, int8_store: Path,

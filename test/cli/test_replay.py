@@ -112,11 +112,34 @@ def test_a_difference_is_shown_and_fails(active_node, prompts, recorded, tmp_pat
     assert 'answer to prompt 2' in done.stdout and 'answer to prompt 3' not in done.stdout
 
 
-def test_mcap_another_topic_and_a_prompt_without_an_answer(active_node, tmp_path):
-    bag = write_prompts(tmp_path / 'mcap', ['Hello', ''], 'MCAP', '/robot/chat')
-    done = replay(active_node.domain, bag, '--topic', '/robot/chat')
+def test_mcap_another_topic_and_a_refusal_that_is_expected(active_node, tmp_path):
+    """By its code, from a bag or a file; another refusal or none is a difference."""
+    bag = write_prompts(tmp_path / 'mcap', ['Hello', '', 'Hello'], 'MCAP', '/robot/chat')
+    files = {name: tmp_path / name for name in ('recorded', 'answers.json', 'other.json')}
+    replayed = (active_node.domain, bag, '--topic', '/robot/chat')
+    done = replay(*replayed, '--record', files['recorded'], '--json', files['answers.json'])
     assert done.returncode == 1
-    assert 'prompt 2 has no answer: ERROR' in done.stderr
+    assert 'prompt 2 has no answer: ERROR (EMPTY_PROMPT)' in done.stderr
+    for name in ('recorded', 'answers.json'):
+        done = replay(*replayed, '--expect', files[name])
+        assert done.returncode == 0 and '3 of 3 answers' in done.stdout, done.stderr
+    answers = json.loads(files['answers.json'].read_text())
+    assert answers[1]['error'] == 'EMPTY_PROMPT'
+    answers[1]['error'] = 'PROMPT_TOO_LONG'
+    answers[2] |= {'response': '', 'finish_reason': 'DEADLINE'}
+    files['other.json'].write_text(json.dumps(answers))
+    done = replay(*replayed, '--expect', files['other.json'])
+    assert done.returncode == 1 and '1 of 3 answers are the same' in done.stdout
+    assert '-no answer: ERROR (PROMPT_TOO_LONG)\n+no answer: ERROR (EMPTY_PROMPT)' in done.stdout
+    assert '-no answer: DEADLINE' in done.stdout
+
+
+def test_what_never_comes_is_a_difference(active_node, tmp_path):
+    """As are all behind it: a late answer would pass for the next one's."""
+    bag = write_prompts(tmp_path / 'slow', ['Hello [prefill=8]', 'Hello'])
+    done = replay(active_node.domain, bag, '--timeout', '0.5')
+    assert done.returncode == 1 and 'prompt 2 has no answer: TIMEOUT' in done.stderr
+    active_node.client.until(lambda: active_node.client.status.state == 2, 30, 'rest')
 
 
 @pytest.mark.parametrize(('make', 'arguments', 'word'), [
@@ -124,9 +147,12 @@ def test_mcap_another_topic_and_a_prompt_without_an_answer(active_node, tmp_path
     (lambda path: path.with_suffix('.mcap'), (), 'bag.mcap cannot be read: it must be'),
     (lambda path: write_prompts(path, ['a'], topic='/other'), (), '/other'),
     (lambda path: write_prompts(path, ['a']), ('--expect', '/nowhere.json'), '/nowhere.json'),
-], ids=['no bag', 'no file', 'no topic', 'no expectation'])
+    (lambda path: write_prompts(path, ['a', 'b']), ('--expect', 'SELF'), '/response'),
+], ids=['no bag', 'no file', 'no topic', 'no expectation', 'no answers'])
 def test_what_cannot_be_replayed_is_told(active_node, tmp_path, make, arguments, word):
-    done = replay(active_node.domain, make(tmp_path / 'bag'), *arguments)
+    bag = make(tmp_path / 'bag')
+    done = replay(active_node.domain, bag, *(str(bag) if word == 'SELF' else word
+                                             for word in arguments))
     assert done.returncode == 2
     assert word in done.stderr and done.stderr.count('\n') == 1 and 'Path(' not in done.stderr
 

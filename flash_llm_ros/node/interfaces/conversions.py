@@ -75,7 +75,7 @@ def chunk_message(chunk: Chunk) -> TokenChunk:
     """Return the message of a chunk."""
     return TokenChunk(
         request_id=chunk.request_id, sequence=chunk.sequence, text=chunk.text,
-        finish_reason=int(chunk.finish_reason))
+        finish_reason=int(chunk.finish_reason), error=error_message(chunk.error))
 
 
 def error_message(error: FlashLlmError | None) -> EngineError:

@@ -21,6 +21,7 @@ class Chunk:
     sequence: int
     text: str
     finish_reason: FinishReason
+    error: FlashLlmError | None = None
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,7 @@ class Request:
                 cost = copy.copy(self._running.stats)  # the engine goes on writing to it
                 if reason in (FinishReason.CANCELLED, FinishReason.DEADLINE):
                     self._running.stop(reason)
-            self._send(reason)
+            self._send(reason, error)
             self._tell('done', Outcome(
                 self.id, ''.join(self._texts), reason, error, cost, self._queue_time,
                 time.monotonic() - self._arrival, self.preemptions))
@@ -197,8 +198,8 @@ class Request:
                     'so that it need not be what its constraint asks for.')
             self.end(FinishReason.DEADLINE, error)
 
-    def _send(self, reason: FinishReason) -> None:
-        chunk = Chunk(self.id, self._sequence, self._pending, reason)
+    def _send(self, reason: FinishReason, error: FlashLlmError | None = None) -> None:
+        chunk = Chunk(self.id, self._sequence, self._pending, reason, error)
         self._pending = ''
         self._sequence += 1
         self._last_chunk = time.monotonic()
