@@ -25,7 +25,8 @@ from bench.support.command import Report, at_least, byte_size, command, run, sho
 from bench.support.worker import bare_bytes, drop_from_page_cache, run_capped
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.cli.throttled_flash import throttled_flash
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.conversion import convert
+from flash_llm_ros.convert.options import ConversionOptions
 from flash_llm_ros.engine import EngineConfig
 from flash_llm_ros.engine.text.chat_template import Message
 from flash_llm_ros.engine.text.text_part import TextPart

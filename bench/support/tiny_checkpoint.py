@@ -7,7 +7,8 @@ import numpy as np
 from safetensors.numpy import save_file
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.conversion import convert
+from flash_llm_ros.convert.options import ConversionOptions
 from flash_llm_ros.store.flash_store import FlashStore
 
 SPECIAL_TOKENS = ('<|im_start|>', '<|im_end|>')

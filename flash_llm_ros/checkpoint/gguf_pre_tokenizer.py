@@ -51,11 +51,12 @@ _KINDS = {
     PreTokenizer(_UNNAMED): ('default',),
 }
 _PRE_TOKENIZERS = {name: kind for kind, names in _KINDS.items() for name in names}
+NAMES = tuple(sorted(_PRE_TOKENIZERS))
 
 
 def pre_tokenizer(name: object) -> PreTokenizer:
     """Raises ValueError for one that is not known here."""
     if not isinstance(name, str) or name not in _PRE_TOKENIZERS:
         raise ValueError(f'tokenizer.ggml.pre is {name!r}; supported are '
-                         f'{", ".join(sorted(_PRE_TOKENIZERS))}')
+                         f'{", ".join(NAMES)}')
     return _PRE_TOKENIZERS[name]

@@ -1,5 +1,6 @@
 """Builds a tokenizer.json out of GGUF metadata with the `tokenizers` library."""
 
+from collections import Counter
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
@@ -46,7 +47,10 @@ def doubt(fields: dict[str, Any]) -> str | None:
 
 def tokenizer_json(fields: dict[str, Any]) -> str:
     """Raises ValueError for a tokenizer model or pre-tokenizer that is not supported."""
-    kind = fields.get('tokenizer.ggml.model')
+    kind, tokens = fields.get('tokenizer.ggml.model'), fields.get('tokenizer.ggml.tokens', ())
+    if len(set(tokens)) < len(tokens):
+        token, _ = Counter(tokens).most_common(1)[0]
+        raise ValueError(f'tokenizer.ggml.tokens has {token!r} twice; each must be another one')
     if kind == 'gpt2':
         tokenizer = _byte_level(fields)
     elif kind == 'llama':

@@ -15,6 +15,12 @@ from tokenizers import Tokenizer
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.families import family
+from flash_llm_ros.checkpoint.foreign import (
+    check_config,
+    damage,
+    missing_tokenizer,
+    missing_weights,
+)
 from flash_llm_ros.checkpoint.special_tokens import NO_END, TEMPLATE_NAMES, end_tokens
 from flash_llm_ros.exits import EXITS
 from flash_llm_ros.model_spec import ModelSpec
@@ -35,9 +41,10 @@ class HuggingFaceCheckpoint(Checkpoint):
     def __init__(self, path: Path) -> None:
         self.path = path
         config = self._json('config.json')
-        self._index = index = self._tensor_index()
         try:
+            check_config(path, config)
             self.family = family(config.get('model_type', ''))
+            self._index = index = self._tensor_index()
             self.tokenizer_json = self._text('tokenizer.json')
             tokenizer = self._tokenizer()
             self.spec = self._spec(config, 'lm_head.weight' in index, tokenizer)
@@ -57,10 +64,10 @@ class HuggingFaceCheckpoint(Checkpoint):
     def shape(self, name: str) -> tuple[int, ...]:
         tensor = self.tensors[name]
         if tensor.fused in self._index:
-            shape = tuple(self._slice(tensor.fused).get_shape())
+            shape = tuple(self._numbers(tensor.fused).get_shape())
             fits = (*tensor.shape[:1], tensor.fused_rows, *tensor.shape[2:])
             return tensor.shape if shape == fits else shape
-        shapes = {tuple(self._slice(part).get_shape()) for part in tensor.huggingface_names}
+        shapes = {tuple(self._numbers(part).get_shape()) for part in tensor.huggingface_names}
         if tensor.huggingface_names == (tensor.huggingface,):
             return shapes.pop()
         wrong = shapes - {tensor.shape[1:]}
@@ -161,14 +168,22 @@ class HuggingFaceCheckpoint(Checkpoint):
                                       'must map names of tensors to names of files')
             return index
         file = 'model.safetensors'
+        if not (self.path / file).is_file():
+            raise CheckpointError(f'{self.path / file}: {missing_weights(self.path)}')
         return dict.fromkeys(self._open(file).keys(), file)
 
     def _open(self, file: str) -> Any:
         path = self.path / file
         try:
+            if (what := damage(path)) is not None:
+                raise CheckpointError(f'{path} {what}')
             return safe_open(path, 'np')
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f'{path}: {error}') from None
+        except OSError as error:
+            raise CheckpointError(f'{path}: {error.strerror}; copy or download the whole folder'
+                                  ) from None
+        except SafetensorError as error:
+            raise CheckpointError(f'{path} is cut off or damaged ({error}); copy or download it '
+                                  'again') from None
 
     def _chat_template(self) -> str:
         if (self.path / 'chat_template.jinja').is_file():
@@ -186,8 +201,13 @@ class HuggingFaceCheckpoint(Checkpoint):
         return template
 
     def _text(self, file: str) -> str:
+        path = self.path / file
+        if file == 'tokenizer.json' and not path.exists():
+            raise CheckpointError(f'{path}: {missing_tokenizer(self.path)}')
         try:
-            return (self.path / file).read_text(encoding='utf-8')
+            if (what := damage(path)) is not None:
+                raise CheckpointError(f'{path} {what}')
+            return path.read_text(encoding='utf-8')
         except OSError as error:
             raise CheckpointError(f'{self.path / file}: {error.strerror}') from None
         except UnicodeDecodeError as error:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
 from flash_llm_ros.checkpoint.errors import CheckpointError
+from flash_llm_ros.checkpoint.foreign import strange_file, strange_folder
 from flash_llm_ros.checkpoint.gguf_file import GgufCheckpoint
 from flash_llm_ros.checkpoint.huggingface import HuggingFaceCheckpoint
 from flash_llm_ros.checkpoint.replaced_ffn import ReplacedFfn
@@ -19,9 +20,13 @@ def open_checkpoint(path: str | Path, ffn: str | Path | None = None) -> Checkpoi
 
 
 def _opened(path: Path) -> Checkpoint:
-    if path.is_file():
-        return GgufCheckpoint(path)
-    if (path / 'config.json').is_file():
-        return HuggingFaceCheckpoint(path)
-    what = 'has no config.json' if path.is_dir() else 'does not exist'
-    raise CheckpointError(f'{path} {what}; a checkpoint is a Hugging Face folder or a .gguf file')
+    if path.is_dir():
+        if (path / 'config.json').is_file():
+            return HuggingFaceCheckpoint(path)
+        raise CheckpointError(f'{path} {strange_folder(path)}')
+    if not path.exists():
+        raise CheckpointError(f'{path} does not exist; a checkpoint is a Hugging Face folder or a '
+                              '.gguf file')
+    if (sentence := strange_file(path)) is not None:
+        raise CheckpointError(f'{path} {sentence}')
+    return GgufCheckpoint(path)

@@ -5,10 +5,11 @@ from pathlib import Path
 
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.cli.calibrate import price
-from flash_llm_ros.cli.main import fail
+from flash_llm_ros.cli.main import fail, interrupted_once, warn
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.convert.calibration_text import read_texts
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.conversion import convert
+from flash_llm_ros.convert.options import ConversionOptions
 from flash_llm_ros.convert.section_formats import INT4_LOSS
 from flash_llm_ros.store.errors import FlashLlmError
 
@@ -25,8 +26,9 @@ conversion that fails. A ReLU model gets predictors, which mode gated uses.
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument('checkpoint', help='a .gguf file or a Hugging Face folder')
-    parser.add_argument('store', help='the folder to write')
+    parser.add_argument('checkpoint', help='a .gguf file (of a split one any part), or a Hugging '
+                        'Face folder')
+    parser.add_argument('store', help='the folder to write; the one that it lies in must be there')
     parser.add_argument('--ffn', type=Path, metavar='FILE',
                         help="take the feed-forward weights from this file instead of the "
                              "checkpoint's")
@@ -59,8 +61,8 @@ def run(options: Namespace) -> int:
             resident=options.resident, kv_cache=options.kv_cache, block=options.block,
             calibrate=not options.no_calibration,
             texts=read_texts(options.text) if options.text else None, replace=options.replace)
-        with Steps() as steps:
-            store = convert(options.checkpoint, options.store, chosen, steps)
+        with interrupted_once(), Steps() as steps:
+            store = convert(options.checkpoint, options.store, chosen, steps, warn)
     except (CheckpointError, FlashLlmError, OSError, ValueError) as error:
         return fail(error)
     geometry = store.manifest.geometry

@@ -92,6 +92,23 @@ def _nothing_to_undo() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
+@contextmanager
+def interrupted_once() -> Iterator[None]:
+    """The first Ctrl-C is obeyed; more of them keep nobody from cleaning up, to the very end."""
+    def obey(number: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is signal.default_int_handler:        # a background job ignores it
+        signal.signal(signal.SIGINT, obey)
+    try:
+        yield
+    finally:
+        if signal.getsignal(signal.SIGINT) is obey:
+            signal.signal(signal.SIGINT, before)
+
+
 def carry_out(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
     """Run a command and return its exit code, also where it was interrupted."""
     try:
@@ -105,6 +122,10 @@ def carry_out(run: Callable[[argparse.Namespace], int], options: argparse.Namesp
         # Python would complain once more when it flushes at its end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE
+
+
+def warn(sentence: str) -> None:
+    print(f'flash_llm: warning: {sentence}', file=sys.stderr)
 
 
 def fail(error: Exception) -> int:

@@ -73,7 +73,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     engine.add_argument('--budget', metavar='SIZE', help='DRAM budget (default: 96MB)')
     engine.add_argument('--mode', help="as the node's parameter (default: auto)")
     engine.add_argument('--context', type=int, metavar='N',
-                        help='tokens of prompt and answer together (default: 512)')
+                        help='tokens of prompt and answer together (default: 512, or what the '
+                        'model was trained for, if that is less)')
     engine.add_argument('--threads', type=int, metavar='N', help='that compute (default: 1)')
     engine.add_argument('--draft', type=Path, metavar='STORE',
                         help='a flash store of a small model that guesses tokens')

@@ -1,6 +1,7 @@
 """Opens a flash store under a DRAM budget and answers requests, one at a time."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from flash_llm_ros.engine.config import MOST_THREADS, EngineConfig
 from flash_llm_ros.engine.conversations.private_folder import private_folder
@@ -46,7 +47,7 @@ class Engine:
         CHECKSUM_MISMATCH.
         """
         store = FlashStore.open(config.store)
-        _check_context(config, store)
+        config = _fitting(config, store)
         if config.verify:
             log(f'verifying {store.path}')
             store.verify_resident()
@@ -196,12 +197,16 @@ class Engine:
             trim_heap()
 
 
-def _check_context(config: EngineConfig, store: FlashStore) -> None:
+def _fitting(config: EngineConfig, store: FlashStore) -> EngineConfig:
+    """The default context is no longer than what the model was trained for."""
     most = store.manifest.model.max_context
+    if config.context_length == EngineConfig.context_length > most:
+        return replace(config, context_length=most)
     if config.context_length > most:
         raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
                             f'context_length is {config.context_length}; the model was trained '
                             f'for at most {most} tokens.')
+    return config
 
 
 def _warnings(window: Window, config: EngineConfig) -> list[str]:

@@ -126,7 +126,8 @@ TABLE = (
     Entry('memory.dram_budget', '256MB', UNCONFIGURED,
           'Memory the engine may use in all, on top of the bare process', byte_size=True),
     Entry('memory.context_length', EngineConfig.context_length, UNCONFIGURED,
-          'Longest prompt and answer together', 'tokens', 2, 2**20),
+          'Longest prompt and answer together; the default is what the model was trained for, '
+          'if that is less', 'tokens', 2, 2**20),
     Entry('memory.prefill_chunk', EngineConfig.prefill_chunk, UNCONFIGURED,
           'Prompt tokens that share one pass over the flash', 'tokens', 1, 4096),
     Entry('memory.max_sessions', EngineConfig.max_sessions, UNCONFIGURED,

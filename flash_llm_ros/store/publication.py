@@ -33,12 +33,6 @@ class Publication:
 
     def __enter__(self) -> 'Publication':
         """Raises OSError; FileExistsError where another process writes to the target."""
-        folder = self.target.parent
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OSError(error.errno, f'{error.strerror}; a store must be in a folder that can be '
-                          'written', str(folder)) from None
         restore(self.target)
         for left_over in _beside(self.target, 'partial', 'old'):
             with _claimed(left_over) as abandoned:
@@ -47,7 +41,11 @@ class Publication:
         with ExitStack() as locks:
             if self.target.exists():
                 locks.enter_context(locked(self.target))
-            self.path.mkdir()
+            try:
+                self.path.mkdir()
+            except OSError as error:
+                raise OSError(error.errno, f'{error.strerror}; a store must be in a folder that '
+                              'is there and can be written', str(self.target.parent)) from None
             locks.enter_context(locked(self.path))
             self._locks = locks.pop_all()
         return self

@@ -45,6 +45,7 @@ Progress = Callable[[str, int, int], None]      # what, done, total
 class WeightSource(Protocol):
     """What a store is written from; `checkpoint.Checkpoint` is one."""
 
+    path: Path
     spec: ModelSpec
     tokenizer_json: str
     chat_template: str
@@ -78,7 +79,7 @@ class StoreWriter:
         self.path = self._publication.path
         self._weights, self._form, self._progress = source, form, progress
         self._hashes: dict[str, str] = {}
-        self.geometry = _geometry(source.spec, form)
+        self.geometry = planned_geometry(source.spec, form)
         self._order = ''
 
     def __enter__(self) -> 'StoreWriter':
@@ -103,7 +104,7 @@ class StoreWriter:
     def recode(self, form: StoreFormat) -> FlashStore:
         """Write the neurons again in other codecs; those that stay are copied."""
         written = FlashStore.open(self.path)
-        self._form, self.geometry = form, _geometry(self._weights.spec, form)
+        self._form, self.geometry = form, planned_geometry(self._weights.spec, form)
         kept = self.path / f'{names.NEURONS}.recoded'
         writer = self._neuron_writer(kept)
         with NeuronReader(written) as reader:
@@ -207,7 +208,7 @@ class StoreWriter:
         """Rows of a tensor; raises ValueError when one is NaN or infinite."""
         rows = self._weights.rows(name, start, stop)
         if not np.isfinite(rows).all():
-            raise ValueError(f'tensor {name} holds NaN or infinity')
+            raise ValueError(f'{self._weights.path}: tensor {name} holds NaN or infinity')
         return rows
 
     def _bundles(self, section: Section, copy: int) -> Iterator[NDArray[np.float32]]:
@@ -275,6 +276,7 @@ class StoreWriter:
         write_file(self.path / names.FINAL_GRAPH, final_graph(spec, rows))
 
 
-def _geometry(spec: ModelSpec, form: StoreFormat) -> Geometry:
+def planned_geometry(spec: ModelSpec, form: StoreFormat) -> Geometry:
+    """Where everything will lie in neurons.bin; ValueError for a block that does not go."""
     return plan_geometry(spec.hidden_size, form.codecs, spec_sections(form.layout, spec),
                          form.block)

@@ -64,7 +64,7 @@ HOSTILE = {
     'a tensor': (header(tensors=1) + text(b't') + struct.pack('<IQ', 1, 9),
                  'byte 37: a tensor takes 20 bytes'),
     'magic': (b'GGML' + bytes(99), "byte 0: it must begin with 'GGUF'"),
-    'nothing': (b'', 'byte 0: the magic is cut off, the file ends at 0'),
+    'nothing': (b'', 'is empty'),
 }
 
 

@@ -78,6 +78,15 @@ def test_only_a_calibrated_store_is_gated(int8_store: Path, planted_store: Path,
     assert run(capsys, 'prompt', planted_store, *ask)[0] == 0
 
 
+def test_a_model_of_short_texts_needs_no_context(tmp_path: Path,
+                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    folder = write_checkpoint(tmp_path / 'short', max_position_embeddings=256)
+    assert run(capsys, 'convert', folder, tmp_path / 'store')[0] == 0
+    ask = ('prompt', tmp_path / 'store', 'Hello', '--budget', '60MB', '--max-tokens', '3')
+    assert run(capsys, *ask)[0] == 0
+    assert 'trained for at most 256' in failed(capsys, *ask, '--context', '300')
+
+
 def test_convert_to_int4_within_a_loss(tmp_path: Path, checkpoint_folder: Path,
                                        capsys: pytest.CaptureFixture[str]) -> None:
     """Of random weights nothing is 4-bit already: without any loss all stays int8."""
@@ -141,7 +150,7 @@ def test_paths_that_cannot_be(tmp_path: Path, checkpoint_folder: Path, gated_sto
     file.touch()
     for target in (file / 'robot.store', '/proc/x/robot.store'):
         assert one_sentence(failed(capsys, 'convert', checkpoint_folder, target),
-                            Path(target).parent, 'folder that can be written')
+                            Path(target).parent, 'must be there')
     for text in (tmp_path, none):
         assert one_sentence(failed(capsys, 'calibrate', gated_store, '--text', text), text,
                             'UTF-8 files, or .jsonl')

@@ -24,8 +24,9 @@ from flash_llm_ros.cli.main import main
 from flash_llm_ros.convert import calibration
 from flash_llm_ros.convert.calibration import CalibrationOptions, recalibrate
 from flash_llm_ros.convert.calibration_text import default_text, read_texts
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.conversion import convert
 from flash_llm_ros.convert.low_rank import InputStatistics, LowRankFactors
+from flash_llm_ros.convert.options import ConversionOptions
 from flash_llm_ros.convert.recording import Recording, record
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.engine.model.predictors import PredictorStack

@@ -3,12 +3,17 @@
 import errno
 from pathlib import Path
 import resource
+import shutil
+from types import SimpleNamespace
 
 import pytest
 from tiny_checkpoint import write_checkpoint
 
+from flash_llm_ros.checkpoint.open import open_checkpoint
 from flash_llm_ros.convert.calibration import CalibrationOptions, recalibrate
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.conversion import convert
+from flash_llm_ros.convert.forecast import Forecast
+from flash_llm_ros.convert.options import ConversionOptions
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.output_file import write_file
 
@@ -49,6 +54,38 @@ def test_converting(tmp_path: Path, step: str, count: int, name: str) -> None:
     assert error.value.errno == errno.EFBIG
     assert error.value.filename.endswith(f'/{name}'), error.value
     assert error.value.strerror in str(error.value) and name in str(error.value)
+    assert [path.name for path in tmp_path.iterdir()] == ['checkpoint']
+
+
+def test_the_room_is_looked_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it asks for is enough, as the most that was on the disk at once says."""
+    write_checkpoint(tmp_path / 'checkpoint', hidden_act='relu')
+    checkpoint, most = open_checkpoint(tmp_path / 'checkpoint'), 0
+    options = ConversionOptions(most_tokens=512)
+    asked = Forecast(checkpoint, options).disk_bytes
+
+    def progress(*step: object) -> None:
+        nonlocal most
+        files = [path for path in tmp_path.rglob('*') if '.partial-' in str(path)]
+        most = max(most, sum(path.stat().st_size for path in files if path.is_file()))
+
+    for free in (asked - 1, asked):
+        monkeypatch.setattr(shutil, 'disk_usage', lambda path, free=free: SimpleNamespace(
+            free=free if path == tmp_path else None))
+        if free < asked:
+            with pytest.raises(OSError, match=r'MB free; this conversion takes up to \d+ MB'):
+                convert(checkpoint.path, tmp_path / 'store', options, progress)
+            assert most == 0 and [path.name for path in tmp_path.iterdir()] == ['checkpoint']
+        else:
+            convert(checkpoint.path, tmp_path / 'store', options, progress)
+    assert 0 < most <= asked
+
+
+def test_no_folder_is_made(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / 'checkpoint')
+    with pytest.raises(FileNotFoundError, match=r'mkdir -p'):
+        convert(tmp_path / 'checkpoint', tmp_path / 'new' / 'store', ConversionOptions(),
+                lambda *step: None)
     assert [path.name for path in tmp_path.iterdir()] == ['checkpoint']
 
 

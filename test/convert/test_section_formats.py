@@ -18,7 +18,8 @@ from transformers import AutoModelForCausalLM
 from bench.quality.fidelity import engine_logits, mean_divergence
 from flash_llm_ros.checkpoint.open import open_checkpoint
 from flash_llm_ros.convert.calibration_text import default_text
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.conversion import convert
+from flash_llm_ros.convert.options import ConversionOptions
 from flash_llm_ros.convert.rounding_trial import RoundingTrial, int4_rounded
 from flash_llm_ros.convert.section_formats import Price, SectionFormats, worth_keeping
 from flash_llm_ros.engine import Engine, EngineConfig

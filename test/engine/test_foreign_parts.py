@@ -13,7 +13,8 @@ from test_store_faults import edit_manifest
 from tiny_checkpoint import byte_tokenizer, write_checkpoint
 
 from flash_llm_ros.checkpoint.errors import CheckpointError
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.conversion import convert
+from flash_llm_ros.convert.options import ConversionOptions
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.engine.text.tokenizer import LibraryTokenizer, TextTokenizer
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError

@@ -13,7 +13,8 @@ import pytest
 from refusals import assert_error
 from tiny_checkpoint import converted, write_checkpoint
 
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.conversion import convert
+from flash_llm_ros.convert.options import ConversionOptions
 from flash_llm_ros.store import publication
 from flash_llm_ros.store.errors import ErrorCode
 from flash_llm_ros.store.flash_store import FlashStore

@@ -13,7 +13,8 @@ from safetensors.numpy import load_file, save_file
 from tiny_checkpoint import CHAT_TEMPLATE, converted, write_checkpoint
 import yaml
 
-from flash_llm_ros.convert.conversion import ConversionOptions, convert
+from flash_llm_ros.convert.conversion import convert
+from flash_llm_ros.convert.options import ConversionOptions
 from flash_llm_ros.store.flash_store import FlashStore
 
 # No whole blocks of 32 or 64 values anywhere.

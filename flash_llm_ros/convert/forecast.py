@@ -1,0 +1,86 @@
+"""What a conversion will write, and what the disk must have for it; nothing is written yet."""
+
+import os
+from pathlib import Path
+import shutil
+
+import numpy as np
+
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint
+from flash_llm_ros.convert.options import ConversionOptions
+from flash_llm_ros.convert.section_formats import SectionFormats
+from flash_llm_ros.store import flash_store as names
+from flash_llm_ros.store.block_quantisation import relative_error
+from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.manifest import FileFacts, Manifest
+from flash_llm_ros.store.resident_layout import attention_layout
+from flash_llm_ros.store.tokenizer_tables import tokenizer_tables
+from flash_llm_ros.store.writer import StoreFormat, planned_geometry
+
+# Squared error relative to the matrix: 4-bit sources stay below 1e-5, unrounded ones reach 3e-3.
+_Q4_ERROR = 1e-4
+_SMALL_FILES = 4 << 20      # graphs and the manifest
+
+
+class Forecast:
+    """The form that a checkpoint gets with these options, and what follows from it."""
+
+    def __init__(self, checkpoint: Checkpoint, options: ConversionOptions) -> None:
+        exact, block = options.neurons == 'fp16', checkpoint.spec.feed_forward
+        layout = 'bundled' if block.sparse_by_nature or not block.gated else 'split'
+        self.sections = SectionFormats(checkpoint, layout, options.neurons, options.int4_loss)
+        self.form = StoreFormat(
+            layout, self.sections.first,
+            options.resident or ('fp32' if exact else _resident(checkpoint)),
+            options.kv_cache or ('fp32' if exact else 'fp16'), options.block)
+        self._checkpoint = checkpoint
+        self._geometry = planned_geometry(checkpoint.spec, self.form)
+        # Written anew in other formats, or in the order of their use, beside the first ones.
+        self._twice = bool(self.sections.undecided) or (options.calibrate
+                                                        and block.sparse_by_nature)
+
+    @property
+    def disk_bytes(self) -> int:
+        """The most that is on disk at once."""
+        neurons = self._geometry.file_bytes * (2 if self._twice else 1)
+        return (neurons + self._resident_bytes + 3 * len(self._checkpoint.tokenizer_json.encode())
+                + _SMALL_FILES)
+
+    def check_disk(self, target: Path) -> None:
+        """Raise OSError where the folder of `target` is not there, or has not the room."""
+        folder = target.parent
+        if not folder.is_dir():
+            raise FileNotFoundError(f'{folder} is no folder; the one that a store is to be in must '
+                                    'be there (mkdir -p makes it).')
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise PermissionError(f'{folder} cannot be written; a store must be in a folder that '
+                                  'can.')
+        if (free := shutil.disk_usage(folder).free) < self.disk_bytes:
+            raise OSError(f'{folder} has {free / 1e6:.0f} MB free; this conversion takes up to '
+                          f'{self.disk_bytes / 1e6:.0f} MB.')
+
+    def store(self, path: Path) -> FlashStore:
+        """As it will be, of what is known before: for planning, not for reading."""
+        tokenizer = self._checkpoint.tokenizer_json
+        sizes = {names.NEURONS: self._geometry.file_bytes, names.RESIDENT: self._resident_bytes,
+                 names.TOKENIZER: len(tokenizer.encode())}
+        if (tables := tokenizer_tables(tokenizer)) is not None:
+            sizes[names.TOKENIZER_TABLES] = sum(table.nbytes for table in tables.values())
+        files = {name: FileFacts(bytes=size, sha256='') for name, size in sizes.items()}
+        return FlashStore(path, Manifest(self._checkpoint.spec, self.form.layout,
+                                         self.form.resident, self.form.kv_cache, self._geometry,
+                                         '', files))
+
+    @property
+    def _resident_bytes(self) -> int:
+        layout = attention_layout(self._checkpoint.spec, self.form.resident)
+        return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize
+                   for dtype, shape in layout.values())
+
+
+def _resident(checkpoint: Checkpoint) -> str:
+    """4 bits where the source has no more to keep, 8 bits otherwise; three layers tell."""
+    last = checkpoint.spec.layers - 1
+    error = max(relative_error(checkpoint.rows(f'layers.{layer}.{part}'), 'q4')
+                for layer in sorted({0, last // 2, last}) for part in 'qo')
+    return 'q4' if error < _Q4_ERROR else 'q8'
