@@ -7,7 +7,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 MODEL ?= smollm2
 PROMPT ?= Name the capital of France.
-BUDGET ?=
+BUDGET ?= $(BUDGET_OF_$(MODEL))
 MODE ?= $(MODE_OF_$(MODEL))
 PYTEST_ARGS ?=
 export PROMPT BUDGET MODE
@@ -25,9 +25,11 @@ GGUF := models/SmolLM2-135M-Instruct.Q4_1.gguf
 RELU_FFN := resource/smollm2-135m-relu.ffn
 STORE_OF_smollm2 := models/smollm2.store
 STORE_OF_relu := models/smollm2-relu.store
+STORE_OF_experts := models/smollm2-experts.store
 STORE := $(STORE_OF_smollm2)
 MODE_OF_relu := gated
-DEMO_STORE := $(or $(STORE_OF_$(MODEL)),$(error MODEL is '$(MODEL)'; it must be smollm2 or relu))
+BUDGET_OF_experts := 160MB
+DEMO_STORE := $(or $(STORE_OF_$(MODEL)),$(error MODEL is '$(MODEL)'; it must be smollm2, relu or experts))
 
 MESSAGES := $(wildcard flash_llm_msgs/*.* flash_llm_msgs/msg/* flash_llm_msgs/srv/* flash_llm_msgs/action/*)
 NATIVE := $(wildcard native/*.* native/*/*)
@@ -96,4 +98,9 @@ $(STORE)/manifest.yaml: $(GGUF) $(CONVERTER) | $(DONE)/package
 $(STORE_OF_relu)/manifest.yaml: $(GGUF) $(RELU_FFN) $(CONVERTER) | $(DONE)/package
 	@echo 'Converting the ReLU model to a flash store (1 min)'
 	@$(BIN)/flash_llm convert --replace --ffn $(RELU_FFN) $(GGUF) $(STORE_OF_relu)
+	@mkdir -p $(@D) && touch $@
+
+$(STORE_OF_experts)/manifest.yaml: $(GGUF) $(CONVERTER) bench/experts/upcycled.py | $(DONE)/package
+	@echo 'Making the model with 16 experts a layer (1.4 GB, 1 min)'
+	@$(BIN)/python -m bench.experts.upcycled $(GGUF) $(STORE_OF_experts)
 	@mkdir -p $(@D) && touch $@

@@ -14,6 +14,8 @@ import pytest
 from ros_fixtures import active_node  # noqa: F401
 from tiny_checkpoint import converted, tiny_store, write_checkpoint
 
+from bench.experts.upcycled import Upcycled
+from flash_llm_ros.checkpoint.open import open_checkpoint
 from flash_llm_ros.engine.memory.footprint import Footprint
 
 # No assertion on wall time: a busy machine must not fail a test.
@@ -88,9 +90,17 @@ def planted_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope='session')
-def stores(int8_store: Path, planted_store: Path) -> dict[str, Path]:
-    """A store for each mode."""
-    return {'exact': int8_store, 'gated': planted_store}
+def experts_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An int8 store of a random model with 8 experts a layer, 2 of them for a token; read only."""
+    folder = tmp_path_factory.mktemp('experts')
+    dense = open_checkpoint(write_checkpoint(folder / 'checkpoint'))
+    return converted(Upcycled(dense, 8, 2), folder / 'experts.store').path
+
+
+@pytest.fixture(scope='session')
+def stores(int8_store: Path, planted_store: Path, experts_store: Path) -> dict[str, Path]:
+    """A store for each mode, and one with experts."""
+    return {'exact': int8_store, 'gated': planted_store, 'experts': experts_store}
 
 
 @pytest.fixture(scope='session')

@@ -1,5 +1,5 @@
-"""Records which neurons every token of a text uses, for bench.window.hit_rates: takes a store of a
-gated model with a calibration.
+"""Records which neurons or experts every token of a text uses, for bench.window.hit_rates: takes a
+store of a gated model with a calibration, or of a mixture of experts.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -15,11 +15,15 @@ from bench.support.command import Report, at_least, byte_size, command, run
 from bench.window.replayer import Trace
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.engine import Engine, EngineConfig
+from flash_llm_ros.store.flash_store import FlashStore
 
 
 @dataclass(frozen=True)
 class NeuronTrace:
-    """bool [tokens, layers, neurons]; every `per_group` neighbours of a layer are one group."""
+    """bool [tokens, layers, neurons]; every `per_group` neighbours of a layer are one group.
+
+    Of a mixture of experts [tokens, layers, experts], each of them one group.
+    """
 
     model: str
     per_group: int
@@ -62,12 +66,13 @@ class Recorder:
     def feed_forward(self, layer: int, ffn_input: NDArray[np.float32],
                      active: NDArray[np.uint8] | None) -> None:
         if active is None:
-            raise ValueError('every neuron was used; a trace needs a gated model and mode gated')
-        self.rows.append(np.packbits(active))
+            raise ValueError('every neuron was used; a trace needs a gated model and mode gated, '
+                             'or experts')
+        self.rows.append(active.astype(bool))
 
 
 def record(engine: Engine, text: str, most_tokens: int, steps: Steps) -> NeuronTrace:
-    """Run a text through an engine in mode gated, token by token."""
+    """Run a text through an engine in mode gated, or of experts, token by token."""
     tokens = np.array(engine.tokenize(text)[:most_tokens], np.int64)
     if not len(tokens):
         raise ValueError('the text has no tokens')
@@ -81,15 +86,17 @@ def record(engine: Engine, text: str, most_tokens: int, steps: Steps) -> NeuronT
     finally:
         model.observer = None
     spec = model.spec
-    bits = np.array(recorder.rows).reshape(len(tokens), spec.layers, -1)
-    bundles = next(section for section in engine.geometry.sections if section.name == 'bundle')
-    active = np.unpackbits(bits, axis=2, count=spec.feed_forward.size).astype(bool)
-    return NeuronTrace(engine.model_name, bundles.bundles_per_group, active)
+    active = np.array(recorder.rows).reshape(len(tokens), spec.layers, -1)
+    bundles = next((section for section in engine.geometry.sections if section.name == 'bundle'),
+                   None)
+    return NeuronTrace(engine.model_name, bundles.bundles_per_group if bundles else 1, active)
 
 
 def measure(options: Namespace) -> Report:
     text = options.text.read_text('utf-8')
-    engine = Engine.open(EngineConfig(options.store, options.budget, 'gated', lock_memory=False))
+    experts = FlashStore.open(options.store).manifest.model.feed_forward.experts
+    engine = Engine.open(EngineConfig(options.store, options.budget,
+                                      'exact' if experts else 'gated', lock_memory=False))
     try:
         with Steps() as steps:
             trace = record(engine, text, options.tokens, steps)
@@ -98,8 +105,9 @@ def measure(options: Namespace) -> Report:
     trace.save(options.out)
     share, tokens = float(trace.active.mean()), len(trace.active)
     return Report({'model': trace.model, 'tokens': tokens, 'neurons_used': share},
-                  f'{options.out}: {tokens} tokens of {trace.model}, {share:.1%} of the neurons '
-                  f'used, {options.out.stat().st_size / 1e6:.1f} MB')
+                  f'{options.out}: {tokens} tokens of {trace.model}, {share:.1%} of the '
+                  f'{"experts" if experts else "neurons"} used, '
+                  f'{options.out.stat().st_size / 1e6:.1f} MB')
 
 
 def parser() -> ArgumentParser:

@@ -169,6 +169,8 @@ class FlashStore:
         layers = range(self.manifest.model.layers)
         needed = [NEURONS, RESIDENT, TOKENIZER, CHAT_TEMPLATE, FINAL_GRAPH,
                   *map(layer_graph, layers)]
+        if self.manifest.foresight is not None:
+            needed += map(predictor_graph, layers[:-1])
         if self.manifest.calibration is not None:
             needed += [self.predictor_weights, *map(self.predictor_graph, layers)]
         return needed

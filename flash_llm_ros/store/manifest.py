@@ -22,7 +22,7 @@ from flash_llm_ros.store.geometry import LAYOUTS, Geometry, spec_sections
 from flash_llm_ros.store.output_file import write_file
 from flash_llm_ros.store.predictor_form import PredictorForm
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 RESIDENT_FORMATS = ('q8', 'q4', 'fp32')
 KV_FORMATS = ('fp16', 'fp32')
 _SEAL = 'sha256: '
@@ -97,6 +97,22 @@ class Calibration:
 
 
 @dataclass(frozen=True)
+class ExpertForesight:
+    """How well a layer's predictor foresees the next layer's experts, on `text_tokens` tokens.
+
+    `recall[r]`: the share of its choices of rank r that the next layer's router then made, too.
+    """
+
+    text_tokens: int
+    recall: list[float]
+
+    def __post_init__(self) -> None:
+        check_integers(self, ['text_tokens'])
+        check(all(0 <= share <= 1 for share in self.recall), 'recall', self.recall,
+              'numbers from 0 to 1')
+
+
+@dataclass(frozen=True)
 class Manifest:
     """The content of manifest.yaml; FieldError on creation where it contradicts itself."""
 
@@ -109,6 +125,7 @@ class Manifest:
     files: dict[str, FileFacts]
     source: dict[str, str] = field(default_factory=dict)    # file name -> sha256
     calibration: Calibration | None = None                  # of bundled stores
+    foresight: ExpertForesight | None = None                # of stores with experts
 
     def __post_init__(self) -> None:
         for name, known in (('layout', LAYOUTS), ('resident', RESIDENT_FORMATS),
@@ -121,6 +138,10 @@ class Manifest:
         wanted = spec_sections(self.layout, model) if model.layers <= len(found) else []
         check(wanted == [section.spec for section in found],
               'geometry.sections', [section.label for section in found], 'those of the model')
+        if self.foresight is not None:
+            active = 0 if model.feed_forward.experts is None else model.feed_forward.experts.active
+            check(len(self.foresight.recall) == active, 'foresight.recall',
+                  self.foresight.recall, f'{active} numbers, one for each expert of a token')
         if self.calibration is not None:
             check(self.layout == 'bundled', 'layout', self.layout, 'bundled with a calibration')
             check(len(self.calibration.thresholds) == model.layers, 'calibration.thresholds',
@@ -150,6 +171,7 @@ class Manifest:
             'geometry': self.geometry.to_dict(),
             'order': self.order,
             'calibration': self.calibration and asdict(self.calibration),
+            **({} if self.foresight is None else {'foresight': asdict(self.foresight)}),
             'files': self.files,
             'source': self.source,
         })

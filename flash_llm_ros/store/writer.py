@@ -23,7 +23,12 @@ from flash_llm_ros.store.geometry import (
 )
 from flash_llm_ros.store.graph_builder import ExternalData
 from flash_llm_ros.store.layer_graphs import final_graph, layer_graph
-from flash_llm_ros.store.manifest import Calibration, FileFacts, Manifest
+from flash_llm_ros.store.manifest import (
+    Calibration,
+    ExpertForesight,
+    FileFacts,
+    Manifest,
+)
 from flash_llm_ros.store.neuron_reader import NeuronReader
 from flash_llm_ros.store.neuron_writer import NeuronWriter
 from flash_llm_ros.store.output_file import write_file
@@ -35,6 +40,7 @@ from flash_llm_ros.store.resident_layout import (
     router_format,
     up_bias,
 )
+from flash_llm_ros.store.router_graph import foresight_graph
 from flash_llm_ros.store.tensor_file import TensorFile, TensorFileWriter
 from flash_llm_ros.store.tokenizer_tables import tokenizer_tables
 
@@ -159,7 +165,8 @@ class StoreWriter:
         del self._hashes[name]
         return self.seal(None)
 
-    def seal(self, calibration: Calibration | None) -> FlashStore:
+    def seal(self, calibration: Calibration | None, foresight: ExpertForesight | None = None
+             ) -> FlashStore:
         """Write the manifest over all files that are there, and open the result."""
         files = {}
         for path in sorted(path for path in self.path.rglob('*') if path.is_file()):
@@ -167,7 +174,7 @@ class StoreWriter:
             name = relative.as_posix()
             if name != names.MANIFEST and names.RECORDING not in relative.parts:
                 files[name] = FileFacts(bytes=path.stat().st_size, sha256=self._hash(name))
-        self._manifest(files, calibration).save(self.path / names.MANIFEST)
+        self._manifest(files, calibration, foresight).save(self.path / names.MANIFEST)
         return FlashStore.open(self.path)
 
     def _hash(self, name: str) -> str:
@@ -176,13 +183,14 @@ class StoreWriter:
             self._hashes[name] = file_sha256(self.path / name)
         return self._hashes[name]
 
-    def _manifest(self, files: dict[str, FileFacts], calibration: Calibration | None) -> Manifest:
+    def _manifest(self, files: dict[str, FileFacts], calibration: Calibration | None = None,
+                  foresight: ExpertForesight | None = None) -> Manifest:
         form = self._form
         return Manifest(self._weights.spec, form.layout, form.resident, form.kv_cache,
-                        self.geometry, self._order, files, self._source, calibration)
+                        self.geometry, self._order, files, self._source, calibration, foresight)
 
     def _neuron_writer(self, path: Path) -> NeuronWriter:
-        return NeuronWriter(path, self.geometry, self._manifest({}, None).identity)
+        return NeuronWriter(path, self.geometry, self._manifest({}).identity)
 
     @cached_property
     def _source(self) -> dict[str, str]:
@@ -264,6 +272,10 @@ class StoreWriter:
                     writer.write(key, tensor)
             graph = layer_graph(spec, layer, form.resident, form.kv_cache, data, rows)
             write_file(self.path / names.layer_graph(layer), graph)
+            if spec.feed_forward.experts is not None and layer < spec.layers - 1:
+                (self.path / names.FIRST_PREDICTORS).mkdir(exist_ok=True)
+                write_file(self.path / names.predictor_graph(layer),
+                           foresight_graph(spec, layer, form.resident, data))
             self._progress('attention', layer + 1, spec.layers)
         if spec.feed_forward.bias:
             for layer in range(spec.layers):

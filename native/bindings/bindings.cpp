@@ -135,6 +135,21 @@ void bundled_sparse(NeuronCore& core, int section, const py::object& x, const py
   without_interpreter([&] { core.bundled_sparse(section, x_data, active_data, out_data, neurons); });
 }
 
+// How many there are; `checked` then makes sure of the rest.
+std::int64_t ids_of(const py::object& ids) {
+  if (!py::isinstance<py::array>(ids) || py::reinterpret_borrow<py::array>(ids).ndim() != 1) {
+    throw ArgumentError("ids", found_text(ids), "an int64 array [k]");
+  }
+  return py::reinterpret_borrow<py::array>(ids).shape(0);
+}
+
+void require_experts(const Section& section, const std::int64_t* ids, std::int64_t count) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    require(ids[i] >= 0 && ids[i] < section.copies, "ids", ids[i],
+            "between 0 and " + std::to_string(section.copies - 1));
+  }
+}
+
 void experts(NeuronCore& core, int gate_up, int down, const py::object& x, const py::object& ids,
              const py::object& weights, const py::object& out, const std::string& activation) {
   const Section first = section_of(core, gate_up, 2);
@@ -152,11 +167,18 @@ void experts(NeuronCore& core, int gate_up, int down, const py::object& x, const
   const std::int64_t each = py::reinterpret_borrow<py::array>(ids).shape(1);
   const Routing routing{checked<std::int64_t>("ids", ids, {tokens, each}),
                         checked<float>("weights", weights, {tokens, each}), tokens, each};
-  for (std::int64_t i = 0; i < tokens * each; ++i) {
-    require(routing.ids[i] >= 0 && routing.ids[i] < first.copies, "ids", routing.ids[i],
-            "between 0 and " + std::to_string(first.copies - 1));
-  }
+  require_experts(first, routing.ids, tokens * each);
   without_interpreter([&] { core.experts(gate_up, down, pair.inputs, routing, act, pair.outputs); });
+}
+
+void prefetch_experts(NeuronCore& core, int gate_up, int down, const py::object& ids,
+                      bool needed) {
+  const Section first = section_of(core, gate_up, 2);
+  section_of(core, down, 1);
+  const std::int64_t count = ids_of(ids);
+  const std::int64_t* data = checked<std::int64_t>("ids", ids, {count});
+  require_experts(first, data, count);
+  without_interpreter([&] { core.prefetch_experts(gate_up, down, data, count, needed); });
 }
 
 void prefetch(NeuronCore& core, int section, const py::object& wanted, bool needed) {
@@ -167,10 +189,7 @@ void prefetch(NeuronCore& core, int section, const py::object& wanted, bool need
 
 void read_rows(NeuronCore& core, int section, const py::object& ids, const py::object& out) {
   const Section found = section_of(core, section, 1);
-  if (!py::isinstance<py::array>(ids) || py::reinterpret_borrow<py::array>(ids).ndim() != 1) {
-    throw ArgumentError("ids", found_text(ids), "an int64 array [k]");
-  }
-  const std::int64_t count = py::reinterpret_borrow<py::array>(ids).shape(0);
+  const std::int64_t count = ids_of(ids);
   const std::int64_t* id_data = checked<std::int64_t>("ids", ids, {count});
   float* out_data = checked<float>("out", out, {count, found.format.dim}, true);
   for (std::int64_t i = 0; i < count; ++i) {
@@ -363,6 +382,9 @@ PYBIND11_MODULE(_native, module) {
            "Starts reads of the groups with a bundle whose uint8 in wanted [bundles] is not 0, as "
            "far as idle slots are left; failed reads are forgotten. needed: the section's next call "
            "is for these, so they are as urgent, and misses to it.")
+      .def("prefetch_experts", &prefetch_experts, py::arg("gate_up"), py::arg("down"),
+           py::arg("ids"), py::arg("needed") = false,
+           "The same for all groups of the experts ids, int64 [k].")
       .def("read_rows", &read_rows, py::arg("section"), py::arg("ids"), py::arg("out"),
            "out float32 [k, dim] = these rows of a section of single rows; ids int64 [k].")
       .def("stats", &stats, "A dict of what happened since the core was made: counts, and ns.")

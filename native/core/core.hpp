@@ -86,6 +86,9 @@ class NeuronCore {
                Outputs out);
   // Starts reads of groups with wanted bundles; `needed`: the section's next call is for these.
   void prefetch(int section, const std::uint8_t* wanted, bool needed);
+  // The same for all groups of these experts.
+  void prefetch_experts(int gate_up, int down, const std::int64_t* ids, std::int64_t count,
+                        bool needed);
   void read_rows(int section, const std::int64_t* ids, std::int64_t count, float* out);
 
  private:

@@ -8,6 +8,13 @@
 namespace flash_llm {
 namespace {
 
+// All groups of an expert.
+void add_groups(const Section& gate_up, std::int64_t expert, std::vector<std::int64_t>& groups) {
+  for (std::int64_t local = 0; local < gate_up.stride; ++local) {
+    groups.push_back(gate_up.first_group + expert * gate_up.stride + local);
+  }
+}
+
 // Whether an expert's groups, of a claim from `first` on, have all arrived.
 bool ready(const Claim& claim, std::size_t first, std::size_t groups) {
   for (std::size_t i = first; i < first + groups; ++i) {
@@ -54,9 +61,7 @@ void NeuronCore::experts(int gate_up, int down, Inputs x, const Routing& routing
     const std::size_t end = std::min(turns.size(), begin + at_once);
     wanted.clear();
     for (std::size_t i = begin; i < end; ++i) {
-      for (std::int64_t local = 0; local < first.stride; ++local) {
-        wanted.push_back(first.first_group + turns[i].expert * first.stride + local);
-      }
+      add_groups(first, turns[i].expert, wanted);
     }
     const Claim claim(cache_.get(), gate_up, wanted);
     const auto there = [&](std::size_t i) { return ready(claim, (i - begin) * groups, groups); };
@@ -78,6 +83,23 @@ void NeuronCore::experts(int gate_up, int down, Inputs x, const Routing& routing
   }
   for (std::size_t i = 0; x.tokens == 1 && i < turns.size(); ++i) {
     experts_.add(turns[i], experts_.results(turns[i], x).read_only(), out);
+  }
+}
+
+void NeuronCore::prefetch_experts(int gate_up, int down, const std::int64_t* ids,
+                                  std::int64_t count, bool needed) {
+  const std::lock_guard turn(calls_);
+  check_open();
+  const Section& first = find(gate_up);
+  check_experts(first, find(down));
+  std::vector<std::int64_t> sorted(ids, ids + count);
+  std::sort(sorted.begin(), sorted.end());
+  std::vector<std::int64_t> wanted;
+  for (const std::int64_t expert : sorted) {
+    add_groups(first, expert, wanted);
+  }
+  if (!wanted.empty()) {
+    cache_->prefetch(gate_up, wanted, needed);
   }
 }
 

@@ -16,7 +16,7 @@ enum class Codec { kInt8, kInt4, kFp16 };
 // fp16: plain half precision.
 // Whoever changes rows, groups or sections counts kStoreFormat on, and store/manifest.py's
 // FORMAT_VERSION: a library that was compiled before would compute nonsense without an error.
-constexpr int kStoreFormat = 4;
+constexpr int kStoreFormat = 5;
 
 struct RowFormat {
   Codec codec;

@@ -5,7 +5,7 @@ from pathlib import Path
 import re
 import sys
 
-from generation_cases import MODES, PROMPTS, opened, request
+from generation_cases import KINDS, MODES, PROMPTS, opened, request
 from jsonschema import Draft202012Validator
 import numpy as np
 import pytest
@@ -115,13 +115,13 @@ def next_token(engine: Engine, byte: bytes) -> int:
     return engine.tokenize(byte.decode())[-1]
 
 
-@pytest.mark.parametrize('mode', MODES)
-def test_forced_tokens_share_a_pass(stores: dict[str, Path], mode: str) -> None:
+@pytest.mark.parametrize('kind', KINDS)
+def test_forced_tokens_share_a_pass(stores: dict[str, Path], kind: str) -> None:
     """Whatever the constraint forces is run at once."""
     forced = {'type': 'object', 'properties': {'long_name': {'enum': ['x', 'yy']},
                                                'end': {'const': 'z'}},
               'required': ['long_name', 'end'], 'additionalProperties': False}
-    engine = opened(stores[mode], structured=True, mode=mode, lookup_tokens=0)
+    engine = opened(stores[kind], structured=True, mode=KINDS[kind], lookup_tokens=0)
     runs = counted_runs(engine)
     found = constrained(engine, Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(forced)),
                         'x' * 10)

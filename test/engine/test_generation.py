@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from generation_cases import (
+    KINDS,
     MODES,
     PROMPTS,
     ReferenceModel,
@@ -63,17 +64,17 @@ def test_the_chunk_does_not_change_the_answer(int8_store: Path) -> None:
     assert found[0] == found[1] == found[2]
 
 
-@pytest.mark.parametrize('mode', MODES)
-def test_the_seed_decides(stores: dict[str, Path], mode: str) -> None:
+@pytest.mark.parametrize('kind', KINDS)
+def test_the_seed_decides(stores: dict[str, Path], kind: str) -> None:
     def text(seed: int) -> str:
         return answer(engine, sampling=SamplingParams(temperature=1.2, seed=seed)).text
 
-    engine = opened(stores[mode], mode=mode)
+    engine = opened(stores[kind], mode=KINDS[kind])
     first = text(7)
     assert len({first, text(1), text(2)}) == 3
     assert text(7) == first
     engine.close()
-    engine = opened(stores[mode], mode=mode)
+    engine = opened(stores[kind], mode=KINDS[kind])
     assert text(7) == first
     engine.close()
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import shutil
 import threading
 
-from generation_cases import MODES, PROMPTS, answer, opened, opened_tightly, request
+from generation_cases import KINDS, PROMPTS, answer, opened, opened_tightly, request
 import pytest
 from refusals import assert_error
 from tiny_checkpoint import converted, write_checkpoint
@@ -70,7 +70,7 @@ def test_prompts_the_model_has_no_tokens_for(tmp_path: Path, prompt: str, code: 
     ({'reads_in_flight': 257}, 'at most 256'), ({'reader': 'x'}, "reader is 'x'"),
     ({'budget': 0}, 'dram_budget is 0'),
     ({'budget': 1e9}, 'dram_budget'), ({'threads': 257}, 'threads is 257'),
-    ({'mode': 'gated'}, 'mode is gated, but its model uses every neuron'),
+    ({'mode': 'gated'}, 'mode is gated, but the model uses every neuron'),
 ])
 def test_refused_settings(int8_store: Path, options: dict[str, object], words: str) -> None:
     with assert_error(ErrorCode.INVALID_PARAMETER, words):
@@ -85,11 +85,11 @@ def test_mode_gated_needs_a_calibration(tmp_path: Path) -> None:
 
 
 def test_the_plan_keeps_to_the_budget(stores: dict[str, Path]) -> None:
-    for mode in MODES:
-        engine = opened_tightly(stores[mode], mode=mode)
+    for kind, mode in KINDS.items():
+        engine = opened_tightly(stores[kind], mode=mode)
         plan, slots = engine.plan, engine.model.window.plan.slots
         assert plan.planned <= plan.budget == engine.config.dram_budget
-        assert plan.window_bytes == slots * 4096
+        assert plan.window_bytes == slots * engine.geometry.group_bytes
         assert sum(row.bytes for row in plan.rows) == plan.planned
         engine.close()
 
@@ -188,16 +188,17 @@ def flip_every_layer(neurons: Path, bytes_of_layers: int) -> None:
         flip_bit(neurons, at)
 
 
-@pytest.mark.parametrize('mode', MODES)
-def test_damage_in_the_middle_of_an_answer(tmp_path: Path, planted_store: Path, mode: str) -> None:
+@pytest.mark.parametrize('kind', KINDS)
+def test_damage_in_the_middle_of_an_answer(tmp_path: Path, stores: dict[str, Path],
+                                           kind: str) -> None:
     """Never silent text: the request fails, and the engine answers once the file is whole."""
-    if mode == 'gated':
-        store = Path(shutil.copytree(planted_store, tmp_path / 'store'))
+    if kind != 'exact':
+        store = Path(shutil.copytree(stores[kind], tmp_path / 'store'))
     else:
         checkpoint = write_checkpoint(tmp_path / 'checkpoint', intermediate_size=1024)
         store = converted(checkpoint, tmp_path / 'store').path
     shutil.copy(store / 'neurons.bin', tmp_path / 'whole')
-    engine = opened_tightly(store, mode=mode)
+    engine = opened_tightly(store, mode=KINDS[kind])
     expected = answer(engine).text
     generation = engine.start(request())
     pieces = iter(generation)

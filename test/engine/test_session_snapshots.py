@@ -3,20 +3,20 @@
 from pathlib import Path
 import resource
 
-from generation_cases import MODES, TURNS, answer, opened, say, talk
+from generation_cases import KINDS, TURNS, answer, opened, say, talk
 import pytest
 
 from bench.faults.damage import flip_bit
 from flash_llm_ros.engine import Engine, EngineConfig, SamplingParams
 
 
-@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('options', [
     {}, {'sampling': SamplingParams(temperature=0.9, seed=4, repetition_penalty=1.2)}])
 def test_turns_between_others_give_the_same_bytes(stores: dict[str, Path], tmp_path: Path,
-                                                  mode: str, options: dict) -> None:
+                                                  kind: str, options: dict) -> None:
     """In the KV cache or on flash, in this process or another: it makes no difference."""
-    engine = opened(stores[mode], mode=mode, session_folder=tmp_path / 'one', max_sessions=3)
+    engine = opened(stores[kind], mode=KINDS[kind], session_folder=tmp_path / 'one', max_sessions=3)
     alone = talk(engine, 'alone', **options)
     mixed = {'a': [], 'b': []}
     for turn in TURNS:
@@ -26,7 +26,7 @@ def test_turns_between_others_give_the_same_bytes(stores: dict[str, Path], tmp_p
     assert mixed == {'a': alone, 'b': alone}
     assert not list((tmp_path / 'one').iterdir())       # files without names
     engine.close()
-    engine = opened(stores[mode], mode=mode, session_folder=tmp_path / 'two')
+    engine = opened(stores[kind], mode=KINDS[kind], session_folder=tmp_path / 'two')
     assert talk(engine, 'a', **options) == alone
     engine.close()
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from generation_cases import MODES, PROMPTS, answer, opened, request
+from generation_cases import KINDS, PROMPTS, answer, opened, request
 import pytest
 from refusals import assert_error
 
@@ -30,13 +30,13 @@ def interrupted(engine: Engine, asked: GenerationRequest, every: int) -> tuple:
     return generation, count
 
 
-@pytest.mark.parametrize('mode', MODES)
+@pytest.mark.parametrize('kind', KINDS)
 @pytest.mark.parametrize('prompt', [PROMPTS[1], REPEATING])
 @pytest.mark.parametrize('sampling', [
     SamplingParams(), SamplingParams(temperature=0.8, seed=5, repetition_penalty=1.1)])
-def test_the_same_bytes(stores: dict[str, Path], tmp_path: Path, mode: str, prompt: str,
+def test_the_same_bytes(stores: dict[str, Path], tmp_path: Path, kind: str, prompt: str,
                         sampling: SamplingParams) -> None:
-    engine = opened(stores[mode], mode=mode, prefill_chunk=16, session_folder=tmp_path)
+    engine = opened(stores[kind], mode=KINDS[kind], prefill_chunk=16, session_folder=tmp_path)
     asked = request(prompt, sampling=sampling)
     whole = engine.start(asked)
     assert ''.join(whole) == whole.text
@@ -50,7 +50,7 @@ def test_the_same_bytes(stores: dict[str, Path], tmp_path: Path, mode: str, prom
                 == whole.stats.window_hits + whole.stats.window_misses)
         assert found.stats.accepted_tokens == whole.stats.accepted_tokens
         assert found.stats.active_fraction == whole.stats.active_fraction
-    if mode == 'exact' and prompt == REPEATING and sampling.temperature == 0:
+    if kind == 'exact' and prompt == REPEATING and sampling.temperature == 0:
         assert whole.stats.drafted_tokens > 0
     engine.close()
     assert not list(tmp_path.iterdir())

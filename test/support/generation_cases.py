@@ -13,6 +13,8 @@ from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 PLENTY = 60_000_000
 PROMPTS = ('Hello there', 'The quick brown fox jumps over the lazy dog. ' * 3, 'x', 'naïve 日本 👍')
 MODES = ('exact', 'gated')
+# The kinds of blocks, with the modes that run them.
+KINDS = {'exact': 'exact', 'gated': 'gated', 'experts': 'exact'}
 TURNS = ('Who are you?', 'And what can you do?', 'Drive to the door')
 
 

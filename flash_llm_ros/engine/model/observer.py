@@ -14,5 +14,6 @@ class ForwardObserver(Protocol):
         """What entered a layer's block, float32 [tokens, d], and which neurons it used.
 
         Called once for every layer and pass, behind the block. `active`: 1 for each neuron that was
-        used, uint8 [ffn], or None where all were. The arrays are valid during the call only.
+        used, uint8 [ffn], or for each expert, uint8 [experts]; None where all were. The arrays are
+        valid during the call only.
         """

@@ -46,6 +46,6 @@ class FeedForwardBlock(Part, ABC):
         """Add one layer's block of x to `out`, both float32 [tokens, d].
 
         `out` is whatever the caller adds to, the residual stream as a rule. `dense` uses every
-        neuron. Returns 1 for each neuron that was used, uint8 [ffn], valid until the next call;
-        None: all.
+        neuron. Returns 1 for each neuron, or expert, that was used, uint8 [ffn] or [experts], valid
+        until the next call; None: all.
         """

@@ -1,19 +1,26 @@
 """Mixtures of experts: the model's own router chooses which blocks a token uses, exactly."""
 
 import numpy as np
+from numpy.typing import NDArray
 
 from flash_llm_ros.engine.memory.window import Window
+from flash_llm_ros.engine.model.expert_predictors import ExpertPredictors
 from flash_llm_ros.engine.model.feed_forward.block import Array, FeedForwardBlock
+from flash_llm_ros.engine.model.feed_forward.read_ahead import ReadAhead
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.geometry import EXPERT_SECTIONS
+from flash_llm_ros.store.manifest import ExpertForesight
 from flash_llm_ros.store.router_graph import EXPERT_IDS, EXPERT_WEIGHTS
+
+_LEAST_RECALL = 0.7     # a wrong read costs as much as a right one saves, and its place
 
 
 class ExpertFeedForward(FeedForwardBlock):
     """Experts are read to the cache; each that a pass needs once, for all of its tokens.
 
     The layers' graphs have the routers. Tokens that follow each other share few experts, so
-    guessing some of them does not pay.
+    guessing some of them does not pay. The next layer's experts can be foreseen from this layer's
+    input and read while it is computed; that is done as long as timed tokens say it is faster.
     """
 
     mode = 'exact'
@@ -25,21 +32,51 @@ class ExpertFeedForward(FeedForwardBlock):
         spec = store.manifest.model.feed_forward
         self._activation, self._size = spec.activation, spec.size
         self._count, active = spec.experts.count, spec.experts.active
-        self._ids = np.zeros((chunk, active), np.int64)
+        self._store, self._last = store, store.manifest.model.layers - 1
+        self._ranks = _useful_ranks(store.manifest.foresight)
+        self.read_ahead = ReadAhead()
+        self._ahead = False     # of the token that is computed
+        self.ids = np.zeros((chunk, active), np.int64)
         self._weights = np.zeros((chunk, active), np.float32)
-        self.routing = {EXPERT_IDS: self._ids, EXPERT_WEIGHTS: self._weights}
+        self.routing = {EXPERT_IDS: self.ids, EXPERT_WEIGHTS: self._weights}
         self.active_neurons = self.total_neurons = 0
+
+    def load(self) -> None:
+        if self._ranks:
+            self._predictors = ExpertPredictors(self._store)
 
     def attach(self, window: Window) -> None:
         self._window = window
 
     def begin(self, dense: bool, last: bool) -> None:
         self._window.stream((), last)
+        self._timed = not dense and self._ranks > 0
+        self._ahead = self._timed and self.read_ahead.begin()
 
-    def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
+    def run(self, layer: int, x: Array, out: Array, dense: bool) -> NDArray[np.uint8]:
+        """As the base says, with 1 for each expert that was used, uint8 [experts]."""
         tokens = len(x)
-        gate_up, down = (self._window.section(name, layer) for name in EXPERT_SECTIONS)
-        self._window.core.experts(gate_up, down, x, self._ids[:tokens], self._weights[:tokens],
-                                  out, self._activation)
-        self.active_neurons += self._ids[:tokens].size * self._size
+        core, (gate_up, down) = self._window.core, self._sections(layer)
+        if self._ahead and tokens == 1 and layer < self._last:
+            core.prefetch_experts(gate_up, down, self.ids[0], True)     # these come first
+            core.prefetch_experts(*self._sections(layer + 1),
+                                  self._predictors.likely(layer, x[0])[:self._ranks])
+        core.experts(gate_up, down, x, self.ids[:tokens], self._weights[:tokens], out,
+                     self._activation)
+        if self._timed and layer == self._last:
+            self.read_ahead.end()
+        self.active_neurons += self.ids[:tokens].size * self._size
         self.total_neurons += tokens * self._count * self._size
+        used = np.zeros(self._count, np.uint8)
+        used[self.ids[:tokens]] = 1
+        return used
+
+    def _sections(self, layer: int) -> tuple[int, int]:
+        gate_up, down = (self._window.section(name, layer) for name in EXPERT_SECTIONS)
+        return gate_up, down
+
+
+def _useful_ranks(foresight: ExpertForesight | None) -> int:
+    """How many of the likeliest experts are worth reading: those that are right often enough."""
+    recall = [] if foresight is None else foresight.recall
+    return next((rank for rank, share in enumerate(recall) if share < _LEAST_RECALL), len(recall))
