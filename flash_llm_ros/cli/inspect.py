@@ -1,38 +1,101 @@
-"""`flash_llm inspect`: a flash store in one screen."""
+"""`flash_llm inspect`: a flash store in one screen, or what a checkpoint would come to as one."""
 
 from argparse import ArgumentParser, Namespace
 from collections import Counter
 from dataclasses import asdict
 import json
+from pathlib import Path
 from typing import Any
 
 from flash_llm_ros.cli.main import fail
+from flash_llm_ros.engine.byte_size import parse_byte_size
+from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.store.codec import CODEC_NAMES
+from flash_llm_ros.store.device_profile import PROFILE, DeviceProfile
 from flash_llm_ros.store.errors import FlashLlmError
-from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.flash_store import MANIFEST, FlashStore
 from flash_llm_ros.store.manifest import Calibration
 
 EPILOG = """\
 examples:
   flash_llm inspect /data/smollm2.store
   flash_llm inspect /data/smollm2.store --json | jq .geometry
+  flash_llm inspect Qwen2.5-1.5B-Instruct/ --neurons int4 --budgets 600MB 1GB
+  flash_llm inspect model.gguf --profile /data/smollm2.store    what this device will do
+
+Of a checkpoint nothing is converted: what `convert` would refuse is refused here.
 """
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    parser.add_argument('store', help='a flash store')
+    parser.add_argument('store', metavar='STORE|CHECKPOINT',
+                        help='a flash store, or what one would be made of')
     parser.add_argument('--json', action='store_true', help='print JSON for a script')
+    checkpoint = parser.add_argument_group('of a checkpoint')
+    checkpoint.add_argument('--neurons', choices=CODEC_NAMES, default='int8',
+                            help="as convert's (default: int8)")
+    checkpoint.add_argument('--budgets', nargs='+', default=[], metavar='SIZE',
+                            help='DRAM budgets (default: six, from the least to all of the model)')
+    checkpoint.add_argument('--profile', type=Path, metavar='PATH',
+                            help='a device profile, or a store that was probed, on the flash that '
+                            'the store will be on')
 
 
 def run(options: Namespace) -> int:
     try:
-        store = FlashStore.open(options.store)
-    except FlashLlmError as error:
+        path = Path(options.store)
+        if path.is_file() or (path.is_dir() and not (path / MANIFEST).is_file()
+                              and any(path.iterdir())):
+            _checkpoint(path, options)
+        elif options.json:
+            print(json.dumps(_facts(FlashStore.open(path)), indent=2))
+        else:
+            _print(FlashStore.open(path))
+    except (FlashLlmError, OSError, ValueError) as error:
         return fail(error)
-    if options.json:
-        print(json.dumps(_facts(store), indent=2))
-    else:
-        _print(store)
     return 0
+
+
+def _checkpoint(path: Path, options: Namespace) -> None:
+    # What reads checkpoints is not installed on every robot.
+    from flash_llm_ros.checkpoint.open import open_checkpoint
+    from flash_llm_ros.convert.options import ConversionOptions
+    from flash_llm_ros.report.prospect import prospect
+
+    profile = options.profile and DeviceProfile.load(
+        options.profile / PROFILE if options.profile.is_dir() else options.profile)
+    budgets = [parse_byte_size('budgets', budget) for budget in options.budgets]
+    found = prospect(open_checkpoint(path), ConversionOptions(neurons=options.neurons), profile,
+                     budgets)
+    manifest, spec = found.store.manifest, found.store.manifest.model
+    if options.json:
+        print(json.dumps({
+            'model': spec.to_dict(), 'formats': manifest.geometry.formats,
+            'resident': manifest.resident, 'kv_cache': manifest.kv_cache, 'parts': found.parts,
+            'bytes': found.store.bytes, 'disk_bytes': found.disk_bytes, 'doubts': found.doubts,
+            'floors': [asdict(floor) for floor in found.floors]}, indent=2))
+        return
+    _show(_model_lines(spec) | {
+        'formats': f'neurons {manifest.geometry.formats_text}, attention {manifest.resident}, '
+                   f'KV cache {manifest.kv_cache}',
+        'parts': ', '.join(f'{name} {size / 1e6:.1f} MB' for name, size in found.parts.items()),
+        'flash': f'about {found.store.bytes / 1e6:.0f} MB, up to {found.disk_bytes / 1e6:.0f} MB '
+                 'while it is converted',
+        'predictors': 'calibration makes some: mode gated may read less than is said here'
+                      if spec.feed_forward.sparse_by_nature else 'none: mode exact only'})
+    for doubt in found.doubts:
+        print(f'{"doubt":<12}{doubt}')
+    print('\nabout, for a context of 512 tokens and one thread; the first budget is the least'
+          if not budgets else '\nabout, for a context of 512 tokens and one thread')
+    print(f'{"budget":>10}{"read a token":>16}' + (f'{"at most":>16}' if profile else ''))
+    for floor in found.floors:
+        print(f'{floor.budget / 1e6:>7.0f} MB{floor.read_bytes / 1e6:>13.1f} MB'
+              + (f'{_rate(floor.milliseconds):>16}' if profile else ''))
+
+
+def _rate(milliseconds: float | None) -> str:
+    """What reading allows; computing is not known before it is tried."""
+    return f'{1e3 / milliseconds:.1f} tokens/s' if milliseconds else 'all is in DRAM'
 
 
 def _facts(store: FlashStore) -> dict[str, Any]:
@@ -48,20 +111,26 @@ def _facts(store: FlashStore) -> dict[str, Any]:
 def _print(store: FlashStore) -> None:
     manifest, geometry = store.manifest, store.manifest.geometry
     spec, calibration = manifest.model, manifest.calibration
-    lines = {
-        'model': f'{spec.name} ({spec.model_type}), {spec.layers} layers of width '
-                 f'{spec.hidden_size}, each of {spec.feed_forward.text}',
-        'attention': f'{spec.attention.heads} heads, {spec.attention.kv_heads} for keys and '
-                     f'values, context of at most {spec.max_context} tokens',
-        'vocabulary': f'{spec.embedding.vocab_size} tokens, head '
-                      + ('tied to the embedding' if spec.embedding.tied else 'of its own'),
+    _show(_model_lines(spec) | {
         'formats': f'neurons {geometry.formats_text}, attention {manifest.resident}, '
                    f'KV cache {manifest.kv_cache}',
         'flash': f'{manifest.layout} layout, {geometry.groups} groups of {geometry.group_bytes} '
                  f'bytes, {geometry.waste:.1%} padding',
         'calibration': _calibration(calibration),
-        'files': f'{len(manifest.files)}, {store.bytes / 1e6:.1f} MB together',
-    }
+        'files': f'{len(manifest.files)}, {store.bytes / 1e6:.1f} MB together'})
+
+
+def _model_lines(spec: ModelSpec) -> dict[str, str]:
+    return {
+        'model': f'{spec.name} ({spec.model_type}), {spec.layers} layers of width '
+                 f'{spec.hidden_size}, each of {spec.feed_forward.text}',
+        'attention': f'{spec.attention.heads} heads, {spec.attention.kv_heads} for keys and '
+                     f'values, context of at most {spec.max_context} tokens',
+        'vocabulary': f'{spec.embedding.vocab_size} tokens, head '
+                      + ('tied to the embedding' if spec.embedding.tied else 'of its own')}
+
+
+def _show(lines: dict[str, str]) -> None:
     for name, text in lines.items():
         print(f'{name:<12}{text}')
 

@@ -26,9 +26,12 @@ def attention_layout(spec: ModelSpec, resident: str) -> Layout:
         layout |= {up_bias(layer): (np.float32, (spec.feed_forward.size,))
                    for layer in range(spec.layers)}
     if spec.positions.kind == 'learned':
-        exact = np.float32 if resident == 'fp32' else np.float16
-        layout[POSITIONS] = (exact, (spec.max_context, d))
+        layout[POSITIONS] = (position_dtype(resident), (spec.max_context, d))
     return layout
+
+
+def position_dtype(resident: str) -> Any:
+    return np.float32 if resident == 'fp32' else np.float16
 
 
 def up_bias(layer: int) -> str:

@@ -14,13 +14,7 @@ from numpy.typing import NDArray
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store import flash_store as names
 from flash_llm_ros.store.flash_store import FlashStore, file_sha256
-from flash_llm_ros.store.geometry import (
-    EXPERT_SECTIONS,
-    Geometry,
-    Section,
-    plan_geometry,
-    spec_sections,
-)
+from flash_llm_ros.store.geometry import Geometry, Section, plan_geometry, spec_sections
 from flash_llm_ros.store.graph_builder import ExternalData
 from flash_llm_ros.store.layer_graphs import final_graph, layer_graph
 from flash_llm_ros.store.manifest import (
@@ -33,18 +27,12 @@ from flash_llm_ros.store.neuron_reader import NeuronReader
 from flash_llm_ros.store.neuron_writer import NeuronWriter
 from flash_llm_ros.store.output_file import write_file
 from flash_llm_ros.store.publication import Publication
-from flash_llm_ros.store.resident_layout import (
-    POSITIONS,
-    attention_layout,
-    matrix_tensors,
-    router_format,
-    up_bias,
-)
+from flash_llm_ros.store.resident_layout import attention_layout, up_bias
 from flash_llm_ros.store.router_graph import foresight_graph
+from flash_llm_ros.store.stored_weights import bundles, layer_tensors, model_tensors
 from flash_llm_ros.store.tensor_file import TensorFile, TensorFileWriter
 from flash_llm_ros.store.tokenizer_tables import tokenizer_tables
 
-_ROWS_AT_ONCE = 4096
 Progress = Callable[[str, int, int], None]      # what, done, total
 
 
@@ -220,29 +208,7 @@ class StoreWriter:
         return rows
 
     def _bundles(self, section: Section, copy: int) -> Iterator[NDArray[np.float32]]:
-        """float32 [bundles, rows, dim] of a section, some thousand bundles or an expert at a time.
-        """
-        rows, prefix = self._rows, f'layers.{section.layer}'
-        if section.name in EXPERT_SECTIONS:
-            names = section.name.removeprefix('expert_').split('_')
-            yield np.stack([rows(f'{prefix}.expert_{name}', copy, copy + 1)[0] for name in names],
-                           axis=1)
-            return
-        columns = rows(f'{prefix}.down').T if section.name == 'bundle' else None
-        for start in range(0, section.bundles, _ROWS_AT_ONCE):
-            stop = min(start + _ROWS_AT_ONCE, section.bundles)
-            parts = []
-            if section.name in ('gate_up', 'bundle'):
-                if self._weights.spec.feed_forward.gated:
-                    parts.append(rows(f'{prefix}.gate', start, stop))
-                parts.append(rows(f'{prefix}.up', start, stop))
-            if columns is not None:
-                parts.append(columns[start:stop])
-            if section.name == 'down':
-                parts.append(rows(f'{prefix}.down', start, stop))
-            if section.name in ('embedding', 'head'):
-                parts.append(rows(section.name, start, stop))
-            yield np.stack(parts, axis=1)
+        return bundles(self._weights.spec, self._rows, section, copy)
 
     def _write_tokenizer_tables(self) -> None:
         tables = tokenizer_tables(self._weights.tokenizer_json)
@@ -260,16 +226,8 @@ class StoreWriter:
         writer = TensorFileWriter(self.path / names.RESIDENT, layout)
         data = ExternalData(names.RESIDENT, layout, writer.offsets)
         for layer in range(spec.layers):
-            prefix = f'layers.{layer}'
-            qkv = np.concatenate([rows(f'{prefix}.{part}') for part in 'qkv'])
-            for name, matrix in (('qkv', qkv), ('o', rows(f'{prefix}.o'))):
-                for key, tensor in matrix_tensors(f'{prefix}.{name}', matrix,
-                                                  form.resident).items():
-                    writer.write(key, tensor)
-            if spec.feed_forward.experts is not None:
-                for key, tensor in matrix_tensors(f'{prefix}.router', rows(f'{prefix}.router'),
-                                                  router_format(form.resident)).items():
-                    writer.write(key, tensor)
+            for name, tensor in layer_tensors(spec, rows, form.resident, layer):
+                writer.write(name, tensor)
             graph = layer_graph(spec, layer, form.resident, form.kv_cache, data, rows)
             write_file(self.path / names.layer_graph(layer), graph)
             if spec.feed_forward.experts is not None and layer < spec.layers - 1:
@@ -277,13 +235,8 @@ class StoreWriter:
                 write_file(self.path / names.predictor_graph(layer),
                            foresight_graph(spec, layer, form.resident, data))
             self._progress('attention', layer + 1, spec.layers)
-        if spec.feed_forward.bias:
-            for layer in range(spec.layers):
-                writer.write(up_bias(layer), rows(f'layers.{layer}.up_bias'))
-        if spec.positions.kind == 'learned':
-            first = spec.positions.offset
-            table = rows('positions', first, first + spec.max_context)
-            writer.write(POSITIONS, table.astype(layout[POSITIONS][0]))
+        for name, tensor in model_tensors(spec, rows, form.resident):
+            writer.write(name, tensor)
         writer.close()
         write_file(self.path / names.FINAL_GRAPH, final_graph(spec, rows))
 

@@ -1,0 +1,54 @@
+"""What a checkpoint comes to as a store, and what a token costs then; nothing is converted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint
+from flash_llm_ros.convert.forecast import Forecast
+from flash_llm_ros.convert.options import ConversionOptions
+from flash_llm_ros.convert.trial_conversation import conversation_doubts
+from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.parts import mode_choices
+from flash_llm_ros.report.figures import BudgetFloor, budget_floors
+from flash_llm_ros.store.device_profile import DeviceProfile
+from flash_llm_ros.store.flash_store import RESIDENT, TOKENIZER, TOKENIZER_TABLES, FlashStore
+
+_PLENTY = 1 << 50       # bytes, to see what is not the window
+# What libraries and graphs take beside the weights that a plan knows before it is loaded.
+_LIBRARIES = 14_000_000
+
+
+@dataclass(frozen=True)
+class Prospect:
+    """`floors`: budgets from the least on, as `budget_floors` gives them."""
+
+    store: FlashStore               # as it would be
+    disk_bytes: int                 # the most that the conversion has on disk at once
+    parts: dict[str, int]           # of the store, bytes
+    doubts: tuple[str, ...]
+    floors: list[BudgetFloor]
+
+
+def prospect(checkpoint: Checkpoint, options: ConversionOptions, profile: DeviceProfile | None,
+             budgets: Sequence[int] = ()) -> Prospect:
+    """Raises CheckpointError, FlashLlmError and ValueError for what `convert` refuses."""
+    doubts = (*checkpoint.doubts, *conversation_doubts(checkpoint))
+    forecast = Forecast(checkpoint, options)
+    store = forecast.store(checkpoint.path)
+    (choice, parts), *_ = mode_choices(EngineConfig(store.path, _PLENTY), store, None)
+    plan = parts.plan()
+    plan = replace(plan, rows=(*plan.rows, replace(plan.rows[0], bytes=_LIBRARIES)))
+    return Prospect(store, forecast.disk_bytes, _parts(store), doubts,
+                    budget_floors({choice.mode: plan}, store, profile, budgets))
+
+
+def _parts(store: FlashStore) -> dict[str, int]:
+    geometry, files = store.manifest.geometry, store.manifest.files
+    bytes_of = {'feed-forward': 0, 'embedding': 0, 'head': 0}
+    for section in geometry.sections:
+        name = section.name if section.name in bytes_of else 'feed-forward'
+        bytes_of[name] += section.all_groups * geometry.group_bytes
+    bytes_of['attention'] = files[RESIDENT]['bytes']
+    bytes_of['tokenizer'] = sum(files[name]['bytes'] for name in (TOKENIZER, TOKENIZER_TABLES)
+                                if name in files)
+    return {name: size for name, size in bytes_of.items() if size}

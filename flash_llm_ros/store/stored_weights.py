@@ -1,0 +1,75 @@
+"""What a store holds of a model's weights, in the order of its files, before it is rounded."""
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.store.geometry import EXPERT_SECTIONS, Section
+from flash_llm_ros.store.resident_layout import (
+    POSITIONS,
+    matrix_tensors,
+    position_dtype,
+    router_format,
+    up_bias,
+)
+
+_ROWS_AT_ONCE = 4096
+Tensors = Iterator[tuple[str, NDArray[Any]]]
+
+
+class Rows(Protocol):
+    """Rows [start, stop) of a tensor by its canonical name, float32."""
+
+    def __call__(self, name: str, start: int = 0, stop: int | None = None
+                 ) -> NDArray[np.float32]: ...
+
+
+def bundles(spec: ModelSpec, rows: Rows, section: Section, copy: int
+            ) -> Iterator[NDArray[np.float32]]:
+    """float32 [bundles, rows, dim] of a section, some thousand bundles or an expert at a time."""
+    prefix = f'layers.{section.layer}'
+    if section.name in EXPERT_SECTIONS:
+        names = section.name.removeprefix('expert_').split('_')
+        yield np.stack([rows(f'{prefix}.expert_{name}', copy, copy + 1)[0] for name in names],
+                       axis=1)
+        return
+    columns = rows(f'{prefix}.down').T if section.name == 'bundle' else None
+    for start in range(0, section.bundles, _ROWS_AT_ONCE):
+        stop = min(start + _ROWS_AT_ONCE, section.bundles)
+        parts = []
+        if section.name in ('gate_up', 'bundle'):
+            if spec.feed_forward.gated:
+                parts.append(rows(f'{prefix}.gate', start, stop))
+            parts.append(rows(f'{prefix}.up', start, stop))
+        if columns is not None:
+            parts.append(columns[start:stop])
+        if section.name == 'down':
+            parts.append(rows(f'{prefix}.down', start, stop))
+        if section.name in ('embedding', 'head'):
+            parts.append(rows(section.name, start, stop))
+        yield np.stack(parts, axis=1)
+
+
+def layer_tensors(spec: ModelSpec, rows: Rows, resident: str, layer: int) -> Tensors:
+    """A layer's tensors of resident.safetensors, rounded already."""
+    prefix = f'layers.{layer}'
+    qkv = np.concatenate([rows(f'{prefix}.{part}') for part in 'qkv'])
+    yield from matrix_tensors(f'{prefix}.qkv', qkv, resident).items()
+    yield from matrix_tensors(f'{prefix}.o', rows(f'{prefix}.o'), resident).items()
+    if spec.feed_forward.experts is not None:
+        yield from matrix_tensors(f'{prefix}.router', rows(f'{prefix}.router'),
+                                  router_format(resident)).items()
+
+
+def model_tensors(spec: ModelSpec, rows: Rows, resident: str) -> Tensors:
+    """Those behind the layers'."""
+    if spec.feed_forward.bias:
+        for layer in range(spec.layers):
+            yield up_bias(layer), rows(f'layers.{layer}.up_bias')
+    if spec.positions.kind == 'learned':
+        first = spec.positions.offset
+        table = rows('positions', first, first + spec.max_context)
+        yield POSITIONS, table.astype(position_dtype(resident))
