@@ -1,10 +1,7 @@
 """500 texts in 20 scripts give the reference's tokens with every pre-tokenizer that is accepted."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 import json
 from pathlib import Path
-from urllib.request import Request, urlopen
 
 from gguf_checkpoint import gguf_alphabet, write_gguf
 import pytest
@@ -13,6 +10,7 @@ from tiny_checkpoint import write_checkpoint
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from world_texts import world_texts
 
+from bench.quality.tokenizers import Encode, llama_cpp
 from flash_llm_ros.checkpoint.gguf_pre_tokenizer import NAMES
 from flash_llm_ros.checkpoint.gguf_tokenizer import tokenizer_json
 from flash_llm_ros.engine.text.tokenizer import LibraryTokenizer, Vocabulary
@@ -43,7 +41,6 @@ OWN = {
     **dict.fromkeys(('qwen2', 'deepseek-r1-qwen', 'stablelm2', 'megrez'), ([QWEN2], False)),
     'tekken': ([TEKKEN], True), 'gpt-4o': ([GPT4O], False), 'llama4': ([GPT4O], False),
     'default': (UNNAMED, False)}
-Encode = Callable[[str, bool], list[int]]
 
 
 @pytest.fixture(scope='module')
@@ -90,25 +87,6 @@ def test_as_the_models_own_definition(trained: dict[str, object], name: str) -> 
         reference if special else plain).encode(text).ids) == []
 
 
-@contextmanager
-def llama_cpp(path: Path) -> Iterator[Encode]:
-    """The tokens of the prebuilt llama.cpp, by its server on this machine."""
-    xllamacpp = pytest.importorskip('xllamacpp')    # requirements/bench.txt
-    parameters = xllamacpp.CommonParams()
-    parameters.model.path = str(path)
-    parameters.n_ctx, parameters.verbosity = 64, -1
-    parameters.warmup = parameters.fit_params = False
-    server = xllamacpp.Server(parameters)
-
-    def encode(text: str, special: bool) -> list[int]:
-        body = {'content': text, 'add_special': False, 'parse_special': special}
-        with urlopen(Request(f'{server.listening_address}/tokenize', json.dumps(body).encode(),
-                             {'Content-Type': 'application/json'})) as answer:
-            return json.load(answer)['tokens']
-
-    yield encode
-
-
 @pytest.mark.parametrize('name', ['default', 'dbrx', 'gpt-2', 'llama-bpe', 'qwen2', 'smollm'])
 def test_as_llama_cpp(tmp_path: Path, trained: dict[str, object], name: str) -> None:
     """One name of each kind but those for which llama.cpp has patterns of its own."""
@@ -116,6 +94,7 @@ def test_as_llama_cpp(tmp_path: Path, trained: dict[str, object], name: str) -> 
     count = len(fields['tokenizer.ggml.tokens'])
     write_gguf(write_checkpoint(tmp_path / 'checkpoint', vocab_size=count), tmp_path / 'm.gguf',
                metadata=fields)
+    pytest.importorskip('xllamacpp')        # requirements/bench.txt
     with llama_cpp(tmp_path / 'm.gguf') as expected:
         assert differing(LibraryTokenizer(tokenizer_json(fields)), expected) == []
 
@@ -127,5 +106,6 @@ def test_pieces_as_llama_cpp(tmp_path: Path, blank: bool) -> None:
     write_gguf(write_checkpoint(tmp_path / 'checkpoint', vocab_size=count), tmp_path / 'm.gguf',
                metadata={'tokenizer.ggml.merges': None, **fields})
     found = LibraryTokenizer(tokenizer_json(fields))
+    pytest.importorskip('xllamacpp')        # requirements/bench.txt
     with llama_cpp(tmp_path / 'm.gguf') as expected:
         assert [text for text in TEXTS if found.encode(text) != expected(text, True)] == []
