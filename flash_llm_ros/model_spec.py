@@ -1,10 +1,10 @@
 """What the engine must know of a model, whatever file it came from."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields, is_dataclass
 import math
 from typing import Any
 
-from flash_llm_ros.activation import ACTIVATIONS, Array
+from flash_llm_ros.activation import ACTIVATIONS, SPARSE, Array
 from flash_llm_ros.checked_fields import (
     check,
     check_choice,
@@ -14,6 +14,7 @@ from flash_llm_ros.checked_fields import (
 
 NORMS = ('rms', 'layer')
 POSITIONS = ('rotary', 'learned')
+QK_NORMS = ('none', 'head', 'width')
 
 
 @dataclass(frozen=True)
@@ -25,9 +26,16 @@ class AttentionSpec:
     head_dim: int
     bias: bool = False                  # on queries, keys and values
     output_bias: bool = False
+    qk_norm: str = 'none'               # of each head of queries and keys, or of their whole width
+    soft_cap: float = 0.0               # scores are cap * tanh(score / cap); 0: as they are
+    windows: tuple[int, ...] = ()       # how far each layer looks back; 0, or no windows: on all
 
     def __post_init__(self) -> None:
         check_integers(self, ('heads', 'kv_heads', 'head_dim'))
+        check_choice(self, 'qk_norm', QK_NORMS)
+        check_numbers(self, ('soft_cap',), lambda value: value >= 0, 'a number from 0 on')
+        check(all(window >= 0 for window in self.windows), 'windows', self.windows,
+              'tokens, from 0 on')
         check(self.heads % self.kv_heads == 0, 'kv_heads', self.kv_heads,
               f'a divisor of heads, {self.heads}')
 
@@ -43,6 +51,10 @@ class AttentionSpec:
     @property
     def qkv_width(self) -> int:
         return self.query_width + 2 * self.kv_width
+
+    def window(self, layer: int) -> int:
+        """How many tokens a layer looks back on, the newest included; 0: all."""
+        return self.windows[layer] if self.windows else 0
 
 
 @dataclass(frozen=True)
@@ -87,7 +99,7 @@ class FeedForwardSpec:
 
         Experts are used as a whole, also those whose neurons would be of that kind.
         """
-        return ACTIVATIONS[self.activation].sparse and self.experts is None
+        return self.activation in SPARSE and self.experts is None
 
     @property
     def text(self) -> str:
@@ -98,34 +110,52 @@ class FeedForwardSpec:
         return f'{self.experts.active} of {self.experts.count} experts of {text}'
 
     def activate(self, z: Array) -> Array:
-        """The activation function of each value."""
-        return ACTIVATIONS[self.activation].function(z, self.relu_threshold)
+        """The activation function of each value, of a block that is sparse by nature."""
+        return SPARSE[self.activation](z, self.relu_threshold)
 
 
 @dataclass(frozen=True)
 class NormSpec:
     kind: str                           # rms, or layer, with biases
     eps: float
-    first: bool = True                  # else after attention and block are added
+    first: bool = True                  # of what attention and block are given
+    output: bool = False                # of what they give; neither: of its sum with the stream
+    parallel: bool = False              # the block is given what attention is given
 
     def __post_init__(self) -> None:
         check_choice(self, 'kind', NORMS)
         check_numbers(self, ('eps',), lambda value: value > 0, 'a positive number')
+        check(not self.parallel or (self.first and not self.output), 'parallel', self.parallel,
+              'false unless norms are first, and only there')
 
 
 @dataclass(frozen=True)
 class PositionSpec:
     kind: str                           # rotary or learned
     theta: float = 10000.0              # rotary
-    factors: tuple[float, ...] = ()     # divide the rotary inverse frequencies, [head_dim / 2]
+    factors: tuple[float, ...] = ()     # divide the rotary inverse frequencies, [width / 2]
     offset: int = 0                     # rows of the learned table before position 0
+    width: int | None = None            # how many of a head's numbers turn; None: all
+    scale: float = 1.0                  # of what has turned
+    short_context: int = 0              # a cache of so many tokens has factors of its own
+    short_factors: tuple[float, ...] = ()
+    local_theta: float | None = None    # of layers with a window, which have no factors then
+    skipped: tuple[int, ...] = ()       # layers without positions
 
     def __post_init__(self) -> None:
         check_choice(self, 'kind', POSITIONS)
-        check_numbers(self, ('theta',), lambda value: value > 0, 'a positive number')
-        check_integers(self, ('offset',), least=0)
-        check(all(math.isfinite(factor) and factor > 0 for factor in self.factors),
-              'factors', self.factors, 'positive numbers')
+        positive = lambda value: value > 0, 'a positive number'
+        check_numbers(self, ('theta', 'scale'), *positive)
+        if self.local_theta is not None:
+            check_numbers(self, ('local_theta',), *positive)
+        check_integers(self, ('offset', 'short_context'), least=0)
+        for name in ('factors', 'short_factors'):
+            check(all(math.isfinite(factor) and factor > 0 for factor in getattr(self, name)),
+                  name, getattr(self, name), 'positive numbers')
+
+    def turns(self, layer: int) -> bool:
+        """Whether a layer's queries and keys are turned by their positions."""
+        return self.kind == 'rotary' and layer not in self.skipped
 
 
 @dataclass(frozen=True)
@@ -153,16 +183,33 @@ class ModelSpec:
     embedding: EmbeddingSpec
     end_tokens: tuple[int, ...]
     begin_token: int | None = None      # put before every prompt when not None
+    logit_cap: float = 0.0              # logits are cap * tanh(logit / cap); 0: as they are
 
     def __post_init__(self) -> None:
         check_integers(self, ('hidden_size', 'layers', 'max_context'))
-        # What ONNX Runtime's GroupQueryAttention takes.
-        step = 16 if self.positions.kind == 'rotary' else 8
-        check(self.attention.head_dim % step == 0, 'attention.head_dim', self.attention.head_dim,
-              f'a multiple of {step} with {self.positions.kind} positions')
-        half = self.rotary_width // 2
-        check(len(self.positions.factors) in (0, half), 'positions.factors',
-              self.positions.factors, f'{half} values, half as many as a head turns')
+        check_numbers(self, ('logit_cap',), lambda value: value >= 0, 'a number from 0 on')
+        check(len(self.attention.windows) in (0, self.layers), 'attention.windows',
+              self.attention.windows, f'one for each of {self.layers} layers')
+        check(not (self.norm.output and self.feed_forward.bias), 'norm.output', self.norm.output,
+              'false with a bias on what the block gives')
+        self._check_turned()
+        self._check_tokens()
+
+    def _check_turned(self) -> None:
+        """ONNX Runtime's GroupQueryAttention takes only some widths."""
+        positions, head = self.positions, self.attention.head_dim
+        step = 16 if positions.kind == 'rotary' else 8
+        check(head % step == 0, 'attention.head_dim', head,
+              f'a multiple of {step} with {positions.kind} positions')
+        width = self.rotary_width
+        check(0 < width <= head and width % step == 0, 'positions.width', width,
+              f'a multiple of {step} up to the head size {head}')
+        for name in ('factors', 'short_factors'):
+            factors = getattr(positions, name)
+            check(len(factors) in (0, width // 2), f'positions.{name}', factors,
+                  f'{width // 2} values, half as many as a head turns')
+
+    def _check_tokens(self) -> None:
         vocabulary = self.embedding.vocab_size
         begin = () if self.begin_token is None else (self.begin_token,)
         for name, tokens in (('end_tokens', self.end_tokens), ('begin_token', begin)):
@@ -173,14 +220,16 @@ class ModelSpec:
     @property
     def rotary_width(self) -> int:
         """How many of a head's numbers its position turns."""
-        return self.attention.head_dim
+        width = self.positions.width
+        return self.attention.head_dim if width is None else width
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested mappings and lists, as YAML has them."""
-        return _plain(asdict(self))
+        """Nested mappings and lists, as YAML has them, without what is as it is by default."""
+        return _plain(self)
 
 
 def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
+    if is_dataclass(value):
+        return {field.name: _plain(getattr(value, field.name)) for field in fields(value)
+                if getattr(value, field.name) != field.default}
     return list(value) if isinstance(value, tuple) else value

@@ -30,7 +30,6 @@ from rclpy.node import Node
 from bench.node import timed_node
 from bench.node.timed_node import report
 from bench.support.command import Report, at_least, command, run
-from bench.support.worker import ROOT
 from flash_llm_msgs.action import GenerateText
 from flash_llm_msgs.srv import GenerateText as GenerateTextService
 from flash_llm_ros.cli.node_process import NodeProcess
@@ -163,8 +162,7 @@ def safely(run: Callable[..., None], lost: list[str], *arguments: object) -> Non
 
 
 def tiny_store_in(folder: str) -> Path:
-    sys.path.append(str(ROOT / 'test/support'))
-    from tiny_checkpoint import tiny_store
+    from bench.support.tiny_checkpoint import tiny_store
 
     return tiny_store(Path(folder))
 

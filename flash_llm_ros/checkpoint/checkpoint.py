@@ -34,20 +34,22 @@ class Checkpoint(ABC):
 
     @abstractmethod
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of a canonical tensor; raises CheckpointError when it is absent."""
+        """Of the tensor that has a canonical one; raises CheckpointError when it is absent."""
 
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Rows [start, stop) of a canonical tensor as float32, C-contiguous, scales folded in.
 
         Of experts' tensors, [experts, out, in], a row is what one expert has.
         """
-        rows = self._stored_rows(name, start, stop)
-        scale = self.scales.of(name, self.spec.embedding.tied)
+        tensor = self.tensors[name]
+        stop = tensor.shape[0] if stop is None else min(stop, tensor.shape[0])
+        rows = self._stored_rows(name, tensor.first_row + start, tensor.first_row + stop)
+        scale = self.scales.of(name, self.spec)
         return rows if scale == 1 else rows * np.float32(scale)
 
     @abstractmethod
-    def _stored_rows(self, name: str, start: int, stop: int | None) -> NDArray[np.float32]:
-        """The same as the checkpoint has them."""
+    def _stored_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
+        """Rows of the tensor that the checkpoint has it in."""
 
     @abstractmethod
     def stored_names(self) -> Iterable[str]:
@@ -65,6 +67,6 @@ class Checkpoint(ABC):
                     f'{self.path}: tensor {name} is none of the {self.spec.model_type} family '
                     'here; answers without it would be wrong: this model is not supported')
         for name, tensor in self.tensors.items():
-            if (found := self.shape(name)) != tensor.shape:
+            if (found := self.shape(name)) != tensor.stored_shape:
                 raise CheckpointError(f'{self.path}: tensor {name} has shape {found}; '
-                                      f'the configuration asks for {tensor.shape}')
+                                      f'the configuration asks for {tensor.stored_shape}')

@@ -10,23 +10,42 @@ _KEYS = {                               # config.json: GGUF, behind the architec
     'num_key_value_heads': 'attention.head_count_kv',
     'head_dim': 'attention.key_length',
     'rms_norm_eps': 'attention.layer_norm_rms_epsilon',
+    'norm_eps': 'attention.layer_norm_epsilon',
+    'layer_norm_eps': 'attention.layer_norm_epsilon',
+    'sliding_window': 'attention.sliding_window',
+    'attn_logit_softcapping': 'attn_logit_softcapping',
+    'final_logit_softcapping': 'final_logit_softcapping',
+    'attention_multiplier': 'attention.scale',
+    'embedding_multiplier': 'embedding_scale',
+    'residual_multiplier': 'residual_scale',
+    'logits_scaling': 'logit_scale',
+    'use_parallel_residual': 'use_parallel_residual',
     'intermediate_size': 'feed_forward_length',
     'hidden_act': 'hidden_act',
     'num_experts': 'expert_count',
     'num_experts_per_tok': 'expert_used_count',
     'moe_intermediate_size': 'expert_feed_forward_length',
     'rope_theta': 'rope.freq_base',
+    'rope_local_base_freq': 'rope.freq_base_swa',
     'rotary_dim': 'rope.dimension_count',
+}
+_ROPE_KEYS = {                          # the same of rope_scaling, behind rope.scaling
+    'original_max_position_embeddings': 'original_context_length',
+    'attention_factor': 'attn_factor',
+    'mscale_all_dim': 'yarn_log_multiplier',
+    'beta_fast': 'yarn_beta_fast',
+    'beta_slow': 'yarn_beta_slow',
 }
 
 
 class GgufConfig(dict[str, Any]):
     """A dict whose KeyError has the file's own name of what is missing."""
 
-    def __init__(self, fields: dict[str, Any]) -> None:
+    def __init__(self, fields: dict[str, Any], defaults: dict[str, Any]) -> None:
+        """`defaults`: what a file may leave out."""
         self._architecture = kind = fields['general.architecture']
-        super().__init__({name: fields[f'{kind}.{key}'] for name, key in _KEYS.items()
-                          if f'{kind}.{key}' in fields})
+        super().__init__(defaults | {name: fields[f'{kind}.{key}'] for name, key in _KEYS.items()
+                                     if f'{kind}.{key}' in fields})
         self['model_type'] = kind
         self['vocab_size'] = len(fields['tokenizer.ggml.tokens'])
         self['rope_scaling'] = _rope_scaling(fields, f'{kind}.rope')
@@ -39,4 +58,6 @@ def _rope_scaling(fields: dict[str, Any], rope: str) -> dict[str, Any]:
     """Without a type it is linear, and so are the files that have the factor under its old key."""
     factor = fields.get(f'{rope}.scaling.factor', fields.get(f'{rope}.scale_linear', 0.0))
     kind = fields.get(f'{rope}.scaling.type', 'linear' if factor else 'none')
-    return {'rope_type': kind, 'factor': factor or 1.0}     # 0, too, means that nothing is scaled
+    return {'rope_type': kind, 'factor': factor or 1.0,     # 0, too, means that nothing is scaled
+            'mscale': 1.0, **{name: fields[f'{rope}.scaling.{key}'] for name, key in
+                              _ROPE_KEYS.items() if f'{rope}.scaling.{key}' in fields}}

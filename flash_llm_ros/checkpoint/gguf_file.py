@@ -1,7 +1,6 @@
 """GGUF files, every quantisation type that the gguf library dequantises."""
 
 from collections.abc import Iterable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,11 @@ from flash_llm_ros.checkpoint.special_tokens import NO_END, end_tokens
 from flash_llm_ros.model_spec import ModelSpec
 
 _ENDS = ('eos', 'eot', 'eom', 'fim_pad', 'fim_rep', 'fim_sep')
+# What config.json would say, and the tensors that say it here.
+_BIASES = {'use_qkv_bias': 'blk.0.attn_q.bias', 'attention_bias': 'blk.0.attn_output.bias',
+           'mlp_bias': 'blk.0.ffn_up.bias'}
+_FACTORS = {'factors': 'rope_freqs.weight', 'long_factor': 'rope_factors_long.weight',
+            'short_factor': 'rope_factors_short.weight'}
 
 
 class GgufCheckpoint(Checkpoint):
@@ -50,7 +54,7 @@ class GgufCheckpoint(Checkpoint):
     def stored_names(self) -> Iterable[str]:
         return self._parts.names
 
-    def _stored_rows(self, name: str, start: int, stop: int | None) -> NDArray[np.float32]:
+    def _stored_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         stored = self._stored_name(name)
         if heads := self.tensors[name].interleaved_heads:
             return _in_halves(self._parts.rows(stored), heads)[start:stop]
@@ -64,19 +68,18 @@ class GgufCheckpoint(Checkpoint):
 
     def _spec(self, fields: dict[str, Any]) -> ModelSpec:
         config = self.family.config_of_gguf(fields)
+        config |= {name: tensor in self._parts.names for name, tensor in _BIASES.items()}
+        config['rope_scaling'] |= {name: self._parts.rows(tensor).tolist() for name, tensor in
+                                   _FACTORS.items() if tensor in self._parts.names}
         self.scales = self.family.scales(config)
         named = [fields.get(f'tokenizer.ggml.{key}_token_id') for key in _ENDS]
         adds = fields.get('tokenizer.ggml.add_bos_token', begins_by_default(fields))
-        spec = self.family.spec(
+        return self.family.spec(
             config, fields.get('general.name') or self.path.stem,
             tied='output.weight' not in self._parts.names,
             end_tokens=end_tokens((int(end) for end in named if end is not None),
                                   control_tokens(fields)),
             begin_token=int(fields['tokenizer.ggml.bos_token_id']) if adds else None)
-        if 'rope_freqs.weight' not in self._parts.names:
-            return spec
-        return replace(spec, positions=replace(
-            spec.positions, factors=tuple(self._parts.rows('rope_freqs.weight').tolist())))
 
 
 def _in_halves(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:

@@ -35,16 +35,24 @@ def _content(token: object) -> str | None:
     return token if isinstance(token, str) else None
 
 
+def _of_text(config: dict[str, Any]) -> dict[str, Any]:
+    """Models of pictures and text have the settings of their text model in an object."""
+    inner = config.get('text_config')
+    return {**config, **inner} if isinstance(inner, dict) and 'model_type' in inner else config
+
+
 class HuggingFaceCheckpoint(Checkpoint):
     """A folder as `save_pretrained` writes it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        config = self._json('config.json')
+        config = _of_text(self._json('config.json'))
         try:
             check_config(path, config)
             self.family = family(config.get('model_type', ''))
-            self._index = index = self._tensor_index()
+            files = self._tensor_index()
+            self._stored = {name.replace('language_model.', '', 1): name for name in files}
+            self._index = index = {name: files[stored] for name, stored in self._stored.items()}
             self.tokenizer_json = self._text('tokenizer.json')
             tokenizer = self._tokenizer()
             self.spec = self._spec(config, 'lm_head.weight' in index, tokenizer)
@@ -76,14 +84,14 @@ class HuggingFaceCheckpoint(Checkpoint):
     def stored_names(self) -> Iterable[str]:
         return self._index
 
-    def _stored_rows(self, name: str, start: int, stop: int | None) -> NDArray[np.float32]:
+    def _stored_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         tensor = self.tensors[name]
-        stop = tensor.shape[0] if stop is None else min(stop, tensor.shape[0])
         if tensor.fused in self._index:
             end = tensor.fused_first + tensor.shape[1]
             return _float32(self._numbers(tensor.fused)[start:stop, tensor.fused_first:end])
         if tensor.huggingface_names == (tensor.huggingface,):
-            return _float32(self._numbers(tensor.huggingface)[start:stop])
+            rows = _float32(self._numbers(tensor.huggingface)[start:stop])
+            return rows + np.float32(plus) if (plus := tensor.huggingface_plus) else rows
         return np.stack([_float32(self._numbers(part)[:])
                          for part in tensor.huggingface_names[start:stop]])
 
@@ -99,7 +107,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         if key not in self._index:
             raise CheckpointError(f'{self.path}: tensor {key} is missing')
         try:
-            return self._shards[self._index[key]].get_slice(key)
+            return self._shards[self._index[key]].get_slice(self._stored[key])
         except SafetensorError as error:
             raise CheckpointError(f'{self.path}: tensor {key}: {error}') from None
 
@@ -108,6 +116,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         if not (tied or has_head):
             raise ValueError('tie_word_embeddings is false, or missing, and there is no tensor '
                              'lm_head.weight; either it must be true, or the folder lacks a file')
+        config = {**self.family.defaults, **config}
         self.scales = self.family.scales(config)
         return self.family.spec(config, self.path.resolve().name, tied,
                                 self._end_tokens(config, tokenizer),

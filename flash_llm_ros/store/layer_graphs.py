@@ -1,7 +1,7 @@
 """The ONNX graphs of a store: norm, attention with an in-place KV cache, norm.
 
 Matrices are external data in a tensor file, so that they exist once on disk; norms are inline.
-Shapes: hidden, ffn_input, residual [1, S, d] float32; past and present keys and values
+Shapes: hidden, block, ffn_input, residual [1, S, d] float32; past and present keys and values
 [1, kv_heads, context, head_dim]; cos, sin [context, rotary_width / 2], where positions are rotary.
 """
 
@@ -23,28 +23,28 @@ def layer_graph(spec: ModelSpec, layer: int, resident: str, kv_cache: str, data:
     """Everything of a layer but its feed-forward block.
 
     A bias on the block's output is in the residual already. Where norms come last, a layer begins
-    with the last norm of the one before.
+    with the last norm of the one before; where they are of outputs, with that of its block's.
     """
     g = GraphBuilder(resident, data)
     steps = _Layer(g, spec, layer, kv_cache == 'fp16', rows)
-    stream, normed = steps.enter('hidden')
-    qkv = steps.qkv(normed)
+    stream, normed = steps.enter()
+    qkv = steps.qk_norms(steps.qkv(normed))
     attended = steps.attention(qkv)
     projected = steps.output(attended)
     steps.into_feed_forward(stream, projected)
     if (experts := spec.feed_forward.experts) is not None:
         add_router(g, experts, f'layers.{layer}.router', spec.hidden_size)
-    return g.model(f'layer_{layer}', *_interface(spec, kv_cache))
+    return g.model(f'layer_{layer}', *_interface(spec, layer, kv_cache))
 
 
 def final_graph(spec: ModelSpec, rows: Rows) -> bytes:
-    """The norm before the output head: hidden -> normed, both [1, S, d] float32."""
+    """The norm before the output head: hidden (and block) -> normed, all [1, S, d] float32."""
     g = GraphBuilder('fp32', ExternalData('', {}, {}))
-    last = 'final_norm' if spec.norm.first else f'layers.{spec.layers - 1}.ffn_norm'
-    _norm(g, spec, 'hidden', last, 'normed', rows)
-    shape = [1, 'S', spec.hidden_size]
-    return g.model('final', [value('hidden', TensorProto.FLOAT, shape)],
-                   [value('normed', TensorProto.FLOAT, shape)])
+    stream = _with_block(g, spec, spec.layers, rows)
+    last = 'final_norm' if spec.norm.first or spec.norm.output else _ffn_norm(spec.layers - 1)
+    _norm(g, spec, stream, last, 'normed', rows)
+    return g.model('final', _streams(spec, spec.layers),
+                   [value('normed', TensorProto.FLOAT, [1, 'S', spec.hidden_size])])
 
 
 class _Layer:
@@ -55,13 +55,16 @@ class _Layer:
         """`half`: the KV cache is fp16."""
         self._g, self._spec, self._layer, self._half, self._rows = g, spec, layer, half, rows
 
-    def enter(self, hidden: str) -> tuple[str, str]:
+    def enter(self) -> tuple[str, str]:
         """The residual stream, and what attention is given."""
-        if self._spec.norm.first:
-            return hidden, self._norm(hidden, self._name('attention_norm'), 'normed')
-        if self._layer:
-            hidden = self._norm(hidden, f'layers.{self._layer - 1}.ffn_norm', 'normed')
-        return hidden, hidden
+        norm, layer = self._spec.norm, self._layer
+        stream = _with_block(self._g, self._spec, layer, self._rows)
+        if norm.first:
+            return stream, self._norm(stream, self._name('attention_norm'),
+                                      'ffn_input' if norm.parallel else 'normed')
+        if layer and not norm.output:
+            stream = self._norm(stream, _ffn_norm(layer - 1), 'normed')
+        return stream, stream
 
     def qkv(self, normed: str) -> str:
         """Queries, keys and values side by side."""
@@ -72,9 +75,29 @@ class _Layer:
                        self._spec.hidden_size, bias)
         return 'qkv'
 
+    def qk_norms(self, qkv: str) -> str:
+        """The same with queries and keys normed, each head for itself or all together."""
+        g, attention = self._g, self._spec.attention
+        if attention.qk_norm == 'none':
+            return qkv
+        widths = np.array([attention.query_width, *[attention.kv_width] * 2], np.int64)
+        g.node('Split', [qkv, g.inline('widths', widths)], ['q', 'k', 'v'], axis=-1)
+        norm = self._head_norm if attention.qk_norm == 'head' else self._norm
+        normed = [norm(part, self._name(f'{part}_norm'), f'{part}_normed') for part in 'qk']
+        g.node('Concat', [*normed, 'v'], ['qkv_normed'], axis=-1)
+        return 'qkv_normed'
+
+    def _head_norm(self, source: str, name: str, output: str) -> str:
+        g, heads = self._g, f'{source}_heads'
+        apart = g.inline(f'{source}.apart', np.array([0, 0, -1, self._spec.attention.head_dim]))
+        together = g.inline(f'{source}.together', np.array([0, 0, -1]))
+        g.node('Reshape', [source, apart], [heads])
+        g.node('Reshape', [self._norm(heads, name, f'{heads}.normed'), together], [output])
+        return output
+
     def attention(self, qkv: str) -> str:
         """Positions, the KV cache and what is attended to; in the type of the cache."""
-        attention, rotary = self._spec.attention, self._spec.positions.kind == 'rotary'
+        attention, rotary = self._spec.attention, self._spec.positions.turns(self._layer)
         if self._half:
             self._g.node('Cast', [qkv], ['qkv_half'], to=TensorProto.FLOAT16)
             qkv = 'qkv_half'
@@ -83,7 +106,8 @@ class _Layer:
                       *(['cos', 'sin'] if rotary else [])],
                      ['attended16' if self._half else 'attended', 'present_key', 'present_value'],
                      MS, num_heads=attention.heads, kv_num_heads=attention.kv_heads,
-                     do_rotary=int(rotary), rotary_interleaved=0)
+                     do_rotary=int(rotary), rotary_interleaved=0, softcap=attention.soft_cap,
+                     local_window_size=attention.window(self._layer) or -1)
         if self._half:
             self._g.node('Cast', ['attended16'], ['attended'], to=TensorProto.FLOAT)
         return 'attended'
@@ -93,20 +117,27 @@ class _Layer:
         bias = self._rows(self._name('o_bias')) if attention.output_bias else None
         self._g.matmul(attended, self._name('o'), 'projected', self._spec.hidden_size,
                        attention.query_width, bias)
+        if self._spec.norm.output:
+            return self._norm('projected', self._name('attention_output_norm'), 'projected_normed')
         return 'projected'
 
     def into_feed_forward(self, stream: str, projected: str) -> None:
         """ffn_input, and residual, which the block's output is to be added to."""
-        g, spec = self._g, self._spec
-        norm = self._name('ffn_norm' if spec.norm.first else 'attention_norm')
-        if spec.norm.kind == 'rms' and spec.norm.first and not spec.feed_forward.bias:
+        g, spec, norm = self._g, self._spec, self._spec.norm
+        if (norm.kind == 'rms' and norm.first and not norm.parallel
+                and not spec.feed_forward.bias):
             g.node('SkipSimplifiedLayerNormalization',
-                   [stream, projected, g.inline('ffn_norm', self._rows(norm))],
-                   ['ffn_input', '', '', 'residual'], MS, epsilon=spec.norm.eps)
+                   [stream, projected, g.inline('ffn_norm', self._rows(self._name('ffn_norm')))],
+                   ['ffn_input', '', '', 'residual'], MS, epsilon=norm.eps)
             return
         g.node('Add', [stream, projected], ['sum'])
-        self._norm('sum', norm, 'ffn_input')
-        stream = 'sum' if spec.norm.first else 'ffn_input'
+        stream = 'sum'
+        if norm.first and not norm.parallel:
+            self._norm('sum', self._name('ffn_norm'), 'ffn_input')
+        elif norm.output:
+            g.node('Identity', ['sum'], ['ffn_input'])
+        elif not norm.first:
+            stream = self._norm('sum', self._name('attention_norm'), 'ffn_input')
         if spec.feed_forward.bias:
             bias = g.inline('down_bias', self._rows(self._name('down_bias')))
             g.node('Add', [stream, bias], ['residual'])
@@ -134,17 +165,36 @@ def _norm(g: GraphBuilder, spec: ModelSpec, source: str, name: str, output: str,
     return output
 
 
-def _interface(spec: ModelSpec, kv_cache: str
+def _with_block(g: GraphBuilder, spec: ModelSpec, layer: int, rows: Rows) -> str:
+    """The stream that enters a layer; where outputs are normed, the last block's is added here."""
+    if not (layer and spec.norm.output):
+        return 'hidden'
+    normed = _norm(g, spec, 'block', f'layers.{layer - 1}.ffn_output_norm', 'block_normed', rows)
+    g.node('Add', ['hidden', normed], ['stream'])
+    return 'stream'
+
+
+def _ffn_norm(layer: int) -> str:
+    return f'layers.{layer}.ffn_norm'
+
+
+def _streams(spec: ModelSpec, layer: int) -> list[ValueInfoProto]:
+    """What enters a layer, or the final norm as layer `spec.layers`."""
+    names = ['hidden', 'block'] if layer and spec.norm.output else ['hidden']
+    return [value(name, TensorProto.FLOAT, [1, 'S', spec.hidden_size]) for name in names]
+
+
+def _interface(spec: ModelSpec, layer: int, kv_cache: str
                ) -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:
     """Inputs and outputs of a layer."""
     kv_type = TensorProto.FLOAT16 if kv_cache == 'fp16' else TensorProto.FLOAT
     stream = [1, 'S', spec.hidden_size]
     cache = [1, spec.attention.kv_heads, 'context', spec.attention.head_dim]
-    inputs = [value('hidden', TensorProto.FLOAT, stream),
+    inputs = [*_streams(spec, layer),
               value('past_key', kv_type, cache), value('past_value', kv_type, cache),
               value('last_position', TensorProto.INT32, [1]),
               value('total_length', TensorProto.INT32, [1])]
-    if spec.positions.kind == 'rotary':
+    if spec.positions.turns(layer):
         inputs += [value(name, kv_type, ['context', spec.rotary_width // 2])
                    for name in ('cos', 'sin')]
     outputs = [value('ffn_input', TensorProto.FLOAT, stream),

@@ -358,7 +358,7 @@ PYBIND11_MODULE(_native, module) {
            "out += that.")
       .def("gate_up", &gate_up, py::arg("section"), py::arg("x"), py::arg("h"),
            py::arg("activation"),
-           "h float32 [S, bundles] = act(x @ gate.T) * (x @ up.T); activation: 'silu' or 'relu'.")
+           "h float32 [S, bundles] = act(x @ gate.T) * (x @ up.T); activation: a name of activation.cpp's.")
       .def("gate_up_down", &gate_up_down, py::arg("gate_up"), py::arg("down"), py::arg("x"),
            py::arg("h"), py::arg("out"), py::arg("activation"),
            "gate_up, then out float32 [S, bundles of down] += h @ W.T of the section down, whose rows "
@@ -367,7 +367,7 @@ PYBIND11_MODULE(_native, module) {
            py::arg("activation"), py::arg("bias") = py::none(), py::arg("threshold") = 0.0F,
            "out float32 [S, dim] += h @ down, summed in bundle order. Bundles of three rows: h = "
            "act(x @ gate.T) * (x @ up.T). Of two rows: h = act(x @ up.T + bias), bias float32 "
-           "[bundles] or None for 0. threshold: relu is 0 up to there.")
+           "[bundles] or None for 0. threshold: the kinds of relu are 0 up to there.")
       .def("bundled_sparse", &bundled_sparse, py::arg("section"), py::arg("x"), py::arg("active"),
            py::arg("out"), py::arg("activation"), py::arg("bias") = py::none(),
            py::arg("threshold") = 0.0F,

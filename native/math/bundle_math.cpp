@@ -1,9 +1,6 @@
 #include "math/bundle_math.hpp"
 
 #include <algorithm>
-#include <cmath>
-
-#include "errors.hpp"
 
 namespace flash_llm {
 namespace {
@@ -14,14 +11,6 @@ constexpr std::int64_t kStepBytes = 32 * 1024;
 constexpr std::int64_t kRowsAtOnce = 16;  // what kernels for several tokens like to have
 constexpr std::int64_t kMostStepRows = 512;
 constexpr std::int64_t kListedRows = 256;  // of one token's rows, which need no room of their own
-
-float activated(float z, const Neurons& neurons) {
-  switch (neurons.activation) {
-    case Activation::kSilu: return z / (1 + std::exp(-z));
-    case Activation::kRelu: return z > neurons.threshold ? z : 0;
-    default: return z;
-  }
-}
 
 template <typename Value>
 std::size_t bytes_of(const std::vector<Value>& values) {
@@ -34,13 +23,6 @@ void grow(std::vector<Value>& values, std::size_t size) {
 }
 
 }  // namespace
-
-Activation activation_of(const std::string& name) {
-  if (name != "silu" && name != "relu") {
-    throw ArgumentError("activation", "'" + name + "'", "'silu' or 'relu'");
-  }
-  return name == "silu" ? Activation::kSilu : Activation::kRelu;
-}
 
 std::int64_t BundleMath::step_rows(const RowFormat& format) {
   const std::int64_t rows = kStepBytes / static_cast<std::int64_t>(format.row_bytes());
@@ -148,7 +130,7 @@ void BundleMath::combine(const float* dots, std::int64_t count, const Neurons& n
                          float* h) const {
   if (neurons.gated) {
     for (std::int64_t i = 0; i < count; ++i) {
-      h[i] = activated(dots[2 * i], neurons) * dots[2 * i + 1];
+      h[i] = neurons.activation(dots[2 * i], neurons.threshold) * dots[2 * i + 1];
     }
     return;
   }
@@ -158,9 +140,13 @@ void BundleMath::combine(const float* dots, std::int64_t count, const Neurons& n
     }
     return;
   }
+  if (neurons.activation == nullptr) {
+    std::copy_n(dots, count, h);
+    return;
+  }
   for (std::int64_t i = 0; i < count; ++i) {
     const float bias = neurons.bias == nullptr ? 0 : biases_[static_cast<std::size_t>(i)];
-    h[i] = activated(dots[i] + bias, neurons);
+    h[i] = neurons.activation(dots[i] + bias, neurons.threshold);
   }
 }
 

@@ -1,15 +1,9 @@
 // What a bundle's rows mean.
 #pragma once
 
-#include <cstdint>
-#include <string>
+#include "math/activation.hpp"
 
 namespace flash_llm {
-
-enum class Activation { kSilu, kRelu, kNone };
-
-// 'silu' or 'relu'; ArgumentError for any other name.
-Activation activation_of(const std::string& name);
 
 // How a bundle makes its activation: act(x . gate) * (x . up) of its first two rows if it is gated,
 // else act(x . up + bias) of its first; `bias`, one value for each number, may be null.
@@ -18,14 +12,14 @@ struct Neurons {
   bool gated;
   Activation activation;
   const float* bias = nullptr;
-  float threshold = 0;  // kRelu is 0 up to here
+  float threshold = 0;  // the activation's
   bool added = false;   // to what is there, which is replaced otherwise
 
   int rows() const { return gated ? 2 : 1; }
 };
 
 // Bundles of one row, of which nothing but the dot product is wanted, or its sum with what is there.
-constexpr Neurons kPlainRows{1, false, Activation::kNone};
-constexpr Neurons kAddedRows{1, false, Activation::kNone, nullptr, 0, true};
+constexpr Neurons kPlainRows{1, false, nullptr};
+constexpr Neurons kAddedRows{1, false, nullptr, nullptr, 0, true};
 
 }  // namespace flash_llm

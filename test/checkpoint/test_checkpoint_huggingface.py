@@ -15,7 +15,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.open import open_checkpoint
-from flash_llm_ros.engine.model.attention import rotary_tables
+from flash_llm_ros.engine.model.rotary_tables import rotary_tables
 from flash_llm_ros.model_spec import (
     AttentionSpec,
     EmbeddingSpec,
@@ -263,9 +263,10 @@ def test_rotary_angles_are_those_of_transformers(checkpoint_folder: Path, key: s
 @pytest.mark.parametrize(('changes', 'words'), [
     ({'model_type': 'mamba'}, ("'mamba'", 'llama')),
     ({'model_type': ['llama']}, ('model type',)),
-    ({'attention_bias': True}, ('attention_bias',)),
+    ({'attention_bias': True}, ('q_proj.bias is missing',)),
+    ({'layer_types': ['chunked_attention'] * 3}, ('layer_types', 'chunked_attention')),
     ({'mlp_bias': True}, ('mlp_bias',)),
-    ({'hidden_act': 'gelu'}, ('activation', "'gelu'", 'silu')),
+    ({'hidden_act': 'elu'}, ('activation', "'elu'", 'silu')),
     ({'hidden_size': '64'}, ('hidden_size', "'64'")),
     ({'num_hidden_layers': 0}, ('layers', '0')),
     ({'num_attention_heads': 0, 'head_dim': None}, ('config.json',)),
@@ -280,7 +281,9 @@ def test_rotary_angles_are_those_of_transformers(checkpoint_folder: Path, key: s
     ({'rope_scaling': ['linear']}, ('config.json',)),
     ({'rope_scaling': {'type': 'linear', 'factor': 2.0}, 'rope_parameters': {
         'rope_type': 'linear', 'factor': 4.0}}, ('rope_scaling', 'rope_parameters', 'the same')),
-    ({'rope_scaling': {'rope_type': 'yarn', 'factor': 2.0}}, ("'yarn' is not supported",)),
+    ({'rope_scaling': {'rope_type': 'ntk', 'factor': 2.0}}, ("'ntk' is not supported",)),
+    ({'rope_scaling': {'rope_type': 'longrope'}}, ('long_factor',)),
+    ({'partial_rotary_factor': 0.5}, ('positions.width is 8', 'a multiple of 16')),
     ({'eos_token_id': 258}, ('258', 'vocabulary')),
     ({'eos_token_id': ['x']}, ("'x'",)),
     ({'vocab_size': 259}, ('embedding', '(258, 64)', '(259, 64)')),

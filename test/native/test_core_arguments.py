@@ -146,7 +146,7 @@ RIGHT = {
     ('rows_dot', 2, floats(1, 30), r'out: float32 \[1, 30\]'),
     ('rows_dot', 2, floats(2, 60)[:, ::2], 'out: .*C-contig'),
     ('rows_dot', 2, read_only(floats(2, 30)), 'out: .*writable'),
-    ('gate_up', 3, 'gelu', "activation: 'gelu'"), ('gate_up', 2, floats(2, 21), 'h: '),
+    ('gate_up', 3, 'elu', "activation: 'elu'"), ('gate_up', 2, floats(2, 21), 'h: '),
     ('gate_up', 0, 1, 'section: 1'), ('gate_up_down', 1, 1, 'down: 1 .*rows of 20 values'),
     ('gate_up_down', 1, 2, 'section: 2 .*bundles of 1 rows'),
     ('gate_up_down', 3, floats(1, 20), 'h: '), ('gate_up_down', 4, floats(2, DIM), 'out: '),

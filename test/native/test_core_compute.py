@@ -3,7 +3,7 @@
 import sys
 
 from core_cases import KERNELS, Setting, each_kernels, runs_here
-from core_oracle import gated, plain_group, rounded, ungated, write_neuron_file
+from core_oracle import ACTIVATIONS, gated, plain_group, rounded, ungated, write_neuron_file
 import numpy as np
 import pytest
 from refusals import assert_error
@@ -117,6 +117,21 @@ def test_against_float64(tmp_path, chosen, dim, codec, group_bytes, bundles):
     core.read_rows(3, ids, rows)
     assert np.array_equal(rows, table.weights[ids, 0].astype(np.float32))  # decoding is exact
     core.read_rows(3, ids[:0], rows[:0])
+    core.close()
+
+
+@pytest.mark.parametrize('activation', ACTIVATIONS)
+def test_activations_against_float64(tmp_path, activation):
+    rng = np.random.default_rng(8)
+    made = write_neuron_file(tmp_path / 'neurons.bin', rng, 'fp16', 64, 1536,
+                             [(60, 0, 3), (60, 0, 2)])
+    core = Setting.random(rng, made).open(made, NeuronCore)
+    x = (rng.standard_normal((9, 64)) * np.logspace(-2, 1, 9)[:, None]).astype(np.float32)
+    for index, neurons in enumerate((gated, ungated)):
+        part, out = made.sections[index], np.zeros((9, 64), np.float32)
+        core.bundled(index, x, out, activation)
+        h, down = neurons(part, x, activation), part.weights[:, -1]
+        assert_close(out, h @ down, (np.abs(h) + 1) @ np.abs(down))
     core.close()
 
 

@@ -162,7 +162,7 @@ def test_no_store(tmp_path: Path) -> None:
         assert error.code is ErrorCode.STORE_NOT_FOUND and 'flash_llm convert' in str(error)
 
 
-@pytest.mark.parametrize('version', [3, 5, 0, 'one', None])
+@pytest.mark.parametrize('version', [4, 6, 0, 'one', None])
 def test_other_format_version(store: Path, version: object) -> None:
     edit_manifest(store, lambda data: data.update(format_version=version, surprise=1))
     error = refused(store)

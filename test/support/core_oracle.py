@@ -1,6 +1,7 @@
 """A neuron file written byte by byte for tests, and float64 answers computed from its rows."""
 
 from dataclasses import dataclass, field
+import math
 from pathlib import Path
 import struct
 
@@ -159,18 +160,23 @@ def rounded(x: np.ndarray, codec: str) -> np.ndarray:
     return result
 
 
-def activate(z: np.ndarray, activation: str) -> np.ndarray:
-    return np.maximum(z, 0) if activation == 'relu' else z / (1 + np.exp(-z))
+ACTIVATIONS = {
+    'silu': lambda z: z / (1 + np.exp(-z)),
+    'gelu': lambda z: z * (1 + np.vectorize(math.erf)(z / 2 ** 0.5)) / 2,
+    'gelu_tanh': lambda z: z * (1 + np.tanh((2 / np.pi) ** 0.5 * (z + 0.044715 * z ** 3))) / 2,
+    'relu': lambda z: np.maximum(z, 0),
+    'relu2': lambda z: np.maximum(z, 0) ** 2,
+}
 
 
 def ungated(part: SectionFile, x: np.ndarray, activation: str, bias: np.ndarray | None = None
             ) -> np.ndarray:
     """float64 activations [S, bundles] of bundles of an up row and a down row."""
     z = x.astype(np.float64) @ part.weights[:, 0].T
-    return activate(z if bias is None else z + bias.astype(np.float64), activation)
+    return ACTIVATIONS[activation](z if bias is None else z + bias.astype(np.float64))
 
 
 def gated(part: SectionFile, x: np.ndarray, activation: str) -> np.ndarray:
     """float64 activations [S, bundles] of a gate_up or bundle section."""
     x = x.astype(np.float64)
-    return activate(x @ part.weights[:, 0].T, activation) * (x @ part.weights[:, 1].T)
+    return ACTIVATIONS[activation](x @ part.weights[:, 0].T) * (x @ part.weights[:, 1].T)

@@ -2,20 +2,46 @@
 
 from typing import Any
 
+from flash_llm_ros.checkpoint.families.arcee import Arcee
 from flash_llm_ros.checkpoint.families.family import Family
+from flash_llm_ros.checkpoint.families.gemma2 import Gemma2
+from flash_llm_ros.checkpoint.families.gemma3 import Gemma3
+from flash_llm_ros.checkpoint.families.granite import Granite
 from flash_llm_ros.checkpoint.families.llama import Llama
 from flash_llm_ros.checkpoint.families.minicpm import MiniCpm
+from flash_llm_ros.checkpoint.families.mistral import Mistral
+from flash_llm_ros.checkpoint.families.mistral3 import Mistral3
 from flash_llm_ros.checkpoint.families.mixtral import Mixtral
+from flash_llm_ros.checkpoint.families.nemotron import Nemotron
+from flash_llm_ros.checkpoint.families.olmo2 import Olmo2
 from flash_llm_ros.checkpoint.families.opt import Opt
+from flash_llm_ros.checkpoint.families.phi3 import Phi3
 from flash_llm_ros.checkpoint.families.qwen2 import Qwen2
+from flash_llm_ros.checkpoint.families.qwen3 import Qwen3
+from flash_llm_ros.checkpoint.families.smollm3 import SmolLm3
+from flash_llm_ros.checkpoint.families.stablelm import StableLm
 
 FAMILIES: dict[str, Family] = {
+    'arcee': Arcee(),
+    'gemma2': Gemma2(),
+    'gemma3': Gemma3(),                 # of GGUF
+    'gemma3_text': Gemma3(),            # of config.json, alone or within that of gemma3
+    'granite': Granite(),
     'llama': Llama(),
     'minicpm': MiniCpm(),
+    'ministral3': Mistral3(),           # of config.json, alone or within that of mistral3
+    'mistral': Mistral(),
+    'mistral3': Mistral3(),             # of GGUF
     'mixtral': Mixtral(),
+    'nemotron': Nemotron(),
+    'olmo2': Olmo2(),
     'opt': Opt(),
+    'phi3': Phi3(),
     'qwen2': Qwen2(),
+    'qwen3': Qwen3(),
+    'smollm3': SmolLm3(),
     'sparsellama': Llama(),             # ProSparse's name for llama with FATReLU
+    'stablelm': StableLm(),
 }
 
 

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from flash_llm_ros.checkpoint.gguf_config import GgufConfig
 from flash_llm_ros.checkpoint.weight_scales import WeightScales
@@ -38,6 +38,14 @@ class Tensor:
     fused: str = ''
     fused_first: int = 0
     fused_rows: int = 0
+    huggingface_plus: float = 0.0   # what Hugging Face's values lack
+    first_row: int = 0      # of the tensor in the files, where it has more
+    rows_stored: int = 0    # that tensor's; 0: as many
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """Of the tensor in the files."""
+        return (self.rows_stored or self.shape[0], *self.shape[1:])
 
     @property
     def huggingface_names(self) -> tuple[str, ...]:
@@ -51,9 +59,12 @@ class Family(ABC):
     """One architecture. Every method but `tensors` raises ValueError for what is unsupported."""
 
     huggingface_layers = 'model.layers'
+    defaults: ClassVar[Config] = {}               # of settings that checkpoints leave out
     tied_by_default = False             # whether the head is the embedding, where nothing says so
-    # Tensors that are no weights of this list, read elsewhere or worked out again.
-    other_tensors = re.compile(r'rope_freqs\.weight|.*\.rotary_emb\.inv_freq')
+    # Tensors that are no weights of this list: of pictures, read elsewhere or worked out again.
+    other_tensors = re.compile(r'rope_(freqs|factors_long|factors_short)\.weight|'
+                               r'.*\.rotary_emb\.inv_freq|'
+                               r'(model\.)?(vision_tower|multi_modal_projector)\..*')
 
     @abstractmethod
     def attention(self, config: Config) -> AttentionSpec: ...
@@ -79,20 +90,23 @@ class Family(ABC):
         """What the family multiplies with beside its weights."""
         return WeightScales()
 
+    def max_context(self, config: Config) -> int:
+        return config['max_position_embeddings']
+
     def config_of_gguf(self, fields: dict[str, Any]) -> Config:
         """The metadata of a GGUF file as config.json would have it."""
-        return GgufConfig(fields)
+        return GgufConfig(fields, self.defaults)
 
     def spec(self, config: Config, name: str, tied: bool, end_tokens: tuple[int, ...],
              begin_token: int | None) -> ModelSpec:
         """`tied`: whether the output head is the embedding. KeyError names a missing setting."""
         return ModelSpec(
             name=name, model_type=config['model_type'], hidden_size=config['hidden_size'],
-            layers=config['num_hidden_layers'], max_context=config['max_position_embeddings'],
+            layers=config['num_hidden_layers'], max_context=self.max_context(config),
             attention=self.attention(config), feed_forward=self.feed_forward(config),
             norm=self.norm(config), positions=self.positions(config),
             embedding=EmbeddingSpec(config['vocab_size'], tied), end_tokens=end_tokens,
-            begin_token=begin_token)
+            begin_token=begin_token, logit_cap=config.get('final_logit_softcapping') or 0.0)
 
     def tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
         """All that a checkpoint of this specification must have."""
@@ -115,7 +129,18 @@ def matrix(name: str, huggingface: str, gguf: str, shape: tuple[int, int], bias:
                      interleaved_heads)
 
 
-def norm(name: str, huggingface: str, gguf: str, size: int, spec: NormSpec) -> Iterator[Tensor]:
-    yield Tensor(name, f'{huggingface}.weight', f'{gguf}.weight', (size,))
+def parts(rows: dict[str, int], huggingface: str, gguf: str, columns: int) -> Iterator[Tensor]:
+    """Matrices that the files have as one, one below the other; `rows` of each, by name."""
+    first, stored = 0, sum(rows.values())
+    for name, count in rows.items():
+        yield Tensor(name, f'{huggingface}.weight', f'{gguf}.weight', (count, columns),
+                     first_row=first, rows_stored=stored)
+        first += count
+
+
+def norm(name: str, huggingface: str, gguf: str, size: int, spec: NormSpec,
+         huggingface_plus: float = 0.0) -> Iterator[Tensor]:
+    yield Tensor(name, f'{huggingface}.weight', f'{gguf}.weight', (size,),
+                 huggingface_plus=huggingface_plus)
     if spec.kind == 'layer':
         yield Tensor(f'{name}_bias', f'{huggingface}.bias', f'{gguf}.bias', (size,))

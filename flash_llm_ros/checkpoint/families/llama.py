@@ -1,9 +1,13 @@
-"""The llama family: RMS norms, rotary grouped-query attention, gated feed-forward block."""
+"""The llama family: RMS norms, rotary grouped-query attention, gated feed-forward block.
+
+Most families are llama but for some settings; theirs are in subclasses, their tensors here.
+"""
 
 from collections.abc import Iterator
+from typing import ClassVar
 
 from flash_llm_ros.checkpoint.families.family import Config, Family, Tensor, matrix, norm
-from flash_llm_ros.checkpoint.families.rope_scaling import rope_factors, rope_settings
+from flash_llm_ros.checkpoint.families.rope_scaling import rotary_positions
 from flash_llm_ros.model_spec import (
     AttentionSpec,
     FeedForwardSpec,
@@ -12,70 +16,118 @@ from flash_llm_ros.model_spec import (
     PositionSpec,
 )
 
+_ACTIVATIONS = {'swish': 'silu', 'gelu_pytorch_tanh': 'gelu_tanh', 'gelu_new': 'gelu_tanh'}
+
 
 class Llama(Family):
 
-    biased_attention = False            # on queries, keys and values
+    defaults: ClassVar[Config] = {'hidden_act': 'silu'}
     gguf_interleaves = True             # the rows of q and k
+    gated = True
+    qk_norm = 'none'
+    norm_plus = 0.0                     # what Hugging Face's weights of norms lack
+    before_ffn = 'post_attention_layernorm'     # Hugging Face's name of the norm there
 
     def attention(self, config: Config) -> AttentionSpec:
-        if config.get('attention_bias') and not self.biased_attention:
-            raise ValueError('attention_bias is true; the llama family here has no biases')
-        heads = config['num_attention_heads']
-        return AttentionSpec(heads, config.get('num_key_value_heads') or heads, _head_dim(config),
-                             bias=self.biased_attention)
+        heads, biased = config['num_attention_heads'], bool(config.get('attention_bias'))
+        return AttentionSpec(heads, config.get('num_key_value_heads') or heads, head_dim(config),
+                             bias=biased, output_bias=biased, qk_norm=self.qk_norm,
+                             soft_cap=config.get('attn_logit_softcapping') or 0.0,
+                             windows=self.windows(config))
+
+    def windows(self, config: Config) -> tuple[int, ...]:
+        """How far each layer looks back; empty where all layers see everything."""
+        kinds = config.get('layer_types') or [
+            'sliding_attention' if self.slides(config, layer) else 'full_attention'
+            for layer in range(config['num_hidden_layers'])]
+        if unknown := set(kinds) - {'sliding_attention', 'full_attention'}:
+            raise ValueError(f'layer_types has {min(unknown)}; only sliding_attention and '
+                             'full_attention are supported')
+        window = config.get('sliding_window')
+        if not window or 'sliding_attention' not in kinds:
+            return ()
+        return tuple(window if kind == 'sliding_attention' else 0 for kind in kinds)
+
+    def slides(self, config: Config, layer: int) -> bool:
+        """Whether `sliding_window` is this layer's, where no `layer_types` say so."""
+        return False
 
     def feed_forward(self, config: Config) -> FeedForwardSpec:
-        if config.get('mlp_bias'):
-            raise ValueError('mlp_bias is true; the llama family here has no biases')
         if experts := config.get('num_experts') or config.get('num_local_experts'):
             raise ValueError(f'num_experts is {experts}; mixtures of experts are not supported')
-        size, activation = config['intermediate_size'], config.get('hidden_act', 'silu')
+        size, bias = config['intermediate_size'], bool(config.get('mlp_bias'))
+        if bias and self.gated:
+            raise ValueError('mlp_bias is true; a block with a gate has no biases here')
+        activation = config.get('hidden_activation') or config['hidden_act']
         if activation != 'fatrelu':     # ProSparse's and MiniCPM-S's relu with a threshold
-            return FeedForwardSpec(size, activation)
+            return FeedForwardSpec(size, _ACTIVATIONS.get(activation, activation), self.gated,
+                                   bias)
         if (threshold := config.get('hidden_act_param')) is None:
             raise ValueError('hidden_act is fatrelu, but hidden_act_param, its threshold, is '
                              'missing')
-        return FeedForwardSpec(size, 'relu', relu_threshold=float(threshold))
+        return FeedForwardSpec(size, 'relu', self.gated, bias, float(threshold))
 
     def norm(self, config: Config) -> NormSpec:
         return NormSpec('rms', float(config['rms_norm_eps']))
 
     def positions(self, config: Config) -> PositionSpec:
-        width = _head_dim(config)
-        if (turned := config.get('rotary_dim', width)) != width:
-            raise ValueError(f'rotary_dim is {turned}; it must be the head size {width}')
-        rope = rope_settings(config)
-        theta = float(config.get('rope_theta') or rope.get('rope_theta') or 10000.0)
-        return PositionSpec('rotary', theta, rope_factors(rope, width, theta))
+        return rotary_positions(config, head_dim(config))
 
     def model_tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
         vocabulary = spec.embedding.vocab_size, spec.hidden_size
         yield from matrix('embedding', 'model.embed_tokens', 'token_embd', vocabulary)
-        yield from norm('final_norm', 'model.norm', 'output_norm', spec.hidden_size, spec.norm)
+        yield from self._norm('final_norm', 'model.norm', 'output_norm', spec.hidden_size, spec)
         if not spec.embedding.tied:
             yield from matrix('head', 'lm_head', 'output', vocabulary)
 
     def layer_tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
+        d, attention, order = spec.hidden_size, spec.attention, spec.norm
+        if order.first:
+            yield from self._norm('attention_norm', 'input_layernorm', 'attn_norm', d, spec)
+        yield from self.qkv(spec)
+        if attention.qk_norm != 'none':
+            one = attention.qk_norm == 'head'
+            for part, width in (('q', attention.query_width), ('k', attention.kv_width)):
+                yield from self._norm(f'{part}_norm', f'self_attn.{part}_norm',
+                                      f'attn_{part}_norm', attention.head_dim if one else width,
+                                      spec)
+        yield from matrix('o', 'self_attn.o_proj', 'attn_output', (d, attention.query_width),
+                          attention.output_bias)
+        if order.output:
+            yield from self._norm('attention_output_norm', 'post_attention_layernorm',
+                                  'post_attention_norm', d, spec)
+        if order.first and not order.parallel:
+            yield from self._norm('ffn_norm', self.before_ffn, 'ffn_norm', d, spec)
+        yield from self.block_tensors(spec)
+        if order.output:
+            yield from self._norm('ffn_output_norm', 'post_feedforward_layernorm',
+                                  'post_ffw_norm', d, spec)
+
+    def qkv(self, spec: ModelSpec) -> Iterator[Tensor]:
         d, attention = spec.hidden_size, spec.attention
         q, kv, bias = attention.query_width, attention.kv_width, attention.bias
         heads, kv_heads = ((attention.heads, attention.kv_heads) if self.gguf_interleaves
                            else (0, 0))
-        yield from norm('attention_norm', 'input_layernorm', 'attn_norm', d, spec.norm)
         yield from matrix('q', 'self_attn.q_proj', 'attn_q', (q, d), bias, heads)
         yield from matrix('k', 'self_attn.k_proj', 'attn_k', (kv, d), bias, kv_heads)
         yield from matrix('v', 'self_attn.v_proj', 'attn_v', (kv, d), bias)
-        yield from matrix('o', 'self_attn.o_proj', 'attn_output', (d, q))
-        yield from norm('ffn_norm', 'post_attention_layernorm', 'ffn_norm', d, spec.norm)
-        yield from self.block_tensors(spec)
 
     def block_tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
         """Those of a feed-forward block."""
-        d, neurons = spec.hidden_size, spec.feed_forward.size
-        yield from matrix('gate', 'mlp.gate_proj', 'ffn_gate', (neurons, d))
-        yield from matrix('up', 'mlp.up_proj', 'ffn_up', (neurons, d))
-        yield from matrix('down', 'mlp.down_proj', 'ffn_down', (d, neurons))
+        yield from self.gate_up(spec)
+        yield from matrix('down', 'mlp.down_proj', 'ffn_down',
+                          (spec.hidden_size, spec.feed_forward.size), spec.feed_forward.bias)
+
+    def gate_up(self, spec: ModelSpec) -> Iterator[Tensor]:
+        shape, block = (spec.feed_forward.size, spec.hidden_size), spec.feed_forward
+        if block.gated:
+            yield from matrix('gate', 'mlp.gate_proj', 'ffn_gate', shape)
+        yield from matrix('up', 'mlp.up_proj', 'ffn_up', shape, block.bias)
+
+    def _norm(self, name: str, huggingface: str, gguf: str, size: int,
+              spec: ModelSpec) -> Iterator[Tensor]:
+        return norm(name, huggingface, gguf, size, spec.norm, self.norm_plus)
 
 
-def _head_dim(config: Config) -> int:
+def head_dim(config: Config) -> int:
     return config.get('head_dim') or config['hidden_size'] // config['num_attention_heads']

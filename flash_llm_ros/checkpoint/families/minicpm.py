@@ -1,17 +1,16 @@
 """The minicpm family (arXiv 2404.06395): llama with three scale factors beside its weights."""
 
-import math
 from typing import Any
 
 from flash_llm_ros.checkpoint.families.family import Config
 from flash_llm_ros.checkpoint.families.llama import Llama
-from flash_llm_ros.checkpoint.weight_scales import WeightScales
+from flash_llm_ros.checkpoint.weight_scales import WeightScales, positive
 
 
 class MiniCpm(Llama):
 
     def scales(self, config: Config) -> WeightScales:
-        embedding, depth, width = (_positive(config, key)
+        embedding, depth, width = (positive(config, key)
                                    for key in ('scale_emb', 'scale_depth', 'dim_model_base'))
         return WeightScales(embedding, depth / config['num_hidden_layers'] ** 0.5,
                             width / config['hidden_size'])
@@ -20,14 +19,7 @@ class MiniCpm(Llama):
         """The first MiniCPM files have no scales; all these models had 12, 1.4 and 256."""
         config = super().config_of_gguf(fields)
         depth, hidden = config['num_hidden_layers'] ** 0.5, config['hidden_size']
-        config['scale_emb'] = _positive(fields, 'minicpm.embedding_scale', 12.0)
-        config['scale_depth'] = _positive(fields, 'minicpm.residual_scale', 1.4 / depth) * depth
-        config['dim_model_base'] = hidden / _positive(fields, 'minicpm.logit_scale', hidden / 256)
+        config['scale_emb'] = positive(fields, 'minicpm.embedding_scale', 12.0)
+        config['scale_depth'] = positive(fields, 'minicpm.residual_scale', 1.4 / depth) * depth
+        config['dim_model_base'] = hidden / positive(fields, 'minicpm.logit_scale', hidden / 256)
         return config
-
-
-def _positive(metadata: dict[str, Any], key: str, default: float | None = None) -> float:
-    value = metadata[key] if default is None else metadata.get(key, default)
-    if type(value) not in (int, float) or not (math.isfinite(value) and value > 0):
-        raise ValueError(f'{key} is {value!r}; it must be a positive number')
-    return float(value)

@@ -1,20 +1,18 @@
-"""The mixtral family (arXiv 2401.04088): llama with experts."""
+"""The mixtral family (arXiv 2401.04088): mistral with experts."""
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from flash_llm_ros.checkpoint.families.experts import expert_block, expert_tensors
 from flash_llm_ros.checkpoint.families.family import Config, Tensor
 from flash_llm_ros.checkpoint.families.llama import Llama
-from flash_llm_ros.model_spec import AttentionSpec, FeedForwardSpec, ModelSpec
+from flash_llm_ros.checkpoint.families.mistral import Mistral
+from flash_llm_ros.model_spec import FeedForwardSpec, ModelSpec
 
 
-class Mixtral(Llama):
+class Mixtral(Mistral):
 
-    def attention(self, config: Config) -> AttentionSpec:
-        if window := config.get('sliding_window'):
-            raise ValueError(f'sliding_window is {window}; only full attention is supported')
-        return super().attention(config)
+    defaults: ClassVar[Config] = Llama.defaults
 
     def feed_forward(self, config: Config) -> FeedForwardSpec:
         return expert_block(config, config['intermediate_size'], normalised=True)

@@ -1,10 +1,14 @@
-"""How a model's settings stretch the wavelengths of its rotary positions."""
+"""How far a head is turned, and how a model's settings stretch the wavelengths."""
 
 import math
 from typing import Any
 
+from flash_llm_ros.model_spec import PositionSpec
 
-def rope_settings(config: dict[str, Any]) -> dict[str, Any]:
+Settings = dict[str, Any]
+
+
+def rope_settings(config: Settings) -> Settings:
     """What config.json has as rope_parameters, or, of older ones, as rope_scaling.
 
     ValueError where it has both and they say different things.
@@ -17,31 +21,96 @@ def rope_settings(config: dict[str, Any]) -> dict[str, Any]:
     return new or old
 
 
-def rope_factors(rope: dict[str, Any], width: int, theta: float) -> tuple[float, ...]:
-    """What divides each inverse frequency, [width / 2]; empty when nothing does.
+def rotary_positions(config: Settings, head_dim: int, rope: Settings | None = None,
+                     default_theta: float = 10000.0) -> PositionSpec:
+    """Of heads of this size; `rope` is by default what `rope_settings` gives.
 
-    `rope` is what config.json has as rope_scaling. ValueError for a kind that is not known here.
+    ValueError for a kind that is not known here.
     """
+    rope = rope_settings(config) if rope is None else rope
+    theta = float(rope.get('rope_theta') or config.get('rope_theta') or default_theta)
+    share = rope.get('partial_rotary_factor', config.get('partial_rotary_factor', 1.0))
+    width = config.get('rotary_dim') or int(head_dim * share)
     kind = rope.get('rope_type') or rope.get('type') or 'default'
-    if kind in ('default', 'none'):
-        return ()
-    if kind == 'linear':
-        return (float(rope['factor']),) * (width // 2)
-    if kind == 'llama3':
-        return tuple(_llama3_factor(rope, theta ** (2 * i / width))
-                     for i in range(width // 2))
-    raise ValueError(f'rope scaling {kind!r} is not supported; supported are '
-                     'default, linear and llama3')
+    if kind not in _KINDS:
+        raise ValueError(f'rope scaling {kind!r} is not supported; supported are '
+                         f'{", ".join(_KINDS)}')
+    return PositionSpec('rotary', theta, width=None if width == head_dim else width,
+                        **_KINDS[kind](rope, width, theta, config))
 
 
-def _llama3_factor(rope: dict[str, Any], period: float) -> float:
+def _unscaled(rope: Settings, width: int, theta: float, config: Settings) -> Settings:
+    """GGUF files may have factors that were worked out when they were made."""
+    return {'factors': tuple(map(float, rope.get('factors', ())))}
+
+
+def _linear(rope: Settings, width: int, theta: float, config: Settings) -> Settings:
+    return {'factors': (float(rope['factor']),) * (width // 2)}
+
+
+def _dynamic(rope: Settings, width: int, theta: float, config: Settings) -> Settings:
+    """Nothing is stretched within max_position_embeddings, which is the most that we offer."""
+    return {}
+
+
+def _llama3(rope: Settings, width: int, theta: float, config: Settings) -> Settings:
     """Llama 3.1's scaling: long wavelengths are stretched, short ones kept, a ramp between."""
     factor, low, high = (float(rope[key]) for key in
                          ('factor', 'low_freq_factor', 'high_freq_factor'))
-    turns = int(rope['original_max_position_embeddings']) / (2 * math.pi * period)
-    if turns < low:
-        return factor
-    if turns > high:
-        return 1.0
-    smooth = (turns - low) / (high - low)
-    return 1.0 / ((1.0 - smooth) / factor + smooth)
+    original = int(rope['original_max_position_embeddings'])
+
+    def stretch(period: float) -> float:
+        turns = original / (2 * math.pi * period)
+        smooth = min(max((turns - low) / (high - low), 0.0), 1.0)
+        return 1.0 / ((1.0 - smooth) / factor + smooth)
+
+    return {'factors': tuple(stretch(theta ** (2 * i / width)) for i in range(width // 2))}
+
+
+def _yarn(rope: Settings, width: int, theta: float, config: Settings) -> Settings:
+    """YaRN (arXiv 2309.00071): as Llama 3.1's, but the ramp is even over the dimensions."""
+    original = int(rope.get('original_max_position_embeddings')
+                   or config['max_position_embeddings'])
+    factor = float(rope.get('factor') or config['max_position_embeddings'] / original)
+
+    def dimension(turns: float) -> float:
+        return width * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
+
+    low = dimension(float(rope.get('beta_fast') or 32))
+    high = dimension(float(rope.get('beta_slow') or 1))
+    if rope.get('truncate', True):
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, width - 1)
+
+    def stretch(i: int) -> float:
+        ramp = min(max((i - low) / (high - low or 0.001), 0.0), 1.0)
+        return 1.0 / (ramp / factor + 1.0 - ramp)
+
+    scale = rope.get('attention_factor')
+    if scale is None:
+        top, bottom = rope.get('mscale'), rope.get('mscale_all_dim')
+        scale = (_growth(factor, top) / _growth(factor, bottom) if top and bottom
+                 else _growth(factor, 1.0))
+    return {'factors': tuple(stretch(i) for i in range(width // 2)), 'scale': float(scale)}
+
+
+def _growth(factor: float, weight: float) -> float:
+    """By how much YaRN makes attention sharper."""
+    return 1.0 if factor <= 1 else 0.1 * weight * math.log(factor) + 1.0
+
+
+def _longrope(rope: Settings, width: int, theta: float, config: Settings) -> Settings:
+    """LongRoPE (arXiv 2402.13753): factors that were found by search, others for short contexts."""
+    longest = config['max_position_embeddings']
+    original = int(config.get('original_max_position_embeddings')
+                   or rope.get('original_max_position_embeddings') or longest)
+    factor = float(rope.get('factor') or longest / original)
+    scale = rope.get('attention_factor')
+    if scale is None:
+        scale = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
+    return {'factors': tuple(map(float, rope['long_factor'])), 'short_context': original,
+            'short_factors': tuple(map(float, rope['short_factor'])), 'scale': float(scale)}
+
+
+_KINDS = {'default': _unscaled, 'none': _unscaled, 'linear': _linear, 'dynamic': _dynamic,
+          'llama3': _llama3, 'yarn': _yarn, 'longrope': _longrope, 'su': _longrope}

@@ -26,8 +26,8 @@ def scratch_bytes(manifest: Manifest, context: int, chunk: int, threads: int,
                   logits_rows: int) -> int:
     """What passes of a model write to; the arguments are those of `Scratch`."""
     spec = manifest.model
-    # hidden x 2, FFN input, activations; logits
-    floats = chunk * (3 * spec.hidden_size + spec.feed_forward.size)
+    # hidden x 2, FFN input, output where it is normed, activations; logits
+    floats = chunk * ((3 + spec.norm.output) * spec.hidden_size + spec.feed_forward.size)
     floats += spec.embedding.vocab_size * logits_rows
     # A layer's normed, attended, projected, qkv twice for the cast, scores; or, when it is
     # done, what sampling takes: scores, order, weights in 8 bytes each, and a mask

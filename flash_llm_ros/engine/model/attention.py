@@ -1,14 +1,15 @@
 """The resident part of every layer: norms, attention, and the KV cache, in ONNX Runtime."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.engine.model.graph_loader import Feeds, GraphLoader, check_output, graph_errors
+from flash_llm_ros.engine.model.rotary_tables import rotary_inputs
 from flash_llm_ros.engine.plan import Part, PlanRow
-from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.onnx_runtime import ort
 from flash_llm_ros.store.flash_store import FINAL_GRAPH, RESIDENT, FlashStore, layer_graph
 from flash_llm_ros.store.resident_layout import POSITIONS, attention_layout
@@ -48,7 +49,7 @@ class AttentionStack(Part):
         with store.tensors(RESIDENT) as tensors:
             tensors.require(attention_layout(self._spec, store.manifest.resident))
             self._sessions = [self._loader.load(store.content(name), name, tensors,
-                                                f'layers.{layer}.', self._probe)
+                                                f'layers.{layer}.', partial(self._probe, layer))
                               for layer, name in enumerate(map(layer_graph,
                                                                range(self._spec.layers)))]
             self._positions = (tensors.read(POSITIONS) if self._spec.positions.kind == 'learned'
@@ -60,7 +61,7 @@ class AttentionStack(Part):
     def warm(self) -> None:
         """Run one layer, so that the code of a layer is in memory."""
         with graph_errors(layer_graph(0)):
-            self._sessions[0].run(None, self._probe())
+            self._sessions[0].run(None, self._probe(0))
 
     def buffers(self) -> list[PlanRow]:
         rows = [PlanRow('KV cache', kv_cache_bytes(self._store, self.context),
@@ -76,11 +77,13 @@ class AttentionStack(Part):
         spec, context, chunk = self._spec, self.context, self._chunk
         shape = (spec.layers, 2, 1, spec.attention.kv_heads, context, spec.attention.head_dim)
         self._cache = np.full(shape, 0, self._kv_type)      # full() touches every page
-        self._rotary = self._rotary_inputs(context)
+        self._rotary = rotary_inputs(spec, context, self._kv_type)
         self._last_position, self._total_length = np.zeros((2, 1), np.int32)
         # A layer reads one of these and writes the other, the next layer the other way round.
         self._hidden = np.zeros((2, chunk, spec.hidden_size), np.float32)
         self._ffn_input = np.zeros((chunk, spec.hidden_size), np.float32)
+        self._block = (np.zeros((chunk, spec.hidden_size), np.float32) if spec.norm.output
+                       else None)
         self._decode = []
         for layer in range(spec.layers):
             with graph_errors(layer_graph(layer)):
@@ -94,8 +97,9 @@ class AttentionStack(Part):
             position: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Attention of `tokens` tokens from `position` on.
 
-        Returns the FFN's input and the residual stream that the FFN's output is to be added to,
-        both float32 [tokens, d]; the residual is `hidden(layer + 1, tokens)`.
+        Returns the FFN's input and what the FFN's output is to be added to, both float32
+        [tokens, d]: the residual stream, which is `hidden(layer + 1, tokens)`, or zeros where the
+        output has a norm of its own before it is added there.
         """
         self._last_position[0] = position + tokens - 1
         self._total_length[0] = position + tokens
@@ -104,26 +108,38 @@ class AttentionStack(Part):
         with graph_errors(layer_graph(layer)):
             binding = self._decode[layer] if tokens == 1 else self._bind(layer, tokens)
             self._sessions[layer].run_with_iobinding(binding)
-        return self._ffn_input[:tokens], self.hidden(layer + 1, tokens)
+        if self._block is None:
+            return self._ffn_input[:tokens], self.hidden(layer + 1, tokens)
+        self._block[:tokens] = 0
+        return self._ffn_input[:tokens], self._block[:tokens]
 
     def rows(self, count: int) -> list[memoryview]:
         """The bytes of the first `count` tokens' keys and values, in their place."""
         places = self._cache.reshape(-1, self.context, self._spec.attention.head_dim)[:, :count]
         return [memoryview(place).cast('B') for place in places] if count else []
 
-    def final_norm(self, rows: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The norm before the head, float32 [n, d]."""
+    def final_norm(self, first: int, end: int) -> NDArray[np.float32]:
+        """What the head is given of these tokens of the last pass, float32 [end - first, d]."""
+        streams = self._streams(self._spec.layers, end)
         with graph_errors(FINAL_GRAPH):
-            normed = self._final.run(None, {'hidden': rows[None]})[0][0]
-        check_output(FINAL_GRAPH, normed, rows.shape)
+            normed = self._final.run(None, {name: rows[:, first:]
+                                            for name, rows in streams.items()})[0][0]
+        check_output(FINAL_GRAPH, normed, (end - first, self._spec.hidden_size))
         return normed
+
+    def _streams(self, layer: int, tokens: int) -> Feeds:
+        """What enters a layer, float32 [1, tokens, d] each."""
+        streams = {'hidden': self.hidden(layer, tokens)[None]}
+        if layer and self._block is not None:
+            streams['block'] = self._block[None, :tokens]
+        return streams
 
     def _bind(self, layer: int, tokens: int) -> ort.IOBinding:
         key, value = self._cache[layer]
         inputs: dict[str, NDArray[Any]] = {
-            'hidden': self.hidden(layer, tokens)[None], 'past_key': key, 'past_value': value,
+            **self._streams(layer, tokens), 'past_key': key, 'past_value': value,
             'last_position': self._last_position, 'total_length': self._total_length,
-            **self._rotary}
+            **self._rotary[layer]}
         outputs = {'ffn_input': self._ffn_input[None, :tokens],
                    'residual': self.hidden(layer + 1, tokens)[None],
                    'present_key': key, 'present_value': value,
@@ -135,31 +151,12 @@ class AttentionStack(Part):
             binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
         return binding
 
-    def _probe(self) -> Feeds:
+    def _probe(self, layer: int) -> Feeds:
         """Inputs of a layer graph with a context of two tokens."""
         spec = self._spec
         cache = np.zeros((1, spec.attention.kv_heads, 2, spec.attention.head_dim), self._kv_type)
         hidden = np.sin(np.arange(2 * spec.hidden_size, dtype=np.float32)).reshape(1, 2, -1)
-        return {'hidden': hidden, 'past_key': cache, 'past_value': cache.copy(),
+        return {'hidden': hidden, **({'block': hidden} if layer and spec.norm.output else {}),
+                'past_key': cache, 'past_value': cache.copy(),
                 'last_position': np.array([1], np.int32), 'total_length': np.array([2], np.int32),
-                **self._rotary_inputs(2)}
-
-    def _rotary_inputs(self, context: int) -> Feeds:
-        if self._spec.positions.kind != 'rotary':
-            return {}
-        cos, sin = rotary_tables(self._spec, context, self._kv_type)
-        return {'cos': cos, 'sin': sin}
-
-
-def rotary_tables(spec: ModelSpec, positions: int,
-                  dtype: type) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Cosines and sines [positions, spec.rotary_width / 2] of `dtype`.
-
-    RoFormer, arXiv 2104.09864.
-    """
-    exponents = np.arange(0, spec.rotary_width, 2, dtype=np.float64) / spec.rotary_width
-    frequencies = spec.positions.theta ** -exponents
-    if spec.positions.factors:
-        frequencies /= np.asarray(spec.positions.factors)
-    angles = np.arange(positions, dtype=np.float64)[:, None] * frequencies
-    return np.cos(angles).astype(dtype), np.sin(angles).astype(dtype)
+                **rotary_inputs(spec, 2, self._kv_type)[layer]}

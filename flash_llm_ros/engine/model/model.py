@@ -53,5 +53,7 @@ class Model:
             if self.observer is not None:
                 self.observer.feed_forward(layer, ffn_input, active)
         if logits is not None:
-            hidden = self.attention.hidden(self.spec.layers, count)
-            self.window.logits(self.attention.final_norm(hidden[count - len(logits):]), logits)
+            self.window.logits(self.attention.final_norm(count - len(logits), count), logits)
+            if cap := self.spec.logit_cap:
+                np.tanh(np.divide(logits, cap, out=logits), out=logits)
+                logits *= cap

@@ -1,6 +1,6 @@
 """Greedy answers of llama.cpp, tokens and their log probabilities.
 
-    python -m llama_cpp_greedy MODEL.gguf '[[1, 2], ...]'
+    python -m bench.support.llama_cpp_greedy MODEL.gguf '[[1, 2], ...]'
 
 A process of its own, since its library and its threads stay. Prints JSON.
 """

@@ -1,0 +1,16 @@
+"""The olmo2 family (arXiv 2501.00656): llama with norms of what attention and block give, and of
+queries and keys over their whole width.
+"""
+
+from flash_llm_ros.checkpoint.families.family import Config
+from flash_llm_ros.checkpoint.families.llama import Llama
+from flash_llm_ros.model_spec import NormSpec
+
+
+class Olmo2(Llama):
+
+    gguf_interleaves = False
+    qk_norm = 'width'
+
+    def norm(self, config: Config) -> NormSpec:
+        return NormSpec('rms', float(config['rms_norm_eps']), first=False, output=True)

@@ -1,0 +1,44 @@
+"""What turns queries and keys by their positions: RoFormer, arXiv 2104.09864."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from flash_llm_ros.model_spec import ModelSpec
+
+Tables = tuple[NDArray[np.floating], NDArray[np.floating]]
+
+
+def rotary_inputs(spec: ModelSpec, context: int,
+                  dtype: type) -> list[dict[str, NDArray[np.floating]]]:
+    """`cos` and `sin` of each layer for a KV cache of `context` tokens; layers share theirs.
+
+    Empty for layers without rotary positions.
+    """
+    kinds: dict[bool, dict[str, NDArray[np.floating]]] = {}
+    for local in {_is_local(spec, layer) for layer in range(spec.layers)}:
+        cos, sin = rotary_tables(spec, context, dtype, local)
+        kinds[local] = {'cos': cos, 'sin': sin}
+    return [kinds[_is_local(spec, layer)] if spec.positions.turns(layer) else {}
+            for layer in range(spec.layers)]
+
+
+def rotary_tables(spec: ModelSpec, context: int, dtype: type, local: bool = False) -> Tables:
+    """Cosines and sines [context, spec.rotary_width / 2] of `dtype`.
+
+    `local`: of the layers that have a wavelength of their own.
+    """
+    positions = spec.positions
+    exponents = np.arange(0, spec.rotary_width, 2, dtype=np.float64) / spec.rotary_width
+    theta = positions.local_theta if local else positions.theta
+    frequencies = theta ** -exponents
+    factors = (positions.short_factors if context <= positions.short_context
+               else positions.factors)
+    if factors and not local:
+        frequencies /= np.asarray(factors)
+    scale = 1.0 if local else positions.scale
+    angles = np.arange(context, dtype=np.float64)[:, None] * frequencies
+    return (scale * np.cos(angles)).astype(dtype), (scale * np.sin(angles)).astype(dtype)
+
+
+def _is_local(spec: ModelSpec, layer: int) -> bool:
+    return spec.positions.local_theta is not None and spec.attention.window(layer) > 0
