@@ -52,7 +52,7 @@ def test_every_kind(node: RunningNode) -> None:
 
 
 @pytest.mark.parametrize(('fields', 'code', 'words'), [
-    ({'kind': 1, 'text': '{'}, ErrorCode.INVALID_CONSTRAINT, 'EOF'),
+    ({'kind': 1, 'text': '{'}, ErrorCode.INVALID_CONSTRAINT, 'no JSON'),
     ({'kind': 2, 'text': '(a'}, ErrorCode.INVALID_CONSTRAINT, 'unclosed'),
     ({'kind': 3}, ErrorCode.INVALID_CONSTRAINT, 'choices holds 0'),
     ({'kind': 77, 'text': 'x'}, ErrorCode.INVALID_CONSTRAINT, 'kind is 77'),

@@ -5,6 +5,9 @@ arXiv 2307.09702; llguidance's Earley parser over derivatives of regular express
 """
 
 from codecs import getincrementaldecoder
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from types import ModuleType
 from typing import Protocol
 
@@ -47,6 +50,9 @@ class AnswerRules(Protocol):
     def check_end(self, reason: str) -> None:
         """Raise FlashLlmError(CONSTRAINT_UNMET) where the answer may not end here."""
 
+    def check_answer(self, text: str) -> None:
+        """Raise FlashLlmError(CONSTRAINT_UNMET) where the finished answer is not a right one."""
+
 
 class NoRules:
     """Any text."""
@@ -68,6 +74,9 @@ class NoRules:
     def check_end(self, reason: str) -> None:
         pass
 
+    def check_answer(self, text: str) -> None:
+        pass
+
 
 class ConstrainedDecoding:
     """llguidance with the vocabulary of one model, made once; one `start` for every answer."""
@@ -85,7 +94,7 @@ class ConstrainedDecoding:
         self._tokenizer = self._library.LLTokenizer(
             wrapper, n_vocab=vocab_size, eos_token=list(end_tokens), slices=[])
         wrapper.tokens = []         # the trie has them
-        self._trial = ConstraintTrial(self._library, WORK_BYTES)
+        self._trial = ConstraintTrial(WORK_BYTES)
 
     def warm(self) -> None:
         """Have in memory what a first answer would bring there."""
@@ -94,16 +103,20 @@ class ConstrainedDecoding:
         answer.forced()
 
     def start(self, constraint: Constraint) -> 'ConstrainedAnswer':
-        """Raises FlashLlmError(INVALID_CONSTRAINT) with llguidance's explanation."""
-        if reason := self._trial.why_not(constraint):
-            refuse(_explained(reason))
+        """Raises FlashLlmError(INVALID_CONSTRAINT) with an explanation."""
+        found = self._trial.outcome(constraint)
+        if found.reason:
+            refuse(_explained(found.reason))
+        kind = ConstraintKind.GRAMMAR if found.grammar else ConstraintKind(constraint.kind)
         try:
-            matcher = parser_of(self._library, self._tokenizer,
-                                ConstraintKind(constraint.kind).name, constraint.text,
-                                list(constraint.choices))
+            matcher = parser_of(self._library, self._tokenizer, kind.name,
+                                found.grammar or constraint.text, list(constraint.choices))
         except ValueError as error:
             refuse(_explained(str(error)))
-        return ConstrainedAnswer(matcher, self._tokenizer.decode_bytes, self._vocab_size)
+        validate = None
+        if constraint.kind == ConstraintKind.JSON_SCHEMA:
+            validate = partial(self._trial.what_is_wrong, constraint.text)
+        return ConstrainedAnswer(matcher, self._tokenizer.decode_bytes, self._vocab_size, validate)
 
 
 class ConstraintsPart(Part):
@@ -127,14 +140,18 @@ class ConstraintsPart(Part):
 
     def buffers(self) -> list[PlanRow]:
         return [PlanRow('structured answers', WORK_BYTES, 'what one constraint may take'),
-                PlanRow('constraint trial', TRIAL_BYTES, 'a process while a new one is tried')]
+                PlanRow('constraint trial', TRIAL_BYTES,
+                        'a process while a new one is tried, or an answer validated')]
 
 
 class ConstrainedAnswer:
     """Keeps one answer to its constraint, and is its text, too: the bytes that the parser saw."""
 
-    def __init__(self, matcher: object, bytes_of: object, vocab_size: int) -> None:
+    def __init__(self, matcher: object, bytes_of: object, vocab_size: int,
+                 what_is_wrong: Callable[[str], str] | None) -> None:
+        """`what_is_wrong`: an independent judge of the finished answer."""
         self._matcher, self._bytes_of = matcher, bytes_of
+        self._what_is_wrong = what_is_wrong
         self._mask = np.zeros((vocab_size + 31) // 32, np.int32)
         self._vocab_size = vocab_size
         self._characters = getincrementaldecoder('utf-8')('replace')
@@ -168,6 +185,11 @@ class ConstrainedAnswer:
             raise FlashLlmError(ErrorCode.CONSTRAINT_UNMET,
                                 f'{reason} before the answer was what its constraint asks for.')
 
+    def check_answer(self, text: str) -> None:
+        if self._what_is_wrong is not None and (reason := self._what_is_wrong(text)):
+            raise FlashLlmError(ErrorCode.CONSTRAINT_UNMET, 'The answer does not validate: '
+                                f'{_explained(reason)}.')
+
     def step(self, token: int) -> str:
         """Text that this token completes, '' while a character is incomplete."""
         return self._characters.decode(self._bytes_of([token]))
@@ -200,10 +222,12 @@ class _Tokens:
 def _library() -> ModuleType:
     try:
         import llguidance
-    except ImportError as error:
+        if find_spec('jsonschema') is None:     # only the process that validates imports it
+            raise ImportError("No module named 'jsonschema'")
+    except (ImportError, ValueError) as error:
         raise FlashLlmError(
             ErrorCode.INVALID_PARAMETER,
-            'structured is true, but the package llguidance cannot be imported '
+            'structured is true, but the packages llguidance and jsonschema cannot be imported '
             f"({error}); pip install 'flash_llm_ros[structured]', or set it to false.") from None
     return llguidance
 

@@ -2,18 +2,12 @@
 
 from dataclasses import dataclass
 from enum import IntEnum
-import json
-import math
-import re
 
 from flash_llm_ros.engine.text.chat_template import check_text
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 MOST_CHARACTERS = 65_536        # of the text, or of all choices together
 MOST_CHOICES = 2_000
-# Divisibility is decided by an automaton with as many states, built without a limit.
-MOST_MULTIPLE = 10_000
-_MULTIPLE = re.compile(r'multipleOf"?\s*:\s*([-+.\deE]+)')
 
 
 class ConstraintKind(IntEnum):
@@ -64,9 +58,6 @@ class Constraint:
         if not self.text.strip():
             refuse(f'text is empty; it must hold a {ConstraintKind(self.kind).name}')
         _check_plain('text', self.text)
-        if (multiple := _common_multiple(self.text)) > MOST_MULTIPLE:
-            refuse(f'the least common multiple of all multipleOf is {multiple}, in units of their '
-                   f'last digit; it must be at most {MOST_MULTIPLE}')
 
 
 def refuse(reason: str) -> None:
@@ -81,18 +72,3 @@ def _check_plain(field: str, text: str) -> None:
         check_text(field, text, MOST_CHARACTERS)
     except FlashLlmError as error:
         refuse(str(error).rstrip('.'))
-
-
-def _common_multiple(text: str) -> int:
-    """Of all multipleOf in a schema, or in a grammar's schemas, as whole numbers."""
-    plain = re.sub(r'\\u([\da-fA-F]{4})', lambda match: chr(int(match[1], 16)), text)
-    found = 1
-    for number in _MULTIPLE.findall(plain):
-        try:
-            value = json.loads(number, parse_int=str, parse_float=str)
-            digits, _, exponent = str(value).lower().lstrip('-').partition('e')
-            whole = int(digits.replace('.', '')) * 10 ** min(max(0, int(exponent or 0)), 9)
-        except ValueError:
-            continue                # llguidance says what is wrong with it
-        found = math.lcm(found, max(1, whole))
-    return found

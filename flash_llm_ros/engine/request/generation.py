@@ -73,7 +73,7 @@ class Generation:
     A piece comes after every pass over the flash: for a chunk of the prompt (''), or for a token
     and those that a constraint forces behind it; it may be empty.
     Raises FlashLlmError when the flash fails, and CONSTRAINT_UNMET when a constrained answer has
-    to end before it is complete. `stop` may be called from any thread.
+    to end before it is complete, or does not validate. `stop` may be called from any thread.
     """
 
     def __init__(self, model: Model, stream: TextStream, tokens: list[int],
@@ -148,13 +148,16 @@ class Generation:
                 yield from self._decode(logits)
             if self.finish_reason in _TOO_EARLY:
                 self._rules.check_end(_TOO_EARLY[self.finish_reason])
+            if self.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
+                self._rules.check_answer(self.text)
             self._update_cost()
         except GeneratorExit:               # nobody reads on, and the model may be closed
             if self.finish_reason == FinishReason.RUNNING:
                 self.finish_reason = FinishReason.CANCELLED
             raise
-        except BaseException:               # also of an answer too short for its constraint
-            if self.finish_reason in (FinishReason.RUNNING, FinishReason.LENGTH):
+        except BaseException:               # also of an answer that its constraint has not
+            if self.finish_reason in (FinishReason.RUNNING, FinishReason.STOP,
+                                      FinishReason.LENGTH):
                 self.finish_reason = FinishReason.ERROR
             self._update_cost()
             raise

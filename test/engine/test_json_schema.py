@@ -1,0 +1,113 @@
+"""Schemas as grammars: every answer validates, and what a person would want of one can be said."""
+
+from collections import Counter
+import json
+import random
+import re
+
+import pytest
+
+from bench.request.robot_commands import drawn, judge, written
+from bench.request.schema_suite import SUITE, judged
+from bench.request.schema_walk import Walk, compact, invalid
+from flash_llm_ros.engine.request.json_schema.numbers import Numbers, number_of
+from flash_llm_ros.engine.request.json_schema.numbers import written as text_of
+
+
+@pytest.fixture(scope='module')
+def walk() -> Walk:
+    return Walk()
+
+
+def reaches(walk: Walk, schema: object, value: object) -> bool:
+    walk.constrain('JSON_SCHEMA', json.dumps(schema))
+    return walk.reaches(value if isinstance(value, str) else compact(value))
+
+
+@pytest.mark.parametrize(('schema', 'right', 'wrong'), [
+    # A shorter prefix of a bound's decimals could not be written, and another number came.
+    ({'type': 'number', 'minimum': 0, 'maximum': 0.75}, ['0.7', '0.75', '0.750'], ['0.76', '0.8']),
+    ({'maximum': 3.14159, 'type': 'number'}, ['3.1', '3', '-7.25'], ['3.1416', '3.2']),
+    ({'minimum': -0.95, 'type': 'number'}, ['-0.9', '0'], ['-0.96', '-1']),
+    # What would be 1 to whoever reads it as a double.
+    ({'minimum': 0, 'exclusiveMaximum': 1, 'type': 'number'}, ['0.999'], ['0.9999999999999999']),
+    ({'enum': [1764496379123456768]}, ['1764496379123456768'], ['1764496379123456770']),
+    ({'const': 9007199254740993}, ['9007199254740993'], ['9007199254740992']),
+    ({'type': 'integer', 'minimum': 1764496379123456789},
+     ['1764496379123456789'], ['1764496379123456788']),
+    ({'type': 'integer', 'minimum': -2 ** 63, 'maximum': 2 ** 63 - 1},
+     [str(-2 ** 63), str(2 ** 63 - 1)], [str(-2 ** 63 - 1), str(2 ** 63)]),
+    ({'type': 'integer', 'exclusiveMinimum': 2 ** 53}, [str(2 ** 53 + 1)], [str(2 ** 53)]),
+    ({'properties': {'a1': {'type': 'integer'}}, 'type': 'object',
+      'patternProperties': {'^a': {'maximum': 3}}, 'additionalProperties': False},
+     ['{"a1":2}', '{"a2":2.5}', '{"a1":3,"ab":-1}'], ['{"a1":4}', '{"a1":2.5}', '{"b":1}']),
+    ({'type': 'string', 'pattern': r'^\d\w$'}, ['"1a"'], ['"١a"', '"1é"']),
+    ({'type': 'string', 'pattern': r'^\D\S$'}, ['"é1"'], ['"1a"', '"a "', '"a\u00a0"']),
+    # A name that comes twice is one property.
+    ({'type': 'object', 'minProperties': 2}, [], ['{"a":1,"a":2}']),
+])
+def test_what_was_wrong(walk: Walk, schema: object, right: list[str], wrong: list[str]) -> None:
+    if not right:
+        with pytest.raises(ValueError, match='no answer'):
+            reaches(walk, schema, wrong[0])
+        return
+    for text in right:
+        assert reaches(walk, schema, text) and not invalid('JSON_SCHEMA', json.dumps(schema), text)
+    for text in wrong:
+        assert not reaches(walk, schema, text), text
+
+
+def test_classes_of_characters_are_ascii_in_expressions(walk: Walk) -> None:
+    for expression, right, wrong in ((r'\d+', '12', '١٢'), (r'[\w-]', 'a', 'é'),
+                                     (r'[^\d]', 'é', '1'), (r'\\d', r'\d', '1')):
+        walk.constrain('REGEX', expression)
+        assert walk.reaches(right) and not walk.reaches(wrong), expression
+
+
+def test_schemas_within_a_grammar(walk: Walk) -> None:
+    walk.constrain('GRAMMAR', 'start: "a " speed | "b " %json {"enum": [9007199254740993]}\n'
+                              'speed: %json {"type": "number", "minimum": 0, "maximum": 0.75}')
+    assert walk.reaches('a 0.7') and walk.reaches('b 9007199254740993')
+    assert not walk.reaches('a 0.76') and not walk.reaches('b 9007199254740992')
+
+
+def test_numbers_are_those_between_the_bounds() -> None:
+    """Against the comparison of exact fractions."""
+    chance = random.Random(3)
+    for _ in range(300):
+        low, high = sorted(number_of(chance.randint(-500, 500)) / 10 ** chance.randint(0, 4)
+                           for _ in range(2))
+        numbers = Numbers(low=low, high=high, low_open=chance.random() < 0.5,
+                          high_open=chance.random() < 0.5).both(
+            Numbers(chance.choice(('any', 'integer', 'fraction'))))
+        if numbers is None:
+            continue
+        terms, _ = numbers.terms()
+        for step in range(-2, 13):
+            number = low + (high - low) * step / 10
+            text = text_of(number)
+            found = bool(terms) and all(re.fullmatch(term, text) for term in terms)
+            assert found == (number in numbers), (numbers, text)
+
+
+@pytest.mark.timeout(60)
+def test_commands_of_robots(walk: Walk) -> None:
+    """`python -m bench.request.robot_commands` has them all; these are some."""
+    for kind, text, wanted in [*list(written())[::3], *drawn(60)]:
+        assert judge(walk, kind, text, wanted, 1) == []
+
+
+@pytest.mark.timeout(120)
+def test_the_official_suite(walk: Walk) -> None:
+    paths = sorted(SUITE.glob('*.json'))
+    if not paths:
+        pytest.skip(f'no JSON Schema test suite in {SUITE}; set JSON_SCHEMA_TEST_SUITE')
+    counts = sum((judged(path, walk)[0] for path in paths), Counter())
+    assert counts['accepted'] == 0
+    assert counts['taken'] >= 322 and counts['reachable'] >= 605
+
+
+def test_the_judge_finds_what_is_wrong() -> None:
+    assert invalid('JSON_SCHEMA', '{"maximum": 0.75}', '0.76')
+    assert invalid('JSON_SCHEMA', '{"exclusiveMaximum": 1}', '0.99999999999999999999')
+    assert invalid('REGEX', r'\d', '١') and not invalid('REGEX', r'\d', '1')
