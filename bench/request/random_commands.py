@@ -19,7 +19,7 @@ def random_command(number: int) -> Case:
         chance)
 
 
-def _decimal(chance: random.Random, low: float, high: float, most_digits: int = 5) -> float:
+def _decimal(chance: random.Random, low: float, high: float, most_digits: int = 4) -> float:
     return float(round(Decimal(chance.uniform(low, high)), chance.randint(0, most_digits)))
 
 
