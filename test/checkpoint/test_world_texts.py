@@ -11,9 +11,11 @@ from tokenizers import Regex, Tokenizer, models, pre_tokenizers, trainers
 from world_texts import world_texts
 
 from bench.quality.tokenizers import Encode, llama_cpp
+from flash_llm_ros.checkpoint.gguf_header import read_header
 from flash_llm_ros.checkpoint.gguf_pre_tokenizer import NAMES
 from flash_llm_ros.checkpoint.gguf_tokenizer import tokenizer_json
-from flash_llm_ros.engine.text.tokenizer import LibraryTokenizer, Vocabulary
+from flash_llm_ros.engine.text.tokenizer import LibraryTokenizer, Vocabulary, load_tokenizer
+from flash_llm_ros.store.flash_store import FlashStore
 
 TEXTS = world_texts()
 # As the tokenizer.json of the models has them, and whether a whole word that is a token is one.
@@ -85,6 +87,14 @@ def test_as_the_models_own_definition(trained: dict[str, object], name: str) -> 
     plain.encode_special_tokens = True
     assert differing(LibraryTokenizer(tokenizer_json(fields)), lambda text, special: (
         reference if special else plain).encode(text).ids) == []
+
+
+def test_a_store_reads_them_as_its_checkpoint(real_gguf: Path, real_store: Path) -> None:
+    """By its tables."""
+    library = LibraryTokenizer(tokenizer_json(read_header(real_gguf).fields))
+    assert differing(load_tokenizer(FlashStore.open(real_store)).vocabulary,
+                     lambda text, special: (library.encode(text) if special
+                                            else library.encode_inside(text))) == []
 
 
 @pytest.mark.parametrize('name', ['default', 'dbrx', 'gpt-2', 'llama-bpe', 'qwen2', 'smollm'])
