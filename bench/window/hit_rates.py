@@ -1,5 +1,5 @@
-"""Hits of every window policy on recorded traces (bench.window.trace) and on planted activity of a
-ReLU model, beside Belady's optimum.
+"""Hits of every window policy on recorded traces (bench.window.trace), on planted activity of a
+ReLU model or planted routing of Qwen3-30B-A3B's shape, beside Belady's optimum.
 
 A window holds a share of the groups; it begins empty, and filling it counts.
 """
@@ -11,6 +11,7 @@ import sys
 
 import numpy as np
 
+from bench.experts.planted_routing import planted_routing
 from bench.paper.planted_activity import PlantedActivity
 from bench.support.command import Report, at_least, command, run, show
 from bench.window.replayer import at_best, replay
@@ -26,6 +27,12 @@ def planted(tokens: int, layers: int = 8, neurons: int = 4096) -> NeuronTrace:
     """What a ReLU model's predictor asks for, with planted statistics, a neuron a group."""
     return NeuronTrace(f'planted ReLU activity, {layers} x {neurons}', 1,
                        PlantedActivity(layers, neurons).predicted(tokens).astype(bool))
+
+
+def planted_experts(tokens: int, layers: int = 48) -> NeuronTrace:
+    """What a router asks for, with planted statistics, an expert a group."""
+    return NeuronTrace(f'planted routing, {layers} x 8 of 128', 1,
+                       planted_routing(tokens, layers, 128, 8))
 
 
 def rates_of(trace: NeuronTrace, windows: list[float]) -> dict:
@@ -60,6 +67,8 @@ def measure(options: Namespace) -> Report:
     traces = [NeuronTrace.load(path) for path in options.traces]
     if options.per_group:
         traces = [replace(trace, per_group=options.per_group) for trace in traces]
+    if options.planted_experts:
+        traces.append(planted_experts(options.tokens))
     if options.planted or not traces:
         traces.append(planted(options.tokens))
     results = []
@@ -78,6 +87,7 @@ def parser() -> ArgumentParser:
     result = command(__doc__)
     result.add_argument('traces', type=Path, nargs='*')
     result.add_argument('--planted', action='store_true', help='planted activity beside traces')
+    result.add_argument('--planted-experts', action='store_true', help='planted routing, too')
     result.add_argument('--tokens', type=at_least(1), default=96, help='at most, of each trace')
     result.add_argument('--windows', type=float, nargs='+', default=[0.1, 0.25, 0.5, 0.75],
                         help='shares of the groups that have a place')
