@@ -341,8 +341,9 @@ PYBIND11_MODULE(_native, module) {
            "Loads the section's first groups into slots for good; once per section.")
       .def("set_ring", &NeuronCore::set_ring, py::arg("chunk_groups"), py::arg("chunks"), unlocked,
            "Reserves `chunks` runs of `chunk_groups` slots for streaming; once.")
-      .def("set_cache", &NeuronCore::set_cache, py::arg("slots"), unlocked,
-           "Reserves slots for groups read one by one; once.")
+      .def("set_cache", &NeuronCore::set_cache, py::arg("slots"), py::arg("half_life") = 4, unlocked,
+           "Reserves slots for groups read one by one; once. The least likely to be needed yields; "
+           "a use counts half after `half_life` tokens.")
       .def("set_stream_order", &NeuronCore::set_stream_order, py::arg("sections"), unlocked,
            "The cyclic order in which sections will be streamed; reading ahead begins at once.")
       .def("set_read_costs", &NeuronCore::set_read_costs, py::arg("request_seconds"),

@@ -63,7 +63,8 @@ class NeuronCore {
   Section section(int index, int least_rows, int most_rows);
   void pin(int section, std::int64_t groups);
   void set_ring(std::int64_t chunk_groups, std::int64_t chunks);
-  void set_cache(std::int64_t slots);
+  // The group least likely to be needed yields; a use counts half after `half_life` tokens.
+  void set_cache(std::int64_t slots, int half_life);
   void set_stream_order(const std::vector<int>& sections);
   // What scattered reads cost on this device; until then only neighbours are read together.
   void set_read_costs(double request_seconds, double byte_seconds, std::int64_t largest_bytes);

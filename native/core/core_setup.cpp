@@ -173,17 +173,19 @@ void NeuronCore::set_ring(std::int64_t chunk_groups, std::int64_t chunks) {
   ring_ = std::make_unique<StreamRing>(*reader_, counters_, sections_, slot, chunk_groups, chunks);
 }
 
-void NeuronCore::set_cache(std::int64_t slots) {
+void NeuronCore::set_cache(std::int64_t slots, int half_life) {
   const std::lock_guard turn(calls_);
   check_open();
   require(slots >= 1, "slots", slots, "at least 1");
+  require(half_life >= 1 && half_life <= UseChances::kMostHalfLife, "half_life", half_life,
+          between(1, UseChances::kMostHalfLife));
   if (cache_) {
     throw ArgumentError("set_cache", "a second call", "called once");
   }
   const std::int32_t slot = slab_->take(slots, "the cache");
   try {
     cache_ = std::make_unique<GroupCache>(*reader_, counters_, read_costs_, groups_, slot,
-                                          static_cast<std::int32_t>(slots));
+                                          static_cast<std::int32_t>(slots), half_life);
   } catch (...) {
     slab_->give_back(slots);
     throw;

@@ -6,12 +6,13 @@
 namespace flash_llm {
 
 GroupCache::GroupCache(Reader& reader, Counters& counters, const ReadCosts& costs,
-                       std::int64_t groups, std::int32_t first_slot, std::int32_t slots)
+                       std::int64_t groups, std::int32_t first_slot, std::int32_t slots,
+                       int half_life)
     : reader_(reader),
       counters_(counters),
       costs_(costs),
       first_slot_(first_slot),
-      table_(groups, slots),
+      table_(groups, slots, half_life),
       entries_(static_cast<std::size_t>(slots)) {}
 
 GroupCache::~GroupCache() {

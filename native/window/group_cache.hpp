@@ -20,9 +20,9 @@ namespace flash_llm {
 class GroupCache {
  public:
   // `groups` of the file share `slots` slots of the slab, from `first_slot` on. Reads are planned
-  // by `costs`, which may change between calls.
+  // by `costs`, which may change between calls. A use counts half after `half_life` tokens.
   GroupCache(Reader& reader, Counters& counters, const ReadCosts& costs, std::int64_t groups,
-             std::int32_t first_slot, std::int32_t slots);
+             std::int32_t first_slot, std::int32_t slots, int half_life);
   ~GroupCache();
   GroupCache(const GroupCache&) = delete;
   GroupCache& operator=(const GroupCache&) = delete;

@@ -4,8 +4,9 @@
 
 namespace flash_llm {
 
-LeastLikely::LeastLikely(std::int64_t groups, std::int32_t entries, EntryLinks& links)
-    : chances_(groups), links_(links), places_(static_cast<std::size_t>(entries)) {}
+LeastLikely::LeastLikely(std::int64_t groups, std::int32_t entries, int half_life,
+                         EntryLinks& links)
+    : chances_(groups, half_life), links_(links), places_(static_cast<std::size_t>(entries)) {}
 
 void LeastLikely::add(std::int32_t entry, std::int64_t group, bool used) {
   const int level = used ? chances_.used(group) : chances_.of(group);
@@ -25,9 +26,9 @@ void LeastLikely::take(std::int32_t entry) {
 }
 
 std::int32_t LeastLikely::victim() {
-  const int before = before_.find_least();
-  const int current = current_.find_least();
-  if (std::min(before, current) == kLevels) {
+  const int before = before_.find_least(chances_.levels());
+  const int current = current_.find_least(chances_.levels());
+  if (std::min(before, current) == chances_.levels()) {
     return -1;
   }
   return links_.pop_newest(current <= before ? current_.at(current) : before_.at(before));
@@ -36,17 +37,17 @@ std::int32_t LeastLikely::victim() {
 void LeastLikely::token() {
   chances_.token();
   // What was not used in this token falls a level, then what was used joins it.
-  for (int level = 1; level < kLevels; ++level) {
+  for (int level = 1; level < chances_.levels(); ++level) {
     links_.append(before_.at(level - 1), before_.at(level));
   }
-  for (int level = 0; level < kLevels; ++level) {
+  for (int level = 0; level < chances_.levels(); ++level) {
     links_.append(before_.at(level), current_.at(level));
   }
   before_.least = current_.least = 0;
 }
 
-int LeastLikely::Levels::find_least() {
-  while (least < kLevels && at(least).empty()) {
+int LeastLikely::Levels::find_least(int levels) {
+  while (least < levels && at(least).empty()) {
     ++least;
   }
   return least;

@@ -19,7 +19,8 @@ namespace flash_llm {
 class LeastLikely {
  public:
   // Idle entries are in lists of `links`, which others use for those that are not idle.
-  LeastLikely(std::int64_t groups, std::int32_t entries, EntryLinks& links);
+  // `half_life`: of a use, in tokens.
+  LeastLikely(std::int64_t groups, std::int32_t entries, int half_life, EntryLinks& links);
   static constexpr std::size_t bytes(std::size_t groups, std::size_t entries) {
     return UseChances::bytes(groups) + entries * sizeof(Place);
   }
@@ -35,18 +36,18 @@ class LeastLikely {
   void token();
 
  private:
-  static constexpr int kLevels = UseChances::kLevels;
   struct Place {
     std::int32_t token = 0;  // when it became idle
     std::int32_t level = 0;  // then
   };
-  using Lists = std::array<EntryList, kLevels>;
+  using Lists = std::array<EntryList, UseChances::kMostLevels>;
   // Entries by the level they have now.
   struct Levels {
     Lists lists;
     int least = 0;  // no entry is on a lower one
     EntryList& at(int level) { return lists[static_cast<std::size_t>(level)]; }
-    int find_least();
+    // `levels` where all lists are empty.
+    int find_least(int levels);
   };
 
   UseChances chances_;

@@ -2,11 +2,11 @@
 
 namespace flash_llm {
 
-SlotTable::SlotTable(std::int64_t groups, std::int32_t entries)
+SlotTable::SlotTable(std::int64_t groups, std::int32_t entries, int half_life)
     : table_(static_cast<std::size_t>(groups), -1),
       entries_(static_cast<std::size_t>(entries)),
       links_(entries),
-      idle_(groups, entries, links_) {
+      idle_(groups, entries, half_life, links_) {
   for (std::int32_t index = entries; index-- > 0;) {
     links_.push_newest(free_, index);
   }

@@ -15,7 +15,8 @@ namespace flash_llm {
 // may have to yield. Constant time but for settle(), and no allocation after the constructor.
 class SlotTable {
  public:
-  SlotTable(std::int64_t groups, std::int32_t entries);
+  // `half_life`: of a use, in tokens.
+  SlotTable(std::int64_t groups, std::int32_t entries, int half_life);
   SlotTable(const SlotTable&) = delete;
   SlotTable& operator=(const SlotTable&) = delete;
   // What the constructor allocates.

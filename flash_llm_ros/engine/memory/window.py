@@ -12,6 +12,9 @@ from flash_llm_ros.engine.memory.window_plan import WindowPlan, head_index
 from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
 from flash_llm_ros.store.flash_store import FlashStore
 
+# Tokens after which a use counts half for who yields; `python -m bench.window.hit_rates` compares.
+_NEURONS_HALF_LIFE, _EXPERTS_HALF_LIFE = 4, 16
+
 
 class Window:
     """Owns the core; everything below is computed on groups in the window's slots."""
@@ -38,7 +41,9 @@ class Window:
             self.head = ids[head_index(geometry)]
             self.embedding = self._ids['embedding', -1]
             self.core.set_ring(plan.chunk_groups, plan.chunks)
-            self.core.set_cache(plan.cache_slots)
+            experts = store.manifest.model.feed_forward.experts
+            self.core.set_cache(plan.cache_slots, _NEURONS_HALF_LIFE if experts is None else
+                                _EXPERTS_HALF_LIFE)
             if costs is not None:
                 self.core.set_read_costs(costs.request_seconds, costs.byte_seconds,
                                          costs.largest_bytes)
