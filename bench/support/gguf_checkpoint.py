@@ -19,10 +19,11 @@ from bench.support.tiny_checkpoint import CHAT_TEMPLATE
 
 # Where GGUF has another name.
 ARCHITECTURES = {'mistral': 'llama', 'mixtral': 'llama', 'ministral3': 'mistral3',
-                 'gemma3_text': 'gemma3'}
-PERMUTED = ('llama', 'minicpm', 'mistral3', 'granite', 'smollm3', 'arcee')
+                 'gemma3_text': 'gemma3', 'qwen3_moe': 'qwen3moe'}
+PERMUTED = ('llama', 'minicpm', 'mistral3', 'granite', 'granitemoe', 'smollm3', 'arcee')
 NORMS_LACK_1 = ('gemma2', 'gemma3', 'nemotron')
 EXPERT = re.compile(r'model\.layers\.(\d+)\.\w+\.experts\.\d+\.(\w+)\.weight')
+FUSED = re.compile(r'model\.layers\.(\d+)\.block_sparse_moe\.(input|output)_linear\.weight')
 EXPERT_PARTS = {'w1': 'gate', 'w3': 'up', 'w2': 'down', 'gate_proj': 'gate', 'up_proj': 'up',
                 'down_proj': 'down'}
 
@@ -73,6 +74,11 @@ def gguf_tensors(tensors: Mapping[str, np.ndarray], architecture: str,
         if match := EXPERT.fullmatch(name):
             layer, part = match.groups()
             experts[f'blk.{layer}.ffn_{EXPERT_PARTS[part]}_exps.weight'].append(tensors[name])
+        elif match := FUSED.fullmatch(name):
+            layer, kind = match.groups()
+            parts = [tensors[name]] if kind == 'output' else np.split(tensors[name], 2, axis=1)
+            found |= {f'blk.{layer}.ffn_{part}_exps.weight': rows for part, rows in zip(
+                ('down',) if kind == 'output' else ('gate', 'up'), parts, strict=True)}
         else:
             lacks = architecture in NORMS_LACK_1 and name.endswith('norm.weight')
             found[names.get_name(name, ('.weight', '.bias'))] = tensors[name] + np.float32(lacks)

@@ -10,7 +10,14 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 from tiny_checkpoint import CHAT_TEMPLATE, byte_tokenizer, printable_tokens
 import torch
-from transformers import AutoModelForCausalLM, MixtralConfig, PretrainedConfig
+from transformers import (
+    AutoModelForCausalLM,
+    GraniteMoeConfig,
+    MixtralConfig,
+    OlmoeConfig,
+    PretrainedConfig,
+    Qwen3MoeConfig,
+)
 
 SHAPE = {'vocab_size': 258, 'hidden_size': 64, 'num_hidden_layers': 3, 'num_attention_heads': 4,
          'num_key_value_heads': 2, 'max_position_embeddings': 512, 'bos_token_id': 256,
@@ -48,7 +55,9 @@ def fused(folder: Path, copy: Path) -> Path:
     tensors, experts = {}, defaultdict(dict)
     for name, tensor in load_file(folder / 'model.safetensors').items():
         before, found, rest = name.partition('.experts.')
-        if found:
+        if 'input_linear' in name or 'output_linear' in name:       # fused as it is
+            tensors[name] = tensor
+        elif found:
             expert, part, _ = rest.split('.')
             experts[f'{before.replace("block_sparse_moe", "mlp")}.experts'][
                 EXPERT_PARTS[part], int(expert)] = tensor
@@ -65,4 +74,14 @@ def fused(folder: Path, copy: Path) -> Path:
 
 EXPERT_FAMILIES: dict[str, Callable[[Path], Path]] = {
     'mixtral': write_mixtral,
+    'granitemoe': lambda folder: write_model(folder, GraniteMoeConfig(
+        **SHAPE, intermediate_size=96, num_local_experts=8, num_experts_per_tok=3,
+        embedding_multiplier=3.0, residual_multiplier=0.6, attention_multiplier=0.4,
+        logits_scaling=2.0)),
+    'olmoe': lambda folder: write_model(folder, OlmoeConfig(
+        **{**SHAPE, 'num_key_value_heads': 4}, intermediate_size=96, num_experts=8,
+        num_experts_per_tok=3)),
+    'qwen3_moe': lambda folder: write_model(folder, Qwen3MoeConfig(
+        **SHAPE, head_dim=32, moe_intermediate_size=96, intermediate_size=200, num_experts=8,
+        num_experts_per_tok=3, norm_topk_prob=True)),
 }

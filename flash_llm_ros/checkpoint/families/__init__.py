@@ -7,6 +7,7 @@ from flash_llm_ros.checkpoint.families.family import Family
 from flash_llm_ros.checkpoint.families.gemma2 import Gemma2
 from flash_llm_ros.checkpoint.families.gemma3 import Gemma3
 from flash_llm_ros.checkpoint.families.granite import Granite
+from flash_llm_ros.checkpoint.families.granitemoe import GraniteMoe
 from flash_llm_ros.checkpoint.families.llama import Llama
 from flash_llm_ros.checkpoint.families.minicpm import MiniCpm
 from flash_llm_ros.checkpoint.families.mistral import Mistral
@@ -14,10 +15,12 @@ from flash_llm_ros.checkpoint.families.mistral3 import Mistral3
 from flash_llm_ros.checkpoint.families.mixtral import Mixtral
 from flash_llm_ros.checkpoint.families.nemotron import Nemotron
 from flash_llm_ros.checkpoint.families.olmo2 import Olmo2
+from flash_llm_ros.checkpoint.families.olmoe import Olmoe
 from flash_llm_ros.checkpoint.families.opt import Opt
 from flash_llm_ros.checkpoint.families.phi3 import Phi3
 from flash_llm_ros.checkpoint.families.qwen2 import Qwen2
 from flash_llm_ros.checkpoint.families.qwen3 import Qwen3
+from flash_llm_ros.checkpoint.families.qwen3_moe import Qwen3Moe
 from flash_llm_ros.checkpoint.families.smollm3 import SmolLm3
 from flash_llm_ros.checkpoint.families.stablelm import StableLm
 
@@ -27,6 +30,7 @@ FAMILIES: dict[str, Family] = {
     'gemma3': Gemma3(),                 # of GGUF
     'gemma3_text': Gemma3(),            # of config.json, alone or within that of gemma3
     'granite': Granite(),
+    'granitemoe': GraniteMoe(),
     'llama': Llama(),
     'minicpm': MiniCpm(),
     'ministral3': Mistral3(),           # of config.json, alone or within that of mistral3
@@ -35,10 +39,13 @@ FAMILIES: dict[str, Family] = {
     'mixtral': Mixtral(),
     'nemotron': Nemotron(),
     'olmo2': Olmo2(),
+    'olmoe': Olmoe(),
     'opt': Opt(),
     'phi3': Phi3(),
     'qwen2': Qwen2(),
     'qwen3': Qwen3(),
+    'qwen3_moe': Qwen3Moe(),
+    'qwen3moe': Qwen3Moe(),             # of GGUF
     'smollm3': SmolLm3(),
     'sparsellama': Llama(),             # ProSparse's name for llama with FATReLU
     'stablelm': StableLm(),

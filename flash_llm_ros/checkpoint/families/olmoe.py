@@ -1,0 +1,30 @@
+"""The olmoe family (arXiv 2409.02060): llama with norms of queries and keys over their whole width,
+and experts.
+"""
+
+from collections.abc import Iterator
+
+from flash_llm_ros.checkpoint.families.experts import expert_block, expert_tensors
+from flash_llm_ros.checkpoint.families.family import Config, Tensor
+from flash_llm_ros.checkpoint.families.llama import Llama
+from flash_llm_ros.model_spec import AttentionSpec, FeedForwardSpec, ModelSpec
+
+
+class Olmoe(Llama):
+
+    gguf_interleaves = False
+    qk_norm = 'width'
+
+    def attention(self, config: Config) -> AttentionSpec:
+        if (clipped := config.get('clip_qkv')) is not None:
+            raise ValueError(f'clip_qkv is {clipped}; it must be null')
+        return super().attention(config)
+
+    def feed_forward(self, config: Config) -> FeedForwardSpec:
+        return expert_block(config, config['intermediate_size'],
+                            config.get('norm_topk_prob', False))
+
+    def block_tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
+        return expert_tensors(spec, 'mlp.gate', 'mlp.experts',
+                              ('gate_proj', 'up_proj', 'down_proj'),
+                              ('mlp.experts.gate_up_proj', 'mlp.experts.down_proj'))
