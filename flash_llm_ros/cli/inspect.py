@@ -13,7 +13,7 @@ from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.codec import CODEC_NAMES
 from flash_llm_ros.store.device_profile import PROFILE, DeviceProfile
 from flash_llm_ros.store.errors import FlashLlmError
-from flash_llm_ros.store.flash_store import MANIFEST, FlashStore
+from flash_llm_ros.store.flash_store import MANIFEST, NEURONS, FlashStore
 from flash_llm_ros.store.manifest import Calibration
 
 EPILOG = """\
@@ -44,8 +44,7 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     try:
         path = Path(options.store)
-        if path.is_file() or (path.is_dir() and not (path / MANIFEST).is_file()
-                              and any(path.iterdir())):
+        if _is_checkpoint(path):
             _checkpoint(path, options)
         elif options.json:
             print(json.dumps(_facts(FlashStore.open(path)), indent=2))
@@ -54,6 +53,14 @@ def run(options: Namespace) -> int:
     except (FlashLlmError, OSError, ValueError) as error:
         return fail(error)
     return 0
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """A store whose conversion did not finish is none, nor is an empty folder."""
+    if path.is_dir():
+        return any(path.iterdir()) and not any((path / name).exists()
+                                               for name in (MANIFEST, NEURONS))
+    return path.is_file()
 
 
 def _checkpoint(path: Path, options: Namespace) -> None:

@@ -58,6 +58,10 @@ def test_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert 'doubt       there is no chat template' in text
     assert [line.split()[0] for line in text.splitlines()[-1:]] == ['30']
     assert [path.name for path in tmp_path.iterdir()] == ['relu']
+    (tmp_path / 'half.store').mkdir()
+    (tmp_path / 'half.store' / 'neurons.bin').touch()
+    assert main(['inspect', str(tmp_path / 'half.store')]) == 1
+    assert 'its conversion did not finish' in capsys.readouterr().err
     (folder / 'config.json').write_text('{"model_type": "mamba"}')
     assert main(['inspect', str(folder)]) == 1
     assert "'mamba' is not supported" in capsys.readouterr().err
