@@ -14,15 +14,17 @@ from gguf_checkpoint import write_gguf
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_checkpoint import converted
+from tiny_checkpoint import byte_tokenizer, converted
 import torch
 from transformers import AutoModelForCausalLM
 
 from bench.quality.reference_model import reference_choices
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.open import open_checkpoint
+from flash_llm_ros.convert.calibration_text import default_text
 from flash_llm_ros.convert.losses import log_softmax
 from flash_llm_ros.engine import GenerationRequest
+from flash_llm_ros.store.flash_store import FlashStore
 
 PROMPTS = ('Where is the charging station?', 'x', 'Turn left, then stop. ' * 5)
 TOKENS = np.arange(20, 80)
@@ -77,6 +79,29 @@ def test_logits_and_greedy_tokens(model: FamilyModel, store: Path) -> None:
     for prompt, answer in found[0][1]:
         assert len(answer) == 24 or answer[-1] == 257
         assert answer == reference_choices(model.reference, prompt, answer)
+
+
+def test_how_well_the_next_layer_is_foreseen(model: FamilyModel, store: Path) -> None:
+    """Against transformers: the next layer's router, given what enters this layer's block."""
+    blocks = [getattr(layer, 'mlp', None) or layer.block_sparse_moe
+              for layer in model.reference.model.layers]
+    routers = [(getattr(block, 'gate', None) or block.router).weight for block in blocks]
+    inputs: list[torch.Tensor] = []
+    hooks = [block.register_forward_pre_hook(lambda _, given: inputs.append(given[0][0]))
+             for block in blocks]
+    foresight = FlashStore.open(store).manifest.foresight
+    tokens = default_text().encode()[:foresight.text_tokens]
+    tokenizer = byte_tokenizer()
+    with torch.no_grad():
+        model.reference(torch.tensor([tokenizer.encode(tokens.decode()).ids]))
+    for hook in hooks:
+        hook.remove()
+    active, right = len(foresight.recall), []
+    for layer in range(len(blocks) - 1):
+        likely = (inputs[layer] @ routers[layer + 1].T).topk(active).indices
+        used = (inputs[layer + 1] @ routers[layer + 1].T).topk(active).indices
+        right.append((likely[:, :, None] == used[:, None, :]).any(-1).float())
+    assert foresight.recall == pytest.approx(torch.cat(right).mean(0).tolist(), abs=0.01)
 
 
 def test_quantised_experts_stay_close(model: FamilyModel, tmp_path: Path) -> None:
