@@ -2,8 +2,9 @@
 
 from flash_llm_ros.client.answer import Answer, AnswerError, NodeLostError, PendingAnswer
 from flash_llm_ros.client.flash_llm_client import FlashLlmClient
+from flash_llm_ros.client.messages import message_from
 from flash_llm_ros.finish_reason import FinishReason
 from flash_llm_ros.store.errors import ErrorCode
 
 __all__ = ['Answer', 'AnswerError', 'ErrorCode', 'FinishReason', 'FlashLlmClient',
-           'NodeLostError', 'PendingAnswer']
+           'NodeLostError', 'PendingAnswer', 'message_from']

@@ -31,12 +31,17 @@ def make_goal(
     regex: str | None = None,
     choices: Iterable[str] | None = None,
     grammar: str | None = None,
+    interface: type | str | None = None,
+    bounds: Mapping[str, Any] | None = None,
 ) -> GenerateText.Goal:
     """Return the goal; its message tells what every field means.
 
     ``messages`` are ('user', 'text') pairs, {'role', 'content'} mappings or ChatMessages, instead
     of a prompt. ``deadline`` is in seconds from arrival, 0: the node's own. At most one of
-    ``json_schema``, ``regex``, ``choices`` and ``grammar`` says what the answer has to look like.
+    ``json_schema``, ``regex``, ``choices``, ``grammar`` and ``interface`` says what the answer has
+    to look like. An interface is a message's class or a name such as 'geometry_msgs/msg/Twist', an
+    action (its goal) or a service (its request); ``bounds`` say more about fields:
+    {'linear.x': {'maximum': 0.3}}. ``message_from`` makes the message of the answer.
     ValueError names the argument that does not fit its field, or is a text that cannot be sent.
     """
     goal = GenerateText.Goal(check_fields=True)
@@ -51,7 +56,8 @@ def make_goal(
                         ('stop', _texts('stop', stop))):
         _fill(goal.sampling, name, value)
     _fill(goal, 'messages', [_chat_message(message) for message in messages])
-    _fill(goal, 'constraint', _constraint(json_schema, regex, choices, grammar))
+    _fill(goal, 'constraint', _constraint(json_schema, regex, choices, grammar,
+                                           interface, bounds))
     return goal
 
 
@@ -103,8 +109,13 @@ def _constraint(
     regex: str | None,
     choices: Iterable[str] | None,
     grammar: str | None,
+    interface: type | str | None,
+    bounds: Mapping[str, Any] | None,
 ) -> OutputConstraint:
-    given = {'json_schema': json_schema, 'regex': regex, 'choices': choices, 'grammar': grammar}
+    given = {'json_schema': json_schema, 'regex': regex, 'choices': choices, 'grammar': grammar,
+             'interface': _interface_name(interface)}
+    if bounds is not None and interface is None:
+        raise ValueError('bounds are given, but no interface, whose fields they would bound.')
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
         raise ValueError(f'{" and ".join(names)} are given; an answer can have one constraint.')
@@ -117,4 +128,14 @@ def _constraint(
     else:
         text = given[names[0]]
         _fill(constraint, 'text', text if isinstance(text, str) else json.dumps(text))
+    if bounds is not None:
+        _fill(constraint, 'bounds', json.dumps(bounds))
     return constraint
+
+
+def _interface_name(interface: type | str | None) -> str | None:
+    """A class's name as ROS writes it."""
+    if interface is None or isinstance(interface, str):
+        return interface
+    package, folder = interface.__module__.split('.')[:2]
+    return f'{package}/{folder}/{interface.__name__}'

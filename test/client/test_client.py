@@ -303,7 +303,7 @@ def test_a_request_waits_until_the_node_is_active(int8_store) -> None:
 
 
 def test_goal_has_every_field() -> None:
-    from flash_llm_msgs.msg import OutputConstraint
+    from flash_llm_msgs.msg import ChatMessage, OutputConstraint
     from flash_llm_ros.client.goal import make_goal
 
     goal = make_goal(
@@ -324,6 +324,9 @@ def test_goal_has_every_field() -> None:
         kind=OutputConstraint.CHOICES, choices=['a', 'b'])
     assert make_goal('p', regex='a+').constraint.kind == OutputConstraint.REGEX
     assert make_goal('p', grammar='start: "a"').constraint.kind == OutputConstraint.GRAMMAR
+    assert make_goal('p', interface=ChatMessage, bounds={'role': {'const': 'user'}}).constraint == (
+        OutputConstraint(kind=OutputConstraint.INTERFACE, text='flash_llm_msgs/msg/ChatMessage',
+                         bounds='{"role": {"const": "user"}}'))
     assert make_goal('p') == type(goal)(prompt='p')     # the defaults are the message's own
 
 

@@ -1,12 +1,15 @@
 """The examples that need no particular model, each in a process of its own beside a real node."""
 
 from collections.abc import Iterator
+import os
 from pathlib import Path
 import queue
+import subprocess
+import sys
 import time
 
 import pytest
-from ros_fixtures import RunningNode, example, running_node
+from ros_fixtures import EXAMPLES, RunningNode, example, running_node
 
 from flash_llm_ros.cli.bag import read_strings, write_bag
 
@@ -39,6 +42,14 @@ class Topics:
 
     def put(self, text: str) -> None:
         self._in.publish(self._text(data=text))
+
+
+def test_an_answer_is_a_message(node: RunningNode) -> None:
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / 'interface_answer.py'), 'Drive!'], capture_output=True,
+        env={**os.environ, 'ROS_DOMAIN_ID': str(node.domain), 'PYTHONPATH': ':'.join(sys.path)},
+        text=True, check=False, timeout=WAIT)
+    assert done.returncode == 0 and done.stdout.startswith('geometry_msgs.msg.Twist('), done
 
 
 def test_a_bag_of_log_lines_becomes_summaries(node: RunningNode, tmp_path: Path) -> None:

@@ -51,7 +51,21 @@ def test_every_kind(node: RunningNode) -> None:
     assert ask_both(node, kind=4, text='start: "a" start "b" | "c"', max_tokens=2).text[0] in 'ac'
 
 
+def test_an_interface(node: RunningNode) -> None:
+    from geometry_msgs.msg import Twist
+
+    from flash_llm_ros.client import message_from
+
+    bounds = {f'{part}.{axis}': {'enum': [0.25, 0]} for part in ('linear', 'angular')
+              for axis in 'xyz'}
+    answer = ask_both(node, kind=5, text='geometry_msgs/msg/Twist', bounds=json.dumps(bounds))
+    assert answer.error.code == ErrorCode.NONE, answer.error.message
+    assert message_from(Twist, answer.text).linear.x in (0.25, 0)
+
+
 @pytest.mark.parametrize(('fields', 'code', 'words'), [
+    ({'kind': 5, 'text': 'no/msg/Thing'}, ErrorCode.INVALID_CONSTRAINT, 'not installed'),
+    ({'kind': 2, 'text': 'a', 'bounds': '{}'}, ErrorCode.INVALID_CONSTRAINT, 'bounds are given'),
     ({'kind': 1, 'text': '{'}, ErrorCode.INVALID_CONSTRAINT, 'no JSON'),
     ({'kind': 2, 'text': '(a'}, ErrorCode.INVALID_CONSTRAINT, 'unclosed'),
     ({'kind': 3}, ErrorCode.INVALID_CONSTRAINT, 'choices holds 0'),

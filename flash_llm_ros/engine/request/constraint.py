@@ -11,7 +11,10 @@ MOST_CHOICES = 2_000
 
 
 class ConstraintKind(IntEnum):
-    """The same numbers as the constants of ``flash_llm_msgs/msg/OutputConstraint``."""
+    """The same numbers as the constants of ``flash_llm_msgs/msg/OutputConstraint``.
+
+    An INTERFACE is a JSON_SCHEMA when it comes here: the engine knows no ROS.
+    """
 
     JSON_SCHEMA = 1
     REGEX = 2

@@ -5,7 +5,14 @@ import math
 from flash_llm_msgs.action import GenerateText as GenerateTextAction
 from flash_llm_msgs.msg import EngineError, GenerationStats, OutputConstraint, TokenChunk
 from flash_llm_msgs.srv import GenerateText as GenerateTextService
-from flash_llm_ros.engine import Constraint, GenerationRequest, Message, SamplingParams
+from flash_llm_ros.engine import (
+    Constraint,
+    ConstraintKind,
+    GenerationRequest,
+    Message,
+    SamplingParams,
+)
+from flash_llm_ros.node.interfaces.interface_schema import interface_schema
 from flash_llm_ros.node.work.request import Chunk, Outcome
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
@@ -51,10 +58,16 @@ def forget_texts(ask: Ask) -> None:
 
 
 def _constraint(message: OutputConstraint) -> Constraint | None:
-    choices = tuple(message.choices)
-    if message.kind != OutputConstraint.NONE:
-        return Constraint(message.kind, message.text, choices)
-    if message.text or choices:
+    kind, text, choices = message.kind, message.text, tuple(message.choices)
+    if kind == OutputConstraint.INTERFACE:
+        kind, text = ConstraintKind.JSON_SCHEMA, interface_schema(text, message.bounds)
+    elif message.bounds:
+        raise FlashLlmError(
+            ErrorCode.INVALID_CONSTRAINT, f'constraint.kind is {kind}, but bounds are given, which '
+            'belong to an INTERFACE (5).')
+    if kind != OutputConstraint.NONE:
+        return Constraint(kind, text, choices)
+    if text or choices:
         raise FlashLlmError(
             ErrorCode.INVALID_CONSTRAINT, 'constraint.kind is NONE (0), but text or choices are '
             'given; it has to say what they are.')

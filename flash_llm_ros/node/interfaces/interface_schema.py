@@ -1,0 +1,153 @@
+"""A ROS interface as a JSON schema: the engine knows no ROS."""
+
+import importlib
+from importlib.util import find_spec
+import json
+from pathlib import Path
+import re
+from typing import Any
+
+from rosidl_parser.definition import (
+    AbstractGenericString,
+    AbstractNestedType,
+    AbstractSequence,
+    AbstractString,
+    Array,
+    BasicType,
+    BoundedSequence,
+    NamespacedType,
+)
+
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+
+_NAME = re.compile(r'([a-z][a-z0-9_]*)/(msg|srv|action)/([A-Z][A-Za-z0-9]*)')
+_PARTS = {'msg': '', 'srv': 'Request', 'action': 'Goal'}    # what is sent to somebody
+_INTEGERS = {'octet': (0, 8), 'uint8': (0, 8), 'int8': (1, 8), 'uint16': (0, 16),
+             'int16': (1, 16), 'uint32': (0, 32), 'int32': (1, 32), 'uint64': (0, 64),
+             'int64': (1, 64)}      # (signed, bits)
+
+Schema = dict[str, Any]
+
+
+def interface_schema(name: str, bounds: str = '') -> str:
+    """The schema of `geometry_msgs/msg/Twist`, an action's goal or a service's request.
+
+    `bounds` is '' or JSON that says more about some fields, by their dotted names:
+    ``{"linear.x": {"minimum": -0.3, "maximum": 0.3}}``. A field whose interface has a default of
+    its own may be left out. Raises FlashLlmError(INVALID_CONSTRAINT).
+    """
+    kind = interface_class(name)
+    definitions: dict[str, Schema] = {}
+    root = _message(kind, definitions)
+    schema: Schema = {'$ref': root['$ref'], '$defs': definitions}
+    more = [_bound(kind, path, bound) for path, bound in _bounds(bounds).items()]
+    if more:
+        schema['allOf'] = more
+    return json.dumps(schema)
+
+
+def interface_class(name: str) -> Any:
+    """The class of an interface; raises FlashLlmError(INVALID_CONSTRAINT)."""
+    found = _NAME.fullmatch(name.strip())
+    if found is None:
+        _refuse(f'text is {name[:80]!r}; it must name an interface such as geometry_msgs/msg/Twist')
+    package, folder, kind = found.groups()
+    # Whoever asks has no say in what is imported: it is where rosidl has put an interface.
+    spec = find_spec(package)
+    file = '_' + re.sub(r'(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])', '_', kind).lower()
+    if spec is None or not any(Path(place, folder, f'{file}.py').is_file()
+                               for place in spec.submodule_search_locations or ()):
+        _refuse(f'the interface {name} is not installed here')
+    found_class = getattr(importlib.import_module(f'{package}.{folder}'), kind)
+    return getattr(found_class, _PARTS[folder]) if _PARTS[folder] else found_class
+
+
+def _message(kind: Any, definitions: dict[str, Schema]) -> Schema:
+    """A reference to the definition of a message."""
+    name = f'{kind.__module__.split(".")[0]}.{kind.__name__}'
+    if name not in definitions:
+        definitions[name] = {}      # keeps the name
+        fields = dict(zip(kind.get_fields_and_field_types(), kind.SLOT_TYPES, strict=False))
+        made = kind()
+        required = [field for field, slot in fields.items()
+                    if not _has_default(getattr(made, field), slot)]
+        definitions[name] = {
+            'type': 'object',
+            'properties': {field: _value(slot, definitions) for field, slot in fields.items()},
+            'required': required, 'additionalProperties': False}
+    return {'$ref': f'#/$defs/{name}'}
+
+
+def _has_default(value: Any, slot: Any) -> bool:
+    if isinstance(slot, Array):
+        return any(_has_default(item, slot.value_type) for item in value)
+    if isinstance(slot, NamespacedType):
+        return False
+    return bool(len(value)) if isinstance(slot, AbstractSequence) else value not in (
+        0, '', False, b'\0')
+
+
+def _value(slot: Any, definitions: dict[str, Schema]) -> Schema:
+    if isinstance(slot, NamespacedType):
+        return _message(_class_of(slot), definitions)
+    if isinstance(slot, AbstractNestedType):
+        schema: Schema = {'type': 'array', 'items': _value(slot.value_type, definitions)}
+        if isinstance(slot, Array):
+            schema |= {'minItems': slot.size, 'maxItems': slot.size}
+        elif isinstance(slot, BoundedSequence):
+            schema['maxItems'] = slot.maximum_size
+        return schema
+    if isinstance(slot, AbstractGenericString):
+        longest = getattr(slot, 'maximum_size', None)
+        # Of a string rosidl counts bytes, of which a character has up to four.
+        most = longest if longest is None or not isinstance(slot, AbstractString) else longest // 4
+        return {'type': 'string'} if most is None else {'type': 'string', 'maxLength': most}
+    name = slot.typename if isinstance(slot, BasicType) else str(slot)
+    if name == 'boolean':
+        return {'type': 'boolean'}
+    if name in _INTEGERS:
+        signed, bits = _INTEGERS[name]
+        return {'type': 'integer', 'minimum': -signed * 2 ** (bits - 1),
+                'maximum': 2 ** (bits - signed) - 1}
+    if name in ('float', 'double', 'long double'):
+        return {'type': 'number'}
+    _refuse(f'an interface has a field of type {name}, which JSON does not write')
+
+
+def _class_of(slot: NamespacedType) -> Any:
+    return getattr(importlib.import_module('.'.join(slot.namespaces)), slot.name)
+
+
+def _bounds(text: str) -> dict[str, Any]:
+    if not text:
+        return {}
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        _refuse(f'bounds is no JSON: {error}')
+    if not isinstance(found, dict):
+        _refuse('bounds must be an object such as {"linear.x": {"maximum": 0.3}}')
+    return found
+
+
+def _bound(kind: Any, path: str, bound: Any) -> Schema:
+    """A schema of a message that says something about one field."""
+    name, _, rest = path.partition('.')
+    fields = dict(zip(kind.get_fields_and_field_types(), kind.SLOT_TYPES, strict=False))
+    if name not in fields:
+        _refuse(f'bounds names {path!r}, but the fields are {", ".join(fields)}')
+    if not rest:
+        return {'properties': {name: bound}}
+    slot, lists = fields[name], 0
+    while isinstance(slot, AbstractNestedType):
+        slot, lists = slot.value_type, lists + 1
+    if not isinstance(slot, NamespacedType):
+        _refuse(f'bounds names {path!r}, but {name} has no fields')
+    inner = _bound(_class_of(slot), rest, bound)
+    for _ in range(lists):
+        inner = {'items': inner}
+    return {'properties': {name: inner}}
+
+
+def _refuse(reason: str) -> None:
+    raise FlashLlmError(ErrorCode.INVALID_CONSTRAINT, f'constraint: {reason}.')

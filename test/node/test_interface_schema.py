@@ -1,0 +1,110 @@
+"""A ROS interface as a schema, and its answer as a message."""
+
+import json
+
+from jsonschema import Draft202012Validator
+import pytest
+from refusals import assert_error
+
+from bench.request.schema_walk import Walk, compact
+from flash_llm_ros.store.errors import ErrorCode
+
+pytestmark = pytest.mark.ros
+
+
+def schema(name: str, **bounds: dict) -> dict:
+    from flash_llm_ros.node.interfaces.interface_schema import interface_schema
+
+    return json.loads(interface_schema(name, json.dumps(bounds) if bounds else ''))
+
+
+def as_plain(message: object) -> object:
+    """A message as JSON has it, by its fields alone."""
+    if hasattr(message, 'get_fields_and_field_types'):
+        return {name: as_plain(getattr(message, name))
+                for name in message.get_fields_and_field_types()}
+    if isinstance(message, bytes):
+        return message[0]
+    return message if isinstance(message, str) or not hasattr(message, '__iter__') else [
+        as_plain(item) for item in message]
+
+
+def messages() -> list[object]:
+    """One of every kind of field."""
+    from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
+    from geometry_msgs.msg import PoseWithCovariance, Twist
+    from sensor_msgs.msg import JointState
+    from std_msgs.msg import Empty
+    from std_srvs.srv import SetBool
+
+    from flash_llm_msgs.action import GenerateText
+    from flash_llm_msgs.msg import ChatMessage
+
+    twist, pose, joints = Twist(), PoseWithCovariance(), JointState()
+    twist.linear.x, twist.angular.z = 0.25, -1.5
+    pose.covariance[35] = 0.5
+    joints.header.stamp.sec, joints.header.stamp.nanosec = -2 ** 31, 2 ** 32 - 1
+    joints.name, joints.position = ['a', 'größe "b"'], [0.7, -3.1]
+    status = DiagnosticStatus(level=b'\2', name='arm', values=[KeyValue(key='k', value='v')])
+    goal = GenerateText.Goal(prompt='x', messages=[ChatMessage(role='user', content='y')])
+    return [twist, pose, joints, DiagnosticArray(status=[status]), goal, SetBool.Request(data=True),
+            Empty()]
+
+
+def name_of(message: object) -> str:
+    package, folder = type(message).__module__.split('.')[:2]
+    kind = type(message).__name__.removesuffix('_Goal').removesuffix('_Request')
+    return f'{package}/{folder}/{kind}'
+
+
+def test_every_message_can_be_the_answer_and_comes_back() -> None:
+    from flash_llm_ros.client import message_from
+
+    walk = Walk()
+    for message in messages():
+        made, text = schema(name_of(message)), compact(as_plain(message))
+        Draft202012Validator.check_schema(made)
+        Draft202012Validator(made).validate(json.loads(text))
+        walk.constrain('JSON_SCHEMA', json.dumps(made))
+        assert walk.reaches(text), text
+        assert message_from(type(message), text) == message
+
+
+def test_ranges_bounds_and_defaults() -> None:
+    judge = Draft202012Validator(schema(
+        'sensor_msgs/msg/JointState', **{'header.stamp.sec': {'minimum': 5},
+                                         'position': {'items': {'maximum': 0.75}}}))
+    good = {'header': {'stamp': {'sec': 5, 'nanosec': 0}, 'frame_id': ''}, 'name': [],
+            'position': [0.7], 'velocity': [], 'effort': []}
+    assert judge.is_valid(good)
+    for name, value in (('position', [0.76]), ('name', [1]), ('other', 0),
+                        ('header', {'stamp': {'sec': 4, 'nanosec': 0}, 'frame_id': ''}),
+                        ('header', {'stamp': {'sec': 5, 'nanosec': 2 ** 32}, 'frame_id': ''})):
+        assert not judge.is_valid({**good, name: value}), name
+    sampling = schema('flash_llm_msgs/msg/SamplingOptions')['$defs'][
+        'flash_llm_msgs.SamplingOptions']
+    assert 'top_p' not in sampling['required'] and 'temperature' in sampling['required']
+
+
+@pytest.mark.parametrize(('name', 'bounds', 'words'), [
+    ('Twist', '', 'such as geometry_msgs/msg/Twist'),
+    ('os/msg/Path', '', 'not installed'), ('geometry_msgs/msg/Nothing', '', 'not installed'),
+    ('geometry_msgs/msg/Twist', '{', 'no JSON'), ('geometry_msgs/msg/Twist', '[]', 'an object'),
+    ('geometry_msgs/msg/Twist', '{"linear.q": {}}', 'the fields are x, y, z'),
+    ('geometry_msgs/msg/Twist', '{"linear.x.y": {}}', 'x has no fields'),
+])
+def test_refused(name: str, bounds: str, words: str) -> None:
+    from flash_llm_ros.node.interfaces.interface_schema import interface_schema
+
+    with assert_error(ErrorCode.INVALID_CONSTRAINT, words):
+        interface_schema(name, bounds)
+
+
+def test_an_answer_that_is_no_such_message() -> None:
+    from geometry_msgs.msg import Twist
+
+    from flash_llm_ros.client import message_from
+
+    for text in ('{', '{"linear":{"q":1}}', '{"linear":3}'):
+        with pytest.raises(ValueError, match='is no Twist'):
+            message_from(Twist, text)
