@@ -20,6 +20,7 @@ from flash_llm_ros.engine import (
     SamplingParams,
 )
 from flash_llm_ros.engine.request.constrained_decoding import ConstrainedDecoding
+from flash_llm_ros.engine.request.constraint_trial import ConstraintTrial, Outcome
 from flash_llm_ros.engine.text.tokenizer import load_tokenizer
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
@@ -267,6 +268,17 @@ def test_refused_constraints(engine: Engine, kind: ConstraintKind, text: str, wo
 def test_refused_fields(fields: dict[str, object], words: str) -> None:
     with assert_error(ErrorCode.INVALID_CONSTRAINT, words):
         Constraint(**fields)
+
+
+def test_an_answer_that_would_not_validate(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Were the grammar wrong, the independent judge is not."""
+    monkeypatch.setattr(ConstraintTrial, 'outcome',
+                        lambda self, constraint: Outcome(grammar='start: "[0.76]"'))
+    schema = Constraint(ConstraintKind.JSON_SCHEMA, '{"items": {"maximum": 0.75}}')
+    generation = engine.start(request(constraint=schema))
+    with assert_error(ErrorCode.CONSTRAINT_UNMET, 'does not validate'):
+        list(generation)
+    assert generation.text == '[0.76]' and generation.finish_reason is FinishReason.ERROR
 
 
 def test_stop_strings_and_constraints_exclude_each_other(engine: Engine) -> None:
