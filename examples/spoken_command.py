@@ -14,8 +14,8 @@ a word of the parameter `stop_words` needs no model and starts no motion. No mot
 than `longest_motion` seconds, whatever was said and whoever answers. Whatever goes wrong (no node,
 no answer before the deadline, an answer that cannot be completed), the robot stands.
 
-The form of a command is certain, its sense is the model's: SmolLM2-135M (`make demo`) mixes up left
-and right, Qwen2.5-Coder-1.5B does not.
+The form of a command is certain, its sense is the model's: SmolLM2-135M (`make demo`) understands the
+line above, but takes "Back up quickly" for slow; Qwen2.5-Coder-1.5B understands both.
 """
 
 from collections.abc import Iterable
@@ -38,8 +38,12 @@ from flash_llm_ros.client import FlashLlmClient, PendingAnswer
 from flash_llm_ros.finish_reason import FinishReason
 
 SCHEMA = json.loads(Path(__file__).with_name('motion_command.schema.json').read_text())
-SYSTEM_PROMPT = ('You translate what a person says into one command for a robot, as JSON with '
-                 'action, speed and seconds.')
+# The examples are what a small model needs.
+SYSTEM_PROMPT = (
+    'You translate what a person says into one command for a robot, as JSON with action, speed and '
+    'seconds. "Drive ahead fast for five seconds." is '
+    '{"action":"forward","speed":"fast","seconds":5}. "Stop." is '
+    '{"action":"stop","speed":"slow","seconds":1}.')
 SPEEDS = {'slow': 0.1, 'normal': 0.3, 'fast': 0.6}      # m/s, and half of it in rad/s
 # Signs of (linear.x, angular.z); positive turns are to the left (REP 103).
 DIRECTIONS = {'forward': (1, 0), 'backward': (-1, 0), 'turn_left': (0, 1), 'turn_right': (0, -1),

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from importlib.metadata import version
 import os
 import signal
 import sys
@@ -11,6 +12,7 @@ from types import FrameType, ModuleType
 
 # Each command is a module of this package with `add_arguments`, `run` and an `EPILOG`.
 COMMANDS = {
+    'doctor': 'say what this machine is, and which model in which budget it carries',
     'convert': 'write a flash store from a GGUF file or a Hugging Face folder',
     'calibrate': 'learn from text which neurons a ReLU model needs',
     'verify': "compare a flash store's files with its manifest",
@@ -18,6 +20,7 @@ COMMANDS = {
     'probe': 'measure the flash device under a store, and plan its reads by that',
     'bench': 'measure how fast this machine answers from a store, and in how much memory',
     'prompt': 'answer one prompt, by the running node or by the engine alone',
+    'chat': 'talk with the running node, or with a store, in the terminal',
     'top': 'watch the running node',
     'report': 'write one page on a flash store: what it holds, its speed, settings',
     'demo': 'start the node, ask it something, show what the answer cost',
@@ -30,6 +33,7 @@ LEFT = {
     'relufy': 'weights that were trained for it are put into a store by `convert --ffn FILE`',
     'trace': '`python -m bench.window.trace` does it, in the source folder',
 }
+PACKAGE = 'flash_llm_ros'
 INTERRUPTED, BROKEN_PIPE = 130, 141
 EPILOG = """\
 exit codes:
@@ -50,6 +54,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog='flash_llm', description=__doc__, epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--version', action='version', version=f'flash_llm_ros {version(PACKAGE)}',
+                        help='print the version of the package and end')
     commands = parser.add_subparsers(dest='command', required=True, metavar='COMMAND')
     if arguments and arguments[0] in LEFT:
         parser.error(f'the command `{arguments[0]}` has left: {LEFT[arguments[0]]}.')

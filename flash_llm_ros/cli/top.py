@@ -55,7 +55,7 @@ def run(options: Namespace) -> int:
             if options.json:
                 print(json.dumps(_facts(snapshot(client)), indent=2))
             elif options.once:
-                Console(width=100).print(screen(snapshot(client)))
+                Console().print(screen(snapshot(client)))
             else:
                 _watch(client)
     except TimeoutError as error:
@@ -64,9 +64,9 @@ def run(options: Namespace) -> int:
 
 
 def _watch(client: 'OperatorClient') -> None:
-    with Live(screen(snapshot(client)), screen=True, auto_refresh=False) as live:
+    with Live(screen=True, auto_refresh=False) as live:
         while True:
-            live.update(screen(snapshot(client)), refresh=True)
+            live.update(screen(snapshot(client), whole=False), refresh=True)
             time.sleep(PERIOD)
 
 

@@ -27,11 +27,11 @@ class Snapshot:
     history: tuple[tuple[float, float], ...] = field(default=())
 
 
-def screen(shown: Snapshot) -> RenderableType:
-    """Return one screen for rich."""
+def screen(shown: Snapshot, whole: bool = True) -> RenderableType:
+    """Return one screen for rich; not `whole`: sentences are cut, so that 80x24 is enough."""
     tables = Table.grid(padding=(0, 3))
-    tables.add_row(_figures(shown), Group(_plan(shown), Text(), _health(shown)))
-    return Panel(tables, title=_title(shown), title_align='left', width=100)
+    tables.add_row(_figures(shown), _plan(shown))
+    return Panel(Group(tables, _health(shown, whole)), title=_title(shown), title_align='left')
 
 
 def sparkline(values: list[float]) -> str:
@@ -66,9 +66,8 @@ def _figures(shown: Snapshot) -> Table:
         ('hit rate', f'{status["hit_rate"]:.1%}'),
         ('active neurons', f'{status["active_fraction"]:.1%}'),
         ('waiting', f'{status["queue_length"]} requests'),
-        ('requests', f'{status["requests_done"]} done, {status["requests_failed"]} failed, '
-                     f'{status["requests_cancelled"]} cancelled'),
-        ('pre-empted', f'{status["preemptions"]} times'),
+        ('answered', f'{status["requests_done"]}, failed {status["requests_failed"]}'),
+        ('cancelled', f'{status["requests_cancelled"]}, pre-empted {status["preemptions"]}'),
         ('sessions', f'{status["sessions"]}'),
         ('tokens', f'{status["tokens_generated"]}'),
         ('threads', f'{status["threads"]}, {status["duty_cycle"]:.0%} of the time'),
@@ -81,27 +80,38 @@ def _figures(shown: Snapshot) -> Table:
 
 def _plan(shown: Snapshot) -> Table:
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()      # where it is narrow, the notes give way
     table.add_row(Text('memory plan', style='bold'))
     for name, value in shown.parts.get('memory plan', ('', '', {}))[2].items():
         if name not in PLAN_TOTALS:
             amount, _, note = value.partition(' B')
             table.add_row(Text(name, style='dim'), Text(_bytes(float(amount)), justify='right'),
-                          Text(note.removeprefix('; '), style='dim', overflow='ellipsis'))
+                          _note(note.removeprefix('; ')))
     status = shown.status
     for name, amount, note in (('planned', status['dram_planned'], ''),
                                ('budget', status['dram_budget'], 'the promise'),
                                ('resident set', status['rss'], 'of the whole process'),
                                ('model on flash', status['model_bytes'], '')):
-        table.add_row(Text(name), Text(_bytes(amount), justify='right'), Text(note, style='dim'))
+        table.add_row(Text(name), Text(_bytes(amount), justify='right'), _note(note))
     return table
 
 
-def _health(shown: Snapshot) -> Table:
+def _health(shown: Snapshot, whole: bool) -> Table:
     table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(no_wrap=True)
+    table.add_column()
     for part, (level, text, _) in shown.parts.items():
         if part != 'memory plan':
-            table.add_row(Text(part, style='dim'), Text(level, style=COLOURS[level]), Text(text))
+            table.add_row(Text(part, style='dim'), Text(level, style=COLOURS[level]),
+                          Text(text, no_wrap=not whole, overflow='fold' if whole else 'ellipsis'))
     return table
+
+
+def _note(text: str) -> Text:
+    return Text(text, style='dim', no_wrap=True, overflow='ellipsis')
 
 
 def _bytes(amount: float) -> str:

@@ -10,6 +10,7 @@ import pytest
 from ros_fixtures import RunningNode, new_domain
 
 from flash_llm_ros.cli.main import main
+from flash_llm_ros.cli.top import snapshot
 from flash_llm_ros.cli.top_screen import Snapshot, screen
 
 pytestmark = pytest.mark.ros
@@ -122,6 +123,29 @@ def test_interrupting_cancels_the_goal(active_node: RunningNode) -> None:
     client.until(lambda: client.status.state == EngineStatus.IDLE, 10, 'the end')
 
 
+def test_chat(active_node: RunningNode, capsys, monkeypatch, int8_store) -> None:
+    """The node and an engine say the same in the same conversation; a bad line ends no chat."""
+    monkeypatch.setenv('ROS_DOMAIN_ID', str(active_node.domain))
+    said = []
+    for words in ((), (int8_store, '--budget', '60MB', '--context', '512')):
+        turns = iter(['Hello', ' ', 'a\udcff', 'And then?'])
+
+        def read(prompt: str, turns=turns) -> str:
+            try:
+                return next(turns)
+            except StopIteration:
+                raise EOFError from None
+
+        monkeypatch.setattr('builtins.input', read)
+        assert main(['chat', *map(str, words), '--max-tokens', '8']) == 0
+        out, err = capsys.readouterr()
+        assert 'not valid UTF-8' in err and len(out.split('\n\n')) == 3
+        said.append(out)
+    assert said[0] == said[1]
+    assert main(['chat', 'nowhere.store']) == 1
+    assert 'no flash store' in capsys.readouterr().err
+
+
 def test_top_once(active_node: RunningNode, run) -> None:
     run('prompt', 'Hello', '--max-tokens', '9')
     code, out, _ = run('top', '--once')
@@ -129,7 +153,26 @@ def test_top_once(active_node: RunningNode, run) -> None:
     for word in ('/flash_llm: idle', 'tokens/s', 'memory plan', 'window', 'KV cache', 'budget',
                  '32.0 MB', 'hit rate', 'communication', 'OK'):
         assert word in out, out
-    assert all(len(line) <= 100 for line in out.splitlines())
+    assert all(len(line) <= 80 for line in out.splitlines())    # what rich takes for no terminal
+
+
+def test_top_fits_an_old_terminal(active_node: RunningNode) -> None:
+    """With every row there can be, and sentences that are longer than a line."""
+    from rich.console import Console
+
+    client = active_node.client
+    client.memory_plan()
+    shown = snapshot(client)
+    shown.parts['memory plan'][2].update({'structured answers': '33000000 B; llguidance, tried',
+                                          'draft model': '99000000 B; another store ' * 9})
+    shown.parts['engine'] = ('ERROR', 'idle; ' + 'a group is wrong, ' * 30, {})
+    shown.status.update(requests_failed=123456, flash_bytes=2**60, flash_reads=2**40)
+    console = Console(width=80, height=24, record=True, file=open(os.devnull, 'w'))  # noqa: SIM115
+    console.print(screen(shown, whole=False))
+    lines = console.export_text().splitlines()
+    assert len(lines) <= 24 and max(map(len, lines)) <= 80
+    for word in ('draft model', 'model on flash', 'temperature', 'failed 123456', 'communication'):
+        assert any(word in line for line in lines), word
 
 
 def test_top_as_json(active_node: RunningNode, run) -> None:

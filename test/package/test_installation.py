@@ -8,6 +8,7 @@ import subprocess
 import sys
 from zipfile import ZipFile
 
+from catkin_pkg.packages import find_packages
 import pytest
 from ros_prefix import share_directory
 
@@ -118,18 +119,26 @@ for path in (flash_llm_msgs.__file__, flash_llm_ros._native.__file__,
 @pytest.mark.slow
 @pytest.mark.timeout(580)
 def test_colcon_builds_both_packages_into_an_overlay(sources: Path, tmp_path: Path) -> None:
+    """In a clean workspace with the two links of the README, by a plain `colcon build`."""
     prefix = sys.prefix
     if not Path(prefix, 'share/ament_cmake').is_dir():
         pytest.skip('ROS 2 is not installed as wheels in this Python environment')
     ros = {'AMENT_PREFIX_PATH': prefix, 'CMAKE_PREFIX_PATH': prefix}
-    run('colcon', '--log-base', str(tmp_path / 'log'), 'build',
-        '--base-paths', '.', 'flash_llm_msgs',
-        '--build-base', str(tmp_path / 'build'), '--install-base', str(tmp_path / 'install'),
-        '--event-handlers', 'console_direct+',
+    home = {'HOME': str(tmp_path / 'home')}
+    link = next(line.strip() for line in (ROOT / 'README.md').read_text().splitlines()
+                if 'ln -s' in line)
+    run('bash', '-c', link, cwd=sources, **home)
+    workspace = tmp_path / 'home/ros_ws'
+    names = ['flash_llm_msgs', 'flash_llm_ros']
+    assert run('colcon', 'list', '--names-only', cwd=workspace, **home).split() == names
+    # As rosdep finds packages.
+    assert sorted(package.name for package in find_packages(str(workspace / 'src')).values()) == (
+        names)
+    run('colcon', 'build', '--event-handlers', 'console_direct+',
         '--cmake-args', '-GNinja', f'-DPython3_EXECUTABLE={sys.executable}',
         f'-DCMAKE_PROJECT_INCLUDE={sources}/flash_llm_msgs/wheelfix.cmake',
-        cwd=sources, seconds=500, **ros)
-    overlay = tmp_path / 'install'
+        cwd=workspace, seconds=500, **ros, **home)
+    overlay = workspace / 'install'
     printed = run(
         'bash', '-c', 'source "$0"/local_setup.bash && exec "$1" -c "$2"',
         str(overlay), sys.executable, OVERLAY_CHECK, cwd=tmp_path, **ros)
