@@ -14,8 +14,8 @@ a word of the parameter `stop_words` needs no model and starts no motion. No mot
 than `longest_motion` seconds, whatever was said and whoever answers. Whatever goes wrong (no node,
 no answer before the deadline, an answer that cannot be completed), the robot stands.
 
-The form of a command is certain, its sense is the model's: SmolLM2-135M (`make demo`) understands the
-line above, but takes "Back up quickly" for slow; Qwen2.5-Coder-1.5B understands both.
+The form of a command is certain, its sense is the model's: SmolLM2-135M (`make demo`) understands
+the line above, but takes "Back up quickly" for slow; Qwen2.5-Coder-1.5B understands both.
 """
 
 from collections.abc import Iterable

@@ -26,13 +26,13 @@ LINES = """
 1 flash_llm doctor NOWHERE                                      | No such file
 0 flash_llm convert CHECKPOINT new.store                        | MB, int8; split layout
 1 flash_llm convert CHECKPOINT new.store                        | --replace
-2 flash_llm convert CHECKPOINT                                  | required: store
+2 flash_llm convert CHECKPOINT                                  | are required
 1 flash_llm convert NOWHERE other.store                         | does not exist
 0 flash_llm verify STORE                                        | intact
 1 flash_llm verify NOWHERE                                      | no flash store
 0 flash_llm inspect STORE                                       | 3 layers of width 64
 0 flash_llm inspect STORE --json                                | "layout": "split"
-2 flash_llm inspect                                             | required: store
+2 flash_llm inspect                                             | are required
 1 flash_llm probe NOWHERE                                       | no flash store
 2 flash_llm probe STORE --json NOWHERE/x.json                   | cannot be written
 0 flash_llm bench STORE --budget 60MB --runs 1 --tokens 4       | tokens/s
