@@ -1,11 +1,28 @@
 """The activation functions of feed-forward blocks; what the core computes is in native/math."""
 
 from collections.abc import Callable
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
+_ERF = np.frompyfunc(math.erf, 1, 1)
+
+
+def silu(z: Array, threshold: float) -> Array:
+    """z times its sigmoid; `threshold` does not matter."""
+    return z / (1 + np.exp(-np.clip(z, -60, 60)))
+
+
+def gelu(z: Array, threshold: float) -> Array:
+    """z times the normal distribution's share below it; `threshold` does not matter."""
+    return (z * (1 + _ERF(z / math.sqrt(2)).astype(np.float32)) / 2).astype(np.float32)
+
+
+def gelu_tanh(z: Array, threshold: float) -> Array:
+    """GELU by a hyperbolic tangent; `threshold` does not matter."""
+    return z * (1 + np.tanh(math.sqrt(2 / math.pi) * (z + np.float32(0.044715) * z ** 3))) / 2
 
 
 def relu(z: Array, threshold: float) -> Array:
@@ -20,4 +37,5 @@ def relu2(z: Array, threshold: float) -> Array:
 
 # Most of their values are exact zeros, so that a predictor may decide.
 SPARSE: dict[str, Callable[[Array, float], Array]] = {'relu': relu, 'relu2': relu2}
-ACTIVATIONS = ('silu', 'gelu', 'gelu_tanh', *SPARSE)
+ACTIVATIONS: dict[str, Callable[[Array, float], Array]] = {
+    'silu': silu, 'gelu': gelu, 'gelu_tanh': gelu_tanh, **SPARSE}

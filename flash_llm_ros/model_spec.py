@@ -110,8 +110,8 @@ class FeedForwardSpec:
         return f'{self.experts.active} of {self.experts.count} experts of {text}'
 
     def activate(self, z: Array) -> Array:
-        """The activation function of each value, of a block that is sparse by nature."""
-        return SPARSE[self.activation](z, self.relu_threshold)
+        """The activation function of each value."""
+        return ACTIVATIONS[self.activation](z, self.relu_threshold)
 
 
 @dataclass(frozen=True)
