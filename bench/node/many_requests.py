@@ -1,21 +1,20 @@
-"""A crowd of clients at one node, through the action and the service: does every request end in a
-typed state, the same question get the same answer, RSS stay flat?
+"""A crowd of clients at one node, by every interface: does every request end in a typed state, the
+same question get the same answer, and what the node's process has stay flat?
 
-Each client sends one request after the other with priorities, deadlines, cancels and mistakes of
-its own (seeded). Without --store a tiny store with random weights is made, so that the node and not
-the flash is what is measured. Beside it a 100 Hz timer runs in the node's process
-(bench/node/timed_node.py).
+Each client sends one request after the other with priorities, deadlines, conversations,
+constraints, cancels and mistakes of its own (bench/node/crowd.py, seeded). Without --store a tiny
+store with random weights is made, so that the node and not the flash is measured. Beside it a
+100 Hz timer runs in the node's process (bench/node/timed_node.py), which keeps results for 5 s.
 """
 
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, astuple, dataclass
 import json
 import os
 from pathlib import Path
-import random
 import statistics
 import sys
 import tempfile
@@ -23,134 +22,51 @@ import threading
 import time
 
 import rclpy
-from rclpy.action import ActionClient
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
 
 from bench.node import timed_node
+from bench.node.crowd import KINDS, UNANSWERED, Client, End, run_client
 from bench.node.timed_node import report
-from bench.support.command import Report, at_least, command, run
-from flash_llm_msgs.action import GenerateText
-from flash_llm_msgs.srv import GenerateText as GenerateTextService
+from bench.support.command import Report, at_least, command, run, show
 from flash_llm_ros.cli.node_process import NodeProcess
 from flash_llm_ros.cli.progress import Steps
-from flash_llm_ros.client.qos import CALLS
-from flash_llm_ros.store.errors import ErrorCode
+from flash_llm_ros.client.operator import OperatorClient
 
 TIMED_NODE = (sys.executable, timed_node.__file__)
-LONGEST = 600.0  # s that a result is waited for
-KINDS = (('plain', 60), ('urgent', 10), ('deadline', 8), ('cancelled', 12), ('bad', 6),
-         ('service', 4))
-REASONS = ('RUNNING', 'STOP', 'LENGTH', 'CANCELLED', 'DEADLINE', 'ERROR')
-PROMPTS = ('Where is the dock?', 'Say what you see.', 'Drive to the door and wait. ' * 6,
-           'List the rooms: kitchen, hall, lab. List the rooms: kitchen,')
+BETWEEN_LOOKS = 0.5     # s
+SHARE = 10              # the first tenth of the requests is compared with the last
+SETTLED = 60.0          # s in which what is on its way at the end has to come
 
 
 @dataclass(frozen=True)
-class End:
-    """How one request ended."""
+class Look:
+    """What the node's process has, once so many requests have ended."""
 
-    kind: str
-    state: str
-    queue_time: float
-    preemptions: int
-    key: tuple
-    text: str
-
-
-def state_name(finish_reason: int, code: int) -> str:
-    reason = REASONS[finish_reason]
-    return f'{reason} {ErrorCode(code).name}' if code else reason
+    requests: int
+    rss: int            # bytes
+    descriptors: int
+    threads: int
+    objects: int        # of Python, as far as its collector knows of them
 
 
-def end_of(kind: str, key: tuple, answer: object) -> End:
-    stats = answer.stats
-    return End(kind, state_name(answer.finish_reason, answer.error.code), stats.queue_time,
-               stats.preemptions, key, answer.text)
+# By how much the last part's median may be above the first part's most.
+FLAT = Look(0, 2_000_000, 1, 1, 500)
 
 
-def fill(ask: object, kind: str, chance: random.Random) -> tuple:
-    """Fill a goal or a service request; returns what its text depends on."""
-    ask.prompt = chance.choice(PROMPTS)
-    ask.priority = 200 if kind == 'urgent' else chance.choice((50, 100, 100, 100, 150))
-    ask.sampling.max_tokens = chance.choice((4, 16, 40))
-    ask.sampling.temperature = chance.choice((0.0, 0.7))
-    ask.sampling.seed = chance.randrange(3)
-    if kind == 'deadline':
-        ask.deadline = chance.choice((0.02, 0.1, 0.4))
-    if kind == 'bad':
-        name, value = chance.choice((('temperature', -1.0), ('top_p', float('nan')),
-                                     ('top_k', -3)))
-        setattr(ask.sampling, name, value)
-    return ask.prompt, ask.sampling.max_tokens, ask.sampling.temperature, ask.sampling.seed
+def look(process: NodeProcess, requests: int, counts: Path) -> Look:
+    own = Path(f'/proc/{process.pid}')
+    lines = counts.read_text().split('\n') if counts.exists() else []
+    return Look(requests, process.memory('VmRSS'), len(list(own.glob('fd/*'))),
+                len(list(own.glob('task/*'))), int(lines[-2]) if len(lines) > 1 else 0)
 
 
-class Client:
-    """A node of its own with the action and the service, spun by a thread of its own."""
-
-    def __init__(self, number: int, context: object) -> None:
-        self.node = Node(f'client_{number}', context=context, use_global_arguments=False,
-                         enable_rosout=False, start_parameter_services=False)
-        self.action = ActionClient(
-            self.node, GenerateText, '/flash_llm/generate', goal_service_qos_profile=CALLS,
-            result_service_qos_profile=CALLS, cancel_service_qos_profile=CALLS)
-        self.service = self.node.create_client(
-            GenerateTextService, '/flash_llm/generate_text', qos_profile=CALLS)
-        self._executor = SingleThreadedExecutor(context=context)
-        self._executor.add_node(self.node)
-        self._stop = False
-        self._thread = threading.Thread(target=self._spin)
-        self._thread.start()
-
-    def _spin(self) -> None:
-        while not self._stop:
-            self._executor.spin_once(timeout_sec=0.1)
-
-    def call(self, send: Callable[..., object], *arguments: object) -> object:
-        """Return the answer to what is sent, in the thread that also takes the answers."""
-        sent = self.wait(self._executor.create_task(send, *arguments))
-        return self.wait(sent)
-
-    def send(self, call: Callable[..., object], *arguments: object) -> object:
-        """Return the future of an answer."""
-        return self.wait(self._executor.create_task(call, *arguments))
-
-    def wait(self, future: object) -> object:
-        """Return a future's result; raises TimeoutError."""
-        done = threading.Event()
-        future.add_done_callback(lambda _: done.set())
-        if not done.wait(LONGEST):
-            raise TimeoutError(f'{self.node.get_name()} has waited {LONGEST:g} s.')
-        return future.result()
-
-    def close(self) -> None:
-        self._stop = True
-        self._thread.join()
-        self.action.destroy()
-        self.node.destroy_node()
-
-
-def run_client(client: Client, number: int, count: int, start: threading.Barrier,
-               ends: list[End]) -> None:
-    chance = random.Random(number)
-    assert client.action.wait_for_server(60.0) and client.service.wait_for_service(60.0)
-    start.wait()
-    for _ in range(count):
-        kind = chance.choices(*zip(*KINDS, strict=True))[0]
-        if kind == 'service':
-            call = GenerateTextService.Request()
-            key = fill(call, kind, chance)
-            answer = client.call(client.service.call_async, call)
-        else:
-            goal = GenerateText.Goal()
-            key = fill(goal, kind, chance)
-            handle = client.call(client.action.send_goal_async, goal)
-            result = client.send(handle.get_result_async)
-            if kind == 'cancelled':
-                time.sleep(chance.choice((0.0, 0.02, 0.2)))
-                client.send(handle.cancel_goal_async)
-            answer = client.wait(result).result
-        ends.append(end_of(kind, key, answer))
+def growth(looks: list[Look], requests: int) -> tuple[Look, Look]:
+    """The most in the first part of all requests, and the median in the last."""
+    part = requests // SHARE
+    counted = [each for each in looks if each.objects]
+    first = [each for each in counted if each.requests <= part] or counted[:1]
+    last = [each for each in counted if each.requests > requests - part] or counted[-1:]
+    return tuple(Look(*map(of, zip(*map(astuple, found), strict=True)))
+                 for of, found in ((max, first), (statistics.median_low, last)))
 
 
 def safely(run: Callable[..., None], lost: list[str], *arguments: object) -> None:
@@ -170,7 +86,7 @@ def tiny_store_in(folder: str) -> Path:
 def crowd(options: Namespace, store: Path) -> dict:
     domain = os.getpid() % 101 + 1
     parameters = {'store': str(store), 'memory.dram_budget': options.budget, 'autostart': True,
-                  'requests.queue_size': options.queue}
+                  'requests.queue_size': options.queue, 'requests.structured': True}
     each = options.requests // options.clients
     start = threading.Barrier(options.clients + 1)
     context = rclpy.Context()
@@ -179,23 +95,23 @@ def crowd(options: Namespace, store: Path) -> dict:
     ends: list[End] = []
     with (tempfile.TemporaryDirectory() as folder,
           NodeProcess(parameters, domain, command=TIMED_NODE,
-                      environment={'TICKS_FILE': f'{folder}/ticks'}) as process,
+                      environment={'TICKS_FILE': f'{folder}/ticks',
+                                   'OBJECTS_FILE': f'{folder}/objects'}) as process,
+          OperatorClient(domain_id=domain, give_up=process.has_ended) as monitor,
           ThreadPoolExecutor(options.clients) as pool, Steps() as steps):
-        while 'reading with' not in process.log():
-            if process.has_ended():
-                raise RuntimeError(process.log())
-            time.sleep(0.1)
+        monitor.wait_for_node(SETTLED)
+        monitor.until(lambda: monitor.status.state == monitor.status.IDLE, SETTLED, 'a store')
         clients = [Client(number, context) for number in range(options.clients)]
         futures = [pool.submit(safely, run_client, lost, client, number, each, start, ends)
                    for number, client in enumerate(clients)]
         start.wait(120)
-        begin, sizes = time.monotonic(), []
+        begin, looks = time.monotonic(), []
         while not all(future.done() for future in futures):
-            sizes.append(process.memory('VmRSS'))
+            looks.append(look(process, len(ends), Path(folder, 'objects')))
             steps('requests', len(ends), each * options.clients)
-            time.sleep(0.5)
+            time.sleep(BETWEEN_LOOKS)
         seconds = time.monotonic() - begin
-        sizes.append(process.memory('VmRSS'))
+        counted = settled(monitor, len(ends))
         for client in clients:
             client.close()
         log = process.log()
@@ -204,20 +120,34 @@ def crowd(options: Namespace, store: Path) -> dict:
     rclpy.shutdown(context=context)
     for line in lost:
         print(line)
-    return figures(each * options.clients, ends, sizes, seconds, report(ticks), log)
+    return figures(each * options.clients, ends, counted, looks, seconds, report(ticks), log)
 
 
-def figures(requests: int, ends: list[End], sizes: list[int], seconds: float, ticks: dict,
-            log: str) -> dict:
+def settled(monitor: OperatorClient, requests: int) -> int:
+    """How many requests the node has brought to an end, by its own count."""
+    def ended() -> int:
+        status = monitor.status
+        return status.requests_done + status.requests_failed + status.requests_cancelled
+
+    end = time.monotonic() + SETTLED
+    while ended() < requests and time.monotonic() < end:
+        time.sleep(BETWEEN_LOOKS)
+    return ended()
+
+
+def figures(requests: int, ends: list[End], counted: int, looks: list[Look], seconds: float,
+            ticks: dict, log: str) -> dict:
     """What there is to say about the ends of all requests."""
     texts: dict[tuple, set[str]] = {}
     for end in ends:
         if end.state in ('STOP', 'LENGTH'):
             texts.setdefault(end.key, set()).add(end.text)
     served = [end for end in ends if end.state in ('STOP', 'LENGTH')]
-    third = len(sizes) // 3
+    first, last = growth(looks, requests)
+    grown = {name: value - getattr(first, name) for name, value in asdict(last).items()
+             if name != 'requests'}
     return {
-        'requests': len(ends), 'seconds': seconds, 'lost': requests - len(ends),
+        'requests': len(ends), 'seconds': seconds, 'lost': requests - min(len(ends), counted),
         'states': {kind: dict(Counter(end.state for end in ends if end.kind == kind))
                    for kind, _ in KINDS},
         'without_a_state': sum(end.state.startswith('RUNNING') for end in ends),
@@ -225,15 +155,15 @@ def figures(requests: int, ends: list[End], sizes: list[int], seconds: float, ti
         'preemptions': sum(end.preemptions for end in ends),
         'same_question_other_text': sum(len(answers) > 1 for answers in texts.values()),
         'questions': len(texts),
-        'rss': {'first_third': statistics.median(sizes[:third or 1]),
-                'last_third': statistics.median(sizes[-(third or 1):]), 'most': max(sizes)},
+        'looks': [astuple(each) for each in looks], 'first': asdict(first), 'last': asdict(last),
+        'grown': {name: value for name, value in grown.items() if value > getattr(FLAT, name)},
         'queue_time': {'urgent': spread(end.queue_time for end in served if end.kind == 'urgent'),
                        'others': spread(end.queue_time for end in served
                                         if end.kind != 'urgent')},
         'ticks': ticks, 'tracebacks': log.count('Traceback')}
 
 
-def spread(values: object) -> list[float]:
+def spread(values: Iterable[float]) -> list[float]:
     """Median and 95th percentile; empty where there is nothing."""
     ordered = sorted(values)
     if not ordered:
@@ -247,11 +177,9 @@ def measure(options: Namespace) -> Report:
     print(f'{found["requests"]} requests of {options.clients} clients in '
           f'{found["seconds"]:.0f} s')
     for kind, states in found['states'].items():
-        print(f'  {kind:<10}' + ', '.join(f'{count} {state}' for state, count
+        print(f'  {kind:<12}' + ', '.join(f'{count} {state}' for state, count
                                           in sorted(states.items(), key=lambda item: -item[1])))
-    rss = {name: size / 1e6 for name, size in found['rss'].items()}
-    print(f'  RSS {rss["first_third"]:.1f} MB in the first third of the time, '
-          f'{rss["last_third"]:.1f} MB in the last, at most {rss["most"]:.1f} MB')
+    print(f'  {UNANSWERED} has no answer of its own; the node counts all')
     for kind, times in found['queue_time'].items():
         if times:
             print(f'  {kind} waited {times[0]:.3f} s (median), {times[1]:.3f} s (95 %)')
@@ -260,11 +188,21 @@ def measure(options: Namespace) -> Report:
           f'{found["same_question_other_text"]} had more than one answer')
     ticks = found['ticks']
     print(f'  100 Hz timer in the node: {ticks["ticks"]} ticks of {ticks["expected"]}')
+    looks = [Look(*each) for each in found['looks']]
+    rows = [*looks[::len(looks) // SHARE or 1], looks[-1]]
+    show(('after requests', 'RSS MB', 'descriptors', 'threads', 'objects of Python'),
+         [(f'{each.requests}', f'{each.rss / 1e6:.1f}', f'{each.descriptors}', f'{each.threads}',
+           f'{each.objects}') for each in rows])
+    first, last = found['first'], found['last']
+    flat = f'grown: {", ".join(found["grown"])}' if found['grown'] else 'flat'
     return Report(
         found, f'{found["requests"]} requests: {found["lost"]} lost, {found["without_a_state"]} '
-        f'without a typed state, RSS {rss["last_third"] - rss["first_third"]:+.1f} MB, '
-        f'{found["tracebacks"]} tracebacks',
-        bool(found['lost'] or found['without_a_state'] or found['same_question_other_text']))
+        f'without a typed state, {found["tracebacks"]} tracebacks; first tenth to last: RSS '
+        f'{(last["rss"] - first["rss"]) / 1e6:+.1f} MB, ' + ', '.join(
+            f'{last[name] - first[name]:+d} {name}'
+            for name in ('descriptors', 'threads', 'objects')) + f' ({flat})',
+        bool(found['lost'] or found['without_a_state'] or found['same_question_other_text']
+             or found['tracebacks'] or found['grown']))
 
 
 def parser() -> ArgumentParser:

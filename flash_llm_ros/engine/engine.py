@@ -40,13 +40,15 @@ class Engine:
         self._most_threads = MOST_THREADS
 
     @classmethod
-    def open(cls, config: EngineConfig, log: Log = lambda line: None) -> 'Engine':
+    def open(cls, config: EngineConfig, log: Log = lambda line: None,
+             progress: Callable[[], None] = lambda: None) -> 'Engine':
         """Verify, choose the parts, plan, load, plan with what was measured, allocate; seconds.
 
+        `progress` is called in this thread, for every piece of the store that was read.
         Raises FlashLlmError: STORE_*, BUDGET_TOO_SMALL, INVALID_PARAMETER, READ_FAILED,
         CHECKSUM_MISMATCH.
         """
-        store = FlashStore.open(config.store)
+        store = FlashStore.open(config.store, progress)
         config = _fitting(config, store)
         if config.verify:
             log(f'verifying {store.path}')

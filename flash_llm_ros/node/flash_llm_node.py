@@ -26,6 +26,7 @@ from flash_llm_ros.node.interfaces.topics import PromptTopic, StreamTopic
 from flash_llm_ros.node.lifecycle_guard import LifecycleGuard
 from flash_llm_ros.node.parameters import Parameters, as_declared, unknown_name
 from flash_llm_ros.node.work.ledger import Ledger
+from flash_llm_ros.node.work.opening import Opening
 from flash_llm_ros.node.work.worker import Worker
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
@@ -45,12 +46,14 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
         LifecycleNodeMixin.__init__(self, callback_group=ReentrantCallbackGroup())
         self._log = self.get_logger()
         self._worker: Worker | None = None
+        self._opening: Opening | None = None
         self._is_configured = False
         self._settings = Parameters(self, lambda: self._is_configured)
         self._ledger = Ledger(self._log)
         self._guard = LifecycleGuard(self)
         self.watchdog = Watchdog(
-            self._current_worker, lambda: self._settings['health.stall_error'], self._log)
+            lambda: self._opening or self._worker,
+            lambda: self._settings['health.stall_error'], self._log)
 
         monitor = MutuallyExclusiveCallbackGroup()
         heat = Heat()
@@ -91,12 +94,14 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Open the store, make the memory plan, allocate; FAILURE leaves the node unconfigured."""
         self._is_configured = True
-        begin = time.monotonic()
+        begin, opening = time.monotonic(), Opening()
+        self._opening = opening
         try:
-            config = self._settings.engine_config()
-            engine = Engine.open(config, log=self._log.info)
-            self._log.info(f'Memory plan of {engine.model_name}:\n{engine.plan.table()}')
-            self._keep_system_prompt(engine)
+            with self.watchdog.ending():
+                config = self._settings.engine_config()
+                opening.engine = engine = Engine.open(config, self._log.info, opening.step)
+                self._log.info(f'Memory plan of {engine.model_name}:\n{engine.plan.table()}')
+                self._keep_system_prompt(engine)
             self._worker = Worker(engine, self._settings, self.report_bug, self._log.warning)
             self._log.info(
                 f'Configured in {time.monotonic() - begin:.1f} s: {engine.model_name} of '
@@ -107,6 +112,8 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
         except BaseException as error:
             self._is_configured = False
             return self._failed(error)
+        finally:
+            self._opening = None
         return self._changed()
 
     def _keep_system_prompt(self, engine: Engine) -> None:

@@ -56,11 +56,13 @@ def main(args: list[str] | None = None) -> int:
     from rclpy.utilities import remove_ros_args
 
     from flash_llm_ros.engine.memory.process_memory import return_large_blocks, share_one_heap
+    from flash_llm_ros.node.dds_profile import use_dds_profile
     from flash_llm_ros.node.flash_llm_node import FlashLlmNode
     from flash_llm_ros.store.errors import FlashLlmError
 
     share_one_heap()        # before others make threads
     return_large_blocks()
+    use_dds_profile()
     # rclpy's own handlers would end the communication before a running goal got its result.
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)

@@ -26,6 +26,7 @@ from flash_llm_ros.engine.config import (
     MOST_THREADS,
     READERS,
 )
+from flash_llm_ros.engine.text.chat_template import check_text
 from flash_llm_ros.node.work.scheduler import WHEN_BUSY
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
@@ -189,8 +190,9 @@ TABLE = (
           'What ROS and Python may take beside memory.dram_budget before /diagnostics warns; twice '
           'as much is an error', byte_size=True),
     Entry('health.stall_error', 60.0, ALWAYS,
-          'A request without any progress for so long is an error; a transition that waits for '
-          'its end then ends the process, with an exit code that makes `respawn` start it again',
+          'A request, or a store that is opened, without any progress for so long is an error; a '
+          'transition that waits for it then ends the process, with an exit code that makes '
+          '`respawn` start it again',
           's', 1.0, LONGEST),
     Entry('health.temperature_warning', 80.0, ALWAYS,
           '/diagnostics warns from this temperature of the hottest zone on', '°C', -40.0, 200.0),
@@ -299,4 +301,9 @@ class Parameters:
     def _complaint(self, entry: Entry, value: Value | None) -> str:
         if entry.change is Change.UNCONFIGURED and self._is_configured():
             return f'{entry.name} is read when the node is configured; clean the node up first.'
+        if entry.name == 'requests.system_prompt':
+            try:
+                check_text(entry.name, value, self['memory.context_length'])
+            except FlashLlmError as error:
+                return str(error)
         return entry.complaint(value)

@@ -39,17 +39,20 @@ def predictor_weights(folder: str = FIRST_PREDICTORS) -> str:
 class FlashStore:
     """An opened flash store; nothing in it is changed."""
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest,
+                 progress: Callable[[], None] = lambda: None) -> None:
         self.path = path
         self.manifest = manifest
         self._verified: set[str] = set()
         self._sums: dict[str, dict[str, int]] = {}      # of the tensors of verified files
+        self.progress = progress    # to be called wherever a piece of the store has been read
 
     @classmethod
-    def open(cls, path: str | Path) -> 'FlashStore':
+    def open(cls, path: str | Path, progress: Callable[[], None] = lambda: None) -> 'FlashStore':
         """Check the manifest and every file's presence and size.
 
-        A store that an interrupted publication left without its name gets it back.
+        A store that an interrupted publication left without its name gets it back. `progress` is
+        called for every piece of the store that is read from then on, in the thread that reads.
         Raises FlashLlmError: STORE_NOT_FOUND, STORE_INCOMPLETE, STORE_CORRUPT, STORE_VERSION,
         READ_FAILED.
         """
@@ -65,7 +68,7 @@ class FlashStore:
             raise FlashLlmError(ErrorCode.STORE_INCOMPLETE,
                                 f'{path} has no {MANIFEST}; its conversion did not finish. '
                                 'Convert the checkpoint again.')
-        store = cls(path, Manifest.load(path / MANIFEST))
+        store = cls(path, Manifest.load(path / MANIFEST), progress)
         store._check_sizes()
         return store
 
@@ -82,7 +85,8 @@ class FlashStore:
 
     def verify_resident(self) -> None:
         """Everything but the neuron file, whose groups carry checksums of their own."""
-        self.verify(name for name in self.manifest.files if name != NEURONS)
+        self.verify((name for name in self.manifest.files if name != NEURONS),
+                    lambda count: self.progress())
 
     @property
     def bytes(self) -> int:
@@ -120,6 +124,7 @@ class FlashStore:
         return TensorFile(self.path / name, self._sums.get(name))
 
     def _content(self, name: str) -> bytes:
+        self.progress()
         try:
             return (self.path / name).read_bytes()
         except OSError as error:

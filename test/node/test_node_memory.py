@@ -1,13 +1,19 @@
 """What requests leave behind in the node, and what it holds of messages that are too large."""
 
+from dataclasses import asdict
+import json
+import os
 from pathlib import Path
+import subprocess
+import sys
 
 import pytest
 from ros_fixtures import RunningNode, running_node
 from test_node_requests import goal
 
 pytestmark = pytest.mark.ros
-LARGE = 1_000_000   # bytes
+LARGE = 1_000_000       # bytes
+TOLERANCE = 16_000_000  # bytes beside the budget
 
 
 def test_texts_are_forgotten() -> None:
@@ -81,3 +87,42 @@ def test_large_messages_are_not_kept(int8_store: Path) -> None:
             assert 'characters' in answer.error.message
             client.publish_prompt('z' * LARGE)
         assert node.process.memory('VmRSS') - before < 10 * LARGE
+
+
+@pytest.mark.slow
+def test_what_dds_held_of_a_flood_is_given_back(int8_store: Path) -> None:
+    """Of eight clients that send 1 MB to every interface without a pause."""
+    from bench.node.flood import Load
+    from bench.support.worker import ROOT
+
+    with running_node(int8_store) as node:
+        client = node.activate().client
+        ask_many(node, 9)
+        before = node.process.memory('VmRSS')
+        load = json.dumps(asdict(Load(node.domain, 4.0)))
+        flood = subprocess.run([sys.executable, '-m', 'bench.node.flood', load], check=True,
+                               stdout=subprocess.PIPE, cwd=ROOT)
+        assert all(count >= 8 for count in json.loads(flood.stdout.splitlines()[-1]).values())
+        client.until(lambda: node.process.memory('VmRSS') - before < TOLERANCE, 60,
+                     'memory that is given back')
+        ask_many(node, 3)
+
+
+def test_profiles_of_the_robot_win(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from flash_llm_ros.node.dds_profile import PROFILE, use_dds_profile
+
+    own, used = 'FASTRTPS_DEFAULT_PROFILES_FILE', 'RMW_FASTRTPS_USE_QOS_FROM_XML'
+    in_folder = tmp_path / 'DEFAULT_FASTRTPS_PROFILES.xml'
+    monkeypatch.chdir(tmp_path)
+    for given, file in (({own: 'robot.xml'}, False), ({used: '0'}, False), ({}, True), ({}, False)):
+        for name in (own, used):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        if file:
+            in_folder.touch()
+        use_dds_profile()
+        expected = given if given or file else {own: str(PROFILE), used: '1'}
+        assert {name: os.environ[name] for name in (own, used) if name in os.environ} == expected
+        in_folder.unlink(missing_ok=True)
+    assert PROFILE.is_file()

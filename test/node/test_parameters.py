@@ -123,6 +123,15 @@ def test_changes_are_taken_together_or_not_at_all(active_node) -> None:
     assert set_together(client, ('sampling.top_k', 0), ('sampling.min_p', 0.0)) == ''
 
 
+def test_a_system_prompt_that_no_context_takes_is_refused_when_it_is_set(active_node) -> None:
+    """Every request without one of its own would be refused instead."""
+    client = active_node.client
+    assert 'has 1000000 characters' in set_parameter(client, 'requests.system_prompt',
+                                                     'x' * 1_000_000)
+    assert 'U+FFFD' in set_parameter(client, 'requests.system_prompt', 'caf\ufffd')
+    assert value_of(client, 'requests.system_prompt') == ''
+
+
 def start_with(*words: str) -> subprocess.CompletedProcess:
     """Start a node that must end by itself."""
     return subprocess.run(

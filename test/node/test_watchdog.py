@@ -1,16 +1,22 @@
 """Native calls that do not return: they are told, and end with the process when it is to end."""
 
+from pathlib import Path
 import signal
 from types import SimpleNamespace
 
+import onnx
 import pytest
 from ros_fixtures import running_node
+from test_foreign_parts import replaced
 from test_node_health import expect_level
 from test_node_requests import goal
 
+from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.store.errors import ErrorCode
+from flash_llm_ros.store.flash_store import NEURONS, FlashStore
 
 BOUND = 3.0     # s, of `health.stall_error` here
+TOLD = 3.0      # s, more than it is told for before the process ends
 
 
 class Clock:
@@ -75,6 +81,8 @@ def test_an_end_waits_for_work_that_goes_on_and_not_for_what_stalls(
             watched.look(9.0, (2 + count,))
         assert not watched.exits
         watched.look(10.0, (6,))
+        assert watched.dog.complaint() is not None and not watched.exits
+        watched.look(TOLD, (6,))
     assert watched.exits == [70] and '70' in watched.log.last_words[0]
 
 
@@ -85,8 +93,52 @@ def test_an_end_that_waits_for_something_else_is_bounded_too(watched: SimpleName
     with watched.dog.ending():
         watched.look(9.0, None)
         assert not watched.exits
-        watched.look(1.0, None)
+        watched.look(1.0 + TOLD, None)
     assert watched.exits == [70]
+
+
+def test_every_piece_of_a_store_is_progress(int8_store: Path) -> None:
+    """Else a large one on a slow card would pass for one that stands still."""
+    seen = []
+    engine = Engine.open(EngineConfig(int8_store, 60_000_000), progress=lambda: seen.append(1))
+    engine.close()
+    manifest = FlashStore.open(int8_store).manifest
+    assert len(seen) > len(manifest.files.keys() - {NEURONS}) + manifest.model.layers
+
+
+def endless(graph: bytes) -> bytes:
+    """The same graph, whose output goes through a loop of 2**62 turns first."""
+    model, made = onnx.load_from_string(graph), onnx.TensorProto
+    for node in model.graph.node:
+        node.output[:] = [f'{name}.before' if name == 'ffn_input' else name
+                          for name in node.output]
+    cells = [onnx.helper.make_tensor_value_info(*cell) for cell in (
+        ('turn', made.INT64, []), ('on', made.BOOL, []), ('held', made.FLOAT, None))]
+    body = onnx.helper.make_graph(
+        [onnx.helper.make_node('Identity', ['on'], ['on.next']),
+         onnx.helper.make_node('Identity', ['held'], ['held.next'])], 'body', cells,
+        [onnx.helper.make_tensor_value_info('on.next', made.BOOL, []),
+         onnx.helper.make_tensor_value_info('held.next', made.FLOAT, None)])
+    model.graph.initializer.extend([onnx.helper.make_tensor('turns', made.INT64, [], [2**62]),
+                                    onnx.helper.make_tensor('going', made.BOOL, [], [True])])
+    model.graph.node.append(onnx.helper.make_node(
+        'Loop', ['turns', 'going', 'ffn_input.before'], ['ffn_input'], body=body))
+    return model.SerializeToString()
+
+
+@pytest.mark.ros
+def test_a_graph_that_does_not_return_while_the_node_is_configured(
+        int8_store: Path, tmp_path: Path) -> None:
+    from diagnostic_msgs.msg import DiagnosticStatus
+
+    graph = 'layers/00.onnx'
+    store = replaced(int8_store, tmp_path / 'store',
+                     **{graph: endless((int8_store / graph).read_bytes())})
+    with running_node(store, stall_error=BOUND, ends_with=70, verify=False,
+                      autostart=True) as node:
+        expect_level(node.client, 'engine', DiagnosticStatus.ERROR, 'no progress')
+        assert node.process.wait(30) == 70
+        assert '[FATAL]' in node.process.log()
 
 
 @pytest.mark.ros

@@ -54,9 +54,9 @@ class Injected:
         return float(found.group(1)) if found else 0.0
 
 
-def slow_open(config, log=print):
+def slow_open(config, *arguments):
     time.sleep(float(os.environ.get('TEST_OPEN_SECONDS', '0')))
-    return engine_open(config, log=log)
+    return engine_open(config, *arguments)
 
 
 def count_objects(path):

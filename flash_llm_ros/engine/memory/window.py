@@ -49,6 +49,7 @@ class Window:
                                          costs.largest_bytes)
             for index, groups in plan.pins.items():
                 self.core.pin(ids[index], groups)
+                store.progress()
         except BaseException:
             self.core.close()
             raise

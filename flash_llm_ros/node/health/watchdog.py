@@ -8,7 +8,6 @@ import threading
 import time
 from typing import Protocol
 
-from flash_llm_ros.node.work.worker import Worker
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 EXIT_STALLED = 70       # EX_SOFTWARE of sysexits.h: `respawn` starts the node again
@@ -17,6 +16,7 @@ PERIOD = 0.5            # s
 # needs none; times stall_error, since it cannot tell that from a process that was stopped.
 _PATIENCE_WITHOUT_PYTHON = 5
 _LONGEST_LOG = 2.0      # s: who reads the log may have stopped reading
+_TOLD_FOR = 2.5         # s that /diagnostics and ~/status tell of it before the process ends
 
 
 class Logger(Protocol):
@@ -27,16 +27,27 @@ class Logger(Protocol):
     def fatal(self, sentence: str) -> object: ...
 
 
+class Work(Protocol):
+    """What is watched: requests that are served, a store that is opened."""
+
+    @property
+    def progress(self) -> tuple[int, ...] | None:
+        """Changes with everything that is done; None while there is nothing to do."""
+
+
 class Watchdog:
-    """Progress is a token, a chunk of a prompt, a group taken from the window or from flash."""
+    """Progress is a token, a chunk of a prompt, a group taken from the window or from flash.
+
+    While a store is opened it is a piece of a file.
+    """
 
     def __init__(
-        self, current_worker: Callable[[], Worker | None], stall_error: Callable[[], float],
+        self, current_work: Callable[[], Work | None], stall_error: Callable[[], float],
         logger: Logger, clock: Callable[[], float] = time.monotonic,
         end: Callable[[int], None] = os._exit,
     ) -> None:
         """`stall_error`: seconds without progress that are one, as they are now."""
-        self._current_worker, self._stall_error = current_worker, stall_error
+        self._current_work, self._stall_error = current_work, stall_error
         self._logger, self._clock, self._end = logger, clock, end
         self._mark: tuple[int, ...] | None = None
         self._since = clock()
@@ -49,7 +60,7 @@ class Watchdog:
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """What is done meanwhile waits for work to end: where that stalls, the process ends."""
+        """What is done meanwhile waits for work: where that stalls, the process ends."""
         since = self._clock()
         self._ending.append(since)
         try:
@@ -58,18 +69,19 @@ class Watchdog:
             self._ending.remove(since)
 
     def complaint(self) -> FlashLlmError | None:
-        """What is to be told while a request stands still."""
+        """What is to be told while work stands still."""
         stalled = 0.0 if self._mark is None else self._clock() - self._since
         if stalled < self._stall_error():
             return None
         return FlashLlmError(ErrorCode.INTERNAL, (
-            f'A request has made no progress for {stalled:.0f} s (`health.stall_error`). '
-            'Deactivate or stop the node: what does not end then, ends with its process.'))
+            f'The engine has made no progress for {stalled:.0f} s (`health.stall_error`). '
+            'Deactivate or stop the node: what does not end then, ends with its process, as does '
+            'what stands still while the node is configured.'))
 
     def look(self) -> None:
         """Note progress; about twice a second."""
-        worker = self._current_worker()
-        mark = None if worker is None else worker.progress
+        work = self._current_work()
+        mark = None if work is None else work.progress
         now = self._clock()
         if mark is None or mark != self._mark:
             self._mark, self._since = mark, now
@@ -79,11 +91,11 @@ class Watchdog:
         self._told = complaint is not None
         if self._ending:
             waiting = now - (min(self._ending) if mark is None else self._since)
-            if waiting >= self._stall_error():
+            if waiting >= self._stall_error() + _TOLD_FOR:
                 self._give_up(waiting)
 
     def _give_up(self, waiting: float) -> None:
-        sentence = (f'The node was to end its work, which has made no progress for {waiting:.0f} s '
+        sentence = (f'A transition waits for work that has made no progress for {waiting:.0f} s '
                     f'(`health.stall_error`): the process ends with exit code {EXIT_STALLED}.')
         log = threading.Thread(target=self._logger.fatal, args=(sentence,), daemon=True)
         log.start()
