@@ -36,7 +36,7 @@ class Parts:
                  feed_forward: FeedForwardBlock) -> None:
         manifest, context, chunk = store.manifest, config.context_length, config.prefill_chunk
         self.config, self.feed_forward = replace(config, mode=feed_forward.mode), feed_forward
-        self.draft = None if config.draft_store is None else DraftPart(config, manifest)
+        self.draft = None if config.draft_store is None else DraftPart(config, store)
         guesses = max(config.lookup_tokens, 0 if self.draft is None else MOST_DRAFTED)
         self.logits_rows = 1 + (0 if feed_forward.one_by_one else guesses)
         self.text = TextPart(store, config.clock)

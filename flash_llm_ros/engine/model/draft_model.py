@@ -43,11 +43,12 @@ class PassCosts(NamedTuple):
 class DraftPart(Part):
     """The draft model in the memory plan; `model` is there once it is allocated."""
 
-    def __init__(self, config: EngineConfig, large: Manifest) -> None:
+    def __init__(self, config: EngineConfig, large: FlashStore) -> None:
         """Raises FlashLlmError: STORE_*, INVALID_PARAMETER where its tokens are other ones."""
-        self._config, self._large, self._store = config, large, FlashStore.open(config.draft_store)
+        self._config, self._large = config, large.manifest
+        self._store = FlashStore.open(config.draft_store, large.progress)
         mine = self._store.manifest
-        if mine.files[TOKENIZER]['sha256'] != large.files[TOKENIZER]['sha256']:
+        if mine.files[TOKENIZER]['sha256'] != self._large.files[TOKENIZER]['sha256']:
             raise FlashLlmError(
                 ErrorCode.INVALID_PARAMETER,
                 f'draft_store is {config.draft_store}, whose tokenizer is not that of '
