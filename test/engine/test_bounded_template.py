@@ -72,7 +72,26 @@ def test_long_conversations_have_room(name: str) -> None:
 
 
 X = '{% set x = "x" * 200000 %}'
+# Two values of 2**60 entries in a few hundred bytes; hashing, comparing or printing one has no end.
+TWINS = ('{% set ns = namespace(a=(1,), b=(1,)) %}{% for i in range(60) %}'
+         '{% set ns.a = (ns.a, ns.a) %}{% set ns.b = (ns.b, ns.b) %}{% endfor %}')
+SHARED = {
+    'key': '{{ {ns.a: 1} | length }}', 'key of get': '{{ {}.get(ns.a) }}',
+    'subscript': '{{ {}[ns.a] }}', 'dict': '{{ dict([(ns.a, 1)]) }}',
+    'namespace': '{{ namespace([(ns.a, 1)]) }}', 'unique': '{{ [ns.a, ns.b] | unique | list }}',
+    'attribute': '{{ [{}] | map(attribute=ns.a) | list }}',
+    'changed': '{% for x in [ns.a, ns.b] %}{{ loop.changed(x) }}{% endfor %}',
+    'equal': '{{ ns.a == ns.b }}', 'equal test': '{{ ns.a is eq(ns.b) }}',
+    'in': '{{ ns.a in [ns.b] }}', 'index': '{{ [ns.a].index(ns.b) }}',
+    'sort': '{{ [ns.a, ns.b] | sort }}', 'largest': '{{ [ns.a, ns.b] | max }}',
+    'field': '{{ "{}".format(ns.a) }}', 'named field': '{{ "{x}".format(x=ns.a) }}',
+    'percent field': '{{ "%s" % (ns.a,) }}', 'output': '{{ ns.a }}', 'text': '{{ "" ~ ns.a }}',
+    'prefix': '{{ "a".startswith(ns.a) }}', 'filter': '{{ ns.a | string }}',
+    'macro': '{% macro m(x) %}{{ x }}{% endmacro %}{{ m(ns.a) }}',
+    'error': '{{ raise_exception(ns.a) }}', 'default': '{{ x | default(ns.a) }}',
+}
 HOSTILE = {
+    **{f'shared {name}': TWINS + source for name, source in SHARED.items()},
     'endless': '{% for a in range(30000) %}{% for b in range(30000) %}{% endfor %}{% endfor %}',
     'output': '{% for a in range(30000) %}{{ "x" * 1000 }}{% endfor %}',
     'constant output': '{% for a in range(30000) %}' + 'x' * 99 + '{% endfor %}',
@@ -82,6 +101,8 @@ HOSTILE = {
     'products': '{% set ns = namespace(x=3) %}{% for i in range(999) %}'
                 '{% set ns.x = ns.x * ns.x %}{% endfor %}{{ ns.x }}',
     'percent': '{{ "%1000000000d" % 1 }}', 'percent star': '{{ "%*d" % (10 ** 9, 1) }}',
+    'round': '{{ 5 | round(-10 ** 9) }}', 'round up': '{{ 1.5 | round(10 ** 9, "ceil") }}',
+    'round by name': '{{ 5 | round(method="floor", precision=10 ** 9) }}',
     'format': '{{ "{:1000000000}".format(1) }}', 'nested format': '{{ "{:{}}".format("", 10**9) }}',
     'format attribute': '{{ "{0.__class__}".format(1) }}',
     'format map': '{{ "{a:99999999}".format_map({"a": 1}) }}',

@@ -34,6 +34,7 @@ _MOST_DEPTH = 32
 _MOST_LOOPS = 20            # one in another; Python compiles no more
 _MOST_BITS = 4096           # of an integer
 _MOST_INDENT = 8
+_MOST_DIGITS = 32           # that a number is rounded to
 
 _METHODS: dict[type, frozenset[str]] = {
     str: frozenset((
@@ -185,16 +186,18 @@ class _Environment(ImmutableSandboxedEnvironment):
              *args: Any, **kwargs: Any) -> Any:
         work = __self.work
         work.spend(1)
-        if isinstance(__obj, (Macro, BlockReference, LoopContext)):
+        template_own = isinstance(__obj, (Macro, BlockReference, LoopContext))
+        if template_own:
             work.spend(__self.weight)
         if isinstance(__obj, LoopContext):
             args = (work.counted(args[0], __self.weight), *args[1:])
-        else:
-            args = tuple(map(work.taken, args))
+        else:       # what is in a value is looked at by all but what the template itself defines
+            args = tuple(work.taken(value, not template_own) for value in args)
+        kwargs = {name: work.taken(value, not template_own) for name, value in kwargs.items()}
         method = getattr(__obj, '__wrapped__', __obj)       # str.format is wrapped
         owner = getattr(method, '__self__', None)
         if isinstance(owner, (str, bytes, int, float, list, tuple, dict, range, type)):
-            _check_method(work, owner, method.__name__, args)
+            _check_method(work, owner, method.__name__, args, kwargs)
         return work.seen(super().call(__context, __obj, *args, **kwargs))
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
@@ -282,11 +285,23 @@ class _Counting(NodeTransformer):
         self.generic_visit(node)
         if isinstance(node.arg, nodes.Slice):
             node.node = _filtered(node.node, '_seen')
+        else:
+            node.arg = _hashed(node.arg)
+        return node
+
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Pair:
+        self.generic_visit(node)
+        node.key = _hashed(node.key)
         return node
 
 
 def _filtered(node: nodes.Expr, name: str) -> nodes.Filter:
     return nodes.Filter(node, name, [], [], None, None, lineno=node.lineno)
+
+
+def _hashed(key: nodes.Expr) -> nodes.Expr:
+    """A key, of which a dictionary looks at all that is in it."""
+    return key if isinstance(key, nodes.Const) else _filtered(key, '_read')
 
 
 def _weight(node: nodes.Node) -> int:
@@ -317,7 +332,8 @@ def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     @pass_context
     def bounded(context: Context, *args: Any, **kwargs: Any) -> Any:
         work, deep = context.environment.work, name not in _SHALLOW
-        args = tuple(work.taken(argument, deep) for argument in args)
+        args = (work.taken(args[0], deep), *(work.taken(value, True) for value in args[1:]))
+        kwargs = {key: work.taken(value, True) for key, value in kwargs.items()}
         _check_filter(work, name, *args, **kwargs)
         passed = {} if first is None else {
             'context': context, 'eval_context': context.eval_ctx,
@@ -331,9 +347,12 @@ def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
 def _check_filter(work: Work, name: str, value: Any, *args: Any, **kwargs: Any) -> None:
     if name in ('replace', 'join'):
         _check_method(work, *((str(value), name, args) if name == 'replace' else
-                              (str(kwargs.get('d', args[0] if args else '')), name, (value,))))
+                              (str(kwargs.get('d', args[0] if args else '')), name, (value,))), {})
     elif name == 'indent':
         _check_width(kwargs.get('width', args[0] if args else None))
+    elif name == 'round':
+        if abs(int(kwargs.get('precision', args[0] if args else 0))) > _MOST_DIGITS:
+            raise TooMuchError(f'it rounds to more than {_MOST_DIGITS} digits')
     elif name == 'tojson':
         given = _TO_JSON.bind(value, *args, **kwargs).arguments
         _check_width(given.get('indent'))
@@ -346,7 +365,8 @@ def _check_width(width: Any) -> None:
         raise TooMuchError(f'it indents by more than {_MOST_INDENT}')
 
 
-def _check_method(work: Work, owner: Any, name: str, args: tuple[Any, ...]) -> None:
+def _check_method(work: Work, owner: Any, name: str, args: tuple[Any, ...],
+                  kwargs: dict[str, Any]) -> None:
     """Raise unless a method of a value of Python's own makes no more than is allowed of it."""
     kind = next((kind for kind in _METHODS if isinstance(owner, kind)), None)
     if kind is None or name not in _METHODS[kind]:
@@ -362,7 +382,8 @@ def _check_method(work: Work, owner: Any, name: str, args: tuple[Any, ...]) -> N
         work.require(work.size(args[0]) + count * len(owner))
     elif name == 'format':
         _check_format(_BRACE_FORMAT, owner)
-        work.require(len(owner) + owner.count('{') * sum(map(work.size, args)))
+        work.require(len(owner) + owner.count('{') * sum(map(work.size,
+                                                             (*args, *kwargs.values()))))
 
 
 def _check_format(allowed: re.Pattern[str], text: str) -> None:
