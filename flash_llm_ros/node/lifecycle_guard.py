@@ -48,7 +48,8 @@ class LifecycleGuard:
                 return self._inner(request, response)
             names = ', '.join(entry[1] for entry in allowed)
             self._logger.warning(
-                f'Refused the transition {wanted.label or wanted.id}: the node is {self.state}; '
+                f'Refused the transition {wanted.label[:80] or wanted.id}: the node is '
+                f'{self.state}; '
                 f'allowed now: {names or "none"}.')
             return response
         finally:

@@ -33,10 +33,18 @@ class ErrorCode(IntEnum):
     INTERNAL = 50
 
 
+_MOST_CHARACTERS = 4000     # of a message, which may quote what was asked; a memory plan has 2,000
+
+
 class FlashLlmError(Exception):
-    """An expected failure with a typed code; ``str(error)`` is a whole sentence."""
+    """An expected failure with a typed code; ``str(error)`` is a whole sentence.
+
+    A very long one is cut: it is kept, logged and published again and again.
+    """
 
     def __init__(self, code: ErrorCode, message: str) -> None:
+        if len(message) > _MOST_CHARACTERS:
+            message = f'{message[:_MOST_CHARACTERS]} ... ({len(message)} characters)'
         super().__init__(message)
         self.code = code
 

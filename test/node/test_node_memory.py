@@ -73,6 +73,7 @@ def test_requests_leave_no_object_behind(int8_store: Path, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_large_messages_are_not_kept(int8_store: Path) -> None:
+    from flash_llm_msgs.msg import ChatMessage
     from flash_llm_msgs.srv import GenerateText
 
     with running_node(int8_store) as node:
@@ -86,6 +87,10 @@ def test_large_messages_are_not_kept(int8_store: Path) -> None:
             answer = client.generate_text(GenerateText.Request(system_prompt='y' * LARGE))
             assert 'characters' in answer.error.message
             client.publish_prompt('z' * LARGE)
+        # An error that quotes them is in every status until the next request.
+        roles = [ChatMessage(role='r' * LARGE, content='a')]
+        answer = client.generate_text(GenerateText.Request(messages=roles))
+        assert "role is 'rrr" in answer.error.message and len(answer.error.message) < 5000
         assert node.process.memory('VmRSS') - before < 10 * LARGE
 
 

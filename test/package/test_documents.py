@@ -12,7 +12,8 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob('*.md'), *ROOT.glob('doc/*.md'), *ROOT.glob('bench/*.md')])
 BASES = (ROOT, *(ROOT / name for name in ('flash_llm_ros', 'flash_llm_msgs', 'native', 'test')))
 SOURCE = re.compile(r'(?:[\w.-]+/)*[\w.-]+\.(?:py|cpp|hpp|c|yaml|xml|msg|ffn|sh)')
-NOT_OURS = {'manifest.yaml', 'profile.yaml'}      # of stores
+NOT_OURS = {'manifest.yaml', 'profile.yaml',        # of stores
+            'DEFAULT_FASTRTPS_PROFILES.xml'}        # of robots
 
 
 def named_sources(text):
