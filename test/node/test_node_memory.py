@@ -61,9 +61,8 @@ def test_requests_leave_no_object_behind(int8_store: Path, tmp_path: Path) -> No
         def settled_count() -> int:     # results are kept for a second
             node.client.until(lambda: not node.client.status.queue_length, 10, 'an idle node')
             first = len(counts())
-            node.client.until(lambda: len(set(counts()[first + 2:][-4:])) == 1
-                              and len(counts()) >= first + 6, 90, 'the same count for a while')
-            return counts()[-1]
+            node.client.until(lambda: len(counts()) >= first + 10, 120, 'ten counts')
+            return min(counts()[first + 2:])        # timers at work have some more now and then
 
         before = settled_count()
         assert before > 10_000          # of Python and ROS: it is counted
