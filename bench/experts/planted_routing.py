@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 _HEAT, _MEMORY = 1.1, 0.42
 
 
-def planted_routing(tokens: int, layers: int, experts: int, active: int,
-                    seed: int = 0) -> NDArray[np.bool_]:
+def planted_routing(tokens: int, layers: int, experts: int, active: int, seed: int = 0,
+                    heat: float = _HEAT, memory: float = _MEMORY) -> NDArray[np.bool_]:
     """bool [tokens, layers, experts]: who uses whom."""
     random = np.random.default_rng(seed)
-    popularity = _HEAT * random.standard_normal((layers, experts))
+    popularity = heat * random.standard_normal((layers, experts))
     text = random.standard_normal((layers, experts))
     used = np.zeros((tokens, layers, experts), bool)
     for token in used:
-        text = _MEMORY * text + (1 - _MEMORY ** 2) ** 0.5 * random.standard_normal(text.shape)
+        text = memory * text + (1 - memory ** 2) ** 0.5 * random.standard_normal(text.shape)
         best = np.argpartition(-(popularity + text), active, axis=1)[:, :active]
         np.put_along_axis(token, best, True, axis=1)
     return used
