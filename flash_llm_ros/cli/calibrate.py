@@ -59,7 +59,8 @@ def run(options: Namespace) -> int:
 
 def price(calibration: Calibration) -> str:
     """What mode gated costs and saves, in a line."""
-    return (f'mode gated: {calibration.active_share:.1%} of the neurons, in '
+    return (f'{calibration.mean_zeros:.1%} of the activations are 0; '
+            f'mode gated: {calibration.active_share:.1%} of the neurons, in '
             f'{calibration.groups_share:.1%} of the groups; perplexity times '
             f'{calibration.perplexity_text}; predictors of '
             f'{calibration.predictor_bytes / 1e6:.1f} MB find {calibration.mean_recall:.2%} of '
@@ -67,8 +68,8 @@ def price(calibration: Calibration) -> str:
 
 
 def _layers(calibration: Calibration) -> Table:
-    table = Table('layer', 'predictor', 'KB', 'recall', 'precision')
+    table = Table('layer', 'zeros', 'predictor', 'KB', 'recall', 'precision')
     for layer, facts in enumerate(calibration.predictors):
-        table.add_row(str(layer), f'{facts.kind} {facts.size}', f'{facts.bytes / 1e3:.0f}',
-                      f'{facts.recall:.2%}', f'{facts.precision:.1%}')
+        table.add_row(str(layer), f'{facts.zeros:.1%}', f'{facts.kind} {facts.size}',
+                      f'{facts.bytes / 1e3:.0f}', f'{facts.recall:.2%}', f'{facts.precision:.1%}')
     return table

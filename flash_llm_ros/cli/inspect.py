@@ -146,7 +146,8 @@ def _calibration(calibration: Calibration | None) -> str:
     if calibration is None:
         return 'none: mode exact only'
     kinds = Counter(f'{facts.kind} {facts.size}' for facts in calibration.predictors)
-    return (f'{calibration.text_tokens} tokens: mode gated uses {calibration.active_share:.0%} of '
+    return (f'{calibration.text_tokens} tokens: {calibration.mean_zeros:.0%} of the activations '
+            f'are 0; mode gated uses {calibration.active_share:.0%} of '
             f'the neurons, in {calibration.groups_share:.0%} of their groups, at '
             f"{calibration.perplexity_text} times mode exact's perplexity; predictors: "
             + ', '.join(f'{count} x {kind}' for kind, count in kinds.most_common()))

@@ -22,6 +22,7 @@ class Quality:
     recall: float               # of the contribution
     precision: float            # of the predicted neurons
     loaded: float               # of all neurons
+    zeros: float                # of all activations
 
     @classmethod
     def of(cls, threshold: float, contributions: Array, chosen: NDArray[np.bool_]) -> 'Quality':
@@ -30,7 +31,7 @@ class Quality:
         hits = float(contributions.sum(where=chosen, dtype=np.float64))
         right = int((chosen & (contributions > 0)).sum())
         return cls(threshold, hits / total if total else 1.0, right / max(int(chosen.sum()), 1),
-                   float(chosen.mean()))
+                   float(chosen.mean()), float((contributions == 0).mean()))
 
 
 class Judge:

@@ -38,7 +38,8 @@ class FoundPredictor:
     @property
     def facts(self) -> PredictorFacts:
         return PredictorFacts(self.form.kind, self.form.size, self.bytes,
-                              round(self.quality.recall, 4), round(self.quality.precision, 4))
+                              round(self.quality.recall, 4), round(self.quality.precision, 4),
+                              round(self.quality.zeros, 4))
 
 
 class LayerCandidates:

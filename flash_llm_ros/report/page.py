@@ -89,13 +89,14 @@ def _calibration(manifest: Manifest) -> str:
     if calibration is None:
         return _missing('None: every neuron is used, in every mode.')
     return _price(calibration) + _table(
-        ('layer', 'predictor', 'recall', 'precision'),
-        [(str(layer), f'{facts.kind} {facts.size}', f'{facts.recall:.1%}',
+        ('layer', 'zeros', 'predictor', 'recall', 'precision'),
+        [(str(layer), f'{facts.zeros:.1%}', f'{facts.kind} {facts.size}', f'{facts.recall:.1%}',
           f'{facts.precision:.1%}') for layer, facts in enumerate(calibration.predictors)])
 
 
 def _price(calibration: Calibration) -> str:
-    return (f'<p>Mode gated, on held-out tokens of {calibration.text_tokens}: '
+    return (f'<p>{calibration.mean_zeros:.1%} of the activations are 0. Mode gated, on held-out '
+            f'tokens of {calibration.text_tokens}: '
             f'{calibration.active_share:.1%} of the neurons are predicted, in '
             f'{calibration.groups_share:.1%} of their groups; perplexity is '
             f'{calibration.perplexity_text} times that of mode exact. The predictors take '

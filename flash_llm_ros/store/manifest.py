@@ -46,11 +46,12 @@ class PredictorFacts:
     bytes: int
     recall: float               # share of the contribution that was predicted
     precision: float            # share of the predicted neurons that were active
+    zeros: float                # share of the layer's activations that are 0
 
     def __post_init__(self) -> None:
         PredictorForm(self.kind, self.size)
         check_integers(self, ['bytes'])
-        check_numbers(self, ['recall', 'precision'], *_SHARE)
+        check_numbers(self, ['recall', 'precision', 'zeros'], *_SHARE)
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,10 @@ class Calibration:
     @property
     def mean_recall(self) -> float:
         return sum(predictor.recall for predictor in self.predictors) / len(self.predictors)
+
+    @property
+    def mean_zeros(self) -> float:
+        return sum(predictor.zeros for predictor in self.predictors) / len(self.predictors)
 
     @property
     def predictor_bytes(self) -> int:

@@ -68,6 +68,8 @@ def test_inspect_a_calibrated_store(planted_store: Path,
     facts = json.loads(run(capsys, 'inspect', planted_store, '--json')[1])['calibration']
     assert 'bundled layout' in out and len(facts['thresholds']) == 3
     assert f'mode gated uses {facts["active_share"]:.0%} of the neurons' in out
+    zeros = [one['zeros'] for one in facts['predictors']]
+    assert f'{sum(zeros) / len(zeros):.0%} of the activations are 0' in out
     assert f'{facts["perplexity_ratio"]:.4f} ± {facts["perplexity_error"]:.4f} times' in out
 
 

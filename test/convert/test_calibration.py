@@ -8,7 +8,7 @@ import re
 import shutil
 import statistics
 
-from family_checkpoints import reference_of, write_opt
+from family_checkpoints import VARIANTS, reference_of, write_opt
 from generation_cases import ReferenceModel
 import numpy as np
 from planted_checkpoint import write_planted_checkpoint
@@ -148,6 +148,24 @@ def test_biases_go_with_their_neurons(tmp_path: Path) -> None:
     np.testing.assert_allclose(logits, expected, atol=0.02 * expected.std())
 
 
+def test_zeros_of_squared_relu(tmp_path: Path) -> None:
+    """As transformers' model has them; its predictors are used."""
+    checkpoint = VARIANTS['nemotron'](tmp_path / 'checkpoint')
+    store = converted(checkpoint, tmp_path / 'store', neurons='fp16', texts=[TEXT * 4])
+    reference, zeros = reference_of(checkpoint), []
+    for layer in reference.model.layers:
+        layer.mlp.act_fn.register_forward_hook(
+            lambda module, inputs, output: zeros.append(float((output == 0).float().mean())))
+    with opened(store.path, mode='gated', context_length=256) as engine:
+        tokens = engine.tokenize(TEXT)[:256]
+        engine.model.forward(np.array(tokens[:1]), 0, False)
+        assert 0 < engine.stats()['active_neurons'] < engine.stats()['total_neurons']
+    with torch.no_grad():
+        reference(torch.tensor([tokens]))
+    assert [facts.zeros for facts in store.manifest.calibration.predictors] == [
+        pytest.approx(share, abs=0.05) for share in zeros]
+
+
 def test_predictors_find_what_they_say(planted: Path, tmp_path: Path) -> None:
     """Against active sets in float64, on text that calibration never saw."""
     store, inputs = FlashStore.open(planted), recorded(planted, tmp_path / 'recording')
@@ -166,6 +184,7 @@ def test_predictors_find_what_they_say(planted: Path, tmp_path: Path) -> None:
             assert facts.recall > 0.98
             assert (contribution > 0)[wanted].mean() == pytest.approx(facts.precision, abs=0.15)
             assert wanted.mean() < 0.3
+            assert (contribution == 0).mean() == pytest.approx(facts.zeros, abs=0.02)
 
 
 def test_the_price_is_that_of_mode_gated(planted: Path) -> None:

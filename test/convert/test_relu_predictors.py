@@ -51,7 +51,7 @@ def test_quality_by_hand() -> None:
     contributions = np.array([[4, 0, 1], [0, 3, 2]], np.float32)
     chosen = np.array([[True, True, False], [False, True, False]])
     assert Quality.of(0.5, contributions, chosen) == Quality(
-        0.5, pytest.approx(7 / 10), pytest.approx(2 / 3), 0.5)
+        0.5, pytest.approx(7 / 10), pytest.approx(2 / 3), 0.5, pytest.approx(2 / 6))
     nothing = Quality.of(0.5, np.zeros((2, 3), np.float32), np.zeros((2, 3), bool))
     assert (nothing.recall, nothing.precision, nothing.loaded) == (1, 0, 0)
 
