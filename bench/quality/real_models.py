@@ -1,8 +1,8 @@
 """Real models as their packages have them: perplexity in int8 beside the GGUF's in float32, and how
 many of 24 greedy tokens are llama.cpp's.
 
-The first difference is where two tokens are nearly as likely: our weights are rounded once more,
-llama.cpp's products are. Text: what follows the prompt.
+Our weights are rounded once more, llama.cpp's products are: where answers part first, the margin
+says by how much ours is likelier than llama.cpp's in float32. Text: what follows the prompt.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -39,6 +39,7 @@ class Row:
     factor: float                   # of one to the other, and its standard error
     error: float
     same: int                       # greedy tokens, as llama.cpp's
+    margin: float                   # nats of ours over llama.cpp's where they part, in float32
     text: str
 
 
@@ -47,12 +48,17 @@ def row_of(model: Path, folder: Path, tokens: int) -> Row:
     tokenizer = TextTokenizer(store.text(TOKENIZER), store.manifest.model.begin_token)
     text = tokenizer.encode(held_out_text())[:tokens]
     losses = losses_of(store, text, 'exact')
-    reference = token_losses(reference_logits(load_reference(model), text), text)
+    peer = load_reference(model)
+    reference = token_losses(reference_logits(peer, text), text)
     prompt, answer, words = greedy(store)
+    theirs = llama_cpp_answer(model, prompt)
+    same, margin = as_many(answer, theirs), 0.0
+    if same < NEW_TOKENS:
+        likely = reference_logits(peer, prompt + answer[:same])[-1]
+        margin = float(likely[answer[same]] - likely[theirs[same]])
     floors = prospect(open_checkpoint(model), ConversionOptions(), None, []).floors
     return Row(model.stem, floors[0].budget, float(np.exp(losses.mean())),
-               float(np.exp(reference.mean())), *relative(losses, reference),
-               as_many(answer, llama_cpp_answer(model, prompt)), words)
+               float(np.exp(reference.mean())), *relative(losses, reference), same, margin, words)
 
 
 def greedy(store: FlashStore) -> tuple[list[int], list[int], str]:
@@ -72,10 +78,11 @@ def measure(options: Namespace) -> Report:
     for model in options.models:
         with tempfile.TemporaryDirectory() as folder:
             rows.append(row_of(model, Path(folder), options.tokens))
-    show(('model', 'least budget', 'int8', 'float32', 'int8 / float32', "llama.cpp's", 'text'),
+    show(('model', 'least budget', 'int8', 'float32', 'int8 / float32', "llama.cpp's", 'margin',
+          'text'),
          [(row.model, f'{row.least_budget / 1e6:.0f} MB', f'{row.perplexity:.3f}',
            f'{row.reference:.3f}', f'{row.factor:.3f} ± {row.error:.3f}', str(row.same),
-           ' '.join(row.text.split())) for row in rows])
+           f'{row.margin:+.2f}', ' '.join(row.text.split())) for row in rows])
     return Report([asdict(row) for row in rows],
                   '; '.join(f'{row.model}: {row.factor:.3f}' for row in rows))
 
