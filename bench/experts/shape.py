@@ -22,10 +22,10 @@ from bench.support.command import Report, at_least, byte_size, command, run, sho
 from bench.window.replayer import at_best
 from bench.window.trace import NeuronTrace
 from flash_llm_ros import _native
+from flash_llm_ros.engine.memory.window import EXPERTS_HALF_LIFE
 from flash_llm_ros.store.geometry import Geometry, model_sections, plan_geometry
 from flash_llm_ros.store.neuron_writer import NeuronWriter
 
-_HALF_LIFE = 16
 _PROMPT = 128           # tokens of a chunk
 
 
@@ -77,7 +77,7 @@ class Blocks:
         self._sections = [self.core.add_section(
             part.first_group, part.bundles, part.bundles_per_group, part.rows, part.codec.name,
             part.codec.dim, part.copies, part.stride) for part in geometry.sections]
-        self.core.set_cache(self.slots, _HALF_LIFE)
+        self.core.set_cache(self.slots, EXPERTS_HALF_LIFE)
 
     def run(self, used: NDArray[np.bool_]) -> float:
         """Tokens in one pass, bool [tokens, layers, experts]; returns seconds."""

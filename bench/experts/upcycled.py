@@ -41,7 +41,12 @@ class Upcycled(Checkpoint):
         self._whole = lru_cache(maxsize=3)(base.rows)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        raise NotImplementedError(name)
+        count, part = self.spec.feed_forward.experts.count, name.rpartition('.')[2]
+        if part == 'router':
+            return count, self.spec.hidden_size
+        if part.startswith('expert_'):
+            return count, *self._base.shape(name.replace('expert_', ''))
+        return self._base.shape(name)
 
     def stored_names(self) -> Iterable[str]:
         return self._base.stored_names()

@@ -54,16 +54,23 @@ void NeuronCore::experts(int gate_up, int down, Inputs x, const Routing& routing
   experts_.list(routing, dim_);
   std::vector<ExpertUses::Turn>& turns = experts_.turns();
   const std::size_t groups = static_cast<std::size_t>(first.stride);
-  const std::size_t at_once = cache_->size() / groups;
-  std::vector<std::int64_t> wanted;
+  // All at once; where the cache has not the room, half of it is read while the other is computed.
+  const std::size_t room = cache_->size() / groups;
+  const std::size_t at_once = turns.size() <= room ? room : std::max<std::size_t>(room / 2, 1);
+  const auto groups_of = [&](std::size_t begin) {
+    std::vector<std::int64_t> wanted;
+    for (std::size_t i = begin; i < std::min(turns.size(), begin + at_once); ++i) {
+      add_groups(first, turns[i].expert, wanted);
+    }
+    return wanted;
+  };
   std::vector<std::int32_t> slots(groups);
   for (std::size_t begin = 0; begin < turns.size(); begin += at_once) {
     const std::size_t end = std::min(turns.size(), begin + at_once);
-    wanted.clear();
-    for (std::size_t i = begin; i < end; ++i) {
-      add_groups(first, turns[i].expert, wanted);
+    const Claim claim(cache_.get(), gate_up, groups_of(begin));
+    if (end < turns.size()) {
+      cache_->prefetch(gate_up, groups_of(end), true);
     }
-    const Claim claim(cache_.get(), gate_up, wanted);
     const auto there = [&](std::size_t i) { return ready(claim, (i - begin) * groups, groups); };
     for (std::size_t left = end - begin; left > 0; --left) {
       const std::size_t next = next_turn(turns, begin, end, x.tokens == 1, there);

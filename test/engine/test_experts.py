@@ -4,6 +4,7 @@ from pathlib import Path
 import re
 
 from generation_cases import answer, opened_tightly
+import numpy as np
 import pytest
 
 from bench.memory.budget import SLACK, figures_of, job_of
@@ -62,6 +63,19 @@ def test_foreseen_experts_change_no_byte(experts_store: Path,
         assert (used['prefetched'] > 0) == (used['prefetch_used'] > 0) == always
         assert used['prefetch_used'] <= used['prefetched']
     assert answers[0] == answers[1]
+
+
+def test_the_copies_answer_nearly_as_their_original(int8_store: Path,
+                                                     experts_store: Path) -> None:
+    """The blocks of one random checkpoint, and eight of each scaled by 3 % up or down."""
+    found = []
+    for store in (int8_store, experts_store):
+        engine, _ = opened(store, 60_000_000)
+        logits = np.empty((60, 258), np.float32)
+        engine.model.forward(np.arange(20, 80), 0, True, logits)
+        engine.close()
+        found.append(logits.ravel())
+    assert 0.99 < np.corrcoef(*found)[0, 1] < 0.99999
 
 
 def test_it_is_described(experts_store: Path, tmp_path: Path,

@@ -13,7 +13,7 @@ from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
 from flash_llm_ros.store.flash_store import FlashStore
 
 # Tokens after which a use counts half for who yields; `python -m bench.window.hit_rates` compares.
-_NEURONS_HALF_LIFE, _EXPERTS_HALF_LIFE = 4, 16
+NEURONS_HALF_LIFE, EXPERTS_HALF_LIFE = 4, 16
 
 
 class Window:
@@ -42,8 +42,8 @@ class Window:
             self.embedding = self._ids['embedding', -1]
             self.core.set_ring(plan.chunk_groups, plan.chunks)
             experts = store.manifest.model.feed_forward.experts
-            self.core.set_cache(plan.cache_slots, _NEURONS_HALF_LIFE if experts is None else
-                                _EXPERTS_HALF_LIFE)
+            self.core.set_cache(plan.cache_slots, NEURONS_HALF_LIFE if experts is None else
+                                EXPERTS_HALF_LIFE)
             if costs is not None:
                 self.core.set_read_costs(costs.request_seconds, costs.byte_seconds,
                                          costs.largest_bytes)
