@@ -9,8 +9,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from flash_llm_ros.store.block_quantisation import OFFSET_BLOCK, Q4_BLOCK, block_of
+from flash_llm_ros.store.graph_operators import MS, OPERATORS
 
-MS = 'com.microsoft'
 _ELEMENT = {np.dtype(np.float32): TensorProto.FLOAT, np.dtype(np.float16): TensorProto.FLOAT16,
             np.dtype(np.uint8): TensorProto.UINT8}
 # Activations are rounded to 8 bits a block, which is what makes 8-bit weights fast.
@@ -37,6 +37,9 @@ class GraphBuilder:
 
     def node(self, op: str, inputs: list[str], outputs: list[str], domain: str = '',
              **attributes: Any) -> None:
+        """ValueError for an operator that the engine would refuse."""
+        if (domain, op) not in OPERATORS:
+            raise ValueError(f'{domain}.{op} is not in OPERATORS of graph_operators.py')
         self.nodes.append(helper.make_node(op, inputs, outputs, domain=domain, **attributes))
 
     def inline(self, name: str, value: NDArray[Any]) -> str:

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, ValueInfoProto
 
 from flash_llm_ros.model_spec import ModelSpec
-from flash_llm_ros.store.graph_builder import MS, ExternalData, GraphBuilder, value
+from flash_llm_ros.store.graph_builder import ExternalData, GraphBuilder, value
+from flash_llm_ros.store.graph_operators import MS
 from flash_llm_ros.store.router_graph import add_router, router_outputs
 
 Rows = Callable[[str], NDArray[np.float32]]      # a tensor by its canonical name

@@ -106,11 +106,34 @@ def weights_elsewhere(model: onnx.ModelProto) -> None:
     rewired(model, 'Add', model.graph.output[0].name, 'secret')
 
 
+def endless_loop(model: onnx.ModelProto) -> None:
+    """By operators of ONNX's own, which no graph of a store needs."""
+    info = onnx.helper.make_tensor_value_info
+    body = onnx.helper.make_graph(
+        [onnx.helper.make_node('Identity', ['go on'], ['go on again']),
+         onnx.helper.make_node('Identity', ['value'], ['the same'])], 'body',
+        [info('count', onnx.TensorProto.INT64, []), info('go on', onnx.TensorProto.BOOL, []),
+         info('value', onnx.TensorProto.FLOAT, None)],
+        [info('go on again', onnx.TensorProto.BOOL, []),
+         info('the same', onnx.TensorProto.FLOAT, None)])
+    output = model.graph.output[0].name
+    rewired(model, 'Loop', output, body=body)
+    model.graph.node[-1].input[:] = ['', '', f'{output}.before']
+
+
+def by_a_function(model: onnx.ModelProto) -> None:
+    """Whose name is one that is allowed."""
+    model.functions.append(onnx.helper.make_function(
+        '', 'Cast', ['x'], ['y'], [onnx.helper.make_node('Loop', ['', '', 'x'], ['y'])],
+        [onnx.helper.make_opsetid('', 17)]))
+
+
 @pytest.mark.parametrize('resident', ['q8', 'fp32'])      # probed when loaded, and not
 @pytest.mark.parametrize(('name', 'change'), [
     (name, change) for name in ('layers/01.onnx', 'layers/final.onnx', 'predictors/01.onnx')
     for change in (unknown_operator, output_renamed, output_of_another_shape,
-                   output_of_another_type, further_input, weights_elsewhere)
+                   output_of_another_type, further_input, weights_elsewhere, endless_loop,
+                   by_a_function)
     # Its only output is taken, whatever it is called.
     if (name, change) != ('layers/final.onnx', output_renamed)])
 def test_a_graph_that_is_not_ours(planted_stores: dict[str, Path], tmp_path: Path, resident: str,

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.onnx_runtime import ort
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.graph_operators import check_operators
 from flash_llm_ros.store.tensor_file import TensorFile
 
 _FOLDER_KEY = 'session.model_external_initializers_file_folder_path'
@@ -33,6 +34,7 @@ class GraphLoader:
         them or else with each: `probe` returns inputs, and the outputs must stay the same bytes.
         Raises FlashLlmError: STORE_CORRUPT, READ_FAILED.
         """
+        check_operators(graph, name)
         options = self._options()
         names = [] if tensors is None else [n for n in tensors.names() if n.startswith(prefix)]
         memory = self._share(options, tensors, names) if names else None
