@@ -130,7 +130,7 @@ def test_logits_that_are_no_numbers(bad: float, temperature: float) -> None:
     logits = random_logits(4)
     logits[20] = bad
     sampler = Sampler(SamplingParams(temperature=temperature), np.array([0]), VOCABULARY)
-    with assert_error(ErrorCode.INTERNAL):
+    with assert_error(ErrorCode.STORE_CORRUPT):
         sampler.pick(logits)
 
 

@@ -74,7 +74,7 @@ class KeptPrompt:
                 with suppress(OSError):     # another process may have removed them meanwhile
                     _remove_oldest(folder)
         except OSError as error:
-            log(f'{not_written(self._folder, error)} The next start computes the system prompt '
+            log(f'{not_written(self.path, error)} The next start computes the system prompt '
                 'anew.')
 
     def _write(self, folder: int, model: Model) -> None:

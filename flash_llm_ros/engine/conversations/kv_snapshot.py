@@ -103,7 +103,7 @@ def read_snapshot(file: BinaryIO, name: str, key: bytes, parts: Iterable[memoryv
         raise ChecksumError(f'{name} is damaged: its SHA-256 does not match.')
 
 
-def not_written(folder: Path, error: OSError) -> FlashLlmError:
+def not_written(place: Path, error: OSError) -> FlashLlmError:
     return FlashLlmError(ErrorCode.READ_FAILED,
-                         f'A snapshot of the KV cache cannot be written to {folder}: '
+                         f'A snapshot of the KV cache cannot be written to {place}: '
                          f'{error.strerror}.')

@@ -63,12 +63,14 @@ class Sampler:
 
         `allowed` says which tokens it may be, [vocabulary] with at least one; None: any.
 
-        Raises FlashLlmError(INTERNAL) when they are no numbers: better no text than noise.
+        Raises FlashLlmError(STORE_CORRUPT) when they are no numbers: better no text than noise.
         """
         params = self._params
         if not math.isfinite(logits.max()):
-            raise FlashLlmError(ErrorCode.INTERNAL, 'The model computed logits that are not '
-                                'finite numbers.')
+            raise FlashLlmError(
+                ErrorCode.STORE_CORRUPT,
+                "The store's weights give logits that are not finite numbers. `flash_llm verify "
+                'STORE` says whether they are as converted; then its checkpoint is wrong.')
         if params.temperature == 0 and params.repetition_penalty == 1.0:
             scores = logits if allowed is None else np.where(allowed, logits, -math.inf)
             token = int(scores.argmax())
