@@ -8,7 +8,7 @@ from pathlib import Path
 from bench.faults.outcome import Ending, Outcome, Trial
 from bench.faults.uses import USES, Use, least_budget
 from flash_llm_ros.engine import Engine
-from flash_llm_ros.store.errors import FlashLlmError
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 Step = Callable[[], object]
 
@@ -23,14 +23,15 @@ def shim(name: str) -> int:
     return function() if function else 0
 
 
-def base_of(trial: Trial, use: str, reader: str, calls: str = 'read') -> dict:
+def base_of(trial: Trial, use: str, reader: str, calls: str = 'read',
+            watched: str = '') -> dict:
     """Texts of the undamaged store, its budget, how many reads filling and all took.
 
-    And how many calls of a kind there were about other files.
+    And how many calls of a kind there were about other files, those in `watched`.
     """
     stores, folder, made = Path(trial.stores), Path(trial.folder), USES[use]
     budget = least_budget(made, stores, folder, reader)
-    set_fault(CALL_FOLDER=trial.stores, CALL_KIND=calls)()
+    set_fault(CALL_FOLDER=watched or trial.stores, CALL_KIND=calls)()
     before = shim('reads_seen')
     engine = made.open(stores, folder, budget, print, reader=reader)
     filled = shim('reads_seen') - before
@@ -60,7 +61,7 @@ def attempt(trial: Trial, use: str, reader: str, *, before: Step = nothing,
         engine = made.open(Path(trial.stores), Path(trial.folder), budget, log, reader=reader,
                            **options)
     except FlashLlmError as error:
-        return Ending(Outcome.REFUSED, f'{error.code.name}: {error}', budget)
+        return told(Outcome.REFUSED, error, budget)
     opened()
     found = asked(made, engine, trial.base['texts'], lines)
     if found.outcome is Outcome.TYPED and mended is not None:
@@ -74,11 +75,17 @@ def attempt(trial: Trial, use: str, reader: str, *, before: Step = nothing,
     return Ending(found.outcome, found.detail, budget)
 
 
+def told(outcome: Outcome, error: FlashLlmError, budget: int = 0) -> Ending:
+    """INTERNAL is the code of what nobody has foreseen."""
+    return Ending(Outcome.CRASH if error.code is ErrorCode.INTERNAL else outcome,
+                  f'{error.code.name}: {error}', budget)
+
+
 def asked(use: Use, engine: Engine, expected: list[str], lines: list[str]) -> Ending:
     try:
         texts = use.texts(engine)
     except FlashLlmError as error:
-        return Ending(Outcome.TYPED, f'{error.code.name}: {error}')
+        return told(Outcome.TYPED, error)
     if texts != expected:
         return Ending(Outcome.WRONG_TEXT, f'{texts} instead of {expected}')
     anew = any('anew' in line for line in lines)

@@ -16,10 +16,14 @@ OTHER_OF_SHAPE = {'exact': 'other', 'gated': 'plain'}
 
 
 def write_stores(folder: Path) -> None:
-    """`exact` and `gated`; `other` and `plain` have their shapes; ten seconds.
+    """`exact` and `gated`; `other` and `plain` have their shapes; `small` ones; ten seconds.
 
     `plain` is the gated one before its neurons were put in order, which a lost write leaves.
     """
+    for name, seed, options in (('small', 0, {}), ('small_other', 1, {}),
+                                ('small_gated', 2, {'hidden_act': 'relu'})):
+        write_checkpoint(folder / f'{name}.checkpoint', seed, **options)
+        converted(folder / f'{name}.checkpoint', folder / name, most_tokens=512)
     for name, seed in (('exact', 0), ('other', 1)):
         write_checkpoint(folder / f'{name}.checkpoint', seed, **SIZE)
         converted(folder / f'{name}.checkpoint', folder / name)

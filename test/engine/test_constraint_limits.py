@@ -5,14 +5,14 @@ from pathlib import Path
 import subprocess
 import sys
 
-from hostile_constraints import HOSTILE
 import pytest
 
+from bench.faults.hostile_constraints import HOSTILE
 from bench.memory.budget import SLACK, WORKER, job_of
 from bench.support.worker import run_worker
 from flash_llm_ros.engine.request.constrained_decoding import WORK_BYTES
 
-SCRIPT = Path(__file__).parents[1] / 'support/hostile_constraints.py'
+SCRIPT = Path(__file__).parents[1] / 'support/measured_constraints.py'
 ROOT = Path(__file__).parents[2]
 
 

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 import subprocess
 
-from hostile_constraints import chained, periods
 import pytest
 
+from bench.faults.hostile_constraints import chained, periods
 from flash_llm_ros.engine.request import constraint_trial
 from flash_llm_ros.engine.request.constraint import Constraint, ConstraintKind
 from flash_llm_ros.engine.request.constraint_trial import ConstraintTrial

@@ -4,12 +4,12 @@ import json
 from pathlib import Path
 import re
 
-from hostile_constraints import chained, periods
 from jsonschema import Draft202012Validator
 import pytest
 from ros_fixtures import RunningNode, running_node
 from test_constraint import SCHEMA
 
+from bench.faults.hostile_constraints import chained, periods
 from flash_llm_ros.engine import FinishReason
 from flash_llm_ros.store.errors import ErrorCode
 

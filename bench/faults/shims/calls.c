@@ -91,7 +91,7 @@ static enum verdict verdict(enum kind kind, int there) {
 }
 
 static size_t half(enum verdict verdict, size_t bytes) {
-  return verdict == kHalf ? bytes / 2 : bytes;
+  return verdict == kHalf && bytes > 1 ? bytes / 2 : bytes;
 }
 
 /* Alters what was read where it is to be altered. */
