@@ -218,10 +218,33 @@ class ModelSpec:
                       f'in the vocabulary of {vocabulary}')
 
     @property
+    def core_attention(self) -> bool:
+        """Whether the core computes attention; else ONNX Runtime does, by the layers' graphs."""
+        attention, positions, block = self.attention, self.positions, self.feed_forward
+        return (attention == AttentionSpec(attention.heads, attention.kv_heads, attention.head_dim,
+                                           attention.bias, attention.output_bias)
+                and self.norm == NormSpec('rms', self.norm.eps)
+                and positions == PositionSpec('rotary', positions.theta, positions.factors,
+                                              width=positions.width)
+                and not block.bias and block.experts is None)
+
+    @property
     def rotary_width(self) -> int:
         """How many of a head's numbers its position turns."""
         width = self.positions.width
         return self.attention.head_dim if width is None else width
+
+    def rotary_frequencies(self, context: int, local: bool = False) -> list[float]:
+        """By which a token's position turns each pair of a head's numbers (arXiv 2104.09864).
+
+        `context`: tokens of the KV cache; `local`: of layers that have a wavelength of their own.
+        """
+        positions, width = self.positions, self.rotary_width
+        theta = positions.local_theta if local else positions.theta
+        factors = () if local else (positions.short_factors if context <= positions.short_context
+                                    else positions.factors)
+        return [theta ** (-2 * i / width) / (factors[i] if factors else 1)
+                for i in range(width // 2)]
 
     def to_dict(self) -> dict[str, Any]:
         """Nested mappings and lists, as YAML has them, without what is as it is by default."""

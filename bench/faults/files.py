@@ -18,8 +18,8 @@ from flash_llm_ros.store.publication import Publication
 
 # Of a gated store, which has every kind.
 FILES = ('manifest.yaml', 'neurons.bin', 'resident.safetensors', 'predictors.safetensors',
-         'layers/01.onnx', 'layers/final.onnx', 'predictors/00.onnx', 'tokenizer.json',
-         'tokenizer.safetensors', 'chat_template.jinja', 'profile.yaml')
+         'predictors/00.onnx', 'tokenizer.json', 'tokenizer.safetensors', 'chat_template.jinja',
+         'profile.yaml')
 
 
 def _flipped(file: Path, draw: random.Random) -> None:

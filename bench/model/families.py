@@ -59,7 +59,7 @@ def compared(checkpoint: Path, store: Path, reference: PreTrainedModel) -> Found
     tokens = np.random.default_rng(0).integers(0, 256, POSITIONS).tolist()
     expected = reference_logits(reference, tokens)
     engine = Engine.open(EngineConfig(store, 40_000_000, 'exact', lock_memory=False,
-                                      context_length=256))
+                                      context_length=256, kv_cache='int16'))
     try:
         differences = [np.abs(found - expected).max() / np.abs(expected).max()
                        for found in (engine_logits(engine, tokens), step_logits(engine, tokens))]

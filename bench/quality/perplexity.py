@@ -1,5 +1,6 @@
-"""The price of a store in perplexity on text that calibration never saw: in exact mode, and in mode
-gated where the store has it, beside the GGUF in float32.
+"""The price of a store in perplexity on text that calibration never saw: in exact mode, also with
+keys and values of 16 bits in place of 8, and in mode gated where the store has it, beside the GGUF
+in float32.
 
 The reference is transformers on the dequantised weights. Gated mode reads the text token by token,
 as answers are made.
@@ -20,11 +21,11 @@ from flash_llm_ros.engine.text.tokenizer import TextTokenizer
 from flash_llm_ros.store.flash_store import TOKENIZER, FlashStore
 
 
-def losses_of(store: FlashStore, tokens: list[int], mode: str) -> np.ndarray:
+def losses_of(store: FlashStore, tokens: list[int], mode: str, **options: str) -> np.ndarray:
     """Loss of each token but the first, in nats."""
     budget = 2 * store.bytes + 500_000_000      # quality does not depend on it, speed does
     engine = Engine.open(EngineConfig(store.path, budget, mode, context_length=len(tokens),
-                                      threads=2, lock_memory=False))
+                                      threads=2, lock_memory=False, **options))
     try:
         return token_losses(engine_logits(engine, tokens, dense=mode == 'exact'), tokens)
     finally:
@@ -44,6 +45,8 @@ def measure(options: Namespace) -> Report:
     tokens = tokenizer.encode(TEXTS[options.text]())[:options.tokens]
     modes = ['exact', *['gated'] * (store.manifest.calibration is not None)]
     losses = {mode: losses_of(store, tokens, mode) for mode in modes}
+    if store.manifest.model.core_attention:
+        losses['exact, KV cache int16'] = losses_of(store, tokens, 'exact', kv_cache='int16')
     reference = token_losses(reference_logits(load_reference(options.model), tokens), tokens)
     factors = {mode: relative(found, reference) for mode, found in losses.items()}
     perplexities = {name: float(np.exp(found.mean()))

@@ -42,9 +42,8 @@ def add_arguments(parser: ArgumentParser) -> None:
                         'store)')
     parser.add_argument('--resident', choices=('q8', 'q4', 'fp32'),
                         help='format of the attention weights (default: q4 where '
-                        'the checkpoint has no more to keep, else q8; fp32 with fp16)')
-    parser.add_argument('--kv-cache', choices=('fp16', 'fp32'),
-                        help='format of keys and values (default: fp16; fp32 with fp16)')
+                        'the checkpoint has no more to keep, else q8; fp32 with fp16: the core '
+                        'then has fp16)')
     parser.add_argument('--block', type=int, default=512, metavar='BYTES',
                         help="the flash device's logical block (default: 512)")
     parser.add_argument('--text', type=Path, nargs='+', metavar='FILE',
@@ -59,7 +58,7 @@ def run(options: Namespace) -> int:
     try:
         chosen = ConversionOptions(
             ffn=options.ffn, neurons=options.neurons, int4_loss=options.int4_loss,
-            resident=options.resident, kv_cache=options.kv_cache, block=options.block,
+            resident=options.resident, block=options.block,
             calibrate=not options.no_calibration,
             texts=read_texts(options.text) if options.text else None, replace=options.replace)
         with interrupted_once(), Steps() as steps:

@@ -14,7 +14,7 @@ from flash_llm_ros.store.codec import CODEC_NAMES
 from flash_llm_ros.store.device_profile import PROFILE, DeviceProfile
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import MANIFEST, NEURONS, FlashStore
-from flash_llm_ros.store.manifest import Calibration
+from flash_llm_ros.store.manifest import Calibration, Manifest
 
 EPILOG = """\
 examples:
@@ -78,13 +78,12 @@ def _checkpoint(path: Path, options: Namespace) -> None:
     if options.json:
         print(json.dumps({
             'model': spec.to_dict(), 'formats': manifest.geometry.formats,
-            'resident': manifest.resident, 'kv_cache': manifest.kv_cache, 'parts': found.parts,
+            'resident': manifest.resident, 'parts': found.parts,
             'bytes': found.store.bytes, 'disk_bytes': found.disk_bytes, 'doubts': found.doubts,
             'floors': [asdict(floor) for floor in found.floors]}, indent=2))
         return
     _show(_model_lines(spec) | {
-        'formats': f'neurons {manifest.geometry.formats_text}, attention {manifest.resident}, '
-                   f'KV cache {manifest.kv_cache}',
+        'formats': _formats(manifest),
         'parts': ', '.join(f'{name} {size / 1e6:.1f} MB' for name, size in found.parts.items()),
         'flash': f'about {found.store.bytes / 1e6:.0f} MB, up to {found.disk_bytes / 1e6:.0f} MB '
                  'while it is converted',
@@ -110,7 +109,7 @@ def _facts(store: FlashStore) -> dict[str, Any]:
     return {'model': manifest.model.to_dict(), 'layout': manifest.layout,
             'neurons': manifest.geometry.formats_text, 'formats': manifest.geometry.formats,
             'resident': manifest.resident,
-            'kv_cache': manifest.kv_cache, 'geometry': manifest.geometry.to_dict(),
+            'geometry': manifest.geometry.to_dict(),
             'calibration': manifest.calibration and asdict(manifest.calibration),
             'files': manifest.files, 'source': manifest.source, 'bytes': store.bytes}
 
@@ -119,8 +118,7 @@ def _print(store: FlashStore) -> None:
     manifest, geometry = store.manifest, store.manifest.geometry
     spec, calibration = manifest.model, manifest.calibration
     _show(_model_lines(spec) | {
-        'formats': f'neurons {geometry.formats_text}, attention {manifest.resident}, '
-                   f'KV cache {manifest.kv_cache}',
+        'formats': _formats(manifest),
         'flash': f'{manifest.layout} layout, {geometry.groups} groups of {geometry.group_bytes} '
                  f'bytes, {geometry.waste:.1%} padding',
         'calibration': _calibration(calibration),
@@ -140,6 +138,12 @@ def _model_lines(spec: ModelSpec) -> dict[str, str]:
 def _show(lines: dict[str, str]) -> None:
     for name, text in lines.items():
         print(f'{name:<12}{text}')
+
+
+def _formats(manifest: Manifest) -> str:
+    text = f'neurons {manifest.geometry.formats_text}'
+    # Where the core computes attention, its matrices are among these.
+    return text if manifest.model.core_attention else f'{text}, attention {manifest.resident}'
 
 
 def _calibration(calibration: Calibration | None) -> str:

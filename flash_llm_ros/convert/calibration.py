@@ -20,7 +20,6 @@ from flash_llm_ros.convert.price import gated_price
 from flash_llm_ros.convert.recording import record
 from flash_llm_ros.convert.samples import Samples
 from flash_llm_ros.engine import Engine, EngineConfig
-from flash_llm_ros.engine.model.attention import kv_cache_bytes
 from flash_llm_ros.store import flash_store as names
 from flash_llm_ros.store.calibration_files import (
     discard_predictors,
@@ -148,11 +147,12 @@ def _calibrated(store: FlashStore, samples: Samples, folder: str, options: Calib
 @contextmanager
 def opened(store: FlashStore, threads: int = 1) -> Iterator[Engine]:
     """In exact mode, with room for all weights of a small model, for a part of a large one's."""
-    context = min(_CONTEXT, store.manifest.model.max_context)
+    spec = store.manifest.model
+    context = min(_CONTEXT, spec.max_context)
     sizes = store.manifest.files
     window = min(sizes[names.NEURONS]['bytes'], _MOST_WINDOW)
     budget = (3 * sizes[names.RESIDENT]['bytes'] + 16 * sizes[names.TOKENIZER]['bytes']
-              + kv_cache_bytes(store, context) + window + _SPARE_BYTES)
+              + 8 * spec.layers * spec.attention.kv_width * context + window + _SPARE_BYTES)
     engine = Engine.open(EngineConfig(store.path, budget, mode='exact', context_length=context,
                                       verify=False, lock_memory=False, threads=threads))
     try:

@@ -81,7 +81,7 @@ class Comparison:
         return order
 
     def _compare_layers(self, progress: Progress) -> None:
-        resident, kv_cache = self._manifest.resident, self._manifest.kv_cache
+        resident, graphs = self._manifest.resident, not self._spec.core_attention
         layout = attention_layout(self._spec, resident)
         nowhere = ExternalData(names.RESIDENT, layout, dict.fromkeys(layout, (0, 0)))
         with TensorFile(self._store.path / names.RESIDENT) as tensors:
@@ -89,15 +89,17 @@ class Comparison:
             for layer in range(self._spec.layers):
                 for name, tensor in layer_tensors(self._spec, self._rows, resident, layer):
                     self._compare(name, tensors.read(name), tensor)
-                self._compare_graph(names.layer_graph(layer), layer_graph(
-                    self._spec, layer, resident, kv_cache, nowhere, self._rows))
+                if graphs:
+                    self._compare_graph(names.layer_graph(layer), layer_graph(
+                        self._spec, layer, resident, nowhere, self._rows))
                 progress('comparing attention', layer + 1, self._spec.layers)
             sorted_biases = {up_bias(layer): order for layer, order in self._orders.items()}
             for name, tensor in model_tensors(self._spec, self._rows, resident):
                 order = sorted_biases.get(name)
                 self._compare(name, tensors.read(name),
                               tensor if order is None else tensor[order])
-        self._compare_graph(names.FINAL_GRAPH, final_graph(self._spec, self._rows))
+        if graphs:
+            self._compare_graph(names.FINAL_GRAPH, final_graph(self._spec, self._rows))
 
     def _compare_graph(self, name: str, graph: bytes) -> None:
         ours, theirs = (dict(_constants(content))

@@ -32,7 +32,7 @@ class Forecast:
         self.form = StoreFormat(
             layout, self.sections.first,
             options.resident or ('fp32' if exact else _resident(checkpoint)),
-            options.kv_cache or ('fp32' if exact else 'fp16'), options.block)
+            options.block)
         self._checkpoint = checkpoint
         self._geometry = planned_geometry(checkpoint.spec, self.form)
         # Written anew in other formats, or in the order of their use, beside the first ones.
@@ -68,8 +68,7 @@ class Forecast:
             sizes[names.TOKENIZER_TABLES] = sum(table.nbytes for table in tables.values())
         files = {name: FileFacts(bytes=size, sha256='') for name, size in sizes.items()}
         return FlashStore(path, Manifest(self._checkpoint.spec, self.form.layout,
-                                         self.form.resident, self.form.kv_cache, self._geometry,
-                                         '', files))
+                                         self.form.resident, self._geometry, '', files))
 
     @property
     def _resident_bytes(self) -> int:

@@ -12,7 +12,7 @@ from flash_llm_ros.convert.calibration_text import tokens_of
 from flash_llm_ros.convert.rounding_trial import RoundingTrial
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.flash_store import FlashStore
-from flash_llm_ros.store.geometry import Section, SectionSpec, spec_sections
+from flash_llm_ros.store.geometry import ATTENTION_SECTIONS, Section, SectionSpec, spec_sections
 from flash_llm_ros.store.writer import Progress
 
 INT4_LOSS = 0.025       # nats a token: about 2.5 % of perplexity
@@ -50,7 +50,9 @@ class SectionFormats:
         self.first = (neurons,) * len(self._specs)
         self.undecided: list[int] = []
         if neurons == 'int4' and loss < np.inf:
-            loses = [section.copies == 1 and _loses(checkpoint, section)
+            # Attention's have a format of their own.
+            loses = [section.copies == 1 and section.name not in ATTENTION_SECTIONS
+                     and _loses(checkpoint, section)
                      for section in self._specs]
             self.first = tuple('int8' if lost else 'int4' for lost in loses)
             self.undecided = [index for index, section in enumerate(self._specs) if loses[index]

@@ -11,6 +11,7 @@ from typing import Any
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 MODES = ('auto', 'exact', 'gated')
+KV_CACHES = ('int8', 'int16')
 READERS = ('auto', 'io_uring', 'threads')
 MOST_READS_IN_FLIGHT = 256      # of the native core
 MOST_THREADS = 256
@@ -36,6 +37,8 @@ class EngineConfig:
     mode: str = field(default='auto', metadata=_KV)
     # Tokens of prompt and answer.
     context_length: int = field(default=512, metadata=_KV)
+    # Of keys and values, where the core computes attention.
+    kv_cache: str = field(default='int8', metadata=_KV)
     # Prompt tokens computed at once.
     prefill_chunk: int = field(default=64, metadata=_KV)
     # Guessed tokens that are computed with one, at most, in mode exact.
@@ -61,7 +64,8 @@ class EngineConfig:
     session_folder: Path | None = field(default=None, metadata=_NO_KV)
 
     def __post_init__(self) -> None:
-        for name, known in (('mode', MODES), ('reader', READERS)):
+        for name, known in (('mode', MODES), ('kv_cache', KV_CACHES),
+                            ('reader', READERS)):
             if (value := getattr(self, name)) not in known:
                 _refuse(name, value, f'one of {", ".join(known)}')
         for name, least in _LEAST.items():

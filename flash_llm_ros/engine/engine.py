@@ -60,6 +60,7 @@ class Engine:
             parts.attention.allocate()
             window = Window(store, config, plan_window(store.manifest.geometry, plan.slots,
                                                        parts.feed_forward.grouped), costs)
+            parts.attention.attach(window)
             parts.feed_forward.attach(window)
             draft = None if parts.draft is None else parts.draft.allocate(
                 estimated_reads(store.manifest.geometry, window.plan, costs).seconds)
@@ -165,7 +166,7 @@ class Engine:
     def limit_threads(self, most: int) -> None:
         """Compute with at most so many of the core's threads; results stay the same bytes.
 
-        ONNX Runtime, which computes attention, keeps the number it was opened with.
+        ONNX Runtime, where it computes attention, keeps the number it was opened with.
         """
         if most != self._most_threads:
             self.model.window.core.limit_threads(most)

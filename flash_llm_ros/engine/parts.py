@@ -14,7 +14,7 @@ from flash_llm_ros.engine.memory.process_memory import (
 from flash_llm_ros.engine.memory.scratch import Scratch
 from flash_llm_ros.engine.memory.window_plan import window_size
 from flash_llm_ros.engine.mode import Choice, check_mode, ranked_modes
-from flash_llm_ros.engine.model.attention import AttentionStack
+from flash_llm_ros.engine.model.attention import attention_of
 from flash_llm_ros.engine.model.draft_model import MOST_DRAFTED, DraftPart
 from flash_llm_ros.engine.model.feed_forward.block import FeedForwardBlock
 from flash_llm_ros.engine.model.feed_forward.dense import DenseFeedForward
@@ -40,8 +40,7 @@ class Parts:
         guesses = max(config.lookup_tokens, 0 if self.draft is None else MOST_DRAFTED)
         self.logits_rows = 1 + (0 if feed_forward.one_by_one else guesses)
         self.text = TextPart(store, config.clock)
-        self.attention = AttentionStack(store, config.threads, context, chunk,
-                                        feed_forward.routing)
+        self.attention = attention_of(store, config, context, feed_forward.routing)
         self.constraints = (ConstraintsPart(manifest.model, self.text) if config.structured
                             else None)
         self._all: list[Part] = [

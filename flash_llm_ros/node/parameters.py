@@ -20,6 +20,7 @@ from flash_llm_ros.engine import EngineConfig, SamplingParams
 from flash_llm_ros.engine.byte_size import RIGHT as BYTE_SIZE_FORM
 from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.engine.config import (
+    KV_CACHES,
     MODES,
     MOST_READS_IN_FLIGHT,
     MOST_SESSIONS,
@@ -129,6 +130,9 @@ TABLE = (
     Entry('memory.context_length', EngineConfig.context_length, UNCONFIGURED,
           'Longest prompt and answer together; the default is what the model was trained for, '
           'if that is less', 'tokens', 2, 2**20),
+    Entry('memory.kv_cache', EngineConfig.kv_cache, UNCONFIGURED,
+          'Numbers of keys and values: int8, or int16, which takes twice as much; models with '
+          'layer norms, learned positions or experts have fp16', choices=KV_CACHES),
     Entry('memory.prefill_chunk', EngineConfig.prefill_chunk, UNCONFIGURED,
           'Prompt tokens that share one pass over the flash', 'tokens', 1, 4096),
     Entry('memory.max_sessions', EngineConfig.max_sessions, UNCONFIGURED,

@@ -24,9 +24,9 @@ class Candidate:
 
 
 CANDIDATES = (
-    Candidate('SmolLM2-135M-Instruct', '--neurons int8', 137 * MB, 120 * MB, 58 * MB),
-    Candidate('Qwen2.5-Coder-1.5B-Instruct', '--neurons int4 --int4-loss inf', 1043 * MB, 799 * MB,
-              175 * MB),
+    Candidate('SmolLM2-135M-Instruct', '--neurons int8', 135 * MB, 131 * MB, 21 * MB),
+    Candidate('Qwen2.5-Coder-1.5B-Instruct', '--neurons int4 --int4-loss inf', 1030 * MB, 886 * MB,
+              36 * MB),
 )
 
 

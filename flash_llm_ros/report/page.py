@@ -38,9 +38,9 @@ def _model(store: FlashStore) -> str:
     manifest = store.manifest
     spec, geometry = manifest.model, manifest.geometry
     return (f'<p>{spec.layers} layers of {escape(spec.feed_forward.text)}, '
-            f'neurons {escape(geometry.formats_text)}, attention {escape(manifest.resident)}, '
-            f'KV cache {escape(manifest.kv_cache)}, {escape(manifest.layout)} layout; '
-            f'{store.bytes / 1e6:.1f} MB on flash.</p>')
+            f'neurons {escape(geometry.formats_text)}, '
+            + ('' if spec.core_attention else f'attention {escape(manifest.resident)}, ')
+            + f'{escape(manifest.layout)} layout; {store.bytes / 1e6:.1f} MB on flash.</p>')
 
 
 def _advice(floors: Sequence[BudgetFloor]) -> str:

@@ -12,10 +12,11 @@ from flash_llm_ros.engine.parts import mode_choices
 from flash_llm_ros.report.figures import BudgetFloor, budget_floors
 from flash_llm_ros.store.device_profile import DeviceProfile
 from flash_llm_ros.store.flash_store import RESIDENT, TOKENIZER, TOKENIZER_TABLES, FlashStore
+from flash_llm_ros.store.geometry import ATTENTION_SECTIONS
 
 _PLENTY = 1 << 50       # bytes, to see what is not the window
-# What libraries and graphs take beside the weights that a plan knows before it is loaded.
-_LIBRARIES = 14_000_000
+# What libraries take beside the weights that a plan knows before it is loaded, and what graphs do.
+_LIBRARIES, _GRAPHS = 1_500_000, 12_500_000
 
 
 @dataclass(frozen=True)
@@ -37,18 +38,19 @@ def prospect(checkpoint: Checkpoint, options: ConversionOptions, profile: Device
     store = forecast.store(checkpoint.path)
     (choice, parts), *_ = mode_choices(EngineConfig(store.path, _PLENTY), store, None)
     plan = parts.plan()
-    plan = replace(plan, rows=(*plan.rows, replace(plan.rows[0], bytes=_LIBRARIES)))
+    loading = _LIBRARIES + (0 if checkpoint.spec.core_attention else _GRAPHS)
+    plan = replace(plan, rows=(*plan.rows, replace(plan.rows[0], bytes=loading)))
     return Prospect(store, forecast.disk_bytes, _parts(store), doubts,
                     budget_floors({choice.mode: plan}, store, profile, budgets))
 
 
 def _parts(store: FlashStore) -> dict[str, int]:
     geometry, files = store.manifest.geometry, store.manifest.files
-    bytes_of = {'feed-forward': 0, 'embedding': 0, 'head': 0}
+    bytes_of = {'feed-forward': 0, 'embedding': 0, 'head': 0, 'attention': files[RESIDENT]['bytes']}
     for section in geometry.sections:
-        name = section.name if section.name in bytes_of else 'feed-forward'
+        name = ('attention' if section.name in ATTENTION_SECTIONS else
+                section.name if section.name in bytes_of else 'feed-forward')
         bytes_of[name] += section.all_groups * geometry.group_bytes
-    bytes_of['attention'] = files[RESIDENT]['bytes']
     bytes_of['tokenizer'] = sum(files[name]['bytes'] for name in (TOKENIZER, TOKENIZER_TABLES)
                                 if name in files)
     return {name: size for name, size in bytes_of.items() if size}

@@ -172,8 +172,9 @@ class FlashStore:
 
     def _needed(self) -> list[str]:
         layers = range(self.manifest.model.layers)
-        needed = [NEURONS, RESIDENT, TOKENIZER, CHAT_TEMPLATE, FINAL_GRAPH,
-                  *map(layer_graph, layers)]
+        needed = [NEURONS, RESIDENT, TOKENIZER, CHAT_TEMPLATE]
+        if not self.manifest.model.core_attention:
+            needed += [FINAL_GRAPH, *map(layer_graph, layers)]
         if self.manifest.foresight is not None:
             needed += map(predictor_graph, layers[:-1])
         if self.manifest.calibration is not None:

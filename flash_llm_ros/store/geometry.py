@@ -7,14 +7,15 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from flash_llm_ros.checked_fields import check, check_choice, check_integers, structured
-from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.model_spec import AttentionSpec, ModelSpec
 from flash_llm_ros.store.codec import CODEC_NAMES, RowCodec, row_codec
 
 CHECKSUM_BYTES = 4
 MIN_GROUP_BYTES = 4096
 MODEL_WIDE = -1
-ROWS_OF = {'gate_up': (2,), 'down': (1,), 'bundle': (2, 3), 'expert_gate_up': (2,),
-           'expert_down': (1,), 'embedding': (1,), 'head': (1,)}
+ROWS_OF = {'qkv': (1,), 'o': (1,), 'gate_up': (2,), 'down': (1,), 'bundle': (2, 3),
+           'expert_gate_up': (2,), 'expert_down': (1,), 'embedding': (1,), 'head': (1,)}
+ATTENTION_SECTIONS = ('qkv', 'o')       # of models whose attention the core computes
 EXPERT_SECTIONS = ('expert_gate_up', 'expert_down')
 _LAYER_SECTIONS = {'split': ('gate_up', 'down'), 'bundled': ('bundle',)}
 LAYOUTS = tuple(_LAYER_SECTIONS)
@@ -91,7 +92,7 @@ class Section:
 class Geometry:
     """Everything needed to find a row in neurons.bin; ValueError when it contradicts itself.
 
-    ``dim`` is the model's hidden size, the length of all rows but those of down sections.
+    ``dim`` is the model's hidden size, the length of all rows but those of o and down sections.
     """
 
     block: int
@@ -119,8 +120,9 @@ class Geometry:
         rows = ROWS_OF[section.name]
         check(section.rows in rows, f'{where}.rows', section.rows,
               f'{" or ".join(map(str, rows))} for {section.name}')
-        check(section.codec.dim == self.dim or section.name in ('down', 'expert_down'),
-              f'{where}.dim', section.codec.dim, f'{self.dim}, as in all sections but down')
+        check(section.codec.dim == self.dim or section.name in ('o', 'down', 'expert_down'),
+              f'{where}.dim', section.codec.dim,
+              f'{self.dim}, as in all sections but o and down')
         check(section.copies == 1 or section.name in EXPERT_SECTIONS, f'{where}.copies',
               section.copies, f'1 for {section.name}')
         used = section.bundles_per_group * section.bundle_bytes + CHECKSUM_BYTES
@@ -252,17 +254,20 @@ def spec_sections(layout: str, spec: ModelSpec) -> list[SectionSpec]:
     block = spec.feed_forward
     return model_sections(layout, spec.hidden_size, spec.layers, block.size,
                           spec.embedding.vocab_size, spec.embedding.tied, block.gated,
-                          0 if block.experts is None else block.experts.count)
+                          0 if block.experts is None else block.experts.count,
+                          spec.attention if spec.core_attention else None)
 
 
 def model_sections(layout: str, dim: int, layers: int, neurons: int, vocabulary: int, tied: bool,
-                   gated: bool = True, experts: int = 0) -> list[SectionSpec]:
+                   gated: bool = True, experts: int = 0, attention: AttentionSpec | None = None
+                   ) -> list[SectionSpec]:
     """The sections of a whole model in file order: layer after layer, then the model-wide ones.
 
     ``dim`` is the hidden size, ``neurons`` the FFN width, ``tied`` whether the output head is the
     embedding itself, ``gated`` whether neurons have gate rows; without, they are bundled. A down
     section has a row for each of ``dim`` outputs, a bundle the down column of its neuron.
     ``experts``: how many blocks of so many neurons a layer has to choose from; 0: it has one.
+    ``attention``: its matrices are sections, too.
     """
     check(layout in LAYOUTS, 'layout', layout, f'one of {", ".join(LAYOUTS)}')
     check(gated or layout == 'bundled', 'layout', layout, 'bundled for neurons without gate')
@@ -272,8 +277,10 @@ def model_sections(layout: str, dim: int, layers: int, neurons: int, vocabulary:
               'expert_gate_up': (2, neurons, dim, experts),
               'expert_down': (1, dim, neurons, experts)}
     names = EXPERT_SECTIONS if experts else _LAYER_SECTIONS[layout]
-    specs = [SectionSpec(name, layer, *shapes[name])
-             for layer in range(layers) for name in names]
+    if attention is not None:
+        names = ATTENTION_SECTIONS + names
+        shapes |= {'qkv': (1, attention.qkv_width, dim), 'o': (1, dim, attention.query_width)}
+    specs = [SectionSpec(name, layer, *shapes[name]) for layer in range(layers) for name in names]
     model_wide = ('embedding',) if tied else ('embedding', 'head')
     return specs + [SectionSpec(name, MODEL_WIDE, 1, vocabulary, dim) for name in model_wide]
 

@@ -14,20 +14,22 @@ from onnx import TensorProto, ValueInfoProto
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.graph_builder import ExternalData, GraphBuilder, value
 from flash_llm_ros.store.graph_operators import MS
+from flash_llm_ros.store.resident_layout import float_type
 from flash_llm_ros.store.router_graph import add_router, router_outputs
 
 Rows = Callable[[str], NDArray[np.float32]]      # a tensor by its canonical name
 
 
-def layer_graph(spec: ModelSpec, layer: int, resident: str, kv_cache: str, data: ExternalData,
-                rows: Rows) -> bytes:
+def layer_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalData, rows: Rows
+                ) -> bytes:
     """Everything of a layer but its feed-forward block.
 
     A bias on the block's output is in the residual already. Where norms come last, a layer begins
     with the last norm of the one before; where they are of outputs, with that of its block's.
     """
     g = GraphBuilder(resident, data)
-    steps = _Layer(g, spec, layer, kv_cache == 'fp16', rows)
+    half = float_type(resident) == np.float16
+    steps = _Layer(g, spec, layer, half, rows)
     stream, normed = steps.enter()
     qkv = steps.qk_norms(steps.qkv(normed))
     attended = steps.attention(qkv)
@@ -35,7 +37,7 @@ def layer_graph(spec: ModelSpec, layer: int, resident: str, kv_cache: str, data:
     steps.into_feed_forward(stream, projected)
     if (experts := spec.feed_forward.experts) is not None:
         add_router(g, experts, f'layers.{layer}.router', spec.hidden_size)
-    return g.model(f'layer_{layer}', *_interface(spec, layer, kv_cache))
+    return g.model(f'layer_{layer}', *_interface(spec, layer, half))
 
 
 def final_graph(spec: ModelSpec, rows: Rows) -> bytes:
@@ -185,22 +187,22 @@ def _streams(spec: ModelSpec, layer: int) -> list[ValueInfoProto]:
     return [value(name, TensorProto.FLOAT, [1, 'S', spec.hidden_size]) for name in names]
 
 
-def _interface(spec: ModelSpec, layer: int, kv_cache: str
+def _interface(spec: ModelSpec, layer: int, half: bool
                ) -> tuple[list[ValueInfoProto], list[ValueInfoProto]]:
     """Inputs and outputs of a layer."""
-    kv_type = TensorProto.FLOAT16 if kv_cache == 'fp16' else TensorProto.FLOAT
+    cached = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     stream = [1, 'S', spec.hidden_size]
     cache = [1, spec.attention.kv_heads, 'context', spec.attention.head_dim]
     inputs = [*_streams(spec, layer),
-              value('past_key', kv_type, cache), value('past_value', kv_type, cache),
+              value('past_key', cached, cache), value('past_value', cached, cache),
               value('last_position', TensorProto.INT32, [1]),
               value('total_length', TensorProto.INT32, [1])]
     if spec.positions.turns(layer):
-        inputs += [value(name, kv_type, ['context', spec.rotary_width // 2])
+        inputs += [value(name, cached, ['context', spec.rotary_width // 2])
                    for name in ('cos', 'sin')]
     outputs = [value('ffn_input', TensorProto.FLOAT, stream),
                value('residual', TensorProto.FLOAT, stream),
-               value('present_key', kv_type, cache), value('present_value', kv_type, cache)]
+               value('present_key', cached, cache), value('present_value', cached, cache)]
     if (experts := spec.feed_forward.experts) is not None:
         outputs += router_outputs(experts)
     return inputs, outputs

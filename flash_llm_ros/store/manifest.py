@@ -22,9 +22,8 @@ from flash_llm_ros.store.geometry import LAYOUTS, Geometry, spec_sections
 from flash_llm_ros.store.output_file import write_file
 from flash_llm_ros.store.predictor_form import PredictorForm
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 RESIDENT_FORMATS = ('q8', 'q4', 'fp32')
-KV_FORMATS = ('fp16', 'fp32')
 _SEAL = 'sha256: '
 _MOST_FLOAT32 = (2 - 2 ** -23) * 2.0 ** 127
 _SHARE = (lambda value: 0 <= value <= 1, 'a number from 0 to 1')
@@ -124,7 +123,6 @@ class Manifest:
     model: ModelSpec
     layout: str                 # split or bundled
     resident: str               # format of the attention weights
-    kv_cache: str
     geometry: Geometry
     order: str                  # hash of the neurons' order; '' where it is the checkpoint's
     files: dict[str, FileFacts]
@@ -133,8 +131,7 @@ class Manifest:
     foresight: ExpertForesight | None = None                # of stores with experts
 
     def __post_init__(self) -> None:
-        for name, known in (('layout', LAYOUTS), ('resident', RESIDENT_FORMATS),
-                            ('kv_cache', KV_FORMATS)):
+        for name, known in (('layout', LAYOUTS), ('resident', RESIDENT_FORMATS)):
             check_choice(self, name, known)
         model, found = self.model, self.geometry.sections
         check(self.geometry.dim == model.hidden_size, 'geometry.dim', self.geometry.dim,
@@ -160,7 +157,7 @@ class Manifest:
         formats or another order has another one, and so has a manifest that was changed: with it
         no group's checksum is right.
         """
-        meaning = [FORMAT_VERSION, self.model.to_dict(), self.layout, self.resident, self.kv_cache,
+        meaning = [FORMAT_VERSION, self.model.to_dict(), self.layout, self.resident,
                    self.geometry.to_dict(), self.order, self.source]
         text = json.dumps(_whole(meaning), sort_keys=True)
         return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], 'little')
@@ -172,7 +169,6 @@ class Manifest:
             'model': self.model.to_dict(),
             'layout': self.layout,
             'resident': self.resident,
-            'kv_cache': self.kv_cache,
             'geometry': self.geometry.to_dict(),
             'order': self.order,
             'calibration': self.calibration and asdict(self.calibration),

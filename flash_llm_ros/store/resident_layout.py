@@ -1,5 +1,6 @@
 """How resident matrices are named, shaped and stored in a tensor file."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,8 @@ POSITIONS = 'positions'         # what is added to the embedding at each positio
 def attention_layout(spec: ModelSpec, resident: str) -> Layout:
     """Tensor name -> (dtype, shape) of resident.safetensors, in file order."""
     d, attention = spec.hidden_size, spec.attention
+    if spec.core_attention:
+        return {name: (np.float32, (width,)) for name, width in _vectors(spec)}
     layout: Layout = {}
     for layer in range(spec.layers):
         layout |= matrix_layout(f'layers.{layer}.qkv', attention.qkv_width, d, resident)
@@ -26,12 +29,26 @@ def attention_layout(spec: ModelSpec, resident: str) -> Layout:
         layout |= {up_bias(layer): (np.float32, (spec.feed_forward.size,))
                    for layer in range(spec.layers)}
     if spec.positions.kind == 'learned':
-        layout[POSITIONS] = (position_dtype(resident), (spec.max_context, d))
+        layout[POSITIONS] = (float_type(resident), (spec.max_context, d))
     return layout
 
 
-def position_dtype(resident: str) -> Any:
+def float_type(resident: str) -> type[np.floating]:
+    """Of positions, and of keys and values where ONNX Runtime computes attention."""
     return np.float32 if resident == 'fp32' else np.float16
+
+
+def _vectors(spec: ModelSpec) -> Iterator[tuple[str, int]]:
+    """Canonical names and widths of what the core's attention needs beside its sections."""
+    d, attention = spec.hidden_size, spec.attention
+    for layer in range(spec.layers):
+        yield f'layers.{layer}.attention_norm', d
+        yield f'layers.{layer}.ffn_norm', d
+        if attention.bias:
+            yield f'layers.{layer}.qkv_bias', attention.qkv_width
+        if attention.output_bias:
+            yield f'layers.{layer}.o_bias', d
+    yield 'final_norm', d
 
 
 def up_bias(layer: int) -> str:

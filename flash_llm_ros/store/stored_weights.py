@@ -10,8 +10,8 @@ from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.geometry import EXPERT_SECTIONS, Section
 from flash_llm_ros.store.resident_layout import (
     POSITIONS,
+    float_type,
     matrix_tensors,
-    position_dtype,
     router_format,
     up_bias,
 )
@@ -46,8 +46,10 @@ def bundles(spec: ModelSpec, rows: Rows, section: Section, copy: int
             parts.append(rows(f'{prefix}.up', start, stop))
         if columns is not None:
             parts.append(columns[start:stop])
-        if section.name == 'down':
-            parts.append(rows(f'{prefix}.down', start, stop))
+        if section.name in ('o', 'down'):
+            parts.append(rows(f'{prefix}.{section.name}', start, stop))
+        if section.name == 'qkv':
+            parts.append(_qkv(rows, section.layer)[start:stop])
         if section.name in ('embedding', 'head'):
             parts.append(rows(section.name, start, stop))
         yield np.stack(parts, axis=1)
@@ -56,20 +58,34 @@ def bundles(spec: ModelSpec, rows: Rows, section: Section, copy: int
 def layer_tensors(spec: ModelSpec, rows: Rows, resident: str, layer: int) -> Tensors:
     """A layer's tensors of resident.safetensors, rounded already."""
     prefix = f'layers.{layer}'
-    qkv = np.concatenate([rows(f'{prefix}.{part}') for part in 'qkv'])
-    yield from matrix_tensors(f'{prefix}.qkv', qkv, resident).items()
+    if spec.core_attention:
+        yield f'{prefix}.attention_norm', rows(f'{prefix}.attention_norm')
+        yield f'{prefix}.ffn_norm', rows(f'{prefix}.ffn_norm')
+        if spec.attention.bias:
+            yield f'{prefix}.qkv_bias', _qkv(rows, layer, '_bias')
+        if spec.attention.output_bias:
+            yield f'{prefix}.o_bias', rows(f'{prefix}.o_bias')
+        return
+    yield from matrix_tensors(f'{prefix}.qkv', _qkv(rows, layer), resident).items()
     yield from matrix_tensors(f'{prefix}.o', rows(f'{prefix}.o'), resident).items()
     if spec.feed_forward.experts is not None:
         yield from matrix_tensors(f'{prefix}.router', rows(f'{prefix}.router'),
                                   router_format(resident)).items()
 
 
+def _qkv(rows: Rows, layer: int, suffix: str = '') -> NDArray[np.float32]:
+    """Queries', keys' and values' matrices or biases, one behind the other."""
+    return np.concatenate([rows(f'layers.{layer}.{part}{suffix}') for part in 'qkv'])
+
+
 def model_tensors(spec: ModelSpec, rows: Rows, resident: str) -> Tensors:
     """Those behind the layers'."""
+    if spec.core_attention:
+        yield 'final_norm', rows('final_norm')
     if spec.feed_forward.bias:
         for layer in range(spec.layers):
             yield up_bias(layer), rows(f'layers.{layer}.up_bias')
     if spec.positions.kind == 'learned':
         first = spec.positions.offset
         table = rows('positions', first, first + spec.max_context)
-        yield POSITIONS, table.astype(position_dtype(resident))
+        yield POSITIONS, table.astype(float_type(resident))

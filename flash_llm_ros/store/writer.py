@@ -14,7 +14,13 @@ from numpy.typing import NDArray
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store import flash_store as names
 from flash_llm_ros.store.flash_store import FlashStore, file_sha256
-from flash_llm_ros.store.geometry import Geometry, Section, plan_geometry, spec_sections
+from flash_llm_ros.store.geometry import (
+    ATTENTION_SECTIONS,
+    Geometry,
+    Section,
+    plan_geometry,
+    spec_sections,
+)
 from flash_llm_ros.store.graph_builder import ExternalData
 from flash_llm_ros.store.layer_graphs import final_graph, layer_graph
 from flash_llm_ros.store.manifest import (
@@ -33,6 +39,7 @@ from flash_llm_ros.store.stored_weights import bundles, layer_tensors, model_ten
 from flash_llm_ros.store.tensor_file import TensorFile, TensorFileWriter
 from flash_llm_ros.store.tokenizer_tables import tokenizer_tables
 
+_ATTENTION_CODECS = {'q8': 'int8', 'q4': 'int4', 'fp32': 'fp16'}
 Progress = Callable[[str, int, int], None]      # what, done, total
 
 
@@ -56,8 +63,7 @@ class StoreFormat:
 
     layout: str                 # split or bundled
     codecs: str | tuple[str, ...]   # int8, int4 or fp16: of all sections, or of each
-    resident: str               # q8, q4 or fp32
-    kv_cache: str               # fp16 or fp32
+    resident: str               # q8, q4 or fp32: of attention matrices
     block: int = 512            # the flash device's block in bytes
 
 
@@ -78,7 +84,6 @@ class StoreWriter:
 
     def __enter__(self) -> 'StoreWriter':
         self._publication.__enter__()
-        (self.path / 'layers').mkdir()
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -174,8 +179,8 @@ class StoreWriter:
     def _manifest(self, files: dict[str, FileFacts], calibration: Calibration | None = None,
                   foresight: ExpertForesight | None = None) -> Manifest:
         form = self._form
-        return Manifest(self._weights.spec, form.layout, form.resident, form.kv_cache,
-                        self.geometry, self._order, files, self._source, calibration, foresight)
+        return Manifest(self._weights.spec, form.layout, form.resident, self.geometry,
+                        self._order, files, self._source, calibration, foresight)
 
     def _neuron_writer(self, path: Path) -> NeuronWriter:
         return NeuronWriter(path, self.geometry, self._manifest({}).identity)
@@ -221,27 +226,38 @@ class StoreWriter:
             writer.close()
 
     def _write_layers(self) -> None:
-        spec, form, rows = self._weights.spec, self._form, self._rows
-        layout = attention_layout(spec, form.resident)
+        spec, resident, rows = self._weights.spec, self._form.resident, self._rows
+        layout = attention_layout(spec, resident)
         writer = TensorFileWriter(self.path / names.RESIDENT, layout)
-        data = ExternalData(names.RESIDENT, layout, writer.offsets)
         for layer in range(spec.layers):
-            for name, tensor in layer_tensors(spec, rows, form.resident, layer):
+            for name, tensor in layer_tensors(spec, rows, resident, layer):
                 writer.write(name, tensor)
-            graph = layer_graph(spec, layer, form.resident, form.kv_cache, data, rows)
-            write_file(self.path / names.layer_graph(layer), graph)
+        for name, tensor in model_tensors(spec, rows, resident):
+            writer.write(name, tensor)
+        writer.close()
+        if not spec.core_attention:
+            self._write_graphs(ExternalData(names.RESIDENT, layout, writer.offsets))
+
+    def _write_graphs(self, data: ExternalData) -> None:
+        """What ONNX Runtime computes attention with."""
+        spec, resident, rows = self._weights.spec, self._form.resident, self._rows
+        (self.path / 'layers').mkdir()
+        for layer in range(spec.layers):
+            write_file(self.path / names.layer_graph(layer),
+                       layer_graph(spec, layer, resident, data, rows))
             if spec.feed_forward.experts is not None and layer < spec.layers - 1:
                 (self.path / names.FIRST_PREDICTORS).mkdir(exist_ok=True)
                 write_file(self.path / names.predictor_graph(layer),
-                           foresight_graph(spec, layer, form.resident, data))
+                           foresight_graph(spec, layer, resident, data))
             self._progress('attention', layer + 1, spec.layers)
-        for name, tensor in model_tensors(spec, rows, form.resident):
-            writer.write(name, tensor)
-        writer.close()
         write_file(self.path / names.FINAL_GRAPH, final_graph(spec, rows))
 
 
 def planned_geometry(spec: ModelSpec, form: StoreFormat) -> Geometry:
     """Where everything will lie in neurons.bin; ValueError for a block that does not go."""
-    return plan_geometry(spec.hidden_size, form.codecs, spec_sections(form.layout, spec),
-                         form.block)
+    sections = spec_sections(form.layout, spec)
+    codecs = [form.codecs] * len(sections) if isinstance(form.codecs, str) else form.codecs
+    attention = _ATTENTION_CODECS[form.resident]
+    codecs = [attention if section.name in ATTENTION_SECTIONS else codec
+              for section, codec in zip(sections, codecs, strict=True)]
+    return plan_geometry(spec.hidden_size, codecs, sections, form.block)

@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "bindings/array_arguments.hpp"
+#include "bindings/attention_bindings.hpp"
+#include "bindings/token_arguments.hpp"
 #include "core/core.hpp"
 #include "io/crc32c.hpp"
 #include "io/measure_reads.hpp"
@@ -17,30 +19,6 @@
 
 namespace flash_llm {
 namespace {
-
-// How many tokens an array [S, width] has; `checked` then makes sure of the rest.
-std::int64_t tokens_of(const char* name, const py::handle& object, std::int64_t width) {
-  if (py::isinstance<py::array>(object)) {
-    const py::array array = py::reinterpret_borrow<py::array>(object);
-    if (array.ndim() == 2 && array.shape(0) >= 1) {
-      return array.shape(0);
-    }
-  }
-  throw ArgumentError(name, found_text(object),
-                      "a float32 array [S, " + std::to_string(width) + "] with S >= 1");
-}
-
-struct Pair {
-  Inputs inputs;
-  Outputs outputs;
-
-  Pair(const char* in_name, const py::handle& in, std::int64_t in_width, const char* out_name,
-       const py::handle& out, std::int64_t out_width) {
-    const std::int64_t tokens = tokens_of(in_name, in, in_width);
-    inputs = {checked<float>(in_name, in, {tokens, in_width}), tokens, in_width};
-    outputs = {checked<float>(out_name, out, {tokens, out_width}, true), tokens, out_width};
-  }
-};
 
 // Waiting for another thread's call while holding the interpreter could stop that thread.
 Section section_of(NeuronCore& core, int section, int least_rows, int most_rows) {
@@ -305,6 +283,7 @@ PYBIND11_MODULE(_native, module) {
   module.def("bookkeeping_bytes", &bookkeeping_bytes, py::arg("groups"), py::arg("cache_slots"),
              "What a core of a file of so many groups allocates beside its slab to keep account of "
              "so many cache slots.");
+  bind_attention_shape(module);
   module.def("plan_reads", &planned, py::arg("groups"), py::arg("request_groups"),
              py::arg("largest_groups"),
              "Spans [begin, end) of these ascending groups, each read by one request with all that "
@@ -312,15 +291,16 @@ PYBIND11_MODULE(_native, module) {
              "and has at most `largest_groups`, gaps included.");
 
   const auto unlocked = py::call_guard<py::gil_scoped_release>();
-  py::class_<NeuronCore>(
+  py::class_<NeuronCore> core(
       module, "NeuronCore",
       "`path` holds `groups` groups of `group_bytes`; rows have `dim` values; `slots` groups fit in "
       "the slab; `identity` is the store's, which its groups' checksums hold. `threads` compute, the caller's included; results are the same bytes for any "
       "number. Calls release the interpreter and take turns. They raise ValueError for a wrong "
       "argument, ReadFailedError and ChecksumError (after one retry) for the file, MemoryError, and "
       "RuntimeError once closed. Arrays of a failed call hold unspecified values; the core itself "
-      "stays usable.")
-      .def(py::init(&make_core), py::arg("path"), py::arg("group_bytes"), py::arg("groups"),
+      "stays usable.");
+  bind_attention(core);
+  core.def(py::init(&make_core), py::arg("path"), py::arg("group_bytes"), py::arg("groups"),
            py::arg("dim"), py::arg("slots"), py::kw_only(), py::arg("identity") = 0,
            py::arg("threads") = 1, py::arg("reader") = "auto", py::arg("reads_in_flight") = 32, py::arg("direct_io") = true,
            py::arg("lock_memory") = true)

@@ -7,6 +7,7 @@
 #include <string>
 #include <vector>
 
+#include "core/attention.hpp"
 #include "core/expert_uses.hpp"
 #include "io/counters.hpp"
 #include "io/group_file.hpp"
@@ -48,7 +49,9 @@ class NeuronCore {
   bool locked() const { return locked_; }
   const char* reader_name() const { return reader_name_; }
   std::size_t scratch_bytes() const {
-    return math_.scratch_bytes() + batch_.bytes() + experts_.bytes() + group_bytes();
+    return math_.scratch_bytes() + batch_.bytes() + experts_.bytes() + group_bytes() +
+           (attention_ ? Attention::bytes(attention_->math.shape(), dim_, math_.most_threads())
+                       : 0);
   }
   const char* kernels_name() const { return math_.kernels_name(); }
   std::int64_t dim() const { return dim_; }
@@ -90,6 +93,16 @@ class NeuronCore {
   // The same for all groups of these experts.
   void prefetch_experts(int gate_up, int down, const std::int64_t* ids, std::int64_t count,
                         bool needed);
+  // Once, before layers are added. Eight bits of a cache hold a key's or value's number, or 16.
+  void set_attention(const AttentionShape& shape, float eps);
+  AttentionShape attention_shape();
+  // Returns the layer's number; the cache [kv heads, tiles] stays the caller's.
+  int add_attention(AttentionLayer layer);
+  // Norm, attention and norm of tokens from `position` on: the feed-forward block's input, and the
+  // residual stream that its output is to be added to, all [tokens, dim].
+  void attention(int layer, Inputs hidden, std::int64_t position, Outputs residual,
+                 Outputs feed_forward_input);
+  void rms_normed(Inputs x, const float* weights, Outputs out);
   void read_rows(int section, const std::int64_t* ids, std::int64_t count, float* out);
 
  private:
@@ -105,6 +118,8 @@ class NeuronCore {
               bool waited_for, Inputs x, Activation activation, Outputs y);
   // The caller has its turn.
   void dots(int section, Inputs x, const Neurons& neurons, Outputs out);
+  Attention& found_attention();
+  void normalise(Inputs x, const std::vector<float>& weights, Outputs out);
   void check_open() const;
   void read_pinned(int section, std::int64_t groups, std::int32_t first_slot);
 
@@ -122,6 +137,7 @@ class NeuronCore {
   const char* reader_name_ = "";
 
   std::mutex calls_;
+  std::unique_ptr<Attention> attention_;
   // Each uses the ones before it; closing goes backwards.
   std::unique_ptr<Slab> slab_;
   std::unique_ptr<GroupFile> file_;

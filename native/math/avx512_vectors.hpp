@@ -74,6 +74,10 @@ struct Vec512Ints {
 
   static I zero() { return _mm512_setzero_si512(); }
   static I load(const void* from) { return _mm512_loadu_si512(from); }
+  // Half as many bytes as int16.
+  static I widened(const void* from) {
+    return _mm512_cvtepi8_epi16(_mm256_loadu_si256(static_cast<const __m256i*>(from)));
+  }
   // The first `count` bytes, fewer than 64, zeros behind.
   static I load_some(const std::uint8_t* from, std::int64_t count) {
     return _mm512_maskz_loadu_epi8((std::uint64_t{1} << count) - 1, from);

@@ -24,6 +24,10 @@ class BatchMath {
   std::size_t scratch_bytes() const;
   void fit(const RowFormat& format, int bundle_rows);
 
+  const Kernels& kernels() const { return kernels_; }
+  ThreadPool& pool() { return pool_; }
+  int most_threads() const { return static_cast<int>(math_.size()); }
+
   // Ends the other threads.
   void stop() { pool_.stop(); }
   void limit_threads(int most) { pool_.limit(most); }

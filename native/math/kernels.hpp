@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "math/kv_tiles.hpp"
+
 namespace flash_llm {
 
 enum class Codec { kInt8, kInt4, kFp16 };
@@ -16,7 +18,7 @@ enum class Codec { kInt8, kInt4, kFp16 };
 // fp16: plain half precision.
 // Whoever changes rows, groups or sections counts kStoreFormat on, and store/manifest.py's
 // FORMAT_VERSION: a library that was compiled before would compute nonsense without an error.
-constexpr int kStoreFormat = 5;
+constexpr int kStoreFormat = 6;
 
 struct RowFormat {
   Codec codec;
@@ -92,6 +94,13 @@ struct Kernels {
   // holds; no others are touched.
   void (*tile_add)(const RowFormat& format, const float* tile, std::int64_t count, Columns columns,
                    const float* h, std::int64_t h_stride, std::int64_t tokens, float* out);
+
+  // rows [queries, AttendedRow] = what the queries attend to among a segment's tokens, whose tiles
+  // lie one after the other; `first` is its first token, which the last query sees. A query that sees
+  // none of them gets a peak of -inf and a total of 0. Each result is the same bytes on every
+  // processor. scores: room for float [queries, kSegmentTokens].
+  void (*attend)(const KvTiles& tiles, const std::uint8_t* segment, std::int64_t first,
+                 const Queries& queries, float* scores, float* rows);
 };
 
 extern const Kernels kPlainKernels;

@@ -83,6 +83,42 @@ struct Vec {
 #include "math/kernels_half_body.hpp"
 #include "math/kernels_rounding_body.hpp"
 
+struct Pairs {
+  struct Sum {
+    std::int32_t lanes[4];
+  };
+  struct Eight {
+    std::int16_t values[8];
+  };
+
+  static Sum zero() { return {}; }
+  template <typename Value>
+  static Eight load(const Value* from) {
+    Eight loaded;
+    for (int i = 0; i < 8; ++i) {
+      loaded.values[i] = from[i];
+    }
+    return loaded;
+  }
+  static Eight all(const std::int16_t* pair) {
+    Eight loaded;
+    for (int i = 0; i < 8; ++i) {
+      loaded.values[i] = pair[i % 2];
+    }
+    return loaded;
+  }
+  static Sum add_dot(Sum sum, const Eight& pairs, const Eight& factors) {
+    for (int i = 0; i < 8; ++i) {
+      sum.lanes[i / 2] += pairs.values[i] * factors.values[i];
+    }
+    return sum;
+  }
+  static F to_float(const Sum& sum) {
+    return F{static_cast<float>(sum.lanes[0]), static_cast<float>(sum.lanes[1]),
+             static_cast<float>(sum.lanes[2]), static_cast<float>(sum.lanes[3])};
+  }
+};
+
 // A block's sum needs no adding up.
 struct WholeSums {
   using Partial = std::int32_t;
@@ -136,6 +172,7 @@ struct Int8Dot : WholeSums {
 };
 
 #include "math/kernels_narrow_body.hpp"
+#include "math/kernels_attention_body.hpp"
 #include "math/kernels_table_body.hpp"
 
 }  // namespace

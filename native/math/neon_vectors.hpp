@@ -77,6 +77,24 @@ struct Vec {
   }
 };
 
+struct Pairs {
+  using Sum = int32x4_t;
+
+  static Sum zero() { return vdupq_n_s32(0); }
+  static int16x8_t load(const std::int8_t* from) { return vmovl_s8(vld1_s8(from)); }
+  static int16x8_t load(const std::int16_t* from) { return vld1q_s16(from); }
+  static int16x8_t all(const std::int16_t* pair) {
+    std::int32_t both;
+    __builtin_memcpy(&both, pair, sizeof both);
+    return vreinterpretq_s16_s32(vdupq_n_s32(both));
+  }
+  static Sum add_dot(Sum sum, int16x8_t pairs, int16x8_t factors) {
+    const int32x4_t low = vmull_s16(vget_low_s16(pairs), vget_low_s16(factors));
+    return vaddq_s32(sum, vpaddq_s32(low, vmull_high_s16(pairs, factors)));
+  }
+  static Vec::F to_float(Sum sum) { return vcvtq_f32_s32(sum); }
+};
+
 // A block's sum in four parts, and the sums of four blocks.
 struct QuarterSums {
   using Partial = int32x4_t;

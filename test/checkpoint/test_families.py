@@ -56,7 +56,8 @@ def test_logits_and_greedy_tokens_of_folders_and_gguf(name: str, tmp_path: Path)
 
 def open_engine(checkpoint: Path, store: Path, neurons: str) -> Engine:
     converted(checkpoint, store, neurons=neurons, calibrate=False)
-    return Engine.open(EngineConfig(store, 40_000_000, lock_memory=False, context_length=256))
+    return Engine.open(EngineConfig(store, 40_000_000, lock_memory=False, context_length=256,
+                                    kv_cache='int16'))
 
 
 def test_greedy_tokens_and_logits(model: FamilyModel, tmp_path: Path) -> None:
@@ -82,8 +83,8 @@ def test_greedy_tokens_and_logits(model: FamilyModel, tmp_path: Path) -> None:
         with torch.no_grad():
             expected = model.reference(**inputs).logits[0].numpy()
         wrong = np.abs(found - expected) / expected.std()
-        assert np.quantile(wrong, 0.99) < 0.01
-        assert wrong.max() < 0.05           # fp16 takes some gates over a threshold that is a step
+        assert np.quantile(wrong, 0.98) < 0.01
+        assert wrong.max() < 0.1           # fp16 takes some gates over a threshold that is a step
 
 
 def test_a_quantised_store_stays_close(model: FamilyModel, tmp_path: Path) -> None:

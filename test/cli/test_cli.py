@@ -32,8 +32,7 @@ def test_convert_verify_inspect_prompt(tmp_path: Path, checkpoint_folder: Path,
     store = tmp_path / 'a.store'
     code, out, err = run(capsys, 'convert', checkpoint_folder, store)
     assert code == 0 and out.startswith(f'{store}: ') and 'split layout' in out
-    for step in ('neurons', 'attention'):
-        assert f'{step}: ' in err
+    assert 'neurons: ' in err
 
     code, out, _ = run(capsys, 'verify', store)
     assert code == 0 and 'intact' in out and str(store) in out
@@ -53,12 +52,11 @@ def test_inspect(int8_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = dict(line.split(maxsplit=1) for line in out.splitlines())
     assert '3 layers of width 64, each of 256 neurons (silu)' in rows['model']
     assert '4 heads, 2 for keys and values' in rows['attention']
-    assert 'neurons int8, attention q8, KV cache fp16' in rows['formats']
+    assert rows['formats'] == 'neurons int8'
     assert rows['calibration'] == 'none: mode exact only'
     facts = json.loads(run(capsys, 'inspect', int8_store, '--json')[1])
     assert facts['model']['layers'] == 3 and facts['calibration'] is None
-    assert (facts['layout'], facts['neurons'], facts['resident'], facts['kv_cache']) == (
-        'split', 'int8', 'q8', 'fp16')
+    assert (facts['layout'], facts['neurons'], facts['resident']) == ('split', 'int8', 'q8')
     assert facts['bytes'] == sum(entry['bytes'] for entry in facts['files'].values())
 
 
@@ -96,7 +94,7 @@ def test_convert_to_int4_within_a_loss(tmp_path: Path, checkpoint_folder: Path,
     code, out, err = run(capsys, 'convert', checkpoint_folder, store, '--no-calibration',
                          '--neurons', 'int4', '--int4-loss', '0')
     assert code == 0 and ' MB, int8; split layout' in out and 'trying 4 bits: 7 done' in err
-    assert 'neurons int8, ' in run(capsys, 'inspect', store)[1]
+    assert 'neurons int8\n' in run(capsys, 'inspect', store)[1]
     message = failed(capsys, 'convert', checkpoint_folder, tmp_path / 'b', '--neurons', 'int4',
                      '--int4-loss', '-1')
     assert 'int4_loss is -1.0' in message and not (tmp_path / 'b').exists()
@@ -106,10 +104,10 @@ def test_inspect_without_calibration(tmp_path: Path, checkpoint_folder: Path,
                                      capsys: pytest.CaptureFixture[str]) -> None:
     store = tmp_path / 'store'
     assert run(capsys, 'convert', checkpoint_folder, store, '--no-calibration', '--neurons',
-               'fp16', '--resident', 'q4', '--kv-cache', 'fp16', '--block', '4096')[0] == 0
+               'fp16', '--resident', 'q4', '--block', '4096')[0] == 0
     code, out, _ = run(capsys, 'inspect', store)
     assert code == 0 and 'none: mode exact only' in out
-    assert 'neurons fp16, attention q4, KV cache fp16' in out
+    assert 'neurons qkv int4, o int4, gate_up fp16, down fp16, embedding fp16' in out
     facts = json.loads(run(capsys, 'inspect', store, '--json')[1])
     assert facts['calibration'] is None and facts['geometry']['block'] == 4096
 

@@ -54,7 +54,7 @@ def test_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_checkpoint(tmp_path / 'relu', hidden_act='relu')
     (folder / 'chat_template.jinja').unlink()
     text = inspected(capsys, folder, '--neurons', 'fp16', '--budgets', '1MB', '30MB')
-    assert 'neurons fp16, attention fp32' in text and 'mode gated may read less' in text
+    assert 'neurons fp16\n' in text and 'mode gated may read less' in text
     assert 'doubt       there is no chat template' in text
     assert [line.split()[0] for line in text.splitlines()[-1:]] == ['30']
     assert [path.name for path in tmp_path.iterdir()] == ['relu']

@@ -38,8 +38,7 @@ class FullDisk:
         resource.setrlimit(resource.RLIMIT_FSIZE, self._limits)
 
 
-STEPS = [('neurons', 1, 'neurons.bin'), ('neurons', 5, 'resident.safetensors'),
-         ('attention', 1, 'resident.safetensors'), ('attention', 3, 'layers/final.onnx'),
+STEPS = [('neurons', 1, 'neurons.bin'), ('neurons', 11, 'resident.safetensors'),
          ('reading text', 1, 'predictors/recording/000.f16'),
          ('ordering neurons', 3, 'neurons.bin.reordered'),
          ('calibrating', 1, 'predictors.safetensors'), ('measuring', 2, 'manifest.yaml')]

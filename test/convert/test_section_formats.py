@@ -39,7 +39,7 @@ def quiet(what: str, done: int, total: int) -> None:
 
 def written(checkpoint: Path, target: Path, layout: str, codecs: str | tuple[str, ...]
             ) -> FlashStore:
-    form = StoreFormat(layout, codecs, 'fp32', 'fp32')
+    form = StoreFormat(layout, codecs, 'fp32')
     with StoreWriter(open_checkpoint(checkpoint), target, form, quiet) as writer:
         writer.write()
         writer.publish()
@@ -199,7 +199,7 @@ def test_convert_keeps_what_costs_most(source: Path, first: FlashStore, tmp_path
     loss = sum(price.values()) - 0.5 * max(price[1], price[3], price[5])
     done = []
     store = convert(source, tmp_path / 'store', ConversionOptions(
-        neurons='int4', int4_loss=loss, resident='fp32', kv_cache='fp32'),
+        neurons='int4', int4_loss=loss, resident='fp32'),
         lambda what, at, total: done.append(what))
     geometry = store.manifest.geometry
     kept = [section for section in geometry.sections if section.codec.name == 'int8']
@@ -224,7 +224,7 @@ def test_relu_families_stay_within_the_loss(tmp_path: Path, write: Callable[[Pat
                                             ) -> None:
     checkpoint = write(tmp_path / 'checkpoint')
     store = converted(checkpoint, tmp_path / 'store', neurons='int4', int4_loss=0.01,
-                      resident='fp32', kv_cache='fp32', calibrate=False)
+                      resident='fp32', calibrate=False)
     codecs = {section.codec.name for section in store.manifest.geometry.sections}
     assert codecs == {'int4', 'int8'}
     with opened(store) as engine:

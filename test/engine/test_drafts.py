@@ -70,7 +70,7 @@ def test_answers_are_those_without_drafts(fp16_store: Path, drafts: dict[str, Pa
 
 
 def test_greedy_ones_are_those_of_transformers(fp16_store: Path, drafts: dict[str, Path]) -> None:
-    engine = drafting(fp16_store, drafts['alike'])
+    engine = drafting(fp16_store, drafts['alike'], kv_cache='int16')
     reference = ReferenceModel(fp16_store.parent / 'checkpoint')
     for prompt in PROMPTS:
         expected = reference.greedy(engine.tokenize(prompt), 40)

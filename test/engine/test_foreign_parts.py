@@ -6,11 +6,12 @@ import json
 from pathlib import Path
 import shutil
 
+from family_checkpoints import write_opt
 from generation_cases import answer
 import onnx
 import pytest
 from test_store_faults import edit_manifest
-from tiny_checkpoint import byte_tokenizer, write_checkpoint
+from tiny_checkpoint import byte_tokenizer, converted, write_checkpoint
 
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.convert.conversion import convert
@@ -49,11 +50,11 @@ def refusal(store: Path, mode: str = 'auto') -> str:
     ('layers/final.onnx', ['layers/02.onnx', 'predictors/02.onnx']),
     ('predictors/01.onnx', ['layers/01.onnx', 'layers/final.onnx'])])
 @pytest.mark.parametrize('choice', [0, 1, b'', b'\0' * 100, b'\x08\x0a' * 20])
-def test_another_graph(planted_store: Path, tmp_path: Path, name: str, others: list[str],
+def test_another_graph(opt_stores: dict[str, Path], tmp_path: Path, name: str, others: list[str],
                        choice: int | bytes) -> None:
-    content = (choice if isinstance(choice, bytes) else
-               (planted_store / others[choice]).read_bytes())
-    store = replaced(planted_store, tmp_path / 'store', **{name: content})
+    whole = opt_stores['q8']
+    content = choice if isinstance(choice, bytes) else (whole / others[choice]).read_bytes()
+    store = replaced(whole, tmp_path / 'store', **{name: content})
     assert name in refusal(store, 'gated')
 
 
@@ -136,9 +137,9 @@ def by_a_function(model: onnx.ModelProto) -> None:
                    by_a_function)
     # Its only output is taken, whatever it is called.
     if (name, change) != ('layers/final.onnx', output_renamed)])
-def test_a_graph_that_is_not_ours(planted_stores: dict[str, Path], tmp_path: Path, resident: str,
+def test_a_graph_that_is_not_ours(opt_stores: dict[str, Path], tmp_path: Path, resident: str,
                                   name: str, change: Callable[[onnx.ModelProto], None]) -> None:
-    store = planted_stores[resident]
+    store = opt_stores[resident]
     model = onnx.load_model_from_string((store / name).read_bytes())
     change(model)
     assert name in refusal(replaced(store, tmp_path / 'store', **{name: model.SerializeToString()}),
@@ -146,12 +147,12 @@ def test_a_graph_that_is_not_ours(planted_stores: dict[str, Path], tmp_path: Pat
 
 
 @pytest.fixture(scope='module')
-def planted_stores(planted_store: Path, tmp_path_factory: pytest.TempPathFactory
-                   ) -> dict[str, Path]:
-    path = tmp_path_factory.mktemp('planted') / 'fp32.store'
-    convert(planted_store.parent / 'checkpoint', path, ConversionOptions(resident='fp32'),
-            lambda what, done, total: None)
-    return {'q8': planted_store, 'fp32': path}
+def opt_stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Of a model whose attention ONNX Runtime computes, in both formats; read only."""
+    folder = tmp_path_factory.mktemp('opt')
+    checkpoint = write_opt(folder / 'checkpoint', max_position_embeddings=512)
+    return {resident: converted(checkpoint, folder / resident, resident=resident,
+                                most_tokens=256).path for resident in ('q8', 'fp32')}
 
 
 def no_chunks(definition: dict) -> None:

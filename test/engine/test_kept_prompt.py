@@ -162,11 +162,11 @@ def test_a_file_of_others_is_never_used(int8_store: Path, fp16_store: Path,
 # Another value of every setting; a new one must be named here, and say in EngineConfig whether
 # keys and values follow from it.
 OTHERS = {
-    'dram_budget': 50_000_000, 'mode': 'gated', 'context_length': 500,
+    'dram_budget': 50_000_000, 'mode': 'gated', 'context_length': 500, 'kv_cache': 'int16',
     'prefill_chunk': 32, 'lookup_tokens': 0, 'structured': True, 'threads': 2,
     'reader': 'threads', 'reads_in_flight': 3, 'direct_io': False, 'lock_memory': False,
     'verify': False, 'max_sessions': 1, 'clock': lambda: 0.0, 'draft_store': None}
-DECIDING = {'mode', 'context_length', 'prefill_chunk', 'threads'}
+DECIDING = {'mode', 'context_length', 'kv_cache', 'prefill_chunk', 'threads'}
 
 
 def rows_of(store: Path, folder: Path, **options: object) -> tuple[str, list[bytes]]:

@@ -62,7 +62,7 @@ def test_rests_grow_while_guesses_are_wrong() -> None:
 @pytest.mark.parametrize('lookup_tokens', [1, 4, 9])
 def test_answers_are_those_of_transformers(fp16_store: Path, prompt: str,
                                            lookup_tokens: int) -> None:
-    engine = opened(fp16_store, lookup_tokens=lookup_tokens)
+    engine = opened(fp16_store, lookup_tokens=lookup_tokens, kv_cache='int16')
     reference = ReferenceModel(fp16_store.parent / 'checkpoint')
     expected = reference.greedy(engine.tokenize(prompt), 40)
     assert answer(engine, prompt, max_tokens=40).tokens == expected

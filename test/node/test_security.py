@@ -10,9 +10,11 @@ import subprocess
 import sys
 from xml.etree import ElementTree
 
+from family_checkpoints import write_opt
 import onnx
 import pytest
 from ros_fixtures import new_domain, running_node
+from tiny_checkpoint import converted
 
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.store.errors import FlashLlmError
@@ -184,12 +186,14 @@ def test_a_node_that_has_to_be_secure_does_not_start_without(tmp_path: Path, key
 
 @pytest.mark.parametrize('location', ['../secret', '/etc/hostname'])
 def test_a_graph_that_reads_elsewhere_is_refused(
-        int8_store: Path, tmp_path: Path, location: str) -> None:
-    """Sealed again, as by somebody who made the store for this."""
+        tmp_path: Path, location: str) -> None:
+    """Sealed again, as by somebody who made the store for this; OPT's attention is a graph."""
+    checkpoint = write_opt(tmp_path / 'checkpoint', max_position_embeddings=512)
+    whole = converted(checkpoint, tmp_path / 'whole', calibrate=False).path
     secret = tmp_path / 'secret'
     secret.write_bytes(bytes(range(256)) * 64)
     path = tmp_path / 'store'
-    shutil.copytree(int8_store, path)
+    shutil.copytree(whole, path)
     graph = onnx.load(path / layer_graph(0), load_external_data=False)
     moved = 0
     for tensor in graph.graph.initializer:
@@ -205,7 +209,7 @@ def test_a_graph_that_reads_elsewhere_is_refused(
     for node in graph.graph.node:
         node.input[:] = [renamed.get(name, name) for name in node.input]
     (path / layer_graph(0)).write_bytes(graph.SerializeToString())
-    store = FlashStore.open(int8_store)
+    store = FlashStore.open(whole)
     file = path / layer_graph(0)
     store.manifest.files[layer_graph(0)] = {'bytes': file.stat().st_size,
                                             'sha256': file_sha256(file)}

@@ -181,7 +181,7 @@ def test_wrong_fields_are_named(manifest, path, value, message):
     ({'dim': 0}, 'dim is 0'),
     ({'section_specs': [SectionSpec('down', 0, 1, 5, 0)]}, 'dim is 0'),
     ({'section_specs': [SectionSpec('gate_up', 0, 2, 5, 32)]},
-     r'sections\[0\].dim is 32; it must be 64, as in all sections but down'),
+     r'sections\[0\].dim is 32; it must be 64, as in all sections but o and down'),
     ({'codecs': 'int4x'}, "codec is 'int4x'"),
     ({'codecs': ['int4', 'int8']}, 'codecs is .* one for each of 1 sections'),
     ({'codecs': ['int7']}, "codec is 'int7'"),

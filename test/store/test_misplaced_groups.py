@@ -83,8 +83,8 @@ def test_neurons_of_another_model_of_the_same_shape(tmp_path: Path, int8_store: 
     shutil.copy(other.neurons, path / 'neurons.bin')
     refusal(path, 'exact')
     with NeuronReader(FlashStore.open(path)) as reading, \
-            pytest.raises(FlashLlmError, match=r'group 0 \(gate_up of layer 0, byte 0\)'):
-        reading.bundles('gate_up', 0)
+            pytest.raises(FlashLlmError, match=r'group 0 \(qkv of layer 0, byte 0\)'):
+        reading.bundles('qkv', 0)
 
 
 def test_neurons_from_before_they_were_put_in_order(tmp_path: Path, planted_store: Path) -> None:

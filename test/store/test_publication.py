@@ -91,13 +91,12 @@ def test_killed_between_any_two_steps(publishing: str, stores: Path, int8_store:
     assert (target / 'new').exists() and [path.name for path in stores.iterdir()] == [target.name]
 
 
-@pytest.mark.parametrize('what', ['neurons', 'attention'])
-def test_what_a_killed_conversion_leaves_is_gone_after_the_next(stores: Path, what: str) -> None:
+def test_what_a_killed_conversion_leaves_is_gone_after_the_next(stores: Path) -> None:
     target, options = stores / 'robot.store', ConversionOptions(replace=True)
     checkpoint = write_checkpoint(stores.parent / 'checkpoint')
 
     def dying_progress(step: str, done: int, total: int) -> None:
-        if step == what:
+        if step == 'neurons' and done > total / 2:
             os.kill(os.getpid(), signal.SIGKILL)
 
     if (child := os.fork()) == 0:

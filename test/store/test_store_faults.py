@@ -6,8 +6,10 @@ from pathlib import Path
 import random
 import shutil
 
+from family_checkpoints import write_opt
 import pytest
 from refusals import assert_error
+from tiny_checkpoint import converted
 import yaml
 
 from bench.faults.damage import flip_bit
@@ -21,10 +23,23 @@ FILES = ('manifest.yaml', 'resident.safetensors', 'predictors.safetensors', 'lay
 BUDGET = 40_000_000
 
 
+@pytest.fixture(scope='module')
+def opt_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of a model whose attention ONNX Runtime computes; read only."""
+    folder = tmp_path_factory.mktemp('opt')
+    checkpoint = write_opt(folder / 'checkpoint', max_position_embeddings=512)
+    return converted(checkpoint, folder / 'store', calibrate=False).path
+
+
 @pytest.fixture
-def store(gated_store: Path, tmp_path: Path) -> Path:
-    """A store of the test's own, free to be damaged."""
-    return shutil.copytree(gated_store, tmp_path / 'store')
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    """A store of the test's own, free to be damaged; one with layers' graphs where a test has one.
+    """
+    case = getattr(request.node, 'callspec', None)
+    graphs = case is not None and any(str(value).startswith('layers/')
+                                      for value in case.params.values())
+    whole = request.getfixturevalue('opt_store' if graphs else 'gated_store')
+    return shutil.copytree(whole, tmp_path / 'store')
 
 
 def open_and_close(store: Path, **options: object) -> None:
@@ -162,7 +177,7 @@ def test_no_store(tmp_path: Path) -> None:
         assert error.code is ErrorCode.STORE_NOT_FOUND and 'flash_llm convert' in str(error)
 
 
-@pytest.mark.parametrize('version', [4, 6, 0, 'one', None])
+@pytest.mark.parametrize('version', [5, 7, 0, 'one', None])
 def test_other_format_version(store: Path, version: object) -> None:
     edit_manifest(store, lambda data: data.update(format_version=version, surprise=1))
     error = refused(store)
@@ -198,7 +213,6 @@ MANIFEST_DAMAGE: dict[str, Callable[[dict], object]] = {
     'layout': lambda data: data.update(layout='diagonal'),
     'geometry.sections': lambda data: data.update(layout='split', calibration=None),
     'resident': lambda data: data.update(resident='q1'),
-    'kv_cache': lambda data: data.update(kv_cache=None),
     'geometry.group_bytes': lambda data: data['geometry'].update(group_bytes=1000),
     'sections of': lambda data: data['geometry'].update(
         group_bytes=2 * data['geometry']['group_bytes']),
@@ -210,7 +224,7 @@ MANIFEST_DAMAGE: dict[str, Callable[[dict], object]] = {
     'geometry.sections[1].dim': lambda data: data['geometry']['sections'][1].update(dim=HUGE),
     'geometry.sections ': lambda data: data['geometry'].update(sections=[]),
     'geometry.sections is': lambda data: data['geometry']['sections'].pop(),
-    'geometry.sections[4].bundles': lambda data: data['geometry']['sections'][-1].update(
+    'geometry.sections[10].bundles': lambda data: data['geometry']['sections'][-1].update(
         bundles=HUGE),
     'those of the model': lambda data: data['model'].update(layers=2),
     'must be those of the model': lambda data: data['model'].update(layers=HUGE),
@@ -262,7 +276,8 @@ def test_garbage_without_verifying(store: Path, name: str, mode: str, content: b
     assert refused(store, verify=False, mode=mode).code is ErrorCode.STORE_CORRUPT
 
 
-def test_nothing_is_leaked_by_refusals(store: Path) -> None:
+def test_nothing_is_leaked_by_refusals(opt_store: Path, tmp_path: Path) -> None:
+    store = shutil.copytree(opt_store, tmp_path / 'store')
     flip_bit(store / 'layers/01.onnx', 100)
     (store / 'layers/02.onnx').write_bytes(b'\xff' * (store / 'layers/02.onnx').stat().st_size)
     refused(store, verify=False)

@@ -1,7 +1,9 @@
 """The neuron core, a C++ extension: how it is loaded, and what it needs beside its slab."""
 
 from types import ModuleType
+from typing import Any
 
+from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.codec import RowCodec
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.geometry import Geometry
@@ -33,6 +35,17 @@ def core_scratch_bytes(geometry: Geometry, threads: int, tokens: int,
         experts = 4 * (geometry.dim * (tokens + max(tokens, active_experts)) + tokens * neurons)
         experts += 2 * 24 * tokens * active_experts + 4096
     return threads * each_thread + prepared + sums + batch + experts + geometry.group_bytes
+
+
+def attention_shape(spec: ModelSpec, context: int, tokens: int, cache_type: str) -> Any:
+    """The core's AttentionShape for so many tokens at once; cache_type: int8 or int16.
+
+    Errors as `load_core_class`.
+    """
+    attention = spec.attention
+    return _extension().AttentionShape(
+        attention.heads, attention.kv_heads, attention.head_dim, context, tokens,
+        {'int8': 8, 'int16': 16}[cache_type], spec.rotary_frequencies(context))
 
 
 def _step_rows(codec: RowCodec) -> int:

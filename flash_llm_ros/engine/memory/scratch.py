@@ -1,6 +1,6 @@
 """What a pass and the choice of a token write to, beside the parts' own arrays."""
 
-from flash_llm_ros.engine.memory.core import core_scratch_bytes
+from flash_llm_ros.engine.memory.core import attention_shape, core_scratch_bytes
 from flash_llm_ros.engine.plan import Part, PlanRow
 from flash_llm_ros.store.manifest import Manifest
 
@@ -29,11 +29,17 @@ def scratch_bytes(manifest: Manifest, context: int, chunk: int, threads: int,
     # hidden x 2, FFN input, output where it is normed, activations; logits
     floats = chunk * ((3 + spec.norm.output) * spec.hidden_size + spec.feed_forward.size)
     floats += spec.embedding.vocab_size * logits_rows
-    # A layer's normed, attended, projected, qkv twice for the cast, scores; or, when it is
-    # done, what sampling takes: scores, order, weights in 8 bytes each, and a mask
-    floats += max(chunk * (3 * spec.hidden_size + 2 * spec.attention.qkv_width
-                           + spec.attention.heads * context),
-                  spec.embedding.vocab_size * 7)
+    # What sampling takes: scores, order, weights in 8 bytes each, and a mask
+    sampling = spec.embedding.vocab_size * 7
     experts = spec.feed_forward.experts
-    return 4 * floats + core_scratch_bytes(manifest.geometry, threads, chunk,
-                                           0 if experts is None else experts.active)
+    core = core_scratch_bytes(manifest.geometry, threads, chunk,
+                              0 if experts is None else experts.active)
+    if spec.core_attention:
+        floats += chunk * spec.hidden_size + sampling
+        core += attention_shape(spec, context, chunk, 'int8').scratch_bytes(spec.hidden_size,
+                                                                            threads)
+    else:
+        # Before that, a layer's normed, attended, projected, qkv twice for the cast, scores
+        floats += max(chunk * (3 * spec.hidden_size + 2 * spec.attention.qkv_width
+                               + spec.attention.heads * context), sampling)
+    return 4 * floats + core

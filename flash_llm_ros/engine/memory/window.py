@@ -11,6 +11,7 @@ from flash_llm_ros.engine.memory.core import load_core_class
 from flash_llm_ros.engine.memory.window_plan import WindowPlan, head_index
 from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
 from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.geometry import ATTENTION_SECTIONS
 
 # Tokens after which a use counts half for who yields; `python -m bench.window.hit_rates` compares.
 NEURONS_HALF_LIFE, EXPERTS_HALF_LIFE = 4, 16
@@ -38,6 +39,7 @@ class Window:
                    for section in geometry.sections]
             self._ids = {(section.name, section.layer): ids[index]
                          for index, section in enumerate(geometry.sections)}
+            self._attention = ATTENTION_SECTIONS if store.manifest.model.core_attention else ()
             self.head = ids[head_index(geometry)]
             self.embedding = self._ids['embedding', -1]
             self.core.set_ring(plan.chunk_groups, plan.chunks)
@@ -64,7 +66,9 @@ class Window:
         return self._ids[name, layer]
 
     def stream(self, names: tuple[str, ...], head: bool) -> None:
-        """Read ahead, over and over: these sections of every layer, then the head."""
+        """Read ahead, over and over: attention's and these sections of every layer, then the head.
+        """
+        names = (*self._attention, *names)
         order = [self._ids[name, layer] for layer in range(self.layers) for name in names]
         order += [self.head] if head else []
         if order != self._order:

@@ -1,162 +1,20 @@
-"""The resident part of every layer: norms, attention, and the KV cache, in ONNX Runtime."""
+"""Which attention a store has: the core's, or that of its graphs."""
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.engine.model.graph_loader import Feeds, GraphLoader, check_output, graph_errors
-from flash_llm_ros.engine.model.rotary_tables import rotary_inputs
-from flash_llm_ros.engine.plan import Part, PlanRow
-from flash_llm_ros.onnx_runtime import ort
-from flash_llm_ros.store.flash_store import FINAL_GRAPH, RESIDENT, FlashStore, layer_graph
-from flash_llm_ros.store.resident_layout import POSITIONS, attention_layout
-
-# Of a thread of ONNX Runtime: 64 KiB of stack, as much again in blocks of its own, the allocator.
-_THREAD_BYTES = 160_000
-_KV_TYPES = {'fp16': np.float16, 'fp32': np.float32}
+from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.model.attention_part import AttentionPart
+from flash_llm_ros.engine.model.core_attention import CoreAttention
+from flash_llm_ros.engine.model.graph_attention import GraphAttention
+from flash_llm_ros.store.flash_store import FlashStore
 
 
-def kv_cache_bytes(store: FlashStore, context: int) -> int:
-    spec, kind = store.manifest.model, _KV_TYPES[store.manifest.kv_cache]
-    return 2 * spec.layers * spec.attention.kv_width * context * np.dtype(kind).itemsize
-
-
-class AttentionStack(Part):
-    """One ONNX Runtime session a layer; keys and values are updated in place."""
-
-    def __init__(self, store: FlashStore, threads: int, context: int, chunk: int,
-                 routing: Mapping[str, NDArray[Any]]) -> None:
-        """`context`: tokens of the KV cache; `chunk`: the most tokens of a pass.
-
-        `routing`: arrays [chunk, ...] for what else the graphs give, by the names of the outputs.
-        """
-        self._store, self._threads, self.context, self._chunk = store, threads, context, chunk
-        self._routing = routing
-        self._spec = store.manifest.model
-        self._kv_type = _KV_TYPES[store.manifest.kv_cache]
-
-    def estimate(self) -> list[PlanRow]:
-        return [PlanRow('attention weights', self._store.manifest.files[RESIDENT]['bytes'])]
-
-    def load(self) -> None:
-        """Raises FlashLlmError: STORE_CORRUPT, READ_FAILED."""
-        store = self._store
-        self._loader = GraphLoader(str(store.path), self._threads,
-                                   prepack=store.manifest.resident != 'fp32')
-        with store.tensors(RESIDENT) as tensors:
-            tensors.require(attention_layout(self._spec, store.manifest.resident))
-            self._sessions = [self._loader.load(store.content(name), name, tensors,
-                                                f'layers.{layer}.', partial(self._probe, layer))
-                              for layer, name in enumerate(map(layer_graph,
-                                                               range(self._spec.layers)))]
-            self._positions = (tensors.read(POSITIONS) if self._spec.positions.kind == 'learned'
-                               else None)
-            tensors.drop_page_cache()
-        self._final = GraphLoader(str(store.path), 1, prepack=False).load(
-            store.content(FINAL_GRAPH), FINAL_GRAPH)
-
-    def warm(self) -> None:
-        """Run one layer, so that the code of a layer is in memory."""
-        with graph_errors(layer_graph(0)):
-            self._sessions[0].run(None, self._probe(0))
-
-    def buffers(self) -> list[PlanRow]:
-        rows = [PlanRow('KV cache', kv_cache_bytes(self._store, self.context),
-                        f'{self.context} tokens in {self._store.manifest.kv_cache}')]
-        if self._threads > 1:
-            threads = (self._threads - 1) * self._spec.layers
-            rows.append(PlanRow('threads', threads * _THREAD_BYTES,
-                                f'{threads} of ONNX Runtime, which has some for each layer'))
-        return rows
-
-    def allocate(self) -> None:
-        """Allocate and touch the KV cache and the buffers; nothing grows afterwards."""
-        spec, context, chunk = self._spec, self.context, self._chunk
-        shape = (spec.layers, 2, 1, spec.attention.kv_heads, context, spec.attention.head_dim)
-        self._cache = np.full(shape, 0, self._kv_type)      # full() touches every page
-        self._rotary = rotary_inputs(spec, context, self._kv_type)
-        self._last_position, self._total_length = np.zeros((2, 1), np.int32)
-        # A layer reads one of these and writes the other, the next layer the other way round.
-        self._hidden = np.zeros((2, chunk, spec.hidden_size), np.float32)
-        self._ffn_input = np.zeros((chunk, spec.hidden_size), np.float32)
-        self._block = (np.zeros((chunk, spec.hidden_size), np.float32) if spec.norm.output
-                       else None)
-        self._decode = []
-        for layer in range(spec.layers):
-            with graph_errors(layer_graph(layer)):
-                self._decode.append(self._bind(layer, 1))
-
-    def hidden(self, layer: int, tokens: int) -> NDArray[np.float32]:
-        """What enters layer `layer` (spec.layers: the final norm), float32 [tokens, d]."""
-        return self._hidden[layer % 2, :tokens]
-
-    def run(self, layer: int, tokens: int,
-            position: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Attention of `tokens` tokens from `position` on.
-
-        Returns the FFN's input and what the FFN's output is to be added to, both float32
-        [tokens, d]: the residual stream, which is `hidden(layer + 1, tokens)`, or zeros where the
-        output has a norm of its own before it is added there.
-        """
-        self._last_position[0] = position + tokens - 1
-        self._total_length[0] = position + tokens
-        if layer == 0 and self._positions is not None:
-            self.hidden(0, tokens)[:] += self._positions[position:position + tokens]
-        with graph_errors(layer_graph(layer)):
-            binding = self._decode[layer] if tokens == 1 else self._bind(layer, tokens)
-            self._sessions[layer].run_with_iobinding(binding)
-        if self._block is None:
-            return self._ffn_input[:tokens], self.hidden(layer + 1, tokens)
-        self._block[:tokens] = 0
-        return self._ffn_input[:tokens], self._block[:tokens]
-
-    def rows(self, count: int) -> list[memoryview]:
-        """The bytes of the first `count` tokens' keys and values, in their place."""
-        places = self._cache.reshape(-1, self.context, self._spec.attention.head_dim)[:, :count]
-        return [memoryview(place).cast('B') for place in places] if count else []
-
-    def final_norm(self, first: int, end: int) -> NDArray[np.float32]:
-        """What the head is given of these tokens of the last pass, float32 [end - first, d]."""
-        streams = self._streams(self._spec.layers, end)
-        with graph_errors(FINAL_GRAPH):
-            normed = self._final.run(None, {name: rows[:, first:]
-                                            for name, rows in streams.items()})[0][0]
-        check_output(FINAL_GRAPH, normed, (end - first, self._spec.hidden_size))
-        return normed
-
-    def _streams(self, layer: int, tokens: int) -> Feeds:
-        """What enters a layer, float32 [1, tokens, d] each."""
-        streams = {'hidden': self.hidden(layer, tokens)[None]}
-        if layer and self._block is not None:
-            streams['block'] = self._block[None, :tokens]
-        return streams
-
-    def _bind(self, layer: int, tokens: int) -> ort.IOBinding:
-        key, value = self._cache[layer]
-        inputs: dict[str, NDArray[Any]] = {
-            **self._streams(layer, tokens), 'past_key': key, 'past_value': value,
-            'last_position': self._last_position, 'total_length': self._total_length,
-            **self._rotary[layer]}
-        outputs = {'ffn_input': self._ffn_input[None, :tokens],
-                   'residual': self.hidden(layer + 1, tokens)[None],
-                   'present_key': key, 'present_value': value,
-                   **{name: array[None, :tokens] for name, array in self._routing.items()}}
-        binding = self._sessions[layer].io_binding()
-        for name, array in inputs.items():
-            binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))
-        for name, array in outputs.items():
-            binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
-        return binding
-
-    def _probe(self, layer: int) -> Feeds:
-        """Inputs of a layer graph with a context of two tokens."""
-        spec = self._spec
-        cache = np.zeros((1, spec.attention.kv_heads, 2, spec.attention.head_dim), self._kv_type)
-        hidden = np.sin(np.arange(2 * spec.hidden_size, dtype=np.float32)).reshape(1, 2, -1)
-        return {'hidden': hidden, **({'block': hidden} if layer and spec.norm.output else {}),
-                'past_key': cache, 'past_value': cache.copy(),
-                'last_position': np.array([1], np.int32), 'total_length': np.array([2], np.int32),
-                **rotary_inputs(spec, 2, self._kv_type)[layer]}
+def attention_of(store: FlashStore, config: EngineConfig, context: int,
+                 routing: Mapping[str, NDArray[Any]]) -> AttentionPart:
+    """For a KV cache of `context` tokens; `routing` as `GraphAttention` takes it."""
+    if store.manifest.model.core_attention:
+        return CoreAttention(store, config.kv_cache, context, config.prefill_chunk)
+    return GraphAttention(store, config.threads, context, config.prefill_chunk, routing)

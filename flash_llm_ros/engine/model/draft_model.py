@@ -10,7 +10,7 @@ from flash_llm_ros.engine.config import EngineConfig
 from flash_llm_ros.engine.memory.scratch import scratch_bytes
 from flash_llm_ros.engine.memory.window import Window
 from flash_llm_ros.engine.memory.window_plan import whole_window
-from flash_llm_ros.engine.model.attention import AttentionStack
+from flash_llm_ros.engine.model.attention import attention_of
 from flash_llm_ros.engine.model.feed_forward.dense import DenseFeedForward
 from flash_llm_ros.engine.model.model import Model
 from flash_llm_ros.engine.plan import Part, PlanRow
@@ -60,8 +60,7 @@ class DraftPart(Part):
                 f'draft_store is {config.draft_store}, a mixture of experts; it must be a store '
                 'of a dense model, which is small enough to lie in memory.')
         self._feed_forward = DenseFeedForward(self._store, config.prefill_chunk)
-        self._attention = AttentionStack(self._store, config.threads, context,
-                                         config.prefill_chunk, self._feed_forward.routing)
+        self._attention = attention_of(self._store, config, context, self._feed_forward.routing)
         self._window = whole_window(mine.geometry)
 
     def estimate(self) -> list[PlanRow]:
@@ -92,6 +91,7 @@ class DraftPart(Part):
         """
         self._attention.allocate()
         window = Window(self._store, self._config, self._window)
+        self._attention.attach(window)
         self._feed_forward.attach(window)
         mine, large = _weight_bytes(self._store.manifest), _weight_bytes(self._large)
         costs = PassCosts(reads, large * _FIRST_ROW_SECONDS, large * _NEXT_ROW_SECONDS,

@@ -4,7 +4,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.engine.memory.window import Window
-from flash_llm_ros.engine.model.attention import AttentionStack
+from flash_llm_ros.engine.model.attention_part import AttentionPart
 from flash_llm_ros.engine.model.feed_forward.block import FeedForwardBlock
 from flash_llm_ros.engine.model.observer import ForwardObserver
 from flash_llm_ros.model_spec import ModelSpec
@@ -13,7 +13,7 @@ from flash_llm_ros.model_spec import ModelSpec
 class Model:
     """Attention, feed-forward block and window of one flash store."""
 
-    def __init__(self, spec: ModelSpec, attention: AttentionStack, feed_forward: FeedForwardBlock,
+    def __init__(self, spec: ModelSpec, attention: AttentionPart, feed_forward: FeedForwardBlock,
                  window: Window, chunk: int, logits_rows: int = 1) -> None:
         """`logits_rows` is for how many tokens at once logits are computed at most."""
         self.spec, self.attention, self.window = spec, attention, window

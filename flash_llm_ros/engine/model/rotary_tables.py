@@ -27,15 +27,8 @@ def rotary_tables(spec: ModelSpec, context: int, dtype: type, local: bool = Fals
 
     `local`: of the layers that have a wavelength of their own.
     """
-    positions = spec.positions
-    exponents = np.arange(0, spec.rotary_width, 2, dtype=np.float64) / spec.rotary_width
-    theta = positions.local_theta if local else positions.theta
-    frequencies = theta ** -exponents
-    factors = (positions.short_factors if context <= positions.short_context
-               else positions.factors)
-    if factors and not local:
-        frequencies /= np.asarray(factors)
-    scale = 1.0 if local else positions.scale
+    scale = 1.0 if local else spec.positions.scale
+    frequencies = spec.rotary_frequencies(context, local)
     angles = np.arange(context, dtype=np.float64)[:, None] * frequencies
     return (scale * np.cos(angles)).astype(dtype), (scale * np.sin(angles)).astype(dtype)
 

@@ -1,0 +1,138 @@
+"""A layer before its feed-forward block, against float64 attention without a cache."""
+
+from dataclasses import dataclass, replace
+
+from core_cases import KERNELS, Setting, each_kernels, runs_here
+from core_oracle import NeuronFile, write_neuron_file
+import numpy as np
+import pytest
+
+from flash_llm_ros._native import AttentionShape, NeuronCore
+
+EPS = 1e-6
+
+
+@dataclass
+class Shape:
+    dim: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    turned: int     # numbers of a head
+
+    @property
+    def frequencies(self) -> list[float]:
+        return [10000.0 ** (-2 * i / self.turned) for i in range(self.turned // 2)]
+
+    @property
+    def qkv_width(self) -> int:
+        return (self.heads + 2 * self.kv_heads) * self.head_dim
+
+
+SHAPES = [Shape(64, 9, 3, 64, 64), Shape(48, 4, 4, 8, 4), Shape(96, 12, 2, 80, 80),
+          Shape(32, 5, 1, 48, 0)]
+
+
+class Layer:
+    """A file with the sections qkv and o, and the vectors of a layer; the answer in float64."""
+
+    def __init__(self, path, rng: np.random.Generator, shape: Shape, codec: str = 'fp16'
+                 ) -> None:
+        self.shape = shape
+        self.made: NeuronFile = write_neuron_file(
+            path / 'neurons.bin', rng, codec, shape.dim, 4096,
+            [(shape.qkv_width, 0, 1), (shape.dim, 0, 1, codec, shape.heads * shape.head_dim)])
+        self.norm, self.last_norm = rng.random((2, shape.dim)).astype(np.float32)
+        self.qkv_bias = rng.standard_normal(shape.qkv_width).astype(np.float32)
+        self.o_bias = rng.standard_normal(shape.dim).astype(np.float32)
+
+    def open(self, rng: np.random.Generator, context: int, bits: int, tokens: int,
+             **options) -> tuple[NeuronCore, np.ndarray]:
+        shape = self.shape
+        core = replace(Setting.random(rng, self.made), options=options).open(self.made, NeuronCore)
+        told = AttentionShape(shape.heads, shape.kv_heads, shape.head_dim, context, tokens, bits,
+                              shape.frequencies)
+        core.set_attention(told, EPS)
+        cache = np.zeros(told.cache_shape(), np.uint8)
+        assert core.add_attention(0, 1, self.norm, self.last_norm, self.qkv_bias, self.o_bias,
+                                  cache) == 0
+        return core, cache
+
+    def answer(self, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The residual and the block's input, float64 [S, dim], of all tokens at once."""
+        shape, hidden = self.shape, hidden.astype(np.float64)
+        qkv = normed(hidden, self.norm) @ self.made.sections[0].weights[:, 0].T + self.qkv_bias
+        heads = qkv.reshape(len(hidden), -1, shape.head_dim)
+        query, key, value = np.split(heads, [shape.heads, shape.heads + shape.kv_heads], axis=1)
+        query, key = turned(query, shape), turned(key, shape)
+        attended = np.zeros(query.shape)
+        for head in range(shape.heads):
+            shared = head * shape.kv_heads // shape.heads
+            scores = query[:, head] @ key[:, shared].T / np.sqrt(shape.head_dim)
+            scores[np.triu_indices(len(hidden), 1)] = -np.inf
+            weights = np.exp(scores - scores.max(axis=1, keepdims=True))
+            attended[:, head] = weights / weights.sum(axis=1, keepdims=True) @ value[:, shared]
+        o = self.made.sections[1].weights[:, 0]
+        residual = hidden + attended.reshape(len(hidden), -1) @ o.T + self.o_bias
+        return residual, normed(residual, self.last_norm)
+
+
+def normed(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    return x / np.sqrt((x * x).mean(axis=1, keepdims=True) + EPS) * weights
+
+
+def turned(heads: np.ndarray, shape: Shape) -> np.ndarray:
+    """Complex numbers of number i and number i + half, each turned by its angle."""
+    half = shape.turned // 2
+    angles = np.arange(len(heads))[:, None, None] * np.array(shape.frequencies)
+    numbers = (heads[..., :half] + 1j * heads[..., half:2 * half]) * np.exp(1j * angles)
+    return np.concatenate([numbers.real, numbers.imag, heads[..., 2 * half:]], axis=2)
+
+
+def computed(core: NeuronCore, hidden: np.ndarray, parts: list[int]
+             ) -> tuple[np.ndarray, np.ndarray]:
+    residual, block_input = np.full((2, *hidden.shape), np.nan, np.float32)
+    position = 0
+    for count in parts:
+        part = slice(position, position + count)
+        core.attention(0, hidden[part], position, residual[part], block_input[part])
+        position += count
+    assert position == len(hidden)
+    return residual, block_input
+
+
+@each_kernels
+@pytest.mark.parametrize('shape', SHAPES, ids=str)
+@pytest.mark.parametrize(('bits', 'limit'), [(8, 2e-2), (16, 1e-3)])
+def test_against_float64(tmp_path, monkeypatch, kernels, shape, bits, limit):
+    monkeypatch.setenv('FLASH_LLM_ROS_KERNELS', kernels)
+    rng = np.random.default_rng(shape.dim)
+    layer = Layer(tmp_path, rng, shape)
+    hidden = rng.standard_normal((300, shape.dim)).astype(np.float32)
+    core, _ = layer.open(rng, 320, bits, 64)
+    found = computed(core, hidden, [1, 31, 64, 64, 64, 40, 5, 1, 30])
+    for got, wanted in zip(found, layer.answer(hidden), strict=True):
+        error = np.linalg.norm(got - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
+        assert error.max() < limit
+    core.close()
+
+
+def test_same_bytes_however_it_is_computed(tmp_path, monkeypatch):
+    """Whatever the kernels, the threads, and the tokens at once, from two on.
+
+    One token's rows are dotted in another order than those of several, and fp16 rows in one of
+    each kernel set.
+    """
+    rng = np.random.default_rng(5)
+    layer = Layer(tmp_path, rng, Shape(64, 6, 2, 48, 32), 'int8')
+    hidden = rng.standard_normal((600, 64)).astype(np.float32)
+    for bits in (8, 16):
+        found = set()
+        for kernels in (name for name in KERNELS if runs_here(name)):
+            monkeypatch.setenv('FLASH_LLM_ROS_KERNELS', kernels)
+            for threads, parts in ((1, [64] * 9 + [24]), (3, [2] * 300), (2, [7] * 85 + [5])):
+                core, cache = layer.open(rng, 600, bits, 64, threads=threads)
+                answers = computed(core, hidden, parts)
+                found.add((*(answer.tobytes() for answer in answers), cache.tobytes()))
+                core.close()
+        assert len(found) == 1
