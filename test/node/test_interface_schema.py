@@ -89,6 +89,10 @@ def test_ranges_bounds_and_defaults() -> None:
 @pytest.mark.parametrize(('name', 'bounds', 'words'), [
     ('Twist', '', 'such as geometry_msgs/msg/Twist'),
     ('os/msg/Path', '', 'not installed'), ('geometry_msgs/msg/Nothing', '', 'not installed'),
+    ('geometry_msgs/msg/TWIST', '', 'not installed'), ('std_srvs/srv/EMPTY', '', 'not installed'),
+    pytest.param('geometry_msgs/msg/Twist', '[' * 100_000, 'nested too deeply', id='deep'),
+    pytest.param('geometry_msgs/msg/Twist', f'{{"linear.x": {"[" * 990}{"]" * 990}}}',
+                 'nested too deeply', id='deep bound'),
     ('geometry_msgs/msg/Twist', '{', 'no JSON'), ('geometry_msgs/msg/Twist', '[]', 'an object'),
     ('geometry_msgs/msg/Twist', '{"linear.q": {}}', 'the fields are x, y, z'),
     ('geometry_msgs/msg/Twist', '{"linear.x.y": {}}', 'x has no fields'),

@@ -25,6 +25,7 @@ _PARTS = {'msg': '', 'srv': 'Request', 'action': 'Goal'}    # what is sent to so
 _INTEGERS = {'octet': (0, 8), 'uint8': (0, 8), 'int8': (1, 8), 'uint16': (0, 16),
              'int16': (1, 16), 'uint32': (0, 32), 'int32': (1, 32), 'uint64': (0, 64),
              'int64': (1, 64)}      # (signed, bits)
+_TOO_DEEP = 'bounds is nested too deeply'
 
 Schema = dict[str, Any]
 
@@ -43,7 +44,10 @@ def interface_schema(name: str, bounds: str = '') -> str:
     more = [_bound(kind, path, bound) for path, bound in _bounds(bounds).items()]
     if more:
         schema['allOf'] = more
-    return json.dumps(schema)
+    try:
+        return json.dumps(schema)
+    except RecursionError:
+        _refuse(_TOO_DEEP)
 
 
 def interface_class(name: str) -> Any:
@@ -55,10 +59,12 @@ def interface_class(name: str) -> Any:
     # Whoever asks has no say in what is imported: it is where rosidl has put an interface.
     spec = find_spec(package)
     file = '_' + re.sub(r'(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])', '_', kind).lower()
-    if spec is None or not any(Path(place, folder, f'{file}.py').is_file()
-                               for place in spec.submodule_search_locations or ()):
+    is_there = spec is not None and any(Path(place, folder, f'{file}.py').is_file()
+                                        for place in spec.submodule_search_locations or ())
+    # TWIST has the file of Twist, and is no class.
+    found_class = is_there and getattr(importlib.import_module(f'{package}.{folder}'), kind, None)
+    if not found_class:
         _refuse(f'the interface {name} is not installed here')
-    found_class = getattr(importlib.import_module(f'{package}.{folder}'), kind)
     return getattr(found_class, _PARTS[folder]) if _PARTS[folder] else found_class
 
 
@@ -125,6 +131,8 @@ def _bounds(text: str) -> dict[str, Any]:
         found = json.loads(text)
     except ValueError as error:
         _refuse(f'bounds is no JSON: {error}')
+    except RecursionError:
+        _refuse(_TOO_DEEP)
     if not isinstance(found, dict):
         _refuse('bounds must be an object such as {"linear.x": {"maximum": 0.3}}')
     return found
