@@ -22,6 +22,7 @@ from flash_llm_ros.client.answer import Answer, PendingAnswer
 from flash_llm_ros.client.goal import make_goal
 from flash_llm_ros.client.nodes_there import not_found
 from flash_llm_ros.client.own_node import OwnNode
+from flash_llm_ros.client.qos import CALLS
 from flash_llm_ros.store.errors import ErrorCode
 
 WATCH_PERIOD = 0.1  # s
@@ -92,8 +93,11 @@ class FlashLlmClient:
         # Everything is sent and received in one group: rclpy's action client drops an answer that
         # another thread takes before the request is entered.
         group = MutuallyExclusiveCallbackGroup()
-        self._action = ActionClient(self._node, GenerateText, f'{self.name}/generate',
-                                    callback_group=group)
+        # DDS brings every client the answers to all of them: of few it would forget ours.
+        self._action = ActionClient(
+            self._node, GenerateText, f'{self.name}/generate', callback_group=group,
+            goal_service_qos_profile=CALLS, result_service_qos_profile=CALLS,
+            cancel_service_qos_profile=CALLS)
         self._wake = self._node.create_guard_condition(self._send_all, callback_group=group)
         self._watch = self._node.create_timer(
             WATCH_PERIOD, self._look, callback_group=group,

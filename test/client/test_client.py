@@ -7,6 +7,7 @@ import json
 import queue
 import sys
 import threading
+import time
 
 import pytest
 from ros_fixtures import RunningNode, new_domain, running_node
@@ -111,6 +112,26 @@ def test_a_crowd_is_answered(llm) -> None:
         with contextlib.suppress(FlashLlmError):
             entry.result(WAIT)
     assert all(entry.done for entry in pending)
+
+
+def test_answers_to_others_push_no_answer_out(active_node: RunningNode, llm) -> None:
+    """Whose executor stands still while a crowd is answered, has its own answer then."""
+    from flash_llm_ros.client import FlashLlmClient
+
+    right = llm.generate('Hello', max_tokens=4, timeout=WAIT).text
+    with own_node(active_node.domain, 'SingleThreadedExecutor', spin=False) as node:
+        executor = node.executor
+        with FlashLlmClient(node=node, find_timeout=WAIT) as client:
+            assert client.wait_until_ready(WAIT)
+            pending = client.start('Hello', max_tokens=4)
+            while client._waiting or not client._unanswered:
+                executor.spin_once(0.1)
+            for number in range(30):
+                llm.generate(f'Hello {number}', max_tokens=1, timeout=WAIT)
+            end = time.monotonic() + WAIT
+            while not pending.done and time.monotonic() < end:
+                executor.spin_once(0.1)
+            assert pending.done and pending.result(0).text == right
 
 
 def test_in_a_callback_of_a_single_threaded_executor(active_node: RunningNode) -> None:
