@@ -78,6 +78,10 @@ HOSTILE = {
     'map filter': X + '{{ range(30000) | map("string") | map("replace", "1", x) | list }}',
     'map forever': X + '{% for a in range(999) %}{% set y = ([x] * 9) | map("upper") | list %}'
                    '{% endfor %}',
+    **{f'same hash, {name}': '{% for i in range(16) %}{{ range(0, 30000 * BIG, BIG) | unique | list'
+       ' }}{% endfor %}'.replace('BIG', f'({big})') for name, big in {
+           'computed': '2 ** 59 + 2 ** 59 - 1 + 2 ** 60', 'written': str(2 ** 61 - 1),
+           'read': f'"{2 ** 61 - 1}" | int'}.items()},
     'batch': '{{ [1] | batch(10 ** 9, 0) | list }}', 'slice': '{{ [1] | slice(10 ** 9) | list }}',
     'urlize': X + '{{ x | urlize }}', 'sum': '{{ ([[1]] * 99999) | sum(start=[]) }}',
     'dictionaries': '{% set ns = namespace(t={}) %}{% for i in range(99) %}'

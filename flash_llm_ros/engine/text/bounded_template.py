@@ -32,7 +32,7 @@ _CHARACTERS = 256 * 1024    # of a value and of the output, beside four times th
 _PER_ENTRY = 8              # what an entry of a list counts, in characters
 _MOST_DEPTH = 32
 _MOST_LOOPS = 20            # one in another; Python compiles no more
-_MOST_BITS = 4096           # of an integer
+_MOST_BITS = 60             # of an integer: of longer ones Python has many with the same hash
 _MOST_INDENT = 8
 _MOST_DIGITS = 32           # that a number is rounded to
 
@@ -91,6 +91,7 @@ class Work:
         if isinstance(value, str):
             return len(value)
         if isinstance(value, int):
+            _check_bits(value.bit_length())
             return value.bit_length() // 3 + 1
         if isinstance(value, Namespace):
             value = object.__getattribute__(value, '_Namespace__attrs')
