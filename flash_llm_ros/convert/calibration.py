@@ -154,7 +154,8 @@ def opened(store: FlashStore, threads: int = 1) -> Iterator[Engine]:
     budget = (3 * sizes[names.RESIDENT]['bytes'] + 16 * sizes[names.TOKENIZER]['bytes']
               + 8 * spec.layers * spec.attention.kv_width * context + window + _SPARE_BYTES)
     engine = Engine.open(EngineConfig(store.path, budget, mode='exact', context_length=context,
-                                      verify=False, lock_memory=False, threads=threads))
+                                      kv_cache='int16', verify=False, lock_memory=False,
+                                      threads=threads))
     try:
         yield engine
     finally:

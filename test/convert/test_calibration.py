@@ -64,7 +64,7 @@ def opened(store: Path, **options: object) -> Iterator[Engine]:
 
 def recorded(store: Path, folder: Path) -> list[np.ndarray]:
     """FFN inputs of each layer over 700 tokens, in two pieces of the context's 512."""
-    with opened(store, mode='exact') as engine:
+    with opened(store, mode='exact', kv_cache='int16') as engine:
         tokens = np.array(engine.tokenize(TEXT)[:700], np.int64)
         recording: Recording = record(engine, tokens, folder, lambda done, total: None)
         assert engine.model.observer is None
@@ -108,7 +108,7 @@ def test_recordings_are_what_enters_the_feed_forward_blocks(fp16_store: Path, tm
             reference.model(piece)
     for layer in range(3):
         assert found[layer].shape == (700, 64)
-        np.testing.assert_allclose(found[layer], np.concatenate(seen[layer]), atol=2e-4,
+        np.testing.assert_allclose(found[layer], np.concatenate(seen[layer]), atol=2e-3,
                                    rtol=2 ** -11)
 
 

@@ -29,8 +29,10 @@ from flash_llm_ros.store.neuron_reader import NeuronReader
 from flash_llm_ros.store.writer import StoreFormat, StoreWriter
 
 TOKENS = np.arange(20, 84)
-PARTS = {'gate_up': ('gate_proj', 'up_proj'), 'down': ('down_proj',),
-         'bundle': ('gate_proj', 'up_proj', 'down_proj')}
+ATTENTION = ('qkv', 'o')        # whose format is not the neurons'
+PARTS = {'qkv': ('self_attn.q_proj', 'self_attn.k_proj', 'self_attn.v_proj'),
+         'o': ('self_attn.o_proj',), 'gate_up': ('mlp.gate_proj', 'mlp.up_proj'),
+         'down': ('mlp.down_proj',), 'bundle': ('mlp.gate_proj', 'mlp.up_proj', 'mlp.down_proj')}
 
 
 def quiet(what: str, done: int, total: int) -> None:
@@ -80,7 +82,7 @@ def rounded_reference(checkpoint: Path, store: FlashStore) -> AutoModelForCausal
     with torch.no_grad():
         for section in store.manifest.geometry.sections:
             parts = ([names[section.name]] if section.layer < 0 else
-                     [f'model.layers.{section.layer}.mlp.{part}.weight'
+                     [f'model.layers.{section.layer}.{part}.weight'
                       for part in PARTS[section.name]])
             for name in parts:
                 weight = model.get_parameter(name)
@@ -101,8 +103,15 @@ def rounded_reference(checkpoint: Path, store: FlashStore) -> AutoModelForCausal
 def test_a_mixed_store_against_transformers(tmp_path: Path, layout: str, changes: dict,
                                             codecs: tuple[str, ...]) -> None:
     checkpoint = write_checkpoint(tmp_path / 'checkpoint', **changes)
-    store = written(checkpoint, tmp_path / 'store', layout, codecs)
-    assert tuple(section.codec.name for section in store.manifest.geometry.sections) == codecs
+    of_layer = len(codecs) // 3     # and behind them the embedding and the head
+    layers = [codecs[first:first + of_layer] for first in range(0, 3 * of_layer, of_layer)]
+    store = written(checkpoint, tmp_path / 'store', layout, (
+        *(codec for layer in layers for codec in ('int8', 'int8', *layer)),
+        *codecs[3 * of_layer:]))
+    found = [(section.name in ATTENTION, section.codec.name)
+             for section in store.manifest.geometry.sections]
+    assert tuple(codec for attention, codec in found if not attention) == codecs
+    assert {codec for attention, codec in found if attention} == {'fp16'}
     with torch.no_grad():
         expected = rounded_reference(checkpoint, store)(torch.from_numpy(TOKENS[None])
                                                         ).logits[0].numpy()
@@ -134,19 +143,20 @@ def first(source: Path) -> FlashStore:
 def test_what_has_four_bits_already_needs_no_measurement(source: Path, tmp_path: Path) -> None:
     checkpoint = open_checkpoint(source)
     formats = SectionFormats(checkpoint, 'split', 'int4', 0.02)
-    assert formats.first == ('int4', 'int8') * 3 + ('int8',)
-    assert formats.undecided == [1, 3, 5, 6]
+    assert formats.first == ('int4', 'int4', 'int4', 'int8') * 3 + ('int8',)
+    assert formats.undecided == [3, 7, 11, 12]
     four_bit_layers(write_checkpoint(tmp_path / 'down'), ('down_proj',))
     formats = SectionFormats(open_checkpoint(tmp_path / 'down'), 'split', 'int4', 0.02)
-    assert formats.first == ('int8', 'int4') * 3 + ('int8',) * 2
+    assert formats.first == ('int4', 'int4', 'int8', 'int4') * 3 + ('int8',) * 2
     smallest = SectionFormats(checkpoint, 'split', 'int4', math.inf)
-    assert smallest.first == ('int4',) * 7 and smallest.undecided == []
+    assert smallest.first == ('int4',) * 13 and smallest.undecided == []
     whole = SectionFormats(checkpoint, 'split', 'int8', 0.02)
-    assert whole.first == ('int8',) * 7 and whole.undecided == []
+    assert whole.first == ('int8',) * 13 and whole.undecided == []
     untied = open_checkpoint(write_checkpoint(tmp_path / 'untied'))
     formats = SectionFormats(untied, 'split', 'int4', 0.02)
-    assert formats.first == ('int8',) * 8
-    assert formats.undecided == [0, 1, 2, 3, 4, 5, 7]       # not the embedding: one row a token
+    assert formats.first == ('int4', 'int4', 'int8', 'int8') * 3 + ('int8',) * 2
+    # Not the embedding, of which a token needs one row.
+    assert formats.undecided == [2, 3, 6, 7, 10, 11, 13]
 
 
 @pytest.mark.parametrize(('layout', 'changes', 'name', 'layer'), [
@@ -195,8 +205,8 @@ def test_convert_keeps_what_costs_most(source: Path, first: FlashStore, tmp_path
         tokens = np.array(engine.tokenize(default_text())[:256], np.int64)
         trial = RoundingTrial(first, engine, tokens)
         sections = first.manifest.geometry.sections
-        price = {index: trial.divergence(sections[index]) for index in (1, 3, 5, 6)}
-    loss = sum(price.values()) - 0.5 * max(price[1], price[3], price[5])
+        price = {index: trial.divergence(sections[index]) for index in (3, 7, 11, 12)}
+    loss = sum(price.values()) - 0.5 * max(price[3], price[7], price[11])
     done = []
     store = convert(source, tmp_path / 'store', ConversionOptions(
         neurons='int4', int4_loss=loss, resident='fp32'),
@@ -225,7 +235,8 @@ def test_relu_families_stay_within_the_loss(tmp_path: Path, write: Callable[[Pat
     checkpoint = write(tmp_path / 'checkpoint')
     store = converted(checkpoint, tmp_path / 'store', neurons='int4', int4_loss=0.01,
                       resident='fp32', calibrate=False)
-    codecs = {section.codec.name for section in store.manifest.geometry.sections}
+    codecs = {section.codec.name for section in store.manifest.geometry.sections
+              if section.name not in ATTENTION}
     assert codecs == {'int4', 'int8'}
     with opened(store) as engine:
         found = engine_logits(engine, TOKENS.tolist())
