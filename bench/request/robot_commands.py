@@ -1,4 +1,5 @@
-"""Whether answers to constraints of robots' commands are valid, and what is wanted can be said.
+"""Whether answers to constraints of robots' commands are valid, and whether what is wanted can be
+said.
 
 Of robot_commands.yaml (written by hand) and of --random ones: answers are drawn byte by byte and
 judged by jsonschema or by Python's re, then the wanted answers are walked, byte by byte. Ends with
