@@ -18,7 +18,7 @@ pytestmark = pytest.mark.ros
 
 def expect_level(client, part, level, word):
     client.until(lambda: client.diagnostics and parts(client)[part].level == level
-                 and word in parts(client)[part].message, 15, f'{word!r} in {part}')
+                 and word in parts(client)[part].message, 60, f'{word!r} in {part}')
 
 
 def test_heat_is_told_and_its_limits_can_be_changed(int8_store, tmp_path):
