@@ -82,6 +82,8 @@ HOSTILE = {
        ' }}{% endfor %}'.replace('BIG', f'({big})') for name, big in {
            'computed': '2 ** 59 + 2 ** 59 - 1 + 2 ** 60', 'written': str(2 ** 61 - 1),
            'read': f'"{2 ** 61 - 1}" | int'}.items()},
+    'many joined': '{{ 1' + '~1' * 60000 + ' }}', 'many compared': '{{ 1' + '<2' * 60000 + ' }}',
+    'many outputs': '{{1}}' * 25000,
     'batch': '{{ [1] | batch(10 ** 9, 0) | list }}', 'slice': '{{ [1] | slice(10 ** 9) | list }}',
     'urlize': X + '{{ x | urlize }}', 'sum': '{{ ([[1]] * 99999) | sum(start=[]) }}',
     'dictionaries': '{% set ns = namespace(t={}) %}{% for i in range(99) %}'

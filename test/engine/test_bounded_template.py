@@ -107,7 +107,7 @@ def test_hostile_ones() -> None:
             assert int(name.rpartition(' ')[2]) < 300_000, line
         else:
             assert found in ('INVALID_REQUEST', 'STORE_CORRUPT'), line
-    assert int(memory.split()[1]) < 200_000
+    assert int(memory.split()[1]) < 100_000
 
 
 def test_too_much_is_told() -> None:

@@ -24,6 +24,7 @@ from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
 _MOST_SOURCE = 128 * 1024   # characters; the longest of known models have 35,000
+_MOST_NODES = 10_000        # of its tree; Python takes 5 kB for each while it compiles them
 _STEPS = 1_000_000          # a step: a node of the template, or some characters of a value
 _STEPS_PER_MESSAGE = 4      # times the nodes of the template
 _MOST_STEPS = 5_000_000     # some seconds
@@ -229,7 +230,9 @@ class BoundedTemplate:
             raise TooMuchError(f'it has {len(source)} characters; {_MOST_SOURCE} are the most')
         self._environment = _Environment(clock)
         tree = self._environment.parse(source)
-        self._environment.weight = _weight(tree)
+        self._environment.weight = weight = _weight(tree)
+        if weight > _MOST_NODES:
+            raise TooMuchError(f'it has {weight} parts; {_MOST_NODES} are the most')
         tree = _Counting().visit(tree)
         tree.set_environment(self._environment)
         self._template = self._environment.from_string(tree)
