@@ -163,7 +163,7 @@ ROWS = (
     _part_row('hostile templates', 'exact', _template, tuple(TEMPLATES), 'chat_template.jinja'),
     _part_row('hostile tokenizers', 'exact', _tokenizer, (None,), 'tokenizer.json'),
     _part_row('hostile graphs', 'gated', _graph,
-              ('layers/01.onnx', 'layers/final.onnx', 'predictors/00.onnx')),
+              ('predictors/00.onnx', 'predictors/01.onnx', 'predictors/02.onnx')),
     _part_row('hostile tensors', 'gated', _tensors,
               ('resident.safetensors', 'predictors.safetensors', 'tokenizer.safetensors')),
     _part_row('hostile groups', 'gated', _groups, (None,), 'neurons.bin'),
