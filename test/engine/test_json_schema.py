@@ -38,6 +38,13 @@ def reaches(walk: Walk, schema: object, value: object) -> bool:
     ({'type': 'integer', 'minimum': -2 ** 63, 'maximum': 2 ** 63 - 1},
      [str(-2 ** 63), str(2 ** 63 - 1)], [str(-2 ** 63 - 1), str(2 ** 63)]),
     ({'type': 'integer', 'exclusiveMinimum': 2 ** 53}, [str(2 ** 53 + 1)], [str(2 ** 53)]),
+    # The range of a type, as code generators write it.
+    ({'type': 'number', 'minimum': -3.4028234663852886e38, 'maximum': 3.4028234663852886e38},
+     ['0.25', '-3', '0.000001'], ['1e39', '-1e300', '1' + '0' * 39]),
+    ({'type': 'number', 'minimum': 0, 'maximum': 1.7976931348623157e308},
+     ['0.25', '100000'], ['-0.25', '1e309']),
+    ({'type': 'number', 'minimum': 5e-324, 'maximum': 1}, ['0.25', '0.000000001', '1'], ['0']),
+    ({'type': 'number', 'minimum': 1e32, 'maximum': 1e40}, ['5' + '0' * 32], ['0.25', '1']),
     ({'properties': {'a1': {'type': 'integer'}}, 'type': 'object',
       'patternProperties': {'^a': {'maximum': 3}}, 'additionalProperties': False},
      ['{"a1":2}', '{"a2":2.5}', '{"a1":3,"ab":-1}'], ['{"a1":4}', '{"a1":2.5}', '{"b":1}']),

@@ -1,6 +1,7 @@
 """A ROS interface as a schema, and its answer as a message."""
 
 import json
+import math
 
 from jsonschema import Draft202012Validator
 import pytest
@@ -86,6 +87,27 @@ def test_ranges_bounds_and_defaults() -> None:
     assert 'top_p' not in sampling['required'] and 'temperature' in sampling['required']
 
 
+def test_what_a_message_cannot_carry_is_no_answer() -> None:
+    """More than a float32 arrives as infinity, and a text ends at its first NUL."""
+    from rclpy.serialization import deserialize_message, serialize_message
+    from std_msgs.msg import Float32, String
+
+    from flash_llm_ros.client import message_from
+
+    walk = Walk()
+    for kind, right, wrong in (
+            (Float32, ('0.25', '-1000', '123456'), ('1e39', '-1e300', '1' + '0' * 39)),
+            (String, (r'"a\u0001ß"', r'"\"\n"'), (r'"a\u0000b"',))):
+        walk.constrain('JSON_SCHEMA', json.dumps(schema(f'std_msgs/msg/{kind.__name__}')))
+        for text in wrong:
+            sent = message_from(kind, f'{{"data":{text}}}')
+            arrived = deserialize_message(serialize_message(sent), kind)
+            assert arrived.data in (math.inf, -math.inf, 'a')
+            assert not walk.reaches(f'{{"data":{text}}}'), text
+        for text in right:
+            assert walk.reaches(f'{{"data":{text}}}'), text
+
+
 @pytest.mark.parametrize(('name', 'bounds', 'words'), [
     ('Twist', '', 'such as geometry_msgs/msg/Twist'),
     ('os/msg/Path', '', 'not installed'), ('geometry_msgs/msg/Nothing', '', 'not installed'),
@@ -96,6 +118,8 @@ def test_ranges_bounds_and_defaults() -> None:
     ('geometry_msgs/msg/Twist', '{', 'no JSON'), ('geometry_msgs/msg/Twist', '[]', 'an object'),
     ('geometry_msgs/msg/Twist', '{"linear.q": {}}', 'the fields are x, y, z'),
     ('geometry_msgs/msg/Twist', '{"linear.x.y": {}}', 'x has no fields'),
+    ('geometry_msgs/msg/Twist', '{"linear.": {}}', 'the fields are x, y, z'),
+    pytest.param('std_msgs/msg/S' + 't' * 5000, '', 'such as geometry_msgs/msg/Twist', id='long'),
 ])
 def test_refused(name: str, bounds: str, words: str) -> None:
     from flash_llm_ros.node.interfaces.interface_schema import interface_schema

@@ -20,12 +20,14 @@ from rosidl_parser.definition import (
 
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
-_NAME = re.compile(r'([a-z][a-z0-9_]*)/(msg|srv|action)/([A-Z][A-Za-z0-9]*)')
+_NAME = re.compile(r'([a-z][a-z0-9_]*)/(msg|srv|action)/([A-Z][A-Za-z0-9]{0,99})')
 _PARTS = {'msg': '', 'srv': 'Request', 'action': 'Goal'}    # what is sent to somebody
 _INTEGERS = {'octet': (0, 8), 'uint8': (0, 8), 'int8': (1, 8), 'uint16': (0, 16),
              'int16': (1, 16), 'uint32': (0, 32), 'int32': (1, 32), 'uint64': (0, 64),
              'int64': (1, 64)}      # (signed, bits)
 _TOO_DEEP = 'bounds is nested too deeply'
+_LARGEST_FLOAT = 3.4028234663852886e38      # what is beyond it would arrive as infinity
+_WITHOUT_NUL = r'^[^\u0000]*$'     # at which ROS cuts a text
 
 Schema = dict[str, Any]
 
@@ -107,7 +109,8 @@ def _value(slot: Any, definitions: dict[str, Schema]) -> Schema:
         longest = getattr(slot, 'maximum_size', None)
         # Of a string rosidl counts bytes, of which a character has up to four.
         most = longest if longest is None or not isinstance(slot, AbstractString) else longest // 4
-        return {'type': 'string'} if most is None else {'type': 'string', 'maxLength': most}
+        schema = {'type': 'string', 'pattern': _WITHOUT_NUL}
+        return schema if most is None else schema | {'maxLength': most}
     name = slot.typename if isinstance(slot, BasicType) else str(slot)
     if name == 'boolean':
         return {'type': 'boolean'}
@@ -115,7 +118,9 @@ def _value(slot: Any, definitions: dict[str, Schema]) -> Schema:
         signed, bits = _INTEGERS[name]
         return {'type': 'integer', 'minimum': -signed * 2 ** (bits - 1),
                 'maximum': 2 ** (bits - signed) - 1}
-    if name in ('float', 'double', 'long double'):
+    if name == 'float':
+        return {'type': 'number', 'minimum': -_LARGEST_FLOAT, 'maximum': _LARGEST_FLOAT}
+    if name in ('double', 'long double'):
         return {'type': 'number'}
     _refuse(f'an interface has a field of type {name}, which JSON does not write')
 
@@ -140,11 +145,11 @@ def _bounds(text: str) -> dict[str, Any]:
 
 def _bound(kind: Any, path: str, bound: Any) -> Schema:
     """A schema of a message that says something about one field."""
-    name, _, rest = path.partition('.')
+    name, dot, rest = path.partition('.')
     fields = dict(zip(kind.get_fields_and_field_types(), kind.SLOT_TYPES, strict=False))
     if name not in fields:
         _refuse(f'bounds names {path!r}, but the fields are {", ".join(fields)}')
-    if not rest:
+    if not dot:
         return {'properties': {name: bound}}
     slot, lists = fields[name], 0
     while isinstance(slot, AbstractNestedType):

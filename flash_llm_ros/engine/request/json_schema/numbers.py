@@ -14,6 +14,7 @@ MOST_DIGITS = 60        # of a bound, before or behind the point
 _SURE_DIGITS = 15       # two decimals of so many digits are two doubles
 _ALL_DIGITS = 17        # of a double
 _FREE_DIGITS = 30       # of a whole number without bounds
+_FAR = 10 ** _FREE_DIGITS
 
 _PLAIN = r'-?(?:0|[1-9][0-9]{0,14})(?:\.[0-9]{1,15})?'
 _SCIENTIFIC = (r'-?[1-9](?:\.[0-9]{1,16})?[eE](?:\+?(?:[0-9]{1,2}|[12][0-9]{2}|30[0-7])'
@@ -123,11 +124,29 @@ class Numbers:
                 'multipleOf': float(self.multiple)}
 
     def _plain(self) -> str:
-        if self.low is not None or self.high is not None or self.multiple is not None:
-            return self._written_out()
-        if self.kind == 'integer':
+        near = self._without_far_bounds()
+        if near.low is not None or near.high is not None or near.multiple is not None:
+            return near._written_out()
+        if near.kind == 'integer':
             return rf'0|-?[1-9][0-9]{{0,{_FREE_DIGITS - 1}}}'
-        return _PLAIN if self.excluded or self.kind == 'fraction' else f'{_PLAIN}|{_SCIENTIFIC}'
+        if near != self or near.excluded or near.kind == 'fraction':
+            return _PLAIN
+        return f'{_PLAIN}|{_SCIENTIFIC}'
+
+    def _without_far_bounds(self) -> 'Numbers':
+        """Without bounds that nothing written out comes to: the range of float or double.
+
+        Their digits would take the place of those behind the point.
+        """
+        if self.kind == 'integer':
+            return self
+        low, high = self.low, self.high
+        if self.high is not None and self.high >= 10 * _FAR and (low is None or low < _FAR):
+            high = None
+        if self.low is not None and self.low <= -10 * _FAR and (
+                self.high is None or self.high > -_FAR):
+            low = None
+        return replace(self, low=low, high=high)
 
     def _written_out(self) -> str:
         decimals = 0 if self.kind == 'integer' else self._decimals()
@@ -153,7 +172,7 @@ class Numbers:
             (self.low, self.low_open), (self.high, self.high_open))
             if bound is not None and not is_open]
         sure = _SURE_DIGITS if self.low_open or self.high_open else _ALL_DIGITS
-        return max(1, sure - whole, *closed)
+        return min(max(1, sure - whole, *closed), MOST_DIGITS)
 
     def _on_grid(self, bound: Fraction | None, grid: int, inward: int) -> int | None:
         if bound is None:
