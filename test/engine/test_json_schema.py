@@ -43,6 +43,11 @@ def reaches(walk: Walk, schema: object, value: object) -> bool:
      ['0.25', '-3', '0.000001'], ['1e39', '-1e300', '1' + '0' * 39]),
     ({'type': 'number', 'minimum': 0, 'maximum': 1.7976931348623157e308},
      ['0.25', '100000'], ['-0.25', '1e309']),
+    # A far bound took the digits behind the point of all numbers.
+    ({'type': 'number', 'minimum': 0, 'maximum': 2 ** 63 - 1},
+     ['0.25', '0.000000001', str(2 ** 63 - 1)], ['-0.1', str(2 ** 63)]),
+    ({'type': 'number', 'exclusiveMinimum': -1e18, 'exclusiveMaximum': 1e18},
+     ['-0.25', '123456.789'], ['1' + '0' * 18, '999999999999999999', '-999999999999999999.9']),
     ({'type': 'number', 'minimum': 5e-324, 'maximum': 1}, ['0.25', '0.000000001', '1'], ['0']),
     ({'type': 'number', 'minimum': 1e32, 'maximum': 1e40}, ['5' + '0' * 32], ['0.25', '1']),
     ({'properties': {'a1': {'type': 'integer'}}, 'type': 'object',

@@ -13,6 +13,7 @@ _MOST_MULTIPLE = 10_000
 MOST_DIGITS = 60        # of a bound, before or behind the point
 _SURE_DIGITS = 15       # two decimals of so many digits are two doubles
 _ALL_DIGITS = 17        # of a double
+_LEAST_DECIMALS = 9     # however far away a bound is
 _FREE_DIGITS = 30       # of a whole number without bounds
 _FAR = 10 ** _FREE_DIGITS
 
@@ -172,17 +173,17 @@ class Numbers:
             (self.low, self.low_open), (self.high, self.high_open))
             if bound is not None and not is_open]
         sure = _SURE_DIGITS if self.low_open or self.high_open else _ALL_DIGITS
-        return min(max(1, sure - whole, *closed), MOST_DIGITS)
+        return min(max(_LEAST_DECIMALS, sure - whole, *closed), MOST_DIGITS)
 
     def _on_grid(self, bound: Fraction | None, grid: int, inward: int) -> int | None:
         if bound is None:
             return None
         is_open = self.low_open if inward > 0 else self.high_open
-        scaled = math.ceil(bound * grid) if inward > 0 else math.floor(bound * grid)
-        while is_open and (Fraction(scaled, grid) == bound or (
-                self.kind != 'integer' and _reads_as(Fraction(scaled, grid), bound))):
-            scaled += inward
-        return scaled
+        if is_open and self.kind == 'integer':
+            return math.floor(bound) + 1 if inward > 0 else math.ceil(bound) - 1
+        if is_open:     # what is read as another double
+            bound = Fraction(math.nextafter(_as_double(bound), inward * math.inf))
+        return math.ceil(bound * grid) if inward > 0 else math.floor(bound * grid)
 
     def _divisible(self) -> str:
         """An expression that holds of multiples, whatever their size; '' where none is needed.
@@ -270,8 +271,10 @@ def _common_multiple(multiples: list[Fraction]) -> Fraction:
     return Fraction(math.lcm(*(int(multiple * scale) for multiple in multiples)), scale)
 
 
-def _reads_as(one: Fraction, other: Fraction) -> bool:
-    return float(one) == float(other)
+def _as_double(bound: Fraction) -> float:
+    if abs(bound) >= 10 ** MOST_DIGITS:
+        raise TooHard(f'a bound has more than {MOST_DIGITS} digits')
+    return float(bound)
 
 
 def _digits_of_endings(step: int) -> int | None:
