@@ -45,7 +45,7 @@ def run(options: Namespace) -> int:
     except ImportError as error:
         return fail(ImportError(f'ROS 2 is not there ({error.name}); source it first, or name a '
                                 'store: flash_llm chat STORE'))
-    except (ConnectionError, FlashLlmError, OSError) as error:
+    except (ConnectionError, FlashLlmError, OSError, ValueError) as error:
         return fail(error)
 
 

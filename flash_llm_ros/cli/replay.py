@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Return 0, 1 where an answer differs or is missing, 2 where nothing could be replayed."""
     try:
         return _replay(arguments)
-    except (BagError, TimeoutError) as error:
+    except (BagError, TimeoutError, ValueError) as error:
         print(f'flash_llm replay: {error}', file=sys.stderr)
         return 2
 

@@ -58,7 +58,7 @@ def run(options: Namespace) -> int:
                 Console().print(screen(snapshot(client)))
             else:
                 _watch(client)
-    except TimeoutError as error:
+    except (TimeoutError, ValueError) as error:
         return fail(error)
     return 0
 

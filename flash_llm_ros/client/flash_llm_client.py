@@ -20,7 +20,7 @@ from rclpy.node import Node
 from flash_llm_msgs.action import GenerateText
 from flash_llm_ros.client.answer import Answer, PendingAnswer
 from flash_llm_ros.client.goal import make_goal
-from flash_llm_ros.client.nodes_there import not_found
+from flash_llm_ros.client.nodes_there import full_name, not_found
 from flash_llm_ros.client.own_node import OwnNode
 from flash_llm_ros.client.qos import CALLS
 from flash_llm_ros.store.errors import ErrorCode
@@ -76,7 +76,7 @@ class FlashLlmClient:
         and for the executor of ``node`` to run; ``domain_id`` holds for a client without a
         ``node``.
         """
-        self.name = '/' + name.strip('/')
+        self.name = full_name(name)
         self._find_timeout = find_timeout
         self._lock = threading.Lock()
         self._end = ''      # why nothing can be asked any more

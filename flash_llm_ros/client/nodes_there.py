@@ -1,8 +1,19 @@
 """Which nodes of this package are in the ROS graph."""
 
+import re
+
 from rclpy.node import Node
 
 STATUS_TYPE = 'flash_llm_msgs/msg/EngineStatus'
+
+
+def full_name(name: str) -> str:
+    """Return a node's name from the root on; ValueError for what is none."""
+    full = '/' + name.strip('/')
+    if not re.fullmatch(r'(/[A-Za-z_][A-Za-z0-9_]*)+', full):
+        raise ValueError(f"The node's name is {name!r}; it has to be one with its namespace, such "
+                         'as /robot/flash_llm.')
+    return full
 
 
 def nodes_there(node: Node) -> list[str]:

@@ -23,6 +23,7 @@ from std_msgs.msg import String
 from flash_llm_msgs.action import GenerateText
 from flash_llm_msgs.msg import EngineError, EngineStatus, TokenChunk
 from flash_llm_msgs.srv import GenerateText as GenerateTextService
+from flash_llm_ros.client.nodes_there import full_name
 from flash_llm_ros.client.own_node import OwnNode
 from flash_llm_ros.client.qos import CALLS, STATUS
 
@@ -88,7 +89,7 @@ class OperatorClient:
         give_up: Callable[[], bool] = lambda: False,
     ) -> None:
         """``node_name`` may carry a namespace; ``give_up`` ends waiting, as the node is gone."""
-        self.name = '/' + node_name.strip('/')
+        self.name = full_name(node_name)
         self._give_up = give_up
         self._own = OwnNode('flash_llm_operator', domain_id)
         self.node = self._own.node

@@ -55,6 +55,10 @@ LINES = """
 0 flash_llm top --once                                          | memory plan
 0 flash_llm top --json                                          | "state":
 1 flash_llm top --once --node nobody --timeout 3                | There is /flash_llm
+1 flash_llm top --once --node 'my robot'                        | such as /robot/flash_llm
+1 flash_llm prompt Hello --node robot//llm                      | such as /robot/flash_llm
+2 flash_llm replay BAG --topic /flash_llm/prompt --node a.b       | such as /robot/flash_llm
+1 flash_llm chat --node 5                                       | such as /robot/flash_llm
 0 flash_llm chat STORE --budget 60MB --max-tokens 5             | >
 0 flash_llm chat                                                | >
 1 flash_llm chat NOWHERE                                        | no flash store

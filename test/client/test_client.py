@@ -324,6 +324,7 @@ def test_a_request_waits_until_the_node_is_active(int8_store) -> None:
 
 
 def test_goal_has_every_field() -> None:
+    from flash_llm_msgs.action import GenerateText
     from flash_llm_msgs.msg import ChatMessage, OutputConstraint
     from flash_llm_ros.client.goal import make_goal
 
@@ -348,6 +349,9 @@ def test_goal_has_every_field() -> None:
     assert make_goal('p', interface=ChatMessage, bounds={'role': {'const': 'user'}}).constraint == (
         OutputConstraint(kind=OutputConstraint.INTERFACE, text='flash_llm_msgs/msg/ChatMessage',
                          bounds='{"role": {"const": "user"}}'))
+    for kind in (GenerateText, GenerateText.Goal):      # what message_from makes, too
+        constraint = make_goal('p', interface=kind).constraint
+        assert constraint.text == 'flash_llm_msgs/action/GenerateText'
     assert make_goal('p') == type(goal)(prompt='p')     # the defaults are the message's own
 
 
@@ -361,6 +365,7 @@ def test_goal_has_every_field() -> None:
     ({'system_prompt': '\udcff'}, 'system_prompt is not'), ({'stop': ['\udcff']}, 'stop is not'),
     ({'session_id': '\0'}, 'session_id holds'), ({'choices': ['a', '\0']}, 'choices holds'),
     ({'messages': [('user', '\ud83d')]}, 'content is not'), ({'regex': '\ud83d'}, 'text is not'),
+    ({'interface': int}, 'interface is'), ({'interface': 5}, 'interface is'),
 ])
 def test_wrong_options_are_named(options: dict, word: str) -> None:
     from flash_llm_ros.client.goal import make_goal
