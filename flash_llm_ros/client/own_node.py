@@ -1,5 +1,6 @@
 """A node with a context, an executor and a thread of its own."""
 
+import atexit
 from collections.abc import Callable
 import threading
 
@@ -28,6 +29,8 @@ class OwnNode:
         self.executor.add_node(self.node)
         self._thread = threading.Thread(target=self._spin, name=name, daemon=True)
         self._thread.start()
+        # Whoever does not close it: a thread within rclpy aborts a process that ends.
+        atexit.register(self.stop)
 
     def stop(self) -> None:
         """End the spinning; returns when no callback runs any more."""
@@ -37,6 +40,7 @@ class OwnNode:
 
     def destroy(self) -> None:
         """Leave the graph."""
+        atexit.unregister(self.stop)
         self.node.destroy_node()
         rclpy.shutdown(context=self._context)
 

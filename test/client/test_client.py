@@ -5,6 +5,7 @@ import contextlib
 from contextlib import contextmanager
 import json
 import queue
+import subprocess
 import sys
 import threading
 import time
@@ -223,6 +224,21 @@ def test_no_node_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         pending = llm.start('Hello')
         pending.cancel()
         assert pending.result(WAIT).finish_reason == FinishReason.CANCELLED
+
+
+def test_a_program_that_does_not_close_its_client_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    program = f"""
+from flash_llm_ros.client import FlashLlmClient, NodeLostError
+llm = FlashLlmClient(domain_id={new_domain()}, find_timeout=0.2)
+try:
+    llm.generate('Hello')
+except NodeLostError:
+    print('as it should')
+"""
+    ended = subprocess.run([sys.executable, '-c', program], capture_output=True, text=True,
+                           check=False, timeout=WAIT)
+    assert (ended.returncode, ended.stdout) == (0, 'as it should\n'), ended.stderr
 
 
 def test_a_node_that_leaves_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
