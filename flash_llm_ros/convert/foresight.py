@@ -29,8 +29,10 @@ class _Recorder:
             self._likely = [self._predictors.likely(layer, row).copy() for row in ffn_input]
 
 
-def measure_foresight(store: FlashStore, texts: list[str]) -> ExpertForesight:
-    """FlashLlmError, ValueError."""
+def measure_foresight(store: FlashStore, texts: list[str]) -> ExpertForesight | None:
+    """None where there is no next layer. FlashLlmError, ValueError."""
+    if store.manifest.model.layers == 1:
+        return None
     with opened(store) as engine:
         model = engine.model
         tokens = tokens_of(engine, texts, _TOKENS)[:engine.config.context_length]

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 
-from expert_checkpoints import EXPERT_FAMILIES, fused
+from expert_checkpoints import EXPERT_FAMILIES, SHAPE, fused, write_model
 from family_checkpoints import FamilyModel
 from generation_cases import opened, opened_tightly
 from gguf_checkpoint import write_gguf
@@ -16,7 +16,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_checkpoint import byte_tokenizer, converted
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
 from bench.quality.reference_model import reference_choices
 from flash_llm_ros.checkpoint.errors import CheckpointError
@@ -129,6 +129,23 @@ def test_other_files_are_the_same_model(model: FamilyModel, tmp_path: Path) -> N
             np.testing.assert_allclose(other.rows(name), folder.rows(name), rtol=1e-6)
             if len(tensor.shape) == 3:
                 np.testing.assert_array_equal(other.rows(name, 3, 5), folder.rows(name)[3:5])
+
+
+def test_one_layer_with_a_window(tmp_path: Path) -> None:
+    """Which has no next layer to foresee; and no max_window_layers, in this family."""
+    folder = write_model(tmp_path / 'checkpoint', Qwen3MoeConfig(
+        **{**SHAPE, 'num_hidden_layers': 1}, head_dim=32, moe_intermediate_size=35, num_experts=5,
+        num_experts_per_tok=2, norm_topk_prob=True, use_sliding_window=True, sliding_window=9,
+        max_window_layers=1))
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    reference.set_experts_implementation('eager')   # the others take no odd sizes
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(TOKENS[None])).logits[0].numpy()
+    engine = opened(converted(folder, tmp_path / 'store', neurons='fp16').path)
+    logits = [logits_of(engine, step) for step in (60, 1)]
+    engine.close()
+    for each in logits:
+        assert np.abs(each - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
 def test_gguf_against_llama_cpp(model: FamilyModel, tmp_path: Path) -> None:
