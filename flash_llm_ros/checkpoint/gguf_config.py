@@ -31,7 +31,7 @@ _KEYS = {                               # config.json: GGUF, behind the architec
 }
 _ROPE_KEYS = {                          # the same of rope_scaling, behind rope.scaling
     'original_max_position_embeddings': 'original_context_length',
-    'attention_factor': 'attn_factor',
+    'attention_factor': 'attn_factor',              # of longrope
     'mscale_all_dim': 'yarn_log_multiplier',
     'beta_fast': 'yarn_beta_fast',
     'beta_slow': 'yarn_beta_slow',
@@ -58,6 +58,7 @@ def _rope_scaling(fields: dict[str, Any], rope: str) -> dict[str, Any]:
     """Without a type it is linear, and so are the files that have the factor under its old key."""
     factor = fields.get(f'{rope}.scaling.factor', fields.get(f'{rope}.scale_linear', 0.0))
     kind = fields.get(f'{rope}.scaling.type', 'linear' if factor else 'none')
+    keys = _ROPE_KEYS | ({'attention_factor': 'yarn_attn_factor'} if kind == 'yarn' else {})
     return {'rope_type': kind, 'factor': factor or 1.0,     # 0, too, means that nothing is scaled
             'mscale': 1.0, **{name: fields[f'{rope}.scaling.{key}'] for name, key in
-                              _ROPE_KEYS.items() if f'{rope}.scaling.{key}' in fields}}
+                              keys.items() if f'{rope}.scaling.{key}' in fields}}

@@ -9,6 +9,8 @@ from gguf_checkpoint import add_field, byte_tokenizer_fields, permuted, write_gg
 import numpy as np
 import pytest
 from tiny_checkpoint import write_checkpoint
+from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
 from flash_llm_ros.checkpoint.errors import CheckpointError
@@ -173,6 +175,21 @@ def test_linear_rope_scaling(checkpoint_folder: Path, gguf_file: Path,
     assert checkpoint.spec.positions.factors == ((factor,) * 8 if factor else ())
 
 
+def test_the_attention_factor_of_yarn(checkpoint_folder: Path, gguf_file: Path) -> None:
+    """Which llama.cpp's converter writes, of config.json; against transformers."""
+    rope = {'rope_type': 'yarn', 'rope_theta': 1e4, 'factor': 16.0, 'attention_factor': 0.6,
+            'original_max_position_embeddings': 256}
+    positions = opened(checkpoint_folder, gguf_file, metadata={
+        'llama.rope.scaling.type': 'yarn', 'llama.rope.scaling.factor': 16.0,
+        'llama.rope.scaling.original_context_length': 256,
+        'llama.rope.scaling.yarn_attn_factor': 0.6}).spec.positions
+    inverse, scale = ROPE_INIT_FUNCTIONS['yarn'](LlamaConfig(
+        head_dim=16, max_position_embeddings=4096, rope_parameters=rope))
+    assert positions.scale == pytest.approx(scale)
+    plain = 1e4 ** (-np.arange(8) / 8)
+    np.testing.assert_allclose(plain / positions.factors, inverse.numpy(), rtol=1e-5)
+
+
 @pytest.mark.parametrize(('metadata', 'expected'), [
     ({}, (257,)),
     ({'tokenizer.ggml.eot_token_id': 10}, (257, 10)),
@@ -243,6 +260,9 @@ def test_missing_metadata(checkpoint_folder: Path, gguf_file: Path, key: str) ->
     ({'llama.expert_count': 8}, ('lacks', 'llama.expert_used_count')),
     ({'llama.rope.scaling.type': 'ntk'}, ("'ntk'",)),
     ({'llama.rope.scaling.type': 'longrope'}, ('long_factor',)),
+    ({'general.type': 'adapter'}, ('adapter', 'LoRA', 'llama-export-lora')),
+    ({'general.type': 'mmproj'}, ('general.type is mmproj',)),
+    ({'llama.attention.causal': False}, ('llama.attention.causal is false',)),
     ({'llama.rope.dimension_count': 8}, ('positions.width', '8', '16')),
     ({'tokenizer.ggml.model': 'bert'}, ("'bert'", 'gpt2')),
     ({'tokenizer.ggml.pre': 'deepseek-llm'}, ("'deepseek-llm'", 'smollm')),
