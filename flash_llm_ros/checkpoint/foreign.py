@@ -72,6 +72,9 @@ _ADAPTER = ('has an adapter (LoRA), not a model; `AutoPeftModelForCausalLM.from_
             '.merge_and_unload().save_pretrained(NEW)` of peft puts it into its model')
 
 
+_ONE_WAY = 'only text that is read from left to right is supported'
+
+
 def check_config(path: Path, config: dict[str, Any]) -> None:
     """Raise ValueError for a folder whose weights nobody here reads; before any are opened."""
     quantised = config.get('quantization_config')
@@ -79,8 +82,23 @@ def check_config(path: Path, config: dict[str, Any]) -> None:
         kind = quantised.get('quant_method', 'unknown')
         raise ValueError(f'quantization_config: the weights are quantised by {kind}, which is not '
                          "read; take the model's folder before that, or a GGUF file of it")
+    if config.get('is_causal') is False:
+        raise ValueError(f'is_causal is false; {_ONE_WAY}')
     if (path / 'adapter_config.json').is_file() and not any(path.glob('model*.safetensors*')):
         raise ValueError(f'the folder {_ADAPTER}')
+
+
+def check_fields(fields: dict[str, Any]) -> None:
+    """Raise ValueError for a GGUF file that is no model which goes on with a text."""
+    kind = fields.get('general.type', 'model')
+    if kind == 'adapter':
+        raise ValueError('general.type is adapter: the file has an adapter (LoRA), not a model; '
+                         '`llama-export-lora` of llama.cpp puts it into its model')
+    if kind != 'model':
+        raise ValueError(f'general.type is {kind}; it must be model: this is another part of one')
+    causal = f'{fields.get("general.architecture")}.attention.causal'
+    if not fields.get(causal, True):
+        raise ValueError(f'{causal} is false; {_ONE_WAY}')
 
 
 def missing_weights(path: Path) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.families import family_of_gguf
+from flash_llm_ros.checkpoint.foreign import check_fields
 from flash_llm_ros.checkpoint.gguf_parts import GgufParts
 from flash_llm_ros.checkpoint.gguf_tokenizer import (
     begins_by_default,
@@ -37,6 +38,7 @@ class GgufCheckpoint(Checkpoint):
         self._parts = GgufParts(path)
         self.files, fields = self._parts.files, self._parts.fields
         try:
+            check_fields(fields)
             self.family = family_of_gguf(fields)
             self.spec = self._spec(fields)
             self.tokenizer_json = tokenizer_json(fields)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 import json
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,11 @@ from flash_llm_ros.exits import EXITS
 from flash_llm_ros.model_spec import ModelSpec
 
 _DTYPES = ('F64', 'F32', 'F16', 'BF16')
+_HEAD = 'lm_head.weight'
+_COMPARED = 4096                    # rows at a time
+# As transformers has it since version 5.
+_NOT_TIED = (f'tie_word_embeddings is true, but {_HEAD} is not the embedding: it is taken as the '
+             'head that it is')
 
 
 def _content(token: object) -> str | None:
@@ -55,7 +61,7 @@ class HuggingFaceCheckpoint(Checkpoint):
             self._index = index = {name: files[stored] for name, stored in self._stored.items()}
             self.tokenizer_json = self._text('tokenizer.json')
             tokenizer = self._tokenizer()
-            self.spec = self._spec(config, 'lm_head.weight' in index, tokenizer)
+            self.spec = self._spec(config, _HEAD in index, tokenizer)
             self.special_tokens = dict(self._special_tokens(config, tokenizer))
         except CheckpointError:
             raise
@@ -65,6 +71,10 @@ class HuggingFaceCheckpoint(Checkpoint):
         self.chat_template = self._chat_template()
         self.doubts = () if self.spec.end_tokens else (NO_END,)
         self._shards = {file: self._open(file) for file in sorted(set(index.values()))}
+        if self.spec.embedding.tied and _HEAD in index and not self._head_is_embedding():
+            embedding = replace(self.spec.embedding, tied=False)
+            self.spec = replace(self.spec, embedding=embedding)
+            self.doubts += (_NOT_TIED,)
         self.files = tuple(path / file for file in
                            ('config.json', 'tokenizer.json', *self._shards))
         self.check_tensors()
@@ -122,6 +132,15 @@ class HuggingFaceCheckpoint(Checkpoint):
                                 self._end_tokens(config, tokenizer),
                                 self._begin_token(config, tokenizer))
 
+    def _head_is_embedding(self) -> bool:
+        embedding = next(tensor.huggingface for tensor in self.family.model_tensors(self.spec)
+                         if tensor.name == 'embedding')
+        one, other = self._numbers(embedding), self._numbers(_HEAD)
+        rows = one.get_shape()[0]
+        return one.get_shape() == other.get_shape() and all(
+            np.array_equal(one[start:stop], other[start:stop]) for start, stop in
+            ((start, min(start + _COMPARED, rows)) for start in range(0, rows, _COMPARED)))
+
     def _end_tokens(self, config: dict[str, Any], tokenizer: Tokenizer) -> tuple[int, ...]:
         named = self._optional_json('generation_config.json').get('eos_token_id')
         named = config.get('eos_token_id') if named is None else named
@@ -148,11 +167,15 @@ class HuggingFaceCheckpoint(Checkpoint):
 
     def _begin_token(self, config: dict[str, Any], tokenizer: Tokenizer) -> int | None:
         """The settings decide; where they are silent, what the tokenizer itself puts in front."""
-        begin = config.get('bos_token_id')
-        adds = self._optional_json('tokenizer_config.json').get('add_bos_token')
+        settings = self._optional_json('tokenizer_config.json')
+        adds, begin = settings.get('add_bos_token'), config.get('bos_token_id')
         if adds is None:
             with self._tokenizer_errors():
-                adds = begin is not None and tokenizer.encode('a').ids[:1] == [begin]
+                whole = tokenizer.encode('a').ids
+                text = tokenizer.encode('a', add_special_tokens=False).ids
+            return whole[0] if text and whole[1:1 + len(text)] == text else None
+        if begin is None and (text := _content(settings.get('bos_token'))) is not None:
+            begin = tokenizer.token_to_id(text)
         return begin if adds else None
 
     def _tokenizer(self) -> Tokenizer:
@@ -169,17 +192,17 @@ class HuggingFaceCheckpoint(Checkpoint):
             raise CheckpointError(f'{self.path / "tokenizer.json"}: {error}') from None
 
     def _tensor_index(self) -> dict[str, str]:
-        """Tensor name -> file."""
-        if (self.path / 'model.safetensors.index.json').is_file():
-            index = self._json('model.safetensors.index.json').get('weight_map')
-            if not isinstance(index, dict) or not all(isinstance(f, str) for f in index.values()):
-                raise CheckpointError(f'{self.path / "model.safetensors.index.json"}: weight_map '
-                                      'must map names of tensors to names of files')
-            return index
-        file = 'model.safetensors'
-        if not (self.path / file).is_file():
+        """Tensor name -> file. One file goes before several, as in transformers."""
+        file, several = 'model.safetensors', 'model.safetensors.index.json'
+        if (self.path / file).is_file():
+            return dict.fromkeys(self._open(file).keys(), file)
+        if not (self.path / several).is_file():
             raise CheckpointError(f'{self.path / file}: {missing_weights(self.path)}')
-        return dict.fromkeys(self._open(file).keys(), file)
+        index = self._json(several).get('weight_map')
+        if not isinstance(index, dict) or not all(isinstance(f, str) for f in index.values()):
+            raise CheckpointError(f'{self.path / several}: weight_map must map names of tensors '
+                                  'to names of files')
+        return index
 
     def _open(self, file: str) -> Any:
         path = self.path / file

@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_checkpoint import CONFIG, write_checkpoint
+from tiny_checkpoint import CONFIG, byte_tokenizer, write_checkpoint
 from transformers import LlamaConfig
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
@@ -136,11 +136,6 @@ def test_any_length_of_the_header(checkpoint_folder: Path, first: bytes) -> None
     open_checkpoint(checkpoint_folder)
 
 
-def test_tied_wins_over_a_head_that_is_stored(checkpoint_folder: Path) -> None:
-    edit_json(checkpoint_folder / 'config.json', tie_word_embeddings=True)
-    assert open_checkpoint(checkpoint_folder).spec.embedding.tied
-
-
 @pytest.mark.parametrize(('config', 'generation', 'tokenizer', 'expected'), [
     (257, {}, {}, (257,)),
     ([257, 10], {}, {}, (257, 10)),
@@ -196,13 +191,19 @@ def add_template(folder: Path) -> None:
                                             'tokens': ['<|im_start|>']}}})
 
 
-@pytest.mark.parametrize(('setting', 'in_tokenizer', 'expected'), [
-    ({'add_bos_token': True}, False, 256), ({'add_bos_token': False}, True, None),
-    ({}, True, 256), ({}, False, None),
+OF_A = byte_tokenizer().token_to_id('a')
+
+
+@pytest.mark.parametrize(('setting', 'config', 'in_tokenizer', 'expected'), [
+    ({'add_bos_token': True}, 256, False, 256), ({'add_bos_token': False}, 256, True, None),
+    ({'add_bos_token': True, 'bos_token': '<|im_end|>'}, None, False, 257),
+    ({}, 256, True, 256), ({}, 256, False, None),
+    ({}, None, True, 256), ({}, 3, True, 256), ({}, OF_A, False, None),     # as AutoTokenizer does
 ])
-def test_begin_token(checkpoint_folder: Path, setting: dict[str, object], in_tokenizer: bool,
-                     expected: int | None) -> None:
+def test_begin_token(checkpoint_folder: Path, setting: dict[str, object], config: int | None,
+                     in_tokenizer: bool, expected: int | None) -> None:
     edit_json(checkpoint_folder / 'tokenizer_config.json', **setting)
+    edit_json(checkpoint_folder / 'config.json', bos_token_id=config)
     if in_tokenizer:
         add_template(checkpoint_folder)
     assert open_checkpoint(checkpoint_folder).spec.begin_token == expected
@@ -325,6 +326,7 @@ def test_missing_shard(checkpoint_folder: Path) -> None:
 
 @pytest.mark.parametrize('index', [{}, {'weight_map': ['a']}, {'weight_map': {'a': 5}}])
 def test_broken_index(checkpoint_folder: Path, index: dict[str, object]) -> None:
+    (checkpoint_folder / 'model.safetensors').unlink()
     (checkpoint_folder / 'model.safetensors.index.json').write_text(json.dumps(index))
     message = refused(checkpoint_folder)
     assert 'model.safetensors.index.json' in message and 'weight_map' in message

@@ -143,6 +143,36 @@ def test_the_text_model_within_one_of_pictures(prefixes: tuple[str, str], tmp_pa
         np.testing.assert_array_equal(within.rows(name), expected)
 
 
+def head_of_transformers(folder: Path) -> np.ndarray:
+    return AutoModelForCausalLM.from_pretrained(folder).lm_head.weight.detach().numpy()
+
+
+@pytest.mark.parametrize('rows', [258, 9000])
+def test_a_head_beside_a_tied_embedding(rows: int, tmp_path: Path) -> None:
+    """It is the head where its numbers are others, as in transformers; a doubt says so."""
+    folder = write_checkpoint(tmp_path, tie_word_embeddings=True, vocab_size=rows)
+    tensors = load_file(folder / 'model.safetensors')
+    head = tensors['lm_head.weight'] = tensors['model.embed_tokens.weight'].copy()
+    for last, said in ((head[-1, -1], ''), (7, 'tie_word_embeddings is true')):
+        head[-1, -1] = last
+        save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
+        checkpoint = open_checkpoint(folder)
+        assert checkpoint.spec.embedding.tied == (not said)
+        assert said in ''.join(checkpoint.doubts) and bool(checkpoint.doubts) == bool(said)
+        found = checkpoint.rows('head' if said else 'embedding')
+        np.testing.assert_array_equal(found, head_of_transformers(folder))
+
+
+def test_one_file_goes_before_the_index_of_others(tmp_path: Path) -> None:
+    """As in transformers, where a folder has both."""
+    folder, other = (write_checkpoint(tmp_path / str(seed), seed) for seed in (0, 1))
+    AutoModelForCausalLM.from_pretrained(other).save_pretrained(folder, max_shard_size='100KB')
+    assert (folder / 'model.safetensors.index.json').is_file()
+    write_checkpoint(folder, seed=0)
+    np.testing.assert_array_equal(open_checkpoint(folder).rows('head'),
+                                  head_of_transformers(folder))
+
+
 def test_the_first_minicpm_files_name_no_scales(tmp_path: Path) -> None:
     folder = write_minicpm(tmp_path / 'checkpoint', scale_emb=12, scale_depth=1.4,
                            dim_model_base=256)
@@ -169,6 +199,7 @@ def test_prosparse_is_llama(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(('write', 'changes', 'said'), [
     (write_checkpoint, {'hidden_act': 'fatrelu'}, 'hidden_act_param, its threshold, is missing'),
+    (write_checkpoint, {'is_causal': False}, 'is_causal is false'),
     (write_minicpm, {'scale_emb': None}, 'scale_emb is None; it must be a positive number'),
     (write_minicpm, {'scale_depth': 'deep'}, "scale_depth is 'deep'"),
     (write_minicpm, {'dim_model_base': 0}, 'dim_model_base is 0'),

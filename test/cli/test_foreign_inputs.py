@@ -47,6 +47,13 @@ def instead(of: str, name: str) -> Broken:
     return broken
 
 
+def index_alone(folder: Path, empty: Path) -> Path:
+    (folder / 'model.safetensors').unlink()
+    (folder / 'model.safetensors.index.json').write_text(
+        '{"weight_map": {"lm_head.weight": "b.safetensors"}}')
+    return folder
+
+
 def config(**changes: object) -> Broken:
     def broken(folder: Path, empty: Path) -> Path:
         path = folder / 'config.json'
@@ -137,9 +144,7 @@ INPUTS: dict[str, tuple[Broken, str]] = {
     'config is no JSON': (file('config.json', b'{"model_type": '), 'config.json'),
     'config is a list': (file('config.json', b'[]'), 'must hold a JSON object'),
     'tokenizer is another JSON': (file('tokenizer.json', b'{"a": 1}'), 'tokenizer.json'),
-    'index without weights': (
-        file('model.safetensors.index.json',
-             b'{"weight_map": {"lm_head.weight": "b.safetensors"}}'), 'b.safetensors'),
+    'index without weights': (index_alone, 'b.safetensors'),
     # Settings.
     'an unknown architecture': (config(model_type='mamba2'), "'mamba2' is not supported"),
     'no architecture': (config(model_type=None), 'not supported'),
