@@ -24,6 +24,7 @@ from flash_llm_ros.store.writer import Progress
 # Squared error relative to the weights as this machine rounds them: another one may round some
 # halves the other way.
 _SAME = 1e-4
+_STEP = 0.25        # how far a single number may be off: of its row's largest; 4 bits have 1/7
 _SIGNATURE = 32     # numbers that tell neurons apart
 Array = NDArray[np.float32]
 
@@ -113,11 +114,15 @@ class Comparison:
         if found.shape != expected.shape:
             raise self._differs(f'{name} has the shape {found.shape}, in the checkpoint '
                                 f'{expected.shape}')
-        self._compare_parts(name, [(found.astype(np.float32), expected.astype(np.float32))])
+        self._compare_parts(name, [tuple(np.atleast_1d(tensor).astype(np.float32)
+                                         for tensor in (found, expected))])
 
     def _compare_parts(self, name: str, parts: Iterable[tuple[Array, Array]]) -> None:
         missed = size = 0.0
         for found, expected in parts:
+            largest = np.abs(expected).max(axis=-1, keepdims=True, initial=0)
+            if (np.abs(found - expected) > _STEP * largest).any():
+                raise self._differs(f'{name} holds other numbers')
             missed += np.square(found - expected, dtype=np.float64).sum()
             size += np.square(expected, dtype=np.float64).sum()
         if missed > _SAME * size:

@@ -51,6 +51,19 @@ def test_any_tensor(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str
         assert 'holds other numbers' in sentence or 'other neurons' in sentence, sentence
 
 
+def test_one_number_among_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A token among 9,000 that was trained again: 1/60,000 of what the embedding holds."""
+    folder = write_checkpoint(tmp_path / 'checkpoint', vocab_size=9000)
+    store = converted(folder, tmp_path / 'store', neurons='int4').path
+    assert verify(capsys, store, folder)[0] == 0
+    tensors = load_file(folder / 'model.safetensors')
+    row = tensors['model.embed_tokens.weight'][257]
+    row[np.abs(row).argmax()] = 0
+    save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
+    code, sentence = verify(capsys, store, folder)
+    assert code == 1 and 'embedding' in sentence and 'holds other numbers' in sentence
+
+
 def list_files(store: Path) -> list[Path]:
     return [path for path in store.rglob('*') if path.is_file() and path.name != 'manifest.yaml']
 
