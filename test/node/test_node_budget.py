@@ -17,7 +17,7 @@ def answer(store, command=()):
     from flash_llm_ros.cli.node_process import COMMAND, NodeProcess
     from flash_llm_ros.client.operator import OperatorClient
 
-    parameters = {'store': str(store), 'memory.dram_budget': f'{BUDGET}'}
+    parameters = {'store': str(store), 'memory.dram_budget': f'{BUDGET // 10**6}MB'}
     domain = new_domain()
     with (NodeProcess(parameters, domain, command=(*command, *COMMAND)) as process,
           OperatorClient(domain_id=domain, give_up=process.has_ended) as client):

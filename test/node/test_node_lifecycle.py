@@ -56,7 +56,7 @@ def test_every_bad_store_and_budget_is_told_and_the_node_lives(int8_store, tmp_p
          ErrorCode.STORE_INCOMPLETE, 'neurons.bin'),
         (damaged('manifest', lambda store: flip_bit(store / 'manifest.yaml', 300)),
          ErrorCode.STORE_CORRUPT, 'manifest.yaml'),
-        (damaged('resident', lambda store: flip_bit(store / 'resident.safetensors', 5000)),
+        (damaged('resident', lambda store: flip_bit(store / 'resident.safetensors', 1000)),
          ErrorCode.STORE_CORRUPT, 'resident.safetensors'),
     )
     with running_node('') as node:

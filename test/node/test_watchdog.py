@@ -4,10 +4,8 @@ from pathlib import Path
 import signal
 from types import SimpleNamespace
 
-import onnx
 import pytest
 from ros_fixtures import running_node
-from test_foreign_parts import replaced
 from test_node_health import expect_level
 from test_node_requests import goal
 
@@ -104,41 +102,6 @@ def test_every_piece_of_a_store_is_progress(int8_store: Path) -> None:
     engine.close()
     manifest = FlashStore.open(int8_store).manifest
     assert len(seen) > len(manifest.files.keys() - {NEURONS}) + manifest.model.layers
-
-
-def endless(graph: bytes) -> bytes:
-    """The same graph, whose output goes through a loop of 2**62 turns first."""
-    model, made = onnx.load_from_string(graph), onnx.TensorProto
-    for node in model.graph.node:
-        node.output[:] = [f'{name}.before' if name == 'ffn_input' else name
-                          for name in node.output]
-    cells = [onnx.helper.make_tensor_value_info(*cell) for cell in (
-        ('turn', made.INT64, []), ('on', made.BOOL, []), ('held', made.FLOAT, None))]
-    body = onnx.helper.make_graph(
-        [onnx.helper.make_node('Identity', ['on'], ['on.next']),
-         onnx.helper.make_node('Identity', ['held'], ['held.next'])], 'body', cells,
-        [onnx.helper.make_tensor_value_info('on.next', made.BOOL, []),
-         onnx.helper.make_tensor_value_info('held.next', made.FLOAT, None)])
-    model.graph.initializer.extend([onnx.helper.make_tensor('turns', made.INT64, [], [2**62]),
-                                    onnx.helper.make_tensor('going', made.BOOL, [], [True])])
-    model.graph.node.append(onnx.helper.make_node(
-        'Loop', ['turns', 'going', 'ffn_input.before'], ['ffn_input'], body=body))
-    return model.SerializeToString()
-
-
-@pytest.mark.ros
-def test_a_graph_that_does_not_return_while_the_node_is_configured(
-        int8_store: Path, tmp_path: Path) -> None:
-    from diagnostic_msgs.msg import DiagnosticStatus
-
-    graph = 'layers/00.onnx'
-    store = replaced(int8_store, tmp_path / 'store',
-                     **{graph: endless((int8_store / graph).read_bytes())})
-    with running_node(store, stall_error=BOUND, ends_with=70, verify=False,
-                      autostart=True) as node:
-        expect_level(node.client, 'engine', DiagnosticStatus.ERROR, 'no progress')
-        assert node.process.wait(30) == 70
-        assert '[FATAL]' in node.process.log()
 
 
 @pytest.mark.ros
