@@ -1,4 +1,4 @@
-"""What every command of bench/ has: two lines of --help, --json, a headline as its last line."""
+"""What every command of bench/ has: --help, --json, a headline as its last line."""
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Callable, Iterable, Sequence
@@ -29,10 +29,10 @@ class Report:
 
 
 def command(docstring: str) -> ArgumentParser:
-    """A parser that describes itself with the first two lines of the module's docstring."""
+    """A parser that describes itself with the first paragraph of the module's docstring."""
     spec = sys.modules['__main__'].__spec__
     parser = ArgumentParser(prog=f'python -m {spec.name}' if spec else None,
-                            description=' '.join(docstring.splitlines()[:2]))
+                            description=' '.join(docstring.partition('\n\n')[0].splitlines()))
     parser.add_argument('--json', type=Path, metavar='PATH', help='write the figures there')
     return parser
 

@@ -43,7 +43,7 @@ def test_an_fp16_store_gives_the_same_greedy_tokens_and_logits(real_gguf, refere
                                                                tmp_path):
     path = tmp_path / 'fp16.store'
     converted(real_gguf, path, neurons='fp16', calibrate=False)
-    engine = open_engine(path)
+    engine = open_engine(path, kv_cache='int16')
     try:
         for prompt in PROMPTS:
             generation = engine.start(GenerationRequest(prompt, max_tokens=64))

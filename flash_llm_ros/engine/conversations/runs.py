@@ -47,7 +47,9 @@ class Runs:
                  log: Callable[[str], None]) -> None:
         """`constraints`: None where requests must not have any."""
         self._constraints, self._draft = constraints, draft
-        self._lookup_tokens = min(config.lookup_tokens, len(model.logits) - 1)
+        # Where nothing is read a guess that is checked saves less than it costs.
+        self._lookup_tokens = (min(config.lookup_tokens, len(model.logits) - 1)
+                               if model.window.streams else 0)
         self._config, self._model, self._log = config, model, log
         self._tokenizer = text.tokenizer
         self._prompts = PromptTokens(model.spec, text.tokenizer, text.template,

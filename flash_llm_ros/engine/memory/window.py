@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.engine.config import EngineConfig
 from flash_llm_ros.engine.memory.core import load_core_class
-from flash_llm_ros.engine.memory.window_plan import WindowPlan, head_index
+from flash_llm_ros.engine.memory.window_plan import WindowPlan, groups_streamed, head_index
 from flash_llm_ros.store.device_profile import ReadCosts, usable_profile
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.geometry import ATTENTION_SECTIONS
@@ -25,6 +25,7 @@ class Window:
         """Allocate, and read what is pinned; `costs`: of scattered reads on this device."""
         geometry = store.manifest.geometry
         self._in_flight = config.reads_in_flight
+        self._streamed = groups_streamed(geometry, plan)
         self.plan, self.layers = plan, store.manifest.model.layers
         self.core: Any = load_core_class()(
             str(store.neurons), geometry.group_bytes, geometry.groups, geometry.dim,
@@ -56,6 +57,11 @@ class Window:
             self.core.close()
             raise
         self._order: list[int] = []
+
+    @property
+    def streams(self) -> bool:
+        """Whether a token that uses every neuron waits for flash."""
+        return self._streamed > 0
 
     @property
     def reader(self) -> str:
