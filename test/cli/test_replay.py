@@ -208,11 +208,14 @@ def test_a_run_beside_other_requests_gives_the_same_bytes(
         active_node, prompts, recorded, other_load, tmp_path):
     """The load goes first and interrupts the prompts of the bag, wherever they are."""
     before = active_node.client.status.preemptions
-    done = replay(active_node.domain, prompts, '--expect', recorded / 'bag',
-                  '--record', tmp_path / 'beside')
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert '3 of 3 answers are the same' in done.stdout
-    assert responses(tmp_path / 'beside') == responses(recorded / 'bag')
+    for attempt in range(30):       # until one was interrupted: prompts can be done too soon
+        bag = tmp_path / f'beside{attempt}'
+        done = replay(active_node.domain, prompts, '--expect', recorded / 'bag', '--record', bag)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert '3 of 3 answers are the same' in done.stdout
+        assert responses(bag) == responses(recorded / 'bag')
+        if active_node.client.status.preemptions > before:
+            break
     assert len(other_load) > 3
     active_node.client.until(
         lambda: active_node.client.status.preemptions > before, 10, 'an interruption')
