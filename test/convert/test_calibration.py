@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-import json
 from pathlib import Path
 import re
 import shutil
@@ -23,7 +22,7 @@ from flash_llm_ros.checked_fields import FieldError
 from flash_llm_ros.cli.main import main
 from flash_llm_ros.convert import calibration
 from flash_llm_ros.convert.calibration import CalibrationOptions, recalibrate
-from flash_llm_ros.convert.calibration_text import default_text, read_texts
+from flash_llm_ros.convert.calibration_text import default_text
 from flash_llm_ros.convert.conversion import convert
 from flash_llm_ros.convert.low_rank import InputStatistics, LowRankFactors
 from flash_llm_ros.convert.options import ConversionOptions
@@ -418,12 +417,3 @@ def test_the_command_refuses(store: Path, int8_store: Path, tmp_path: Path,
     assert 'measured_tokens is 0' in refused('--measured-tokens', '0')
     assert 'nothing to calibrate' in refused(store=int8_store)
     assert content(store) == before
-
-
-def test_json_lines(tmp_path: Path) -> None:
-    lines = ['a plain string', {'text': 'one'}, {'prompt': 'ask', 'response': 'say'},
-             {'messages': [{'role': 'user', 'content': 'hi'}, {'role': 'x', 'content': 'ho'}]}]
-    (tmp_path / 'a.jsonl').write_text('\n'.join(map(json.dumps, lines)) + '\n\n')
-    (tmp_path / 'b.txt').write_text('all of it\n')
-    assert read_texts([tmp_path / 'a.jsonl', tmp_path / 'b.txt']) == [
-        'a plain string', 'one', 'ask\n\nsay', 'hi\n\nho', 'all of it\n']

@@ -9,7 +9,6 @@ makes more of them than it was given is looked at before it runs.
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from datetime import datetime
 import inspect
-import json
 import re
 import threading
 from typing import Any
@@ -22,6 +21,8 @@ from jinja2.runtime import BlockReference, Context, LoopContext, Macro
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
+
+from flash_llm_ros.engine.text.to_json import to_json
 
 _MOST_SOURCE = 128 * 1024   # characters; the longest of known models have 35,000
 _MOST_NODES = 10_000        # of its tree; Python takes 5 kB for each while it compiles them
@@ -36,6 +37,8 @@ _MOST_LOOPS = 20            # one in another; Python compiles no more
 _MOST_BITS = 60             # of an integer: of longer ones Python has many with the same hash
 _MOST_INDENT = 8
 _MOST_DIGITS = 32           # that a number is rounded to
+
+_TO_JSON = inspect.signature(to_json)
 
 _METHODS: dict[type, frozenset[str]] = {
     str: frozenset((
@@ -169,7 +172,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         self.globals = {'range': self.globals['range'], 'dict': dict, 'namespace': Namespace,
                         'raise_exception': _raise, 'strftime_now': strftime_now}
         self.filters = {name: _bounded(name, self.filters[name]) for name in _FILTERS}
-        self.filters['tojson'] = _bounded('tojson', _to_json)
+        self.filters['tojson'] = _bounded('tojson', to_json)
         self.filters |= {'_seen': _seen, '_read': _read, '_steps': _steps}
         self.tests = {name: _bounded(name, test) for name, test in self.tests.items()}
         self.weight = 0
@@ -402,13 +405,3 @@ def _check_bits(bits: int) -> None:
 
 def _raise(message: str) -> None:
     raise jinja2.TemplateError(message)
-
-
-def _to_json(value: Any, ensure_ascii: bool = False, indent: int | str | None = None,
-             separators: tuple[str, str] | None = None, sort_keys: bool = False) -> str:
-    """As transformers has it: nothing is escaped for HTML, keys keep their order."""
-    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators,
-                      sort_keys=sort_keys)
-
-
-_TO_JSON = inspect.signature(_to_json)

@@ -303,7 +303,7 @@ def _number(values: Numbers) -> tuple[str, bool, str]:
     try:
         terms, excluded = values.terms()
     except TooHard:
-        schema = values.library_schema() if values.multiple is not None else None
+        schema = values.llguidance_schema() if values.multiple is not None else None
         if schema is None:
             raise
         return '', False, f'%json {schema}'.replace("'", '"')

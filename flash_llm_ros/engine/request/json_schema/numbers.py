@@ -110,7 +110,7 @@ class Numbers:
             found.append(r'-?[0-9]+\.[0-9]*[1-9][0-9]*')
         return ([] if found[0] == '' else [text for text in found if text]), excluded
 
-    def library_schema(self) -> dict[str, Any] | None:
+    def llguidance_schema(self) -> dict[str, Any] | None:
         """What llguidance gets right of what `terms` finds too hard: any number of multiples."""
         bounds = {name: int(bound) + (is_open * inward if bound.denominator == 1 else inward > 0)
                   for name, bound, is_open, inward in (
