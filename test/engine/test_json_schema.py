@@ -1,6 +1,7 @@
 """Schemas as grammars: every answer validates, and what a person would want of one can be said."""
 
 from collections import Counter
+from fractions import Fraction
 import json
 import random
 import re
@@ -10,8 +11,10 @@ import pytest
 from bench.request.robot_commands import drawn, judge, written
 from bench.request.schema_suite import SUITE, judged
 from bench.request.schema_walk import Walk, compact, invalid
-from flash_llm_ros.engine.request.json_schema.numbers import Numbers, number_of
+from flash_llm_ros.engine.request.constraint_helper import what_is_wrong
+from flash_llm_ros.engine.request.json_schema.numbers import Numbers, TooHard
 from flash_llm_ros.engine.request.json_schema.numbers import written as text_of
+from flash_llm_ros.engine.request.json_schema.reader import load
 
 
 @pytest.fixture(scope='module')
@@ -55,6 +58,9 @@ def reaches(walk: Walk, schema: object, value: object) -> bool:
      ['{"a1":2}', '{"a2":2.5}', '{"a1":3,"ab":-1}'], ['{"a1":4}', '{"a1":2.5}', '{"b":1}']),
     ({'type': 'string', 'pattern': r'^\d\w$'}, ['"1a"'], ['"١a"', '"1é"']),
     ({'type': 'string', 'pattern': r'^\D\S$'}, ['"é1"'], ['"1a"', '"a "', '"a\u00a0"']),
+    # A maximum to which no answer comes is none.
+    ({'type': 'string', 'maxLength': 2 ** 63 - 1}, ['"a"'], ['1']),
+    ({'type': 'array', 'maxItems': 2 ** 31}, ['[1]', '[]'], ['1']),
     # A name that comes twice is one property.
     ({'type': 'object', 'minProperties': 2}, [], ['{"a":1,"a":2}']),
 ])
@@ -67,6 +73,49 @@ def test_what_was_wrong(walk: Walk, schema: object, right: list[str], wrong: lis
         assert reaches(walk, schema, text) and not invalid('JSON_SCHEMA', json.dumps(schema), text)
     for text in wrong:
         assert not reaches(walk, schema, text), text
+
+
+@pytest.mark.parametrize(('schema', 'right', 'wrong'), [
+    ({'oneOf': [{'multipleOf': 10}, {'multipleOf': 4}]}, '8 30 -10', '20 7 0 "a"'),
+    ({'type': 'integer', 'minimum': 0, 'maximum': 100,
+      'oneOf': [{'multipleOf': 3}, {'multipleOf': 7}]}, '3 7 99', '21 0 8'),
+    ({'type': 'number', 'minimum': 0, 'maximum': 1, 'not': {'multipleOf': 0.1}},
+     '0.25 0.01', '0.2 0.20 1 1.0 0'),
+    ({'oneOf': [{'type': 'number', 'multipleOf': 0.5}, {'multipleOf': 2}]},
+     '1 1.5 -0.5', '2 4 0.25 6.0'),
+])
+def test_no_multiples(walk: Walk, schema: object, right: str, wrong: str) -> None:
+    for text in right.split():
+        assert reaches(walk, schema, text) and not what_is_wrong(json.dumps(schema), text), text
+    for text in wrong.split():
+        assert not reaches(walk, schema, text) and what_is_wrong(json.dumps(schema), text), text
+
+
+@pytest.mark.parametrize('keyword', [
+    'minLength', 'maxLength', 'minItems', 'maxItems', 'minProperties', 'maxProperties',
+    'minContains', 'maxContains', 'minimum', 'maximum', 'exclusiveMinimum', 'exclusiveMaximum',
+    'multipleOf', 'const', 'default'])
+@pytest.mark.parametrize('number', ['1e9999999', '-1e-9999999', '1e' + '9' * 30, '9' * 5000])
+def test_numbers_that_would_take_long_are_refused(keyword: str, number: str) -> None:
+    for schema in (f'{{"{keyword}": {number}}}', f'{{"not": {{"enum": [[{number}]]}}}}'):
+        with pytest.raises(TooHard, match=r'the number -?[19][e9].* has more than 400 digits$'):
+            load(schema)
+
+
+@pytest.mark.parametrize(('schema', 'reason'), [
+    ('{"minLength": 1e99}', 'minLength is .* 0 to 100000'),
+    ('{"type": "array", "minItems": 2147483648}', 'minItems is .* 0 to 100000'),
+    ('{"not": {"maxLength": 1e99}}', 'no answer'),
+    (r'{"properties": {"a": {"const": "\ud83d"}}}', r'schema holds \\ud83d, which is half of'),
+    (r'{"type": "object", "required": ["\udc00"]}', r'schema holds \\udc00'),
+    ('{"oneOf": [{"multipleOf": 3}, {"multipleOf": 5}]}', 'minimum and maximum closer'),
+    ('{"multipleOf": 1e-300}', 'minimum and maximum closer'),
+    ('{"$id": "http://[", "$ref": "#"}', r"\$id is 'http://\[', which is no URI"),
+    (f'{{"pattern": "a{{{"1" * 5000}}}"}}', 'is not understood'),
+])
+def test_why_a_schema_is_refused(walk: Walk, schema: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=reason):
+        walk.constrain('JSON_SCHEMA', schema)
 
 
 def test_classes_of_characters_are_ascii_in_expressions(walk: Walk) -> None:
@@ -87,7 +136,7 @@ def test_numbers_are_those_between_the_bounds() -> None:
     """Against the comparison of exact fractions."""
     chance = random.Random(3)
     for _ in range(300):
-        low, high = sorted(number_of(chance.randint(-500, 500)) / 10 ** chance.randint(0, 4)
+        low, high = sorted(Fraction(chance.randint(-500, 500)) / 10 ** chance.randint(0, 4)
                            for _ in range(2))
         numbers = Numbers(low=low, high=high, low_open=chance.random() < 0.5,
                           high_open=chance.random() < 0.5).both(

@@ -6,7 +6,8 @@ from fractions import Fraction
 import json
 from typing import Any
 
-from .numbers import Numbers, TooHard, number_of
+from .keywords import most
+from .numbers import Numbers, TooHard
 from .patterns import FORMATS, pattern_text
 from .values import (
     ANYTHING,
@@ -61,7 +62,7 @@ def scalar(value: Any) -> Values:
         return Words(frozenset({json.dumps(value)}))
     if isinstance(value, str):
         return Strings(values=frozenset({value}))
-    return Numbers(values=frozenset({number_of(value)}))
+    return Numbers(values=frozenset({Fraction(value)}))
 
 
 def without(value: Any) -> list[Values]:
@@ -69,7 +70,7 @@ def without(value: Any) -> list[Values]:
         return [Words(frozenset({'null', 'true', 'false'} - {json.dumps(value)})), *besides(Words)]
     if isinstance(value, str):
         return [Strings(excluded=frozenset({value})), *besides(Strings)]
-    return [Numbers(excluded=frozenset({number_of(value)})), *besides(Numbers)]
+    return [Numbers(excluded=frozenset({Fraction(value)})), *besides(Numbers)]
 
 
 def gathered(found: list[Values]) -> list[Values]:
@@ -97,38 +98,44 @@ def assertion(keyword: str, value: Any) -> Values | None:
 
 
 _ASSERTIONS: dict[str, Callable[[Any], Values]] = {
-    'minimum': lambda value: Numbers(low=number_of(value)),
-    'maximum': lambda value: Numbers(high=number_of(value)),
-    'exclusiveMinimum': lambda value: Numbers(low=number_of(value), low_open=True),
-    'exclusiveMaximum': lambda value: Numbers(high=number_of(value), high_open=True),
-    'multipleOf': lambda value: Numbers(multiple=number_of(value)),
+    'minimum': lambda value: Numbers(low=Fraction(value)),
+    'maximum': lambda value: Numbers(high=Fraction(value)),
+    'exclusiveMinimum': lambda value: Numbers(low=Fraction(value), low_open=True),
+    'exclusiveMaximum': lambda value: Numbers(high=Fraction(value), high_open=True),
+    'multipleOf': lambda value: Numbers(multiple=Fraction(value)),
     'minLength': lambda value: Strings(low=int(value)),
-    'maxLength': lambda value: Strings(high=int(value)),
+    'maxLength': lambda value: Strings(high=most(value)),
     'pattern': lambda value: Strings(patterns=frozenset({(value, False)})),
     'format': lambda value: Strings(patterns=frozenset({(FORMATS[value], True)})),
     'minItems': lambda value: Arrays(low=int(value)),
-    'maxItems': lambda value: Arrays(high=int(value)),
+    'maxItems': lambda value: Arrays(high=most(value)),
     'uniqueItems': lambda value: Arrays(unique=value),
     'required': lambda value: Objects(required=tuple(value)),
     'minProperties': lambda value: Objects(low=int(value)),
-    'maxProperties': lambda value: Objects(high=int(value)),
+    'maxProperties': lambda value: Objects(high=most(value)),
 }
+
+
+def _above(kind: type[Strings | Arrays | Objects], value: Any) -> list[Values]:
+    return [] if most(value) is None else [kind(low=int(value) + 1)]
+
+
 # Values that do not meet a keyword: where no grammar tells them, none.
 OPPOSITES: dict[str, Callable[[Any], list[Values]]] = {
-    'minimum': lambda value: [Numbers(high=number_of(value), high_open=True)],
-    'maximum': lambda value: [Numbers(low=number_of(value), low_open=True)],
-    'exclusiveMinimum': lambda value: [Numbers(high=number_of(value))],
-    'exclusiveMaximum': lambda value: [Numbers(low=number_of(value))],
-    'multipleOf': lambda value: [],
+    'minimum': lambda value: [Numbers(high=Fraction(value), high_open=True)],
+    'maximum': lambda value: [Numbers(low=Fraction(value), low_open=True)],
+    'exclusiveMinimum': lambda value: [Numbers(high=Fraction(value))],
+    'exclusiveMaximum': lambda value: [Numbers(low=Fraction(value))],
+    'multipleOf': lambda value: [Numbers(not_multiples=frozenset({Fraction(value)}))],
     'minLength': lambda value: [Strings(high=int(value) - 1)] if value else [],
-    'maxLength': lambda value: [Strings(low=int(value) + 1)],
+    'maxLength': lambda value: _above(Strings, value),
     'pattern': lambda value: [Strings(unlike=frozenset({value}))],
     'format': lambda value: [],
     'minItems': lambda value: [Arrays(high=int(value) - 1)] if value else [],
-    'maxItems': lambda value: [Arrays(low=int(value) + 1)],
+    'maxItems': lambda value: _above(Arrays, value),
     'uniqueItems': lambda value: [],
     'propertyNames': lambda value: [],
     'required': lambda value: [Objects((Properties(((name, NOTHING),)),)) for name in value],
     'minProperties': lambda value: [Objects(high=int(value) - 1)] if value else [],
-    'maxProperties': lambda value: [Objects(low=int(value) + 1)],
+    'maxProperties': lambda value: _above(Objects, value),
 }

@@ -8,6 +8,7 @@ from typing import Any
 from .numbers import TooHard
 
 Check = Callable[[Any], bool]
+MOST_COUNT = 100_000        # of characters, items, properties: no answer is as long
 TYPES = ('null', 'boolean', 'number', 'integer', 'string', 'array', 'object')
 
 
@@ -17,6 +18,10 @@ def is_number(value: Any) -> bool:
 
 def _is_count(value: Any) -> bool:
     return is_number(value) and value == int(value) and value >= 0
+
+
+def _is_least(value: Any) -> bool:
+    return _is_count(value) and value <= MOST_COUNT
 
 
 def _is_schema(value: Any) -> bool:
@@ -59,8 +64,10 @@ ASSERTIONS: dict[str, tuple[str, Check]] = {
     **_groups('a number', is_number, 'minimum', 'maximum', 'exclusiveMinimum',
               'exclusiveMaximum'),
     **_groups('a number above 0', lambda value: is_number(value) and value > 0, 'multipleOf'),
-    **_groups('a whole number, 0 or more', _is_count, 'minLength', 'maxLength', 'minItems',
-              'maxItems', 'minProperties', 'maxProperties', 'minContains', 'maxContains'),
+    **_groups(f'a whole number, 0 to {MOST_COUNT}', _is_least, 'minLength', 'minItems',
+              'minProperties', 'minContains'),
+    **_groups('a whole number, 0 or more', _is_count, 'maxLength', 'maxItems', 'maxProperties',
+              'maxContains'),
     **_groups('a text', _is_text, 'pattern', 'format', '$ref', '$dynamicRef'),
     **_groups('true or false', lambda value: isinstance(value, bool), 'uniqueItems'),
     **_groups('a schema, which is an object, true or false', _is_schema, 'items', 'contains',
@@ -79,6 +86,11 @@ _OLD = {'additionalItems': 'items', 'dependencies': 'dependentRequired or depend
         '$recursiveRef': '$dynamicRef', '$recursiveAnchor': '$dynamicAnchor'}
 _DIALECTS = ('json-schema.org/draft/2020-12/schema', 'json-schema.org/draft/2019-09/schema',
              'json-schema.org/draft-07/schema', 'json-schema.org/draft-06/schema')
+
+
+def most(value: int | Decimal | None) -> int | None:
+    """A maximum, None where no answer comes to it."""
+    return None if value is None or value > MOST_COUNT else int(value)
 
 
 def check_keywords(schema: dict[str, Any]) -> None:

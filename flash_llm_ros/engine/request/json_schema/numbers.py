@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from fractions import Fraction
 import math
 from typing import Any
@@ -38,6 +37,7 @@ class Numbers:
     multiple: Fraction | None = None
     values: frozenset[Fraction] | None = None   # no others
     excluded: frozenset[Fraction] = frozenset()
+    not_multiples: frozenset[Fraction] = frozenset()    # of any of these
 
     def __contains__(self, number: Fraction) -> bool:
         whole = number.denominator == 1
@@ -46,9 +46,10 @@ class Numbers:
                      or (number == self.low and not self.low_open))
                 and (self.high is None or number < self.high
                      or (number == self.high and not self.high_open))
-                and (self.multiple is None or (number / self.multiple).denominator == 1)
+                and (self.multiple is None or _is_multiple(number, self.multiple))
                 and (self.values is None or number in self.values)
-                and number not in self.excluded)
+                and number not in self.excluded
+                and not any(_is_multiple(number, step) for step in self.not_multiples))
 
     def both(self, other: 'Numbers') -> 'Numbers | None':
         """What both hold, None for nothing."""
@@ -61,7 +62,7 @@ class Numbers:
         found = Numbers(
             kinds.pop() if kinds else 'any', low, high, low_open, high_open,
             _common_multiple(multiples) if multiples else None, None,
-            self.excluded | other.excluded)
+            self.excluded | other.excluded, self.not_multiples | other.not_multiples)
         if found.multiple is not None:
             if found.kind == 'integer':
                 found = replace(found, multiple=_common_multiple([found.multiple, Fraction(1)]))
@@ -69,6 +70,8 @@ class Numbers:
                 if found.kind == 'fraction':
                     return None
                 found = replace(found, kind='integer')
+            if any(_is_multiple(found.multiple, step) for step in found.not_multiples):
+                return None
         lists = [item.values for item in (self, other) if item.values is not None]
         if lists:
             values = frozenset.intersection(*lists)
@@ -97,7 +100,7 @@ class Numbers:
 
         No expression, where there is no number. Raises TooHard.
         """
-        if self.values is not None or self.multiple is not None:
+        if self.values is not None or self.multiple is not None or self.not_multiples:
             listed = self.listed()
             if listed is not None:
                 return [_one_of(map(written, listed))] if listed else [], ''
@@ -105,6 +108,8 @@ class Numbers:
             f'{"-?" * (number == 0)}{_escaped(written(number))}'
             + (r'(?:\.0+)?' if number.denominator == 1 else '0*')
             for number in sorted(self.excluded))
+        excluded = '|'.join([*[excluded] * bool(excluded), *(
+            rf'(?:{_multiples(step)})(?:\.0+)?' for step in sorted(self.not_multiples))])
         found = [self._plain(), self._divisible()]
         if self.kind == 'fraction':
             found.append(r'-?[0-9]+\.[0-9]*[1-9][0-9]*')
@@ -116,8 +121,9 @@ class Numbers:
                   for name, bound, is_open, inward in (
                       ('minimum', self.low, self.low_open, 1),
                       ('maximum', self.high, self.high_open, -1)) if bound is not None}
-        digits = self.multiple * 10 ** _decimals_of(self.multiple)
-        if digits > _MOST_MULTIPLE or self.excluded or self.kind == 'fraction' or (
+        decimals = _decimals_of(self.multiple)
+        if self.multiple * 10 ** decimals > _MOST_MULTIPLE or decimals > _SURE_DIGITS or (
+                self.excluded or self.not_multiples or self.kind == 'fraction') or (
                 bounds and self.kind == 'any') or any(
                 bound < 0 or bound > 1 << 53 for bound in bounds.values()):
             return None
@@ -130,7 +136,7 @@ class Numbers:
             return near._written_out()
         if near.kind == 'integer':
             return rf'0|-?[1-9][0-9]{{0,{_FREE_DIGITS - 1}}}'
-        if near != self or near.excluded or near.kind == 'fraction':
+        if near != self or near.excluded or near.not_multiples or near.kind == 'fraction':
             return _PLAIN
         return f'{_PLAIN}|{_SCIENTIFIC}'
 
@@ -192,28 +198,29 @@ class Numbers:
         """
         if self.multiple is None or self.listed() is not None:
             return ''
-        step, parts = self.multiple, 1 / self.multiple
-        if step.denominator == 1 and (digits := _digits_of_endings(int(step))) is not None:
-            endings = [str(number).rjust(digits, '0') if digits else ''
-                       for number in range(0, 10 ** digits, int(step))]
-            return '-?(?:' + '|'.join(
-                [str(int(ending or 0)) for ending in endings]
-                + [f'[0-9]*{ending}' for ending in endings]) + ')'
-        if parts.denominator == 1 and (digits := _digits_of_endings(int(parts))) is not None:
-            if parts == 10 ** digits:
-                return ''       # it has as many decimals
-            behind = [written(step * number)[1:] for number in range(1, int(parts))]
-            return '-?[0-9]+(?:' + '|'.join(f'{_escaped(text)}0*' for text in behind) + ')?'
-        raise TooHard(f'multipleOf {written(step)} has more than {MOST_LISTED} multiples there; '
-                      'give minimum and maximum closer to each other')
+        if 1 / self.multiple in (1, 10, 100, 1000):
+            return ''       # it has as many decimals
+        return _multiples(self.multiple)
 
 
-def number_of(value: int | Decimal | float) -> Fraction:
-    """Raises TooHard for numbers of more digits than anybody means."""
-    if isinstance(value, Decimal) and (not value.is_finite()
-                                       or abs(value.adjusted()) > 400):
-        raise TooHard(f'{value} is no number that can be compared')
-    return Fraction(value)
+def _is_multiple(number: Fraction, step: Fraction) -> bool:
+    return (number / step).denominator == 1
+
+
+def _multiples(step: Fraction) -> str:
+    """An expression of plain decimals that holds of the multiples only; raises TooHard."""
+    parts = 1 / step
+    if step.denominator == 1 and (digits := _digits_of_endings(int(step))) is not None:
+        endings = [str(number).rjust(digits, '0') if digits else ''
+                   for number in range(0, 10 ** digits, int(step))]
+        return '-?(?:' + '|'.join(
+            [str(int(ending or 0)) for ending in endings]
+            + [f'[0-9]*{ending}' for ending in endings]) + ')'
+    if parts.denominator == 1 and (digits := _digits_of_endings(int(parts))) is not None:
+        behind = [written(step * number)[1:] for number in range(1, int(parts))]
+        return '-?[0-9]+(?:' + '|'.join(f'{_escaped(text)}0*' for text in behind) + ')?'
+    raise TooHard(f'multipleOf {written(step)} has more than {MOST_LISTED} multiples there; '
+                  'give minimum and maximum closer to each other')
 
 
 def written(number: Fraction) -> str:

@@ -76,8 +76,8 @@ def pattern_text(pattern: str, *, whole: bool = False) -> str:
         warnings.simplefilter('ignore')
         try:
             tree = re._parser.parse(pattern, re.ASCII)
-        except (re.error, OverflowError) as error:
-            raise TooHard(f'pattern {pattern!r} is not understood: {error}') from None
+        except (re.error, OverflowError, ValueError) as error:     # a number of 4,301 digits
+            raise TooHard(f'pattern {pattern[:200]!r} is not understood: {error}') from None
     if tree.state.flags & ~(re.ASCII | re._parser.SRE_FLAG_UNICODE):
         raise TooHard(f'pattern {pattern!r} has flags, which JSON Schema has not')
     if whole:

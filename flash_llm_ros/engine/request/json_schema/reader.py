@@ -4,7 +4,7 @@ A schema's opposite may be smaller than it is, never larger: what no grammar can
 some other property is wrong, say) is not among it. So an answer always validates.
 """
 
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 import json
 from typing import Any
 
@@ -19,7 +19,7 @@ from .assertions import (
     with_tail,
     without,
 )
-from .keywords import ASSERTIONS, check_keywords
+from .keywords import ASSERTIONS, check_keywords, most
 from .numbers import Numbers, TooHard
 from .patterns import pattern_text
 from .references import Document
@@ -41,6 +41,7 @@ from .values import (
 
 MOST_ALTERNATIVES = 400
 MOST_STEPS = 20_000
+_MOST_DIGITS = 400      # of a number, or places that it is moved by
 Schema = dict[str, Any] | bool
 # Keywords that are read together with the first of them.
 _PROPERTIES = ('properties', 'patternProperties', 'additionalProperties')
@@ -55,9 +56,27 @@ def load(text: str) -> Any:
         raise TooHard(f'{word} is no JSON')
 
     try:
-        return json.loads(text, parse_float=Decimal, parse_constant=refuse)
+        found = json.loads(text, parse_float=_number, parse_int=_number,
+                           parse_constant=refuse)
+        json.dumps(found, ensure_ascii=False, default=str).encode()
     except json.JSONDecodeError as error:
         raise TooHard(f'the schema is no JSON: {error}') from None
+    except UnicodeEncodeError as error:
+        raise TooHard(f'the schema holds \\u{ord(error.object[error.start]):x}, which is half of '
+                      'a character; the other half has to stand beside it') from None
+    return found
+
+
+def _number(text: str) -> int | Decimal:
+    """Raises TooHard for numbers of more digits than anybody means, before they take time."""
+    try:
+        number = Decimal(text)
+    except InvalidOperation:        # an exponent beyond those of Decimal
+        number = None
+    if number is None or len(text) > _MOST_DIGITS or abs(number.adjusted()) > _MOST_DIGITS:
+        cut = text if len(text) <= 40 else f'{text[:40]}...'
+        raise TooHard(f'the number {cut} has more than {_MOST_DIGITS} digits')
+    return int(text) if text.lstrip('-').isdigit() else number
 
 
 class Reader:
@@ -170,8 +189,8 @@ class Reader:
         if keyword == 'prefixItems':
             return [self._items(schema), *besides(Arrays)]
         if keyword == 'contains':
-            low, high = int(schema.get('minContains', 1)), schema.get('maxContains')
-            part = Contained(self.need(value), low, None if high is None else int(high))
+            low, high = int(schema.get('minContains', 1)), most(schema.get('maxContains'))
+            part = Contained(self.need(value), low, high)
             return [Arrays(contained=frozenset({part}) if low or high is not None
                            else frozenset()), *besides(Arrays)]
         if keyword == 'propertyNames':
@@ -284,9 +303,9 @@ class Reader:
             return [Arrays((ANYTHING,) * index + (self.need(part, False),), low=index + 1)
                     for index, part in enumerate(parts) if self.need(part, False) != NOTHING]
         if keyword == 'contains':
-            low, high = int(schema.get('minContains', 1)), schema.get('maxContains')
+            low, high = int(schema.get('minContains', 1)), most(schema.get('maxContains'))
             found = [] if high is None else [
-                Arrays(contained=frozenset({Contained(self.need(value), int(high) + 1)}))]
+                Arrays(contained=frozenset({Contained(self.need(value), high + 1)}))]
             if low == 1:
                 found.append(Arrays(items=self.need(value, False)))
             elif low:

@@ -1,7 +1,7 @@
 """Where the parts of a schema document are, and what its references mean."""
 
 from typing import Any
-from urllib.parse import unquote, urldefrag, urljoin
+from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
 from .numbers import TooHard
 
@@ -29,7 +29,7 @@ class Document:
             if not isinstance(schema, dict) or id(schema) in self._bases:
                 continue
             if isinstance(schema.get('$id'), str):
-                base = urljoin(base, schema['$id'])
+                base = _joined(base, '$id', schema['$id'])
                 self._places[urldefrag(base).url] = schema
             self._bases[id(schema)] = base
             plain = urldefrag(base).url
@@ -64,7 +64,7 @@ class Document:
         base = self._bases[id(schema)]
         # urljoin knows no fragments of urn: and the like.
         uri, fragment = urldefrag(urldefrag(base).url + reference if reference.startswith('#')
-                                  else urljoin(base, reference))
+                                  else _joined(base, '$ref', reference))
         if uri not in self._places:
             raise TooHard(f'$ref {reference!r} is not in the schema, and others are not fetched')
         place = self._places[uri]
@@ -84,3 +84,10 @@ class Document:
             raise TooHard(f'$ref {reference!r} is no schema')
         self._index(place, base)
         return place
+
+
+def _joined(base: str, keyword: str, reference: str) -> str:
+    try:
+        return urlsplit(found := urljoin(base, reference)) and found
+    except ValueError as error:
+        raise TooHard(f'{keyword} is {reference!r}, which is no URI: {error}') from None
