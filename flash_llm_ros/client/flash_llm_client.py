@@ -3,7 +3,6 @@
 from collections import deque
 from collections.abc import Callable, Iterator
 import math
-import sys
 import threading
 import time
 import traceback
@@ -14,7 +13,7 @@ from rclpy.action import ActionClient
 from rclpy.action.client import ClientGoalHandle
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import MultiThreadedExecutor
+from rclpy.exceptions import InvalidHandle
 from rclpy.node import Node
 
 from flash_llm_msgs.action import GenerateText
@@ -23,6 +22,7 @@ from flash_llm_ros.client.goal import make_goal
 from flash_llm_ros.client.nodes_there import full_name, not_found
 from flash_llm_ros.client.own_node import OwnNode
 from flash_llm_ros.client.qos import CALLS
+from flash_llm_ros.client.reachable import check_may_wait, why_gone
 from flash_llm_ros.store.errors import ErrorCode
 
 WATCH_PERIOD = 0.1  # s
@@ -40,7 +40,7 @@ class _Request:
         self.answer = answer
         self.asked_at = time.monotonic()
         self.send_at = self.asked_at            # not before
-        self.not_taken: threading.Timer | None = None   # runs until the executor has it
+        self.is_taken = False                   # the executor has it
         self.servers: set[bytes] = set()    # who may have it, once it is sent
         self.is_cancelling = False
         self.handle: ClientGoalHandle | None = None
@@ -74,11 +74,16 @@ class FlashLlmClient:
 
         ``find_timeout`` is how many seconds a request waits for the node to be there and active,
         and for the executor of ``node`` to run; ``domain_id`` holds for a client without a
-        ``node``.
+        ``node``. Raises RuntimeError where that node is of no use any more, ValueError for a wrong
+        name or time.
         """
         self.name = full_name(name)
+        if not 0 <= find_timeout < math.inf:
+            raise ValueError(f'find_timeout is {find_timeout}; it has to be a number of seconds, '
+                             '0 or more.')
         self._find_timeout = find_timeout
         self._lock = threading.Lock()
+        self._guarded = False       # a thread of `_guard` runs
         self._end = ''      # why nothing can be asked any more
         self._closed = False
         self._outbox: deque[Callable[[], None]] = deque()
@@ -89,6 +94,7 @@ class FlashLlmClient:
         self._own = OwnNode('flash_llm_client', domain_id, self._thread_ended) if (
             node is None) else None
         self._node = self._own.node if self._own else node
+        self._check_alive()
         self._own_name = self._node.get_name()
         # Everything is sent and received in one group: rclpy's action client drops an answer that
         # another thread takes before the request is entered.
@@ -170,20 +176,21 @@ class FlashLlmClient:
 
         ``on_done`` comes last, exactly once, whatever happens: ``result()`` then returns or raises
         at once. It comes in another thread where the executor does not run within
-        ``find_timeout``. A callback that raises is logged and ends its own request only.
-        ``options`` as of ``generate``. Raises RuntimeError once the client is closed.
+        ``find_timeout``, or never will. A callback that raises is logged and ends its own request
+        only. ``options`` as of ``generate``. Raises RuntimeError where nothing can be asked any
+        more: the client was closed, its node destroyed, rclpy shut down.
         """
+        self._check_alive()
         answer = PendingAnswer(
             self._check_may_wait, self._cancel, self._log_failure, on_text, on_done)
         request = _Request(make_goal(prompt, **options), answer)
-        request.not_taken = threading.Timer(self._find_timeout, self._lose, (request, (
-            f'The executor of {self._own_name} has not run for {self._find_timeout:g} s.')))
-        request.not_taken.daemon = True
         with self._lock:
             if self._end:
                 raise RuntimeError(self._end)
             self._requests[answer] = request
-        request.not_taken.start()
+            if not self._guarded:
+                self._guarded = True
+                threading.Thread(target=self._guard, daemon=True).start()
         self._post(lambda: self._send(request), request)
         return answer
 
@@ -195,30 +202,48 @@ class FlashLlmClient:
             answer.cancel()
 
     def is_ready(self) -> bool:
-        """Whether the node has been found."""
+        """Whether the node has been found; RuntimeError as of ``start``."""
+        self._check_alive()
         return self._action.server_is_ready()
 
     def wait_until_ready(self, timeout: float) -> bool:
-        """Wait until the node has been found; ``timeout`` in seconds. Returns whether it was."""
+        """Wait until the node has been found; ``timeout`` in seconds. Returns whether it was.
+
+        RuntimeError as of ``start``.
+        """
         limit = time.monotonic() + timeout
         while not self.is_ready() and time.monotonic() < limit:
             time.sleep(WATCH_PERIOD / 2)
         return self.is_ready()
 
     def _check_may_wait(self) -> None:
-        executor = self._node.executor
-        if not self._node.context.ok():
-            raise RuntimeError('rclpy was shut down; no answer can come.')
-        if executor is None:
-            raise RuntimeError(
-                f'The node {self._own_name} is in no executor, so that no answer can come; '
-                'spin it in another thread, or use FlashLlmClient without a node.')
-        inside = self._telling == threading.get_ident() or (
-            not isinstance(executor, MultiThreadedExecutor) and _runs_this_thread(executor))
-        if inside:
-            raise RuntimeError(
-                'Waiting for an answer in a callback of the executor that has to bring it; use '
-                'start() with on_done, or a MultiThreadedExecutor.')
+        check_may_wait(self._node, self._telling == threading.get_ident())
+
+    def _check_alive(self) -> None:
+        if why := self._why_gone():
+            raise RuntimeError(why)
+
+    def _why_gone(self) -> str:
+        """Why no answer can come any more, or ''."""
+        return self._end or why_gone(self._node)
+
+    def _guard(self) -> None:
+        """In a thread while there are requests: sees where no executor will ever bring them."""
+        while True:
+            time.sleep(WATCH_PERIOD)
+            with self._lock:
+                requests = list(self._requests.values())
+                self._guarded = bool(requests)
+            if not requests:
+                return
+            why = why_gone(self._node)
+            late = time.monotonic() - self._find_timeout
+            for request in requests:
+                if why:
+                    self._lose(request, why)
+                elif not request.is_taken and request.asked_at < late:
+                    self._lose(request, f'The executor of {self._own_name} has not run for '
+                                        f'{self._find_timeout:g} s.')
 
     def _wait_until_cancelled(self) -> None:
         limit = time.monotonic() + 2.0
@@ -242,7 +267,10 @@ class FlashLlmClient:
 
     def _post(self, action: Callable[[], None], request: _Request) -> None:
         self._outbox.append(lambda: self._tell(request, action))
-        self._wake.trigger()
+        try:
+            self._wake.trigger()
+        except InvalidHandle:
+            self._lose(request, self._why_gone())
 
     def _send_all(self) -> None:
         while self._outbox:
@@ -263,7 +291,7 @@ class FlashLlmClient:
             self._telling = before
 
     def _send(self, request: _Request) -> None:
-        request.not_taken.cancel()
+        request.is_taken = True
         self._waiting.append(request)
         self._watch.reset()
         self._send_waiting()
@@ -377,14 +405,4 @@ class FlashLlmClient:
     def _forget(self, request: _Request) -> None:
         with self._lock:
             self._requests.pop(request.answer, None)
-        request.not_taken.cancel()
         self._unanswered.discard(request)
-
-
-def _runs_this_thread(executor: object) -> bool:
-    frame = sys._getframe()
-    while frame is not None:
-        if frame.f_locals.get('self') is executor:
-            return True
-        frame = frame.f_back
-    return False

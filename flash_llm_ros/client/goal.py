@@ -47,15 +47,17 @@ def make_goal(
     goal = GenerateText.Goal(check_fields=True)
     for name, value in (('prompt', prompt), ('system_prompt', system_prompt), ('raw', raw),
                         ('session_id', session_id), ('priority', priority),
-                        ('deadline', float(deadline))):
+                        ('deadline', _number('deadline', deadline))):
         _fill(goal, name, value)
     goal.sampling = SamplingOptions(check_fields=True)
-    for name, value in (('max_tokens', max_tokens), ('temperature', float(temperature)),
-                        ('top_k', top_k), ('top_p', float(top_p)), ('min_p', float(min_p)),
-                        ('repetition_penalty', float(repetition_penalty)), ('seed', seed),
-                        ('stop', _texts('stop', stop))):
+    for name, value in (('max_tokens', max_tokens), ('top_k', top_k), ('seed', seed),
+                        ('stop', _listed('stop', stop, 'texts'))):
         _fill(goal.sampling, name, value)
-    _fill(goal, 'messages', [_chat_message(message) for message in messages])
+    for name, value in (('temperature', temperature), ('top_p', top_p), ('min_p', min_p),
+                        ('repetition_penalty', repetition_penalty)):
+        _fill(goal.sampling, name, _number(name, value))
+    _fill(goal, 'messages', [_chat_message(message) for message in _listed(
+        'messages', messages, 'messages')])
     _fill(goal, 'constraint', _constraint(json_schema, regex, choices, grammar,
                                            interface, bounds))
     return goal
@@ -83,10 +85,26 @@ def _check_text(name: str, text: str) -> None:
                          'a character, or a byte of another encoding.') from None
 
 
-def _texts(name: str, texts: Iterable[str]) -> list[str]:
-    if isinstance(texts, str):
-        raise ValueError(f'{name} is {texts!r}; it has to be a list of texts.')
-    return list(texts)
+def _number(name: str, value: Any) -> float:
+    try:
+        if not isinstance(value, str):
+            return float(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ValueError(f'{name} is {value!r}; it has to be a number.')
+
+
+def _listed(name: str, values: Iterable[Any], what: str) -> list[Any]:
+    if isinstance(values, str | bytes | Mapping) or not isinstance(values, Iterable):
+        raise ValueError(f'{name} is {values!r}; it has to be a list of {what}.')
+    return list(values)
+
+
+def _json(name: str, value: Any) -> str:
+    try:
+        return json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise ValueError(f'{name} cannot be written as JSON: {error}.') from None
 
 
 def _chat_message(message: Message) -> ChatMessage:
@@ -123,13 +141,19 @@ def _constraint(
     if not names:
         return constraint
     constraint.kind = getattr(OutputConstraint, names[0].upper())
+    name = names[0]
     if choices is not None:
-        _fill(constraint, 'choices', _texts('choices', choices))
+        _fill(constraint, name, _listed(name, choices, 'texts'))
     else:
-        text = given[names[0]]
-        _fill(constraint, 'text', text if isinstance(text, str) else json.dumps(text))
+        text = given[name]
+        if not isinstance(text, str):
+            if json_schema is None:
+                raise ValueError(f'{name} is {text!r}; it has to be a text.')
+            text = _json(name, text)
+        _check_text(name, text)
+        constraint.text = text
     if bounds is not None:
-        _fill(constraint, 'bounds', json.dumps(bounds))
+        _fill(constraint, 'bounds', _json('bounds', bounds))
     return constraint
 
 

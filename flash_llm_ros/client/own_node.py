@@ -21,7 +21,7 @@ class OwnNode:
         self._on_end = on_end
         self._stopping = False
         self._context = Context()
-        rclpy.init(context=self._context, domain_id=domain_id)
+        rclpy.init(args=[], context=self._context, domain_id=domain_id)    # not the program's
         self.node = Node(
             name, context=self._context, use_global_arguments=False, enable_rosout=False,
             start_parameter_services=False)
@@ -42,7 +42,7 @@ class OwnNode:
         """Leave the graph."""
         atexit.unregister(self.stop)
         self.node.destroy_node()
-        rclpy.shutdown(context=self._context)
+        self._context.try_shutdown()
 
     def _spin(self) -> None:
         why = 'rclpy was shut down'

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 import contextlib
 from contextlib import contextmanager
 import json
+import math
 import queue
 import subprocess
 import sys
@@ -42,7 +43,12 @@ def own_node(domain: int, executor_name: str, *, spin: bool = True) -> Iterator:
     node = Node('commander', context=context)
     executor = getattr(executors, executor_name)(context=context)
     executor.add_node(node)
-    thread = threading.Thread(target=executor.spin)
+
+    def run() -> None:
+        with contextlib.suppress(executors.ExternalShutdownException):
+            executor.spin()
+
+    thread = threading.Thread(target=run)
     if spin:
         thread.start()
     try:
@@ -52,7 +58,7 @@ def own_node(domain: int, executor_name: str, *, spin: bool = True) -> Iterator:
         if spin:
             thread.join(WAIT)
         node.destroy_node()
-        rclpy.shutdown(context=context)
+        context.try_shutdown()
 
 
 def test_generate_and_stream_give_the_same_text(active_node: RunningNode, llm) -> None:
@@ -325,6 +331,42 @@ def test_an_executor_that_never_runs_is_noticed(monkeypatch: pytest.MonkeyPatch)
         assert done.empty()
 
 
+@pytest.mark.parametrize(('has_own', 'end', 'why'), [
+    (False, lambda llm: llm._node.destroy_node(), "client's node was destroyed"),
+    (False, lambda llm: llm._node.context.shutdown(), 'rclpy was shut down'),
+    (False, lambda llm: llm.close(), 'client was closed'),
+    (True, lambda llm: llm._node.context.shutdown(), 'rclpy was shut down'),
+])
+def test_a_client_whose_node_is_gone_says_so(has_own: bool, end, why: str,
+                                             monkeypatch: pytest.MonkeyPatch) -> None:
+    """During a request and after it, by every method."""
+    from flash_llm_ros.client import FlashLlmClient, NodeLostError
+
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    done: queue.SimpleQueue = queue.SimpleQueue()
+    domain = new_domain()
+    with own_node(domain, 'SingleThreadedExecutor') as node:
+        llm = FlashLlmClient(node=None if has_own else node, domain_id=domain, find_timeout=WAIT)
+        pending = [llm.start('Hello', on_done=done.put) for _ in range(2)]
+        end(llm)
+        assert {done.get(timeout=WAIT), done.get(timeout=WAIT)} == {*pending}
+        for attempt in (pending[0].result, lambda: next(iter(pending[1]))):
+            with pytest.raises(NodeLostError, match=why):
+                attempt()
+        for attempt in (lambda: llm.start('Hello'), lambda: llm.generate('Hello'),
+                        lambda: llm.stream('Hello'), llm.is_ready,
+                        lambda: llm.wait_until_ready(WAIT)):
+            with pytest.raises(RuntimeError, match=why):
+                attempt()
+        pending[0].cancel()
+        llm.cancel()
+        llm.close()
+        if not has_own and why != 'client was closed':
+            with pytest.raises(RuntimeError, match=why):
+                FlashLlmClient(node=node)
+    assert done.empty()
+
+
 def test_a_request_waits_until_the_node_is_active(int8_store) -> None:
     from flash_llm_ros.client import AnswerError, FlashLlmClient
 
@@ -380,8 +422,14 @@ def test_goal_has_every_field() -> None:
     ({'prompt': 'a\0b'}, 'prompt holds a NUL at character 1'),
     ({'system_prompt': '\udcff'}, 'system_prompt is not'), ({'stop': ['\udcff']}, 'stop is not'),
     ({'session_id': '\0'}, 'session_id holds'), ({'choices': ['a', '\0']}, 'choices holds'),
-    ({'messages': [('user', '\ud83d')]}, 'content is not'), ({'regex': '\ud83d'}, 'text is not'),
+    ({'messages': [('user', '\ud83d')]}, 'content is not'), ({'regex': '\ud83d'}, 'regex is not'),
     ({'interface': int}, 'interface is'), ({'interface': 5}, 'interface is'),
+    ({'deadline': 'x'}, "deadline is 'x'; it has to be a number"),
+    ({'temperature': None}, 'temperature is None'), ({'top_p': 10 ** 400}, 'top_p is 1000'),
+    ({'stop': 5}, 'stop is 5'), ({'messages': 5}, 'messages is 5'), ({'regex': 5}, 'regex is 5'),
+    ({'json_schema': {'integer'}}, 'json_schema cannot be written as JSON: .* set is not'),
+    ({'json_schema': {'maximum': math.inf}}, 'json_schema cannot be .* Out of range'),
+    ({'interface': 'std_msgs/msg/String', 'bounds': {1}}, 'bounds cannot be written'),
 ])
 def test_wrong_options_are_named(options: dict, word: str) -> None:
     from flash_llm_ros.client.goal import make_goal
