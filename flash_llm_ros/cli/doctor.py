@@ -9,6 +9,7 @@ import tempfile
 
 from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.cli.seconds import seconds
 from flash_llm_ros.engine.memory.device_probe import probe
 from flash_llm_ros.report.candidates import READING, Prospect, prospects, recommended
 from flash_llm_ros.report.machine import Machine
@@ -30,7 +31,7 @@ FILE_BYTES, _PIECE = 256 << 20, 4 << 20
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('path', nargs='?', type=Path, default=Path(),
                         help='a folder on the flash device, or a store (default: this folder)')
-    parser.add_argument('--seconds', type=float, default=10.0, metavar='S',
+    parser.add_argument('--seconds', type=seconds, default=10.0, metavar='S',
                         help='of measuring the flash (default: 10)')
 
 
@@ -39,7 +40,7 @@ def run(options: Namespace) -> int:
     try:
         with _readable(options.path) as file, Steps() as steps:
             profile = probe(file, options.seconds, steps)
-    except (FlashLlmError, OSError) as error:
+    except (FlashLlmError, OSError, ValueError) as error:
         return fail(error)
     machine = Machine.here()
     _print_machine(machine, profile)

@@ -9,6 +9,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from flash_llm_ros.cli.main import INTERRUPTED, fail
+from flash_llm_ros.cli.seconds import seconds
 from flash_llm_ros.store.errors import FlashLlmError
 
 if TYPE_CHECKING:
@@ -61,10 +62,10 @@ def add_arguments(parser: ArgumentParser) -> None:
                       help='the answer is one of these (give it several times)')
     node = parser.add_argument_group('by the running node')
     node.add_argument('--node', metavar='NAME', help='with its namespace (default: flash_llm)')
-    node.add_argument('--find-timeout', type=float, metavar='S',
+    node.add_argument('--find-timeout', type=seconds, metavar='S',
                       help=f'seconds to wait until it is there and active (default: '
                            f'{FIND_TIMEOUT:g})')
-    node.add_argument('--deadline', type=float, metavar='S',
+    node.add_argument('--deadline', type=seconds, metavar='S',
                       help="seconds until the answer ends as it is (default: the node's parameter)")
     node.add_argument('--priority', type=int, metavar='0-255',
                       help='the highest goes first (default: 100)')
@@ -126,7 +127,7 @@ def _ask(client: 'FlashLlmClient', options: Namespace) -> int:
         max_tokens=options.max_tokens or 0, temperature=options.temperature, seed=options.seed,
         deadline=options.deadline or 0.0, session_id=options.session or '',
         priority=100 if options.priority is None else options.priority,
-        json_schema=options.json_schema and options.json_schema.read_text('utf-8'),
+        json_schema=options.json_schema and _schema(options.json_schema),
         regex=options.regex, choices=options.choice)
     try:
         for piece in pending:
@@ -184,12 +185,20 @@ def _constraint(options: Namespace) -> 'Constraint | None':
     from flash_llm_ros.engine.request.constraint import Constraint, ConstraintKind
 
     if options.json_schema is not None:
-        return Constraint(ConstraintKind.JSON_SCHEMA, options.json_schema.read_text('utf-8'))
+        return Constraint(ConstraintKind.JSON_SCHEMA, _schema(options.json_schema))
     if options.regex is not None:
         return Constraint(ConstraintKind.REGEX, options.regex)
     if options.choice is not None:
         return Constraint(ConstraintKind.CHOICES, choices=tuple(options.choice))
     return None
+
+
+def _schema(path: Path) -> str:
+    try:
+        return path.read_text('utf-8-sig')      # some editors write a mark in front
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path} is not UTF-8 at byte {error.start}, as a JSON schema has to '
+                         'be.') from None
 
 
 def _show(piece: str, options: Namespace) -> None:

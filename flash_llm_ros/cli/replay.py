@@ -19,6 +19,7 @@ from flash_llm_ros.cli.bag import (
     write_bag,
 )
 from flash_llm_ros.cli.output_path import output_file, output_folder
+from flash_llm_ros.cli.seconds import seconds
 
 if TYPE_CHECKING:
     from flash_llm_ros.client.operator import OperatorClient
@@ -72,7 +73,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         help='write prompts, answers, chunks and the last status to a new bag')
     parser.add_argument('--json', type=output_file, metavar='FILE',
                         help='write the exchanges to FILE')
-    parser.add_argument('--timeout', type=float, default=600.0, metavar='S',
+    parser.add_argument('--timeout', type=seconds, default=600.0, metavar='S',
                         help='longest wait for an answer in seconds (default: %(default)s)')
 
 

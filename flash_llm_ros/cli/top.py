@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.live import Live
 
 from flash_llm_ros.cli.main import fail
+from flash_llm_ros.cli.seconds import seconds
 from flash_llm_ros.cli.top_screen import Snapshot, screen
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument('--node', default='flash_llm', metavar='NAME',
                         help='with its namespace (default: flash_llm)')
-    parser.add_argument('--timeout', type=float, default=10.0, metavar='S',
+    parser.add_argument('--timeout', type=seconds, default=10.0, metavar='S',
                         help='seconds to wait for the node (default: 10)')
     parser.add_argument('--once', action='store_true', help='print one screen and end')
     parser.add_argument('--json', action='store_true', help='print one reading as JSON and end')

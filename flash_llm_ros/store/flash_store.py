@@ -65,6 +65,10 @@ class FlashStore:
                                 f'There is no flash store at {path}; make one with '
                                 '`flash_llm convert CHECKPOINT STORE`.')
         if not (path / MANIFEST).is_file():
+            if not (path / NEURONS).exists():
+                raise FlashLlmError(ErrorCode.STORE_NOT_FOUND,
+                                    f'{path} is no flash store: it has no {MANIFEST}; make one '
+                                    'with `flash_llm convert CHECKPOINT STORE`.')
             raise FlashLlmError(ErrorCode.STORE_INCOMPLETE,
                                 f'{path} has no {MANIFEST}; its conversion did not finish. '
                                 'Convert the checkpoint again.')

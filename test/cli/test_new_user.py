@@ -24,6 +24,8 @@ LINES = """
 2 flash_llm relufy STORE                                        | has left
 0 flash_llm doctor STORE --seconds 0.2                          | dram_budget:
 1 flash_llm doctor NOWHERE                                      | No such file
+1 flash_llm doctor STORE --seconds 0                            | must be above 0
+2 flash_llm doctor STORE --seconds nan                          | no number of seconds
 0 flash_llm convert CHECKPOINT new.store                        | MB, int8; split layout
 1 flash_llm convert CHECKPOINT new.store                        | --replace
 2 flash_llm convert CHECKPOINT                                  | are required
@@ -45,12 +47,18 @@ LINES = """
 0 flash_llm prompt STORE Hello --budget 60MB --max-tokens 5     | peak RSS
 2 flash_llm prompt STORE                                        | is a flash store
 2 flash_llm prompt STORE Hello --deadline 2                     | for the running node
+1 flash_llm prompt EMPTY Hello                                  | is no flash store
+2 flash_llm prompt Hello --deadline x                           | 'x' is no number of seconds
+2 flash_llm prompt Hello --find-timeout nan                     | 'nan' is no number of seconds
 1 flash_llm prompt ''                                           | empty
+1 flash_llm prompt Hello --system \udcff                         | system_prompt is not valid UTF-8
 1 flash_llm prompt Hello --node nobody --find-timeout 3         | There is /flash_llm
 1 flash_llm prompt Hello --priority 300                         | priority is 300
 0 flash_llm prompt 'Left or right?' --choice left --choice right --json | "finish_reason": "STOP"
 0 flash_llm prompt 'Status?' --session operator --deadline 10   | tokens
 1 flash_llm prompt Hello --json-schema NOWHERE                  | No such file
+1 flash_llm prompt Hello --json-schema LATIN                    | LATIN is not UTF-8 at byte 1
+1 flash_llm prompt STORE Hello --json-schema LATIN              | LATIN is not UTF-8 at byte 1
 1 flash_llm prompt Hello --regex (                              | regex
 0 flash_llm top --once                                          | memory plan
 0 flash_llm top --json                                          | "state":
@@ -81,7 +89,10 @@ def paths(int8_store: Path, tmp_path: Path, node: RunningNode,
           monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv('ROS_DOMAIN_ID', str(node.domain))
+    (tmp_path / 'empty').mkdir()
+    (tmp_path / 'LATIN').write_bytes('"ä"'.encode('latin-1'))
     return {'STORE': str(int8_store), 'NOWHERE': str(tmp_path / 'nowhere'),
+            'EMPTY': str(tmp_path / 'empty'), 'LATIN': 'LATIN',
             'CHECKPOINT': str(write_checkpoint(tmp_path / 'checkpoint')),
             'BAG': str(write_prompts(tmp_path / 'bag', ['Hello']))}
 
