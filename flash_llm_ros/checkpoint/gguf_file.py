@@ -17,6 +17,7 @@ from flash_llm_ros.checkpoint.gguf_tokenizer import (
     control_tokens,
     doubt,
     special_tokens,
+    token_number,
     tokenizer_json,
 )
 from flash_llm_ros.checkpoint.special_tokens import NO_END, end_tokens
@@ -73,15 +74,20 @@ class GgufCheckpoint(Checkpoint):
         config |= {name: tensor in self._parts.names for name, tensor in _BIASES.items()}
         config['rope_scaling'] |= {name: self._parts.rows(tensor).tolist() for name, tensor in
                                    _FACTORS.items() if tensor in self._parts.names}
+        if 'long_factor' in config['rope_scaling']:     # the metadata need not say it
+            config['rope_scaling'] |= {'rope_type': 'longrope', 'attention_factor': 1.0}
         self.scales = self.family.scales(config)
-        named = [fields.get(f'tokenizer.ggml.{key}_token_id') for key in _ENDS]
+        named = [token_number(fields, name) for name in _ENDS]
         adds = fields.get('tokenizer.ggml.add_bos_token', begins_by_default(fields))
+        begin = token_number(fields, 'bos')
+        if adds and begin is None:
+            raise KeyError('tokenizer.ggml.bos_token_id')
         return self.family.spec(
             config, fields.get('general.name') or self.path.stem,
             tied='output.weight' not in self._parts.names,
-            end_tokens=end_tokens((int(end) for end in named if end is not None),
+            end_tokens=end_tokens((end for end in named if end is not None),
                                   control_tokens(fields)),
-            begin_token=int(fields['tokenizer.ggml.bos_token_id']) if adds else None)
+            begin_token=begin if adds else None)
 
 
 def _in_halves(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:

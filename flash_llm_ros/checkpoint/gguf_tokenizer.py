@@ -6,7 +6,7 @@ from typing import Any
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 
 from flash_llm_ros.checkpoint.gguf_pre_tokenizer import pre_tokenizer
-from flash_llm_ros.checkpoint.special_tokens import TEMPLATE_NAMES
+from flash_llm_ros.checkpoint.special_tokens import NO_TOKEN, TEMPLATE_NAMES
 from flash_llm_ros.exits import EXITS
 
 _UNKNOWN, _CONTROL, _USER_DEFINED = 2, 3, 4     # gguf.TokenType
@@ -21,11 +21,17 @@ def control_tokens(fields: dict[str, Any]) -> dict[str, int]:
             if kind == _CONTROL}
 
 
+def token_number(fields: dict[str, Any], name: str) -> int | None:
+    """Of the token that ends, begins, ...; None where the file names none."""
+    number = fields.get(f'tokenizer.ggml.{name}_token_id')
+    return None if number is None or number in NO_TOKEN else int(number)
+
+
 def special_tokens(fields: dict[str, Any]) -> dict[str, str]:
     """The tokens that a chat template may name, by the names that it has for them."""
     tokens = fields['tokenizer.ggml.tokens']
-    ids = {name: fields.get(f'tokenizer.ggml.{key}_token_id')
-           for name, key in zip(TEMPLATE_NAMES, ('bos', 'eos', 'unknown', 'padding'), strict=True)}
+    ids = {name: token_number(fields, key) for name, key in
+           zip(TEMPLATE_NAMES, ('bos', 'eos', 'unknown', 'padding'), strict=True)}
     return {name: tokens[number] for name, number in ids.items() if number is not None}
 
 

@@ -22,16 +22,23 @@ from flash_llm_ros.checkpoint.foreign import (
     missing_tokenizer,
     missing_weights,
 )
-from flash_llm_ros.checkpoint.special_tokens import NO_END, TEMPLATE_NAMES, end_tokens
+from flash_llm_ros.checkpoint.special_tokens import NO_END, NO_TOKEN, TEMPLATE_NAMES, end_tokens
 from flash_llm_ros.exits import EXITS
 from flash_llm_ros.model_spec import ModelSpec
 
 _DTYPES = ('F64', 'F32', 'F16', 'BF16')
 _HEAD = 'lm_head.weight'
+_INNER = ('embed_tokens.', 'layers.', 'norm.', 'decoder.')      # of a model without its head
 _COMPARED = 4096                    # rows at a time
 # As transformers has it since version 5.
 _NOT_TIED = (f'tie_word_embeddings is true, but {_HEAD} is not the embedding: it is taken as the '
              'head that it is')
+
+
+def _full_name(stored: str) -> str:
+    """Of a tensor of the text model, as the whole of such a model has it."""
+    name = stored.replace('language_model.', '', 1)
+    return f'model.{name}' if name.startswith(_INNER) else name
 
 
 def _content(token: object) -> str | None:
@@ -57,7 +64,9 @@ class HuggingFaceCheckpoint(Checkpoint):
             check_config(path, config)
             self.family = family(config.get('model_type', ''))
             files = self._tensor_index()
-            self._stored = {name.replace('language_model.', '', 1): name for name in files}
+            self._stored = {_full_name(name): name for name in files}
+            if twice := files.keys() - self._stored.values():
+                raise ValueError(f'tensor {min(twice)} is there twice, under another name, too')
             self._index = index = {name: files[stored] for name, stored in self._stored.items()}
             self.tokenizer_json = self._text('tokenizer.json')
             tokenizer = self._tokenizer()
@@ -71,13 +80,23 @@ class HuggingFaceCheckpoint(Checkpoint):
         self.chat_template = self._chat_template()
         self.doubts = () if self.spec.end_tokens else (NO_END,)
         self._shards = {file: self._open(file) for file in sorted(set(index.values()))}
-        if self.spec.embedding.tied and _HEAD in index and not self._head_is_embedding():
-            embedding = replace(self.spec.embedding, tied=False)
-            self.spec = replace(self.spec, embedding=embedding)
-            self.doubts += (_NOT_TIED,)
+        if self.spec.embedding.tied and _HEAD in index:
+            self._tie()
         self.files = tuple(path / file for file in
                            ('config.json', 'tokenizer.json', *self._shards))
         self.check_tensors()
+
+    def _tie(self) -> None:
+        """The embedding is the head where that alone is there; it is none where both differ."""
+        embedding = next(tensor.huggingface for tensor in self.family.model_tensors(self.spec)
+                         if tensor.name == 'embedding')
+        if embedding not in self._index:
+            self._index[embedding] = self._index.pop(_HEAD)
+            self._stored[embedding] = self._stored.pop(_HEAD)
+        elif not self._same(embedding, _HEAD):
+            embedding = replace(self.spec.embedding, tied=False)
+            self.spec = replace(self.spec, embedding=embedding)
+            self.doubts += (_NOT_TIED,)
 
     def shape(self, name: str) -> tuple[int, ...]:
         tensor = self.tensors[name]
@@ -132,10 +151,8 @@ class HuggingFaceCheckpoint(Checkpoint):
                                 self._end_tokens(config, tokenizer),
                                 self._begin_token(config, tokenizer))
 
-    def _head_is_embedding(self) -> bool:
-        embedding = next(tensor.huggingface for tensor in self.family.model_tensors(self.spec)
-                         if tensor.name == 'embedding')
-        one, other = self._numbers(embedding), self._numbers(_HEAD)
+    def _same(self, *names: str) -> bool:
+        one, other = (self._numbers(name) for name in names)
         rows = one.get_shape()[0]
         return one.get_shape() == other.get_shape() and all(
             np.array_equal(one[start:stop], other[start:stop]) for start, stop in
@@ -145,6 +162,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         named = self._optional_json('generation_config.json').get('eos_token_id')
         named = config.get('eos_token_id') if named is None else named
         named = named if isinstance(named, list) else [] if named is None else [named]
+        named = [number for number in named if number not in NO_TOKEN]
         text = _content(self._optional_json('tokenizer_config.json').get('eos_token'))
         if text is not None and (number := tokenizer.token_to_id(text)) is not None:
             named = [*named, number]
@@ -160,7 +178,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         for name in TEMPLATE_NAMES:
             found = [_content(file.get(name)) for file in texts]
             number = config.get(f'{name}_id')
-            if isinstance(number, int):
+            if isinstance(number, int) and number not in NO_TOKEN:
                 found.append(tokenizer.id_to_token(number))
             if text := next(filter(None, found), None):
                 yield name, text
@@ -169,6 +187,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         """The settings decide; where they are silent, what the tokenizer itself puts in front."""
         settings = self._optional_json('tokenizer_config.json')
         adds, begin = settings.get('add_bos_token'), config.get('bos_token_id')
+        begin = None if begin in NO_TOKEN else begin
         if adds is None:
             with self._tokenizer_errors():
                 whole = tokenizer.encode('a').ids

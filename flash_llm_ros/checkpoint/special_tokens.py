@@ -14,6 +14,7 @@ _ENDS = frozenset((
 # Where a model has these, <|end|> only ends a part of an answer.
 _OF_PARTS = tuple((one, other) for one in ('<|return|>', '<|flush|>')
                   for other in ('<|call|>', '<|calls|>'))
+NO_TOKEN = (-1, 0xFFFF_FFFF)        # what some files have as the number of one that they lack
 TEMPLATE_NAMES = ('bos_token', 'eos_token', 'unk_token', 'pad_token')
 NO_END = ('no token is named that ends an answer: every one goes on to its max_tokens; name one as '
           'eos_token_id, in generation_config.json or the metadata of the GGUF file')

@@ -196,6 +196,7 @@ def test_the_attention_factor_of_yarn(checkpoint_folder: Path, gguf_file: Path) 
     ({'tokenizer.ggml.eot_token_id': 257}, (257,)),
     ({'tokenizer.ggml.eos_token_id': 3, 'tokenizer.ggml.eom_token_id': 4,
       'tokenizer.ggml.fim_pad_token_id': 5}, (3, 4, 5, 257)),
+    ({'tokenizer.ggml.eos_token_id': 0xFFFF_FFFF}, (257,)),     # -1
     # By name among control tokens, also where the file names none or another one.
     ({'tokenizer.ggml.eos_token_id': None}, (257,)),
     ({**names('<|endoftext|>', '<|im_end|>')}, (257, 256)),
@@ -233,6 +234,7 @@ def test_special_tokens(checkpoint_folder: Path, gguf_file: Path) -> None:
 @pytest.mark.parametrize(('metadata', 'expected'), [
     ({'tokenizer.ggml.add_bos_token': True}, 256),
     ({'tokenizer.ggml.add_bos_token': None}, None),
+    ({'tokenizer.ggml.bos_token_id': 0xFFFF_FFFF}, None),
     # What llama.cpp assumes of the tokenizers of Llama 3 where the file says nothing.
     ({'tokenizer.ggml.add_bos_token': None, 'tokenizer.ggml.pre': 'llama-bpe'}, 256),
     ({'tokenizer.ggml.add_bos_token': False, 'tokenizer.ggml.pre': 'llama-bpe'}, None),
@@ -254,7 +256,8 @@ def test_missing_metadata(checkpoint_folder: Path, gguf_file: Path, key: str) ->
 @pytest.mark.parametrize(('metadata', 'words'), [
     ({'llama.attention.head_count': 0}, ('model.gguf',)),
     ({'llama.attention.head_count': 'four'}, ('model.gguf',)),
-    ({'llama.attention.head_count': [4, 4, 2]}, ('model.gguf',)),
+    ({'llama.attention.head_count': [4, 4, 2]}, ('attention.head_count is [4, 4, 2]',)),
+    ({'llama.attn_logit_softcapping': 9.0}, ('attn_logit_softcapping is 9.0', 'null')),
     ({'llama.embedding_length': 0, 'llama.attention.key_length': 16}, ('hidden_size', '0')),
     ({'llama.embedding_length': 128, 'llama.rope.dimension_count': 32}, ('embedding', '128')),
     ({'llama.expert_count': 8}, ('lacks', 'llama.expert_used_count')),
@@ -272,12 +275,22 @@ def test_missing_metadata(checkpoint_folder: Path, gguf_file: Path, key: str) ->
     ({'tokenizer.ggml.eos_token_id': 1000}, ('1000', 'vocabulary')),
     ({'tokenizer.ggml.bos_token_id': None, 'tokenizer.ggml.add_bos_token': True},
      ('bos_token_id',)),
+    ({'tokenizer.ggml.bos_token_id': 0xFFFF_FFFF, 'tokenizer.ggml.add_bos_token': True},
+     ('bos_token_id',)),
 ])
 def test_wrong_metadata(checkpoint_folder: Path, gguf_file: Path, metadata: dict[str, object],
                         words: tuple[str, ...]) -> None:
     write_gguf(checkpoint_folder, gguf_file, metadata=metadata)
     message = refused(gguf_file)
     assert all(word in message for word in words), message
+
+
+def test_settings_of_each_layer(checkpoint_folder: Path, gguf_file: Path) -> None:
+    """Where all are equal they are the model's."""
+    plain = opened(checkpoint_folder, gguf_file).spec
+    assert opened(checkpoint_folder, gguf_file, metadata={
+        'llama.attention.head_count': [4] * 3, 'llama.attention.head_count_kv': [2] * 3,
+        'llama.feed_forward_length': [256] * 3}).spec == plain
 
 
 def test_another_architecture(checkpoint_folder: Path, gguf_file: Path) -> None:

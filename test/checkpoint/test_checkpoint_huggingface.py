@@ -146,6 +146,8 @@ def test_any_length_of_the_header(checkpoint_folder: Path, first: bytes) -> None
     (3, {}, {'eos_token': {'content': '<|im_start|>', 'special': True}}, (3, 256, 257)),
     (3, {}, {'eos_token': 'not there'}, (3, 257)),
     (None, {}, {}, (257,)),        # <|im_end|>, by its name
+    (-1, {}, {}, (257,)), ([3, -1], {}, {}, (3, 257)),      # there is none
+    (3, {'eos_token_id': -1}, {'eos_token': '<|im_start|>'}, (256, 257)),
 ])
 def test_end_tokens(checkpoint_folder: Path, config: object, generation: dict[str, object],
                     tokenizer: dict[str, object], expected: tuple[int, ...]) -> None:
@@ -168,6 +170,7 @@ def test_no_end_token(checkpoint_folder: Path) -> None:
 
 @pytest.mark.parametrize(('files', 'expected'), [
     ({}, {'bos_token': '<|im_start|>', 'eos_token': '<|im_end|>'}),
+    ({'config.json': {'bos_token_id': -1, 'pad_token_id': -1}}, {'eos_token': '<|im_end|>'}),
     ({'special_tokens_map.json': {'unk_token': {'content': '<unk>'}, 'eos_token': 'E'}},
      {'bos_token': '<|im_start|>', 'eos_token': 'E', 'unk_token': '<unk>'}),
     ({'special_tokens_map.json': {'eos_token': 'E'},
@@ -198,6 +201,8 @@ OF_A = byte_tokenizer().token_to_id('a')
     ({'add_bos_token': True}, 256, False, 256), ({'add_bos_token': False}, 256, True, None),
     ({'add_bos_token': True, 'bos_token': '<|im_end|>'}, None, False, 257),
     ({}, 256, True, 256), ({}, 256, False, None),
+    ({'add_bos_token': True, 'bos_token': '<|im_end|>'}, -1, False, 257),
+    ({'add_bos_token': True}, -1, False, None), ({}, -1, True, 256),
     ({}, None, True, 256), ({}, 3, True, 256), ({}, OF_A, False, None),     # as AutoTokenizer does
 ])
 def test_begin_token(checkpoint_folder: Path, setting: dict[str, object], config: int | None,
@@ -284,7 +289,7 @@ def test_rotary_angles_are_those_of_transformers(checkpoint_folder: Path, key: s
         'rope_type': 'linear', 'factor': 4.0}}, ('rope_scaling', 'rope_parameters', 'the same')),
     ({'rope_scaling': {'rope_type': 'ntk', 'factor': 2.0}}, ("'ntk' is not supported",)),
     ({'rope_scaling': {'rope_type': 'longrope'}}, ('long_factor',)),
-    ({'partial_rotary_factor': 0.5}, ('positions.width is 8', 'a multiple of 16')),
+    ({'partial_rotary_factor': 0.5}, ('partial_rotary_factor is 0.5', 'must be 1')),
     ({'eos_token_id': 258}, ('258', 'vocabulary')),
     ({'eos_token_id': ['x']}, ("'x'",)),
     ({'vocab_size': 259}, ('embedding', '(258, 64)', '(259, 64)')),

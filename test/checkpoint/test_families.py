@@ -26,9 +26,9 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from tiny_checkpoint import converted, write_checkpoint
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM
 
-from bench.model.families import rows_of, step_logits
+from bench.model.families import NEW_TOKENS, llama_cpp_answer, rows_of, step_logits
 from bench.quality.reference_model import reference_choices, reference_logits
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.open import open_checkpoint
@@ -141,6 +141,67 @@ def test_the_text_model_within_one_of_pictures(prefixes: tuple[str, str], tmp_pa
     assert within.spec == alone.spec
     for name, expected in rows.items():
         np.testing.assert_array_equal(within.rows(name), expected)
+
+
+@pytest.mark.parametrize('name', ['llama', 'opt', 'gemma3', 'qwen3'])
+def test_folders_of_a_model_without_its_head(name: str, tmp_path: Path) -> None:
+    """As `AutoModel` saves them: names of tensors lack their beginning."""
+    folder = (write_checkpoint(tmp_path, tie_word_embeddings=True) if name == 'llama'
+              else VARIANTS[name](tmp_path))
+    whole = open_checkpoint(folder)
+    rows = {tensor: whole.rows(tensor) for tensor in whole.tensors}
+    AutoModel.from_pretrained(folder).save_pretrained(folder)
+    assert not any(tensor.startswith('model.') for tensor in load_file(
+        folder / 'model.safetensors'))
+    again = open_checkpoint(folder)
+    assert again.spec == whole.spec and again.tensors.keys() == rows.keys()
+    for tensor, expected in rows.items():
+        np.testing.assert_array_equal(again.rows(tensor), expected)
+
+
+def test_a_head_in_place_of_a_tied_embedding(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path, tie_word_embeddings=True)
+    tensors = load_file(folder / 'model.safetensors')
+    tensors['lm_head.weight'] = tensors.pop('model.embed_tokens.weight')
+    save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
+    checkpoint = open_checkpoint(folder)
+    reference = AutoModelForCausalLM.from_pretrained(folder)
+    assert checkpoint.spec.embedding.tied and not checkpoint.doubts
+    np.testing.assert_array_equal(checkpoint.rows('embedding'),
+                                  reference.get_input_embeddings().weight.detach().numpy())
+
+
+def test_a_tensor_under_two_names(tmp_path: Path) -> None:
+    folder = write_checkpoint(tmp_path)
+    tensors = load_file(folder / 'model.safetensors')
+    tensors['norm.weight'] = tensors['model.norm.weight'] * 2
+    save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
+    with pytest.raises(CheckpointError, match=r'norm\.weight is there twice'):
+        open_checkpoint(folder)
+
+
+_YARN_FACTOR = {'scaling.type': 'yarn', 'scaling.factor': 4.0,
+                'scaling.original_context_length': 64, 'scaling.attn_factor': 1.5}
+
+
+@pytest.mark.skipif(find_spec('xllamacpp') is None, reason='llama.cpp is not installed')
+@pytest.mark.parametrize(('name', 'metadata'), [
+    ('llama', {f'llama.rope.{key}': value for key, value in _YARN_FACTOR.items()}),
+    ('phi3-longrope', {'phi3.rope.scaling.type': None, 'phi3.rope.scaling.factor': None}),
+    ('gemma3', {'gemma3.attention.sliding_window': None}),
+    ('gemma3', {'gemma3.attention.sliding_window': 8,
+                'gemma3.attention.sliding_window_pattern': 3}),
+    ('stablelm', {'stablelm.rope.dimension_count': None}),
+])
+def test_metadata_as_llama_cpp_reads_it(name: str, metadata: dict, tmp_path: Path) -> None:
+    file = tmp_path / 'model.gguf'
+    write_gguf(VARIANTS[name](tmp_path / 'checkpoint'), file, metadata=metadata)
+    engine = open_engine(file, tmp_path / 'store', 'fp16')
+    generation = engine.start(GenerationRequest(PROMPTS[2], raw=True, max_tokens=NEW_TOKENS))
+    for _ in generation:
+        pass
+    engine.close()
+    assert generation.tokens == llama_cpp_answer(file, generation.prompt_tokens)
 
 
 def head_of_transformers(folder: Path) -> np.ndarray:

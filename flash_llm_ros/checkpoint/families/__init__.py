@@ -33,6 +33,7 @@ FAMILIES: dict[str, Family] = {
     'granitemoe': GraniteMoe(),
     'llama': Llama(),
     'minicpm': MiniCpm(),
+    'ministral': Mistral(),
     'ministral3': Mistral3(),           # of config.json, alone or within that of mistral3
     'mistral': Mistral(),
     'mistral3': Mistral3(),             # of GGUF

@@ -61,6 +61,7 @@ class Family(ABC):
     huggingface_layers = 'model.layers'
     defaults: ClassVar[Config] = {}               # of settings that checkpoints leave out
     tied_by_default = False             # whether the head is the embedding, where nothing says so
+    caps: ClassVar[tuple[str, ...]] = ()          # of scores and logits, which are read
     # Tensors that are no weights of this list: of pictures, read elsewhere or worked out again.
     other_tensors = re.compile(r'rope_(freqs|factors_long|factors_short)\.weight|'
                                r'.*\.rotary_emb\.inv_freq|'
@@ -90,6 +91,14 @@ class Family(ABC):
         """What the family multiplies with beside its weights."""
         return WeightScales()
 
+    def cap(self, config: Config, name: str) -> float:
+        """Of scores or logits; 0 for none."""
+        value = config.get(name) or 0.0
+        if value and name not in self.caps:
+            raise ValueError(f'{name} is {value}; transformers has no such cap in models of type '
+                             f'{config["model_type"]}: it must be null')
+        return value
+
     def max_context(self, config: Config) -> int:
         return config['max_position_embeddings']
 
@@ -106,7 +115,7 @@ class Family(ABC):
             attention=self.attention(config), feed_forward=self.feed_forward(config),
             norm=self.norm(config), positions=self.positions(config),
             embedding=EmbeddingSpec(config['vocab_size'], tied), end_tokens=end_tokens,
-            begin_token=begin_token, logit_cap=config.get('final_logit_softcapping') or 0.0)
+            begin_token=begin_token, logit_cap=self.cap(config, 'final_logit_softcapping'))
 
     def tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
         """All that a checkpoint of this specification must have."""

@@ -13,11 +13,14 @@ from flash_llm_ros.model_spec import NormSpec
 class Gemma2(Llama):
 
     defaults: ClassVar[Config] = {
-        'hidden_act': 'gelu_pytorch_tanh', 'num_attention_heads': 8, 'num_key_value_heads': 4,
-        'head_dim': 256, 'rms_norm_eps': 1e-6, 'query_pre_attn_scalar': 256,
-        'max_position_embeddings': 8192, 'vocab_size': 256_000, 'sliding_window': 4096,
-        'attn_logit_softcapping': 50.0, 'final_logit_softcapping': 30.0}
+        'hidden_activation': 'gelu_pytorch_tanh', 'num_attention_heads': 8,
+        'num_key_value_heads': 4, 'head_dim': 256, 'rms_norm_eps': 1e-6,
+        'query_pre_attn_scalar': 256, 'max_position_embeddings': 8192, 'vocab_size': 256_000,
+        'sliding_window': 4096, 'attn_logit_softcapping': 50.0, 'final_logit_softcapping': 30.0}
     tied_by_default = True
+    caps = ('attn_logit_softcapping', 'final_logit_softcapping')
+    layers_differ = True
+    activation_key = 'hidden_activation'
     gguf_interleaves = False
     norm_plus = 1.0
     before_ffn = 'pre_feedforward_layernorm'

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from flash_llm_ros.checkpoint.families.family import Config, Family, Tensor, matrix, norm
-from flash_llm_ros.checkpoint.families.rope_scaling import rotary_positions
+from flash_llm_ros.checkpoint.families.rope_scaling import rope_settings, rotary_positions
 from flash_llm_ros.model_spec import (
     AttentionSpec,
     FeedForwardSpec,
@@ -16,12 +16,17 @@ from flash_llm_ros.model_spec import (
     PositionSpec,
 )
 
+_SLIDING, _FULL = 'sliding_attention', 'full_attention'     # of layer_types
 _ACTIVATIONS = {'swish': 'silu', 'gelu_pytorch_tanh': 'gelu_tanh', 'gelu_new': 'gelu_tanh'}
 
 
 class Llama(Family):
 
     defaults: ClassVar[Config] = {'hidden_act': 'silu'}
+    activation_key = 'hidden_act'
+    default_theta = 10000.0             # of config.json
+    in_part = False                     # whether partial_rotary_factor is read
+    layers_differ = False               # whether layer_types is read
     gguf_interleaves = True             # the rows of q and k
     gated = True
     qk_norm = 'none'
@@ -32,24 +37,34 @@ class Llama(Family):
         heads, biased = config['num_attention_heads'], bool(config.get('attention_bias'))
         return AttentionSpec(heads, config.get('num_key_value_heads') or heads, head_dim(config),
                              bias=biased, output_bias=biased, qk_norm=self.qk_norm,
-                             soft_cap=config.get('attn_logit_softcapping') or 0.0,
+                             soft_cap=self.cap(config, 'attn_logit_softcapping'),
                              windows=self.windows(config))
 
     def windows(self, config: Config) -> tuple[int, ...]:
         """How far each layer looks back; empty where all layers see everything."""
-        kinds = config.get('layer_types') or [
-            'sliding_attention' if self.slides(config, layer) else 'full_attention'
-            for layer in range(config['num_hidden_layers'])]
-        if unknown := set(kinds) - {'sliding_attention', 'full_attention'}:
-            raise ValueError(f'layer_types has {min(unknown)}; only sliding_attention and '
-                             'full_attention are supported')
-        window = config.get('sliding_window')
-        if not window or 'sliding_attention' not in kinds:
+        window = self.window(config)
+        kinds = [_SLIDING if window and self.slides(config, layer) else _FULL
+                 for layer in range(config['num_hidden_layers'])]
+        if named := config.get('layer_types'):
+            if unknown := set(named) - {_SLIDING, _FULL}:
+                raise ValueError(f'layer_types has {min(unknown)}; only {_SLIDING} and {_FULL} '
+                                 'are supported')
+            if named != kinds and not self.layers_differ:
+                raise ValueError(f'layer_types has {", ".join(sorted(set(named)))}; transformers '
+                                 f'has {kinds[0]} in all layers of models of type '
+                                 f'{config["model_type"]}, and passes over it: it must go')
+            kinds = named
+        if _SLIDING not in kinds:
             return ()
-        return tuple(window if kind == 'sliding_attention' else 0 for kind in kinds)
+        if not window:
+            raise ValueError(f'layer_types has {_SLIDING}, but no sliding_window is set')
+        return tuple(window if kind == _SLIDING else 0 for kind in kinds)
+
+    def window(self, config: Config) -> int | None:
+        return config.get('sliding_window')
 
     def slides(self, config: Config, layer: int) -> bool:
-        """Whether `sliding_window` is this layer's, where no `layer_types` say so."""
+        """Whether `window` is this layer's, where no `layer_types` say so."""
         return False
 
     def feed_forward(self, config: Config) -> FeedForwardSpec:
@@ -58,7 +73,7 @@ class Llama(Family):
         size, bias = config['intermediate_size'], bool(config.get('mlp_bias'))
         if bias and self.gated:
             raise ValueError('mlp_bias is true; a block with a gate has no biases here')
-        activation = config.get('hidden_activation') or config['hidden_act']
+        activation = config[self.activation_key]
         if activation != 'fatrelu':     # ProSparse's and MiniCPM-S's relu with a threshold
             return FeedForwardSpec(size, _ACTIVATIONS.get(activation, activation), self.gated,
                                    bias)
@@ -71,7 +86,8 @@ class Llama(Family):
         return NormSpec('rms', float(config['rms_norm_eps']))
 
     def positions(self, config: Config) -> PositionSpec:
-        return rotary_positions(config, head_dim(config))
+        return rotary_positions(config, head_dim(config), rope_settings(config),
+                                self.default_theta, self.in_part)
 
     def model_tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
         vocabulary = spec.embedding.vocab_size, spec.hidden_size

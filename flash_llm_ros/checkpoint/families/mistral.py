@@ -9,6 +9,7 @@ from flash_llm_ros.checkpoint.families.llama import Llama
 class Mistral(Llama):
 
     defaults: ClassVar[Config] = {**Llama.defaults, 'sliding_window': 4096}
+    layers_differ = True                # as ministral's, which it then is for transformers
 
     def slides(self, config: Config, layer: int) -> bool:
         return True

@@ -13,6 +13,8 @@ from flash_llm_ros.model_spec import FeedForwardSpec, ModelSpec
 class Mixtral(Mistral):
 
     defaults: ClassVar[Config] = Llama.defaults
+    layers_differ = False
+    default_theta = 1e6
 
     def feed_forward(self, config: Config) -> FeedForwardSpec:
         return expert_block(config, config['intermediate_size'], normalised=True)

@@ -10,6 +10,7 @@ from flash_llm_ros.model_spec import NormSpec
 class Nemotron(Arcee):
 
     defaults: ClassVar[Config] = {'hidden_act': 'relu2', 'partial_rotary_factor': 0.5}
+    in_part = True
     gguf_interleaves = False
     norm_plus = 1.0
 

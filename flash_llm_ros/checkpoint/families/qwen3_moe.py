@@ -11,9 +11,11 @@ from flash_llm_ros.model_spec import FeedForwardSpec, ModelSpec
 
 class Qwen3Moe(Qwen3):
 
+    layers_differ = False
+
     def slides(self, config: Config, layer: int) -> bool:
         """All layers, whatever max_window_layers says."""
-        return bool(config.get('use_sliding_window'))
+        return True
 
     def feed_forward(self, config: Config) -> FeedForwardSpec:
         for name, everywhere in (('decoder_sparse_step', 1), ('mlp_only_layers', [])):

@@ -6,37 +6,51 @@ from typing import Any
 from flash_llm_ros.model_spec import PositionSpec
 
 Settings = dict[str, Any]
+# Of files that have no share of a head, and a factor beside that of the kind.
+GGUF_WIDTH, GGUF_SCALE = 'rope.dimension_count', 'rope.scaling.attn_factor'
 
 
 def rope_settings(config: Settings) -> Settings:
     """What config.json has as rope_parameters, or, of older ones, as rope_scaling.
 
-    ValueError where it has both and they say different things.
+    ValueError where it has both and they say different things, and where they differ by layer.
     """
     new, old = config.get('rope_parameters') or {}, config.get('rope_scaling') or {}
     names = {'type': 'rope_type'}       # its older name
-    if new and any(new.get(names.get(name, name)) != value for name, value in old.items()):
+    if new and old and new != {names.get(name, name): value for name, value in old.items()}:
         raise ValueError(f'rope_scaling is {old} and rope_parameters is {new}; they must say the '
                          'same, or one of them must go')
+    if by_layer := [name for name, value in (new or old).items() if isinstance(value, dict)]:
+        raise ValueError(f'rope_parameters has {", ".join(by_layer)}; models of type '
+                         f'{config["model_type"]} have the same in all layers')
     return new or old
 
 
-def rotary_positions(config: Settings, head_dim: int, rope: Settings | None = None,
-                     default_theta: float = 10000.0) -> PositionSpec:
-    """Of heads of this size; `rope` is by default what `rope_settings` gives.
+def trained_context(rope: Settings, config: Settings) -> int:
+    """Tokens of the texts that the model was first trained with."""
+    return int(config.get('original_max_position_embeddings')
+               or rope.get('original_max_position_embeddings') or config['max_position_embeddings'])
+
+
+def rotary_positions(config: Settings, head_dim: int, rope: Settings, default_theta: float,
+                     in_part: bool) -> PositionSpec:
+    """Of heads of this size; `rope` as of `rope_settings`, `in_part`: whether a share may turn.
 
     ValueError for a kind that is not known here.
     """
-    rope = rope_settings(config) if rope is None else rope
     theta = float(rope.get('rope_theta') or config.get('rope_theta') or default_theta)
     share = rope.get('partial_rotary_factor', config.get('partial_rotary_factor', 1.0))
-    width = config.get('rotary_dim') or int(head_dim * share)
+    if share != 1 and not in_part:
+        raise ValueError(f'partial_rotary_factor is {share}; transformers turns whole heads in '
+                         f'models of type {config["model_type"]}: it must be 1, or go')
+    width = config.get(GGUF_WIDTH) or int(head_dim * share)
     kind = rope.get('rope_type') or rope.get('type') or 'default'
     if kind not in _KINDS:
         raise ValueError(f'rope scaling {kind!r} is not supported; supported are '
                          f'{", ".join(_KINDS)}')
-    return PositionSpec('rotary', theta, width=None if width == head_dim else width,
-                        **_KINDS[kind](rope, width, theta, config))
+    found = _KINDS[kind](rope, width, theta, config)
+    found['scale'] = found.get('scale', 1.0) * config.get(GGUF_SCALE, 1.0)
+    return PositionSpec('rotary', theta, width=None if width == head_dim else width, **found)
 
 
 def _unscaled(rope: Settings, width: int, theta: float, config: Settings) -> Settings:
@@ -57,7 +71,7 @@ def _llama3(rope: Settings, width: int, theta: float, config: Settings) -> Setti
     """Llama 3.1's scaling: long wavelengths are stretched, short ones kept, a ramp between."""
     factor, low, high = (float(rope[key]) for key in
                          ('factor', 'low_freq_factor', 'high_freq_factor'))
-    original = int(rope['original_max_position_embeddings'])
+    original = trained_context(rope, config)
 
     def stretch(period: float) -> float:
         turns = original / (2 * math.pi * period)
@@ -69,9 +83,8 @@ def _llama3(rope: Settings, width: int, theta: float, config: Settings) -> Setti
 
 def _yarn(rope: Settings, width: int, theta: float, config: Settings) -> Settings:
     """YaRN (arXiv 2309.00071): as Llama 3.1's, but the ramp is even over the dimensions."""
-    original = int(rope.get('original_max_position_embeddings')
-                   or config['max_position_embeddings'])
-    factor = float(rope.get('factor') or config['max_position_embeddings'] / original)
+    original = trained_context(rope, config)
+    factor = float(rope['factor'] or config['max_position_embeddings'] / original)
 
     def dimension(turns: float) -> float:
         return width * math.log(original / (turns * 2 * math.pi)) / (2 * math.log(theta))
@@ -101,10 +114,8 @@ def _growth(factor: float, weight: float) -> float:
 
 def _longrope(rope: Settings, width: int, theta: float, config: Settings) -> Settings:
     """LongRoPE (arXiv 2402.13753): factors that were found by search, others for short contexts."""
-    longest = config['max_position_embeddings']
-    original = int(config.get('original_max_position_embeddings')
-                   or rope.get('original_max_position_embeddings') or longest)
-    factor = float(rope.get('factor') or longest / original)
+    original = trained_context(rope, config)
+    factor = float(rope.get('factor') or config['max_position_embeddings'] / original)
     scale = rope.get('attention_factor')
     if scale is None:
         scale = 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(original))
@@ -112,5 +123,5 @@ def _longrope(rope: Settings, width: int, theta: float, config: Settings) -> Set
             'short_factors': tuple(map(float, rope['short_factor'])), 'scale': float(scale)}
 
 
-_KINDS = {'default': _unscaled, 'none': _unscaled, 'linear': _linear, 'dynamic': _dynamic,
-          'llama3': _llama3, 'yarn': _yarn, 'longrope': _longrope, 'su': _longrope}
+_KINDS = {'default': _unscaled, 'linear': _linear, 'dynamic': _dynamic, 'llama3': _llama3,
+          'yarn': _yarn, 'longrope': _longrope}

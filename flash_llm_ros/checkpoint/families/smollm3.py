@@ -10,6 +10,8 @@ from flash_llm_ros.model_spec import PositionSpec
 class SmolLm3(Llama):
 
     tied_by_default = True
+    default_theta = 2e6
+    layers_differ = True
 
     def slides(self, config: Config, layer: int) -> bool:
         return bool(config.get('use_sliding_window')) and layer in self._skipped(config)

@@ -13,6 +13,7 @@ from flash_llm_ros.model_spec import AttentionSpec, NormSpec
 class StableLm(Llama):
 
     defaults: ClassVar[Config] = {'hidden_act': 'silu', 'partial_rotary_factor': 0.25}
+    in_part = True
     gguf_interleaves = False
 
     def attention(self, config: Config) -> AttentionSpec:
