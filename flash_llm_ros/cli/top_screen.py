@@ -1,13 +1,17 @@
 """What `flash_llm top` shows, drawn from plain values."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from flash_llm_ros.client.seen_nodes import SeenNode
 
 BARS = ' ▁▂▃▄▅▆▇█'
 STALE_AFTER = 5.0      # s without a status
@@ -32,6 +36,23 @@ def screen(shown: Snapshot, whole: bool = True) -> RenderableType:
     tables = Table.grid(padding=(0, 3))
     tables.add_row(_figures(shown), _plan(shown))
     return Panel(Group(tables, _health(shown, whole)), title=_title(shown), title_align='left')
+
+
+def fleet_screen(nodes: Iterable['SeenNode']) -> RenderableType:
+    """Return a line for each node that has said something."""
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style='bold')
+    for name in ('node', 'state', 'model'):
+        table.add_column(name, overflow='ellipsis', no_wrap=True)
+    for name in ('tokens/s', 'waits', 'done', 'failed', 'RSS', '°C'):
+        table.add_column(name, justify='right', no_wrap=True)
+    for node in nodes:
+        status, temperature = node.status, node.status.temperature
+        table.add_row(
+            node.name, Text(node.state, style='bold red' if node.state == 'silent' else ''),
+            status.model, f'{node.tokens_per_second:.1f}', f'{status.queue_length}',
+            f'{status.requests_done}', f'{status.requests_failed}', _bytes(status.rss),
+            '-' if math.isnan(temperature) else f'{temperature:.0f}')
+    return table
 
 
 def sparkline(values: list[float]) -> str:

@@ -21,6 +21,7 @@ class Answer:
     text: str
     finish_reason: FinishReason
     stats: GenerationStats = field(default_factory=GenerationStats)     # what it cost
+    node: str = ''      # full name of who answered; empty where nobody was asked
 
     def __str__(self) -> str:
         return self.text
@@ -53,7 +54,7 @@ class PendingAnswer:
         on_text: Callable[[str], None] | None,
         on_done: Callable[['PendingAnswer'], None] | None,
     ) -> None:
-        """Made by ``FlashLlmClient``. ``may_wait`` raises where waiting would never end.
+        """Made by a client. ``may_wait`` raises where waiting would never end.
 
         ``log_failure`` is told of a callback that raised, and what.
         """
@@ -129,19 +130,27 @@ class PendingAnswer:
             self._next += 1
             self._add(chunk.text)
 
-    def finish(self, result: GenerateText.Result) -> None:
-        """Take the result. Its text may be here before the last chunks are."""
+    def add(self, text: str) -> None:
+        """Take a piece of the text."""
         with self._telling:
-            if self.done:
-                return
-            shown = sum(map(len, self._pieces))
-            self._add(result.text[shown:])
-            answer = Answer(result.text, FinishReason(result.finish_reason), result.stats)
-            code = result.error.code
-            wanted = code == ErrorCode.NONE or (
-                self.cancel_wanted and answer.finish_reason == FinishReason.CANCELLED)
-            self._end(answer if wanted else AnswerError(
-                ErrorCode(code), result.error.message, answer))
+            if not self.done:
+                self._add(text)
+
+    def finish(self, result: GenerateText.Result, node: str) -> None:
+        """Take the result of a node. Its text may be here before the last chunks are."""
+        answer = Answer(result.text, FinishReason(result.finish_reason), result.stats, node)
+        code = result.error.code
+        wanted = code == ErrorCode.NONE or (
+            self.cancel_wanted and answer.finish_reason == FinishReason.CANCELLED)
+        self.complete(answer, None if wanted else AnswerError(
+            ErrorCode(code), result.error.message, answer))
+
+    def complete(self, answer: Answer, error: Exception | None = None) -> None:
+        """Show what is missing of an answer's text and end with it, or with an error."""
+        with self._telling:
+            if not self.done:
+                self._add(answer.text[sum(map(len, self._pieces)):])
+                self._end(error or answer)
 
     def cancel_unsent(self) -> None:
         """End it before the node has heard of it."""

@@ -19,7 +19,7 @@ from rclpy.node import Node
 from flash_llm_msgs.action import GenerateText
 from flash_llm_ros.client.answer import Answer, PendingAnswer
 from flash_llm_ros.client.goal import make_goal
-from flash_llm_ros.client.nodes_there import full_name, not_found
+from flash_llm_ros.client.nodes_there import checked_find_timeout, full_name, not_found
 from flash_llm_ros.client.own_node import OwnNode
 from flash_llm_ros.client.qos import CALLS
 from flash_llm_ros.client.reachable import check_may_wait, why_gone
@@ -78,10 +78,7 @@ class FlashLlmClient:
         name or time.
         """
         self.name = full_name(name)
-        if not 0 <= find_timeout < math.inf:
-            raise ValueError(f'find_timeout is {find_timeout}; it has to be a number of seconds, '
-                             '0 or more.')
-        self._find_timeout = find_timeout
+        self._find_timeout = checked_find_timeout(find_timeout)
         self._lock = threading.Lock()
         self._guarded = False       # a thread of `_guard` runs
         self._end = ''      # why nothing can be asked any more
@@ -180,10 +177,20 @@ class FlashLlmClient:
         only. ``options`` as of ``generate``. Raises RuntimeError where nothing can be asked any
         more: the client was closed, its node destroyed, rclpy shut down.
         """
+        return self.send(make_goal(prompt, **options), on_text=on_text, on_done=on_done)
+
+    def send(
+        self,
+        goal: GenerateText.Goal,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        on_done: Callable[[PendingAnswer], None] | None = None,
+    ) -> PendingAnswer:
+        """Send a goal and return at once; as ``start``."""
         self._check_alive()
         answer = PendingAnswer(
             self._check_may_wait, self._cancel, self._log_failure, on_text, on_done)
-        request = _Request(make_goal(prompt, **options), answer)
+        request = _Request(goal, answer)
         with self._lock:
             if self._end:
                 raise RuntimeError(self._end)
@@ -347,7 +354,7 @@ class FlashLlmClient:
             self._waiting.append(request)
         else:
             self._forget(request)
-            request.answer.finish(response.result)
+            request.answer.finish(response.result, self.name)
 
     def _may_become_active(self, request: _Request, result: GenerateText.Result) -> bool:
         """A node that has just been started is there before it is active."""

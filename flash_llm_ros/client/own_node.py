@@ -32,6 +32,11 @@ class OwnNode:
         # Whoever does not close it: a thread within rclpy aborts a process that ends.
         atexit.register(self.stop)
 
+    @property
+    def runs_here(self) -> bool:
+        """Whether this is called in its thread, in a callback."""
+        return threading.current_thread() is self._thread
+
     def stop(self) -> None:
         """End the spinning; returns when no callback runs any more."""
         self._stopping = True
