@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from html import escape
 
+from flash_llm_ros.report import plots
 from flash_llm_ros.report.advice import recommended
 from flash_llm_ros.report.figures import BudgetFloor
 from flash_llm_ros.store.device_profile import DeviceProfile
@@ -14,6 +15,7 @@ _STYLE = '''
 body { font: 16px/1.5 sans-serif; max-width: 50em; margin: 2em auto; padding: 0 1em; color: #222; }
 table { border-collapse: collapse; } th, td { padding: .2em .8em; border-bottom: 1px solid #ddd; }
 th { text-align: left; } td.number { text-align: right; }
+svg { max-width: 100%; height: auto; }
 .missing { color: #777; } pre { background: #f5f5f5; padding: 1em; overflow-x: auto; }
 '''
 
@@ -59,8 +61,13 @@ def _floors(floors: Sequence[BudgetFloor]) -> str:
              f'{floor.read_bytes / 1e6:.1f} MB',
              '' if floor.milliseconds is None else f'{floor.milliseconds:.1f} ms')
             for floor in floors]
+    drawn = ''
+    if len(floors) > 1:
+        drawn = plots.reads_by_budget(floors)
+        if floors[0].milliseconds is not None:
+            drawn += plots.time_by_budget(floors)
     return ('<p>Every neuron is read or in the window. Reading alone, which computing overlaps; '
-            '<code>flash_llm bench</code> measures both.</p>'
+            '<code>flash_llm bench</code> measures both.</p>' + drawn
             + _table(('DRAM budget', 'window', 'read for a token', 'takes at least'), rows))
 
 
@@ -80,7 +87,7 @@ def _device(profile: DeviceProfile | None) -> str:
              f'{each.bytes_per_second / 1e6:.0f}', f'{each.reads_per_second:.0f}')
             for each in profile.measurements]
     return (f'<p>{escape(str(profile.device))}, by {escape(profile.reader)}, measured at '
-            f'{escape(profile.measured_at)}.</p>' + _table(
+            f'{escape(profile.measured_at)}.</p>' + plots.scattered_reads(profile) + _table(
                 ('reads', 'bytes', 'in flight', 'MB/s', 'reads/s'), rows))
 
 
@@ -88,7 +95,7 @@ def _calibration(manifest: Manifest) -> str:
     calibration = manifest.calibration
     if calibration is None:
         return _missing('None: every neuron is used, in every mode.')
-    return _price(calibration) + _table(
+    return _price(calibration) + plots.predictors_by_layer(calibration) + _table(
         ('layer', 'zeros', 'predictor', 'recall', 'precision'),
         [(str(layer), f'{facts.zeros:.1%}', f'{facts.kind} {facts.size}', f'{facts.recall:.1%}',
           f'{facts.precision:.1%}') for layer, facts in enumerate(calibration.predictors)])

@@ -3,7 +3,9 @@
 from html.parser import HTMLParser
 import json
 from pathlib import Path
+import re
 import shutil
+from xml.etree import ElementTree
 
 from flash_costs import linear_profile
 import numpy as np
@@ -87,6 +89,23 @@ class Page(HTMLParser):
         self.text += data
 
 
+def plotted(svg: str) -> list[list[tuple[float, float]]]:
+    """The points of each line, read off a plot by its ticks, both axes plain."""
+    texts = [(float(each.get('x')), float(each.get('y')), each.get('text-anchor'), each.text)
+             for each in ElementTree.fromstring(svg).iterfind('.//{*}text') if each.get('x')]
+    x_ticks = [(x, float(text)) for x, _, anchor, text in texts
+               if anchor == 'middle' and re.fullmatch(r'[0-9.]+', text)]
+    y_ticks = [(y - 4, float(text)) for _, y, anchor, text in texts if anchor == 'end']
+    assert len(x_ticks) > 2 and len(y_ticks) > 2
+    x_line, y_line = (np.polyfit(*zip(*ticks, strict=True), 1) for ticks in (x_ticks, y_ticks))
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for each in ElementTree.fromstring(svg).iterfind('.//{*}circle'):
+        lines.setdefault(each.get('fill'), []).append((
+            float(np.polyval(x_line, float(each.get('cx')))),
+            float(np.polyval(y_line, float(each.get('cy'))))))
+    return list(lines.values())
+
+
 def test_page(int8_store: Path, tmp_path: Path) -> None:
     store = shutil.copytree(int8_store, tmp_path / 'store')
     DeviceProfile(
@@ -100,6 +119,12 @@ def test_page(int8_store: Path, tmp_path: Path) -> None:
     page, found = Page(text), json.loads(figures.read_text())
     assert not page.open and not {'script', 'link'} & set(page.tags) and 'src=' not in text
     floors = found['floors']
+    reads, times, scattered = re.findall(r'<svg.*?</svg>', text, re.DOTALL)
+    for drawn, name, unit in ((reads, 'read_bytes', 1e6), (times, 'milliseconds', 1)):
+        line, = plotted(drawn)
+        assert np.allclose(line, [(floor['budget'] / 1e6, floor[name] / unit)
+                                  for floor in floors], rtol=0.01, atol=0.1)
+    assert scattered.count('<circle') == 2 and '4 Ki' in scattered and '1 at once' in scattered
     assert len(floors) == 6 and floors[-1]['milliseconds'] == 0
     # By the profile a read of any length takes 1/1234 s.
     assert floors[0]['milliseconds'] == pytest.approx(
@@ -126,6 +151,11 @@ def test_page_of_a_calibrated_store(planted_store: Path, tmp_path: Path) -> None
     assert main(['report', str(store), '--out', str(out), '--json', str(figures)]) == 0
     page, floors = Page(out.read_text()), json.loads(figures.read_text())['floors']
     assert not page.open
+    predictors = FlashStore.open(store).manifest.calibration.predictors
+    lines = plotted(re.findall(r'<svg.*?</svg>', out.read_text(), re.DOTALL)[-1])
+    for line, name in zip(lines, ('zeros', 'recall', 'precision'), strict=True):
+        assert np.allclose(line, [(layer, 100 * getattr(facts, name))
+                                  for layer, facts in enumerate(predictors)], atol=0.5)
     for floor in floors:
         assert f"{floor['budget'] / 1e6:.0f} MB: {floor['auto']}" in page.text
     modes = [floor['auto'].split(': ')[0] for floor in floors]
