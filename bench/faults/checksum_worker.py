@@ -26,7 +26,7 @@ def main() -> None:
     from bench.support.process_figures import cpu_seconds
     from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
     engine = Engine.open(EngineConfig(Path(job['store']), job['budget'], job['mode'],
-                                      threads=job['threads'], lookup_tokens=0))
+                                      context_length=512, threads=job['threads'], lookup_tokens=0))
     generation = engine.start(GenerationRequest('Tell a long story about a robot in the mountains.',
                                                 max_tokens=job['tokens']))
     pieces = iter(generation)

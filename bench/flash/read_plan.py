@@ -35,7 +35,7 @@ def without_profile(store: Path) -> Iterator[Path]:
 
 def answered(store: Path, budget: int, most_tokens: int) -> dict[str, Any]:
     """Figures per token of one answer, in a process of its own; the tokens, to compare."""
-    engine = Engine.open(EngineConfig(store, budget, 'gated', verify=False))
+    engine = Engine.open(EngineConfig(store, budget, 'gated', context_length=512, verify=False))
     try:
         generation = engine.start(GenerationRequest(PROMPT, max_tokens=most_tokens))
         pieces = iter(generation)

@@ -30,7 +30,7 @@ def main() -> None:
         print(json.dumps({'bare': bare}))
         return
     store, tokens = Path(job['store']), job['tokens']
-    engine = Engine.open(EngineConfig(store, job['budget'], job['mode'],
+    engine = Engine.open(EngineConfig(store, job['budget'], job['mode'], context_length=512,
                                       threads=job['threads'], structured=job['structured']))
     cache_before = cached_bytes(store)
     generation = engine.start(GenerationRequest(PROMPT, max_tokens=tokens))

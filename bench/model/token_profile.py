@@ -21,7 +21,8 @@ _COUNTED = ('flash_bytes', 'flash_reads', 'read_ns')
 
 def profiled(store: Path, budget: int, mode: str, threads: int, tokens: int) -> dict[str, Any]:
     """Parts of a token in seconds, and what is known beside them."""
-    engine = Engine.open(EngineConfig(store, budget, mode, threads=threads, lookup_tokens=0))
+    engine = Engine.open(EngineConfig(store, budget, mode, context_length=512, threads=threads,
+                                      lookup_tokens=0))
     try:
         engine.model.spec = replace(engine.model.spec, end_tokens=())
         request = GenerationRequest(PROMPT, max_tokens=tokens + 1)

@@ -96,7 +96,8 @@ def measure(options: Namespace) -> Report:
     text = options.text.read_text('utf-8')
     experts = FlashStore.open(options.store).manifest.model.feed_forward.experts
     engine = Engine.open(EngineConfig(options.store, options.budget,
-                                      'exact' if experts else 'gated', lock_memory=False))
+                                      'exact' if experts else 'gated', context_length=512,
+                                      lock_memory=False))
     try:
         with Steps() as steps:
             trace = record(engine, text, options.tokens, steps)

@@ -72,9 +72,9 @@ def add_arguments(parser: ArgumentParser) -> None:
                         help='that compute (default: 1)')
     parser.add_argument('--draft', type=Path, metavar='STORE',
                         help='a flash store of a small model that guesses tokens')
-    parser.add_argument('--context', type=int, default=512, metavar='N',
-                        help='tokens of prompt and answer together (default: 512, or what the '
-                        'model was trained for, if that is less)')
+    parser.add_argument('--context', type=int, default=EngineConfig.context_length, metavar='N',
+                        help='tokens of prompt and answer together (default: %(default)s, or what '
+                        'the model was trained for, if that is less)')
     parser.add_argument('--tokens', type=int, default=32, metavar='N',
                         help='of each answer (default: 32)')
     parser.add_argument('--runs', type=int, default=3, metavar='N',

@@ -17,7 +17,7 @@ examples:
   flash_llm chat /data/smollm2.store --budget 96MB
 
 Ctrl-C stops an answer, which is then not remembered; Ctrl-D ends. The node keeps the conversation
-as one of its sessions.
+as one of its sessions. Where it gets too long for the context the oldest turns go, and it says so.
 """
 Ask = Callable[[str], Iterator[str]]
 
@@ -29,8 +29,8 @@ def add_arguments(parser: ArgumentParser) -> None:
                         help='with its namespace (default: flash_llm)')
     parser.add_argument('--budget', default='256MB', metavar='SIZE',
                         help='DRAM budget of an engine of its own (default: 256MB)')
-    parser.add_argument('--context', type=int, default=1024, metavar='N',
-                        help='tokens of the whole conversation, likewise (default: 1024)')
+    parser.add_argument('--context', type=int, default=2048, metavar='N',
+                        help='tokens of the whole conversation, likewise (default: 2048)')
     parser.add_argument('--system', default='', metavar='TEXT', help='system prompt')
     parser.add_argument('--max-tokens', type=int, default=256, metavar='N',
                         help='of each answer (default: 256)')
@@ -76,8 +76,17 @@ def _node(options: Namespace) -> Iterator[Ask]:
 
     session = f'chat-{os.getpid()}'
     with FlashLlmClient(options.node) as client:
-        yield lambda text: client.stream(text, session_id=session, system_prompt=options.system,
-                                         max_tokens=options.max_tokens)
+        def ask(text: str) -> Iterator[str]:
+            pending = client.start(
+                text, session_id=session, system_prompt=options.system,
+                max_tokens=options.max_tokens, drop_oldest_turns=True)
+            try:
+                yield from pending
+                yield _dropped(pending.result().stats.dropped_tokens)
+            finally:
+                pending.cancel()
+
+        yield ask
 
 
 @contextmanager
@@ -89,8 +98,18 @@ def _engine(options: Namespace) -> Iterator[Ask]:
         EngineConfig(options.store, parse_byte_size('budget', options.budget),
                      context_length=options.context, max_sessions=1),
         lambda line: print(line, file=sys.stderr))
+    def ask(text: str) -> Iterator[str]:
+        generation = engine.start(GenerationRequest(
+            text, options.system, max_tokens=options.max_tokens, session_id='chat',
+            drop_oldest_turns=True))
+        yield from generation
+        yield _dropped(generation.stats.dropped_tokens)
+
     try:
-        yield lambda text: iter(engine.start(GenerationRequest(
-            text, options.system, max_tokens=options.max_tokens, session_id='chat')))
+        yield ask
     finally:
         engine.close()
+
+
+def _dropped(tokens: int) -> str:
+    return f'\n[the context is full: {tokens} tokens of the oldest turns are gone]' * bool(tokens)

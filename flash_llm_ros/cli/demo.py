@@ -27,6 +27,7 @@ The node gets a ROS domain of its own and is ended with the command.
 """
 START_TIMEOUT = 60.0  # s
 CLIENT_DOMAINS = 100  # 1 to 100 are free on every platform
+CONTEXT = 512           # tokens of one prompt and its answer: the window has the memory of more
 TOTALS = ('planned', 'budget', 'model on flash')  # not rows of the plan
 
 
@@ -53,7 +54,7 @@ def run(arguments: argparse.Namespace) -> int:
     os.environ['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     domain = os.getpid() % CLIENT_DOMAINS + 1
     parameters = {'store': str(arguments.store.resolve()), 'memory.dram_budget': arguments.budget,
-                  'mode': arguments.mode}
+                  'mode': arguments.mode, 'memory.context_length': CONTEXT}
     try:
         with NodeProcess(parameters, domain) as process:
             try:

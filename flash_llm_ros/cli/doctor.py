@@ -11,7 +11,7 @@ from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.cli.seconds import seconds
 from flash_llm_ros.engine.memory.device_probe import probe
-from flash_llm_ros.report.candidates import READING, Prospect, prospects, recommended
+from flash_llm_ros.report.candidates import CONTEXT, READING, Prospect, prospects, recommended
 from flash_llm_ros.report.machine import Machine
 from flash_llm_ros.store.device_profile import DeviceProfile
 from flash_llm_ros.store.errors import FlashLlmError
@@ -94,6 +94,9 @@ def _print_models(found: list[Prospect]) -> None:
         print(f'{each.candidate.name:<30}{each.candidate.flash_bytes / 1e6:>7.0f} MB'
               f'{each.budget / 1e6:>7.0f} MB{each.read_bytes / 1e6:>11.0f} MB'
               f'{each.most_rate:>7.1f} tokens/s')
+    for each in found:
+        print(f'{each.candidate.name}: with a context of {CONTEXT} tokens; '
+              f'{each.candidate.context_text}')
 
 
 def _print_settings(best: Prospect, path: Path, machine: Machine) -> None:

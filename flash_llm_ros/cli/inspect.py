@@ -9,6 +9,8 @@ from typing import Any
 
 from flash_llm_ros.cli.main import fail
 from flash_llm_ros.engine.byte_size import parse_byte_size
+from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.model.attention import attention_of
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.codec import CODEC_NAMES
 from flash_llm_ros.store.device_profile import PROFILE, DeviceProfile
@@ -83,6 +85,7 @@ def _checkpoint(path: Path, options: Namespace) -> None:
             'floors': [asdict(floor) for floor in found.floors]}, indent=2))
         return
     _show(_model_lines(spec) | {
+        'KV cache': _kv_cache(found.store),
         'formats': _formats(manifest),
         'parts': ', '.join(f'{name} {size / 1e6:.1f} MB' for name, size in found.parts.items()),
         'flash': f'about {found.store.bytes / 1e6:.0f} MB, up to {found.disk_bytes / 1e6:.0f} MB '
@@ -91,8 +94,8 @@ def _checkpoint(path: Path, options: Namespace) -> None:
                       if spec.feed_forward.sparse_by_nature else 'none: mode exact only'})
     for doubt in found.doubts:
         print(f'{"doubt":<12}{doubt}')
-    print('\nabout, for a context of 512 tokens and one thread; the first budget is the least'
-          if not budgets else '\nabout, for a context of 512 tokens and one thread')
+    print('\nabout, for that context and one thread'
+          + ('' if budgets else '; the first budget is the least'))
     print(f'{"budget":>10}{"read a token":>16}' + (f'{"at most":>16}' if profile else ''))
     for floor in found.floors:
         print(f'{floor.budget / 1e6:>7.0f} MB{floor.read_bytes / 1e6:>13.1f} MB'
@@ -118,6 +121,7 @@ def _print(store: FlashStore) -> None:
     manifest, geometry = store.manifest, store.manifest.geometry
     spec, calibration = manifest.model, manifest.calibration
     _show(_model_lines(spec) | {
+        'KV cache': _kv_cache(store),
         'formats': _formats(manifest),
         'flash': f'{manifest.layout} layout, {geometry.groups} groups of {geometry.group_bytes} '
                  f'bytes, {geometry.waste:.1%} padding',
@@ -133,6 +137,12 @@ def _model_lines(spec: ModelSpec) -> dict[str, str]:
                      f'values, context of at most {spec.max_context} tokens',
         'vocabulary': f'{spec.embedding.vocab_size} tokens, head '
                       + ('tied to the embedding' if spec.embedding.tied else 'of its own')}
+
+
+def _kv_cache(store: FlashStore) -> str:
+    context = min(EngineConfig.context_length, store.manifest.model.max_context)
+    row = attention_of(store, EngineConfig(store.path, 1), context, {}).cache_row()
+    return f'{row.bytes / 1e6:.1f} MB for a context of {row.note}'
 
 
 def _show(lines: dict[str, str]) -> None:

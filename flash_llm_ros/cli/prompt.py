@@ -74,7 +74,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     engine.add_argument('--budget', metavar='SIZE', help='DRAM budget (default: 96MB)')
     engine.add_argument('--mode', help="as the node's parameter (default: auto)")
     engine.add_argument('--context', type=int, metavar='N',
-                        help='tokens of prompt and answer together (default: 512, or what the '
+                        help='tokens of prompt and answer together (default: 2048, or what the '
                         'model was trained for, if that is less)')
     engine.add_argument('--threads', type=int, metavar='N', help='that compute (default: 1)')
     engine.add_argument('--draft', type=Path, metavar='STORE',
@@ -160,7 +160,7 @@ def _by_engine(options: Namespace) -> int:
     config = EngineConfig(
         options.store, parse_byte_size('budget', value('budget', '96MB')),
         value('mode', EngineConfig.mode),
-        context_length=value('context', 512), threads=value('threads', 1),
+        context_length=value('context', EngineConfig.context_length), threads=value('threads', 1),
         structured=constraint is not None, draft_store=options.draft)
     engine = Engine.open(config, _say)
     try:

@@ -17,6 +17,7 @@ def make_goal(
     system_prompt: str = '',
     raw: bool = False,
     session_id: str = '',
+    drop_oldest_turns: bool = False,
     priority: int = 100,
     deadline: float = 0.0,
     max_tokens: int = 0,
@@ -46,8 +47,8 @@ def make_goal(
     """
     goal = GenerateText.Goal(check_fields=True)
     for name, value in (('prompt', prompt), ('system_prompt', system_prompt), ('raw', raw),
-                        ('session_id', session_id), ('priority', priority),
-                        ('deadline', _number('deadline', deadline))):
+                        ('session_id', session_id), ('drop_oldest_turns', drop_oldest_turns),
+                        ('priority', priority), ('deadline', _number('deadline', deadline))):
         _fill(goal, name, value)
     goal.sampling = SamplingOptions(check_fields=True)
     for name, value in (('max_tokens', max_tokens), ('top_k', top_k), ('seed', seed),

@@ -36,7 +36,7 @@ class EngineConfig:
     dram_budget: int = field(metadata=_NO_KV)
     mode: str = field(default='auto', metadata=_KV)
     # Tokens of prompt and answer.
-    context_length: int = field(default=512, metadata=_KV)
+    context_length: int = field(default=2048, metadata=_KV)
     # Of keys and values, where the core computes attention.
     kv_cache: str = field(default='int8', metadata=_KV)
     # Prompt tokens computed at once.

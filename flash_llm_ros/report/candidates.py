@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 
+from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.model.attention_part import longer_contexts
+
 MB = 10**6
+CONTEXT = EngineConfig.context_length
 # Share of what is free now: the rest is for what the robot starts later.
 _SHARE_OF_FREE = 0.5
 _LEAST_WINDOW = 8 * MB
@@ -13,7 +17,8 @@ READING = 4.0       # tokens/s, about as fast as a person reads
 class Candidate:
     """A model as `flash_llm convert` makes it: measured by `flash_llm report STORE`.
 
-    Bytes: on flash; of its weights that every token needs; of all else, at 512 tokens of context.
+    Bytes: on flash; of its weights that every token needs; of all else, with a KV cache for
+    CONTEXT tokens; of keys and values of a token.
     """
 
     name: str
@@ -21,12 +26,20 @@ class Candidate:
     flash_bytes: int
     token_bytes: int
     fixed_bytes: int
+    kv_bytes: int
+    max_context: int                # tokens
+
+    @property
+    def context_text(self) -> str:
+        """What a longer context would take."""
+        return longer_contexts(CONTEXT, self.max_context, lambda tokens: tokens * self.kv_bytes)
 
 
 CANDIDATES = (
-    Candidate('SmolLM2-135M-Instruct', '--neurons int8', 135 * MB, 131 * MB, 21 * MB),
+    Candidate('SmolLM2-135M-Instruct', '--neurons int8', 135 * MB, 131 * MB, 40 * MB,
+              12_060, 8192),
     Candidate('Qwen2.5-Coder-1.5B-Instruct', '--neurons int4 --int4-loss inf', 1030 * MB, 886 * MB,
-              36 * MB),
+              59 * MB, 14_896, 32768),
 )
 
 

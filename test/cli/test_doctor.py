@@ -11,8 +11,8 @@ from flash_llm_ros.report import candidates
 from flash_llm_ros.report.candidates import Candidate, prospects, recommended
 
 MB = 10**6
-SMALL = Candidate('small', '', 150 * MB, 100 * MB, 50 * MB)
-LARGE = Candidate('large', '', 1000 * MB, 900 * MB, 100 * MB)
+SMALL = Candidate('small', '', 150 * MB, 100 * MB, 50 * MB, 5000, 1000)
+LARGE = Candidate('large', '', 1000 * MB, 900 * MB, 100 * MB, 10_000, 8192)
 
 
 def test_a_machine_is_looked_at(tmp_path: Path, capsys, monkeypatch) -> None:
@@ -39,5 +39,7 @@ def test_what_is_not_in_memory_is_read(monkeypatch, free, budgets, rates, best) 
     found = prospects(free * MB, 1e9, 1e10)
     assert [each.budget for each in found] == [budget * MB for budget in budgets]
     assert [each.most_rate for each in found] == pytest.approx(rates)
+    assert SMALL.context_text == 'the model was trained for no more'
+    assert LARGE.context_text == '20.5 MB more for 4096, 61.4 MB more for 8192'
     chosen = recommended(found)
     assert (chosen and chosen.candidate.name) == best

@@ -1,13 +1,16 @@
 """The split of the DRAM budget: whole slots, never more than the budget, and the refusal."""
 
+from pathlib import Path
 import re
 
+from generation_cases import opened
 from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 from refusals import assert_error
 
 from flash_llm_ros import _native
+from flash_llm_ros.engine import EngineConfig
 from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.engine.memory.window_plan import plan_window, window_size
 from flash_llm_ros.engine.plan import PlanRow, WindowSize, plan_memory
@@ -63,6 +66,17 @@ def test_table_adds_up() -> None:
     assert found['window bookkeeping'] == 0.04
     assert parts == pytest.approx(found['planned'], abs=0.02)
     assert f'{plan.window_bytes // 4096} slots of 4096 bytes' in plan.table()
+
+
+def test_the_plan_says_what_a_longer_context_takes(int8_store: Path) -> None:
+    """It is what the plan of that context has."""
+    taken = {context: next(row for row in engine.plan.rows if row.name == 'KV cache')
+             for context in (EngineConfig.context_length, 4096)
+             for engine in [opened(int8_store, context_length=context)]}
+    default, most = taken[2048], taken[4096]
+    assert default.note == (f'2048 tokens in int8; {(most.bytes - default.bytes) / 1e6:.1f} MB more '
+                            'for 4096')
+    assert most.note == '4096 tokens in int8; the model was trained for no more'
 
 
 def test_refusal_names_all_rows_and_what_would_do() -> None:

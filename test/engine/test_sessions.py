@@ -202,6 +202,58 @@ def test_a_context_that_is_used_up(int8_store: Path, tmp_path: Path) -> None:
     engine.close()
 
 
+def test_the_oldest_turns_are_dropped(fp16_store: Path, tmp_path: Path) -> None:
+    """What goes on is a conversation of the turns that are kept, and of them alone."""
+    context = 256
+    engine = opened(fp16_store, session_folder=tmp_path, context_length=context)
+    reference = ReferenceModel(fp16_store.parent / 'checkpoint')
+    turns: list[tuple[str, list[int]]] = []
+    dropped = []
+    for number in range(14):
+        turn = f'Turn {number} ' + 'again ' * (number % 4)
+        if number == 9:     # a turn that never was leaves the conversation as it is
+            given_up = engine.start(request(turn * 3, session_id='a', raw=False,
+                                            drop_oldest_turns=True))
+            next(iter(given_up))
+            given_up.stop(FinishReason.CANCELLED)
+        whole = spelled(turns, turn)
+        found = say(engine, 'a', turn, drop_oldest_turns=True)
+        if len(whole) + 12 > context:
+            first = next(k for k in range(1, len(turns) + 1)
+                         if len(spelled(turns[k:], turn)) <= context // 2)
+            dropped.append(len(whole) - len(spelled(turns[first:], turn)))
+            turns, whole = turns[first:], spelled(turns[first:], turn)
+            assert (found.stats.dropped_tokens, found.stats.cached_tokens) == (dropped[-1], 0)
+        else:
+            assert found.stats.dropped_tokens == 0
+        assert found.prompt_tokens == whole
+        assert found.tokens == reference.greedy(whole, 12)
+        turns.append((turn, found.tokens))
+    assert len(dropped) > 2
+    engine.close()
+
+
+def test_what_cannot_be_dropped(int8_store: Path, tmp_path: Path) -> None:
+    """The system prompt stays, a tool's answer stays with the turn before it, one turn is whole."""
+    engine = opened(int8_store, session_folder=tmp_path, context_length=256)
+    options = {'drop_oldest_turns': True, 'session_id': 'a', 'max_tokens': 40}
+    begun = answer(engine, **messages(('system', 'Be kind'), ('user', 'x' * 60)), **options)
+    answer(engine, **messages(('tool', '{"x": 1}')), **options)
+    found = answer(engine, **messages(('user', 'y' * 60)), **options)
+    alone = answer(engine, **messages(('system', 'Be kind'), ('user', 'y' * 60)), max_tokens=40)
+    assert (found.prompt_tokens, found.tokens) == (alone.prompt_tokens, alone.tokens)
+    assert found.stats.dropped_tokens > len(begun.prompt_tokens) and begun.stats.dropped_tokens == 0
+    error = refusal(engine, 'z' * 300, raw=False, session_id='a', drop_oldest_turns=True)
+    assert error.code is ErrorCode.PROMPT_TOO_LONG
+    error = refusal(engine, 'z', raw=False, drop_oldest_turns=True)
+    assert error.code is ErrorCode.INVALID_REQUEST and 'session_id is empty' in str(error)
+    first = say(engine, 'raw', 'a' * 100, raw=True)
+    last = say(engine, 'raw', 'b' * 150, raw=True, drop_oldest_turns=True)
+    assert last.prompt_tokens == engine.tokenize('b' * 150)
+    assert last.stats.dropped_tokens == len(first.prompt_tokens) + len(first.tokens)
+    engine.close()
+
+
 def test_suspended_turns(engine: Engine) -> None:
     expected = talk(engine, 'whole')
     engine.reset_session('')

@@ -24,10 +24,11 @@ from flash_llm_ros.store.flash_store import FlashStore
 
 @dataclass(frozen=True)
 class Run:
-    """A generation, the session that it is a turn of, and the system prompt that it begins with."""
+    """A generation, the session that it is a turn of, where turns begin, and its system prompt."""
 
     generation: Generation
     session: Session | None
+    turns: tuple[int, ...]
     kept: KeptPrompt | None
 
 
@@ -94,26 +95,31 @@ class Runs:
         self._prompts.check(request)
         session = self.sessions.find(request.session_id) if request.session_id else None
         if session is None:
-            tokens = self._prompts.first(request)
+            prompt = self._prompts.first(request)
         else:
             _check_system_prompt(request, session)
-            tokens = self._prompts.following(request, session.tokens.tolist(),
+            prompt = self._prompts.following(request, session.tokens.tolist(), session.turns,
                                              session.system_prompt)
         stream, rules = self._answer_rules(request)
         if request.session_id:
             session = self.sessions.begin(request.session_id, session, own_system_prompt(request))
+        if prompt.dropped:
+            self.sessions.compute_anew(session)
+            self._log(f'session {request.session_id!r} has lost {prompt.dropped} tokens of its '
+                      'oldest turns: the context is full')
         try:
-            cached, kept = self._load(request, session, tokens)
+            cached, kept = self._load(request, session, prompt.tokens)
             self._model.length = cached
             generation = Generation(
-                self._model, stream, tokens, request, self._config.context_length,
+                self._model, stream, prompt.tokens, request, self._config.context_length,
                 self._lookup_tokens, rules, draft=self._draft, cached=cached,
                 border=0 if kept is None else len(kept.tokens))
         except BaseException:
             if session is not None:
                 self.sessions.abandon(session)
             raise
-        self._run = Run(generation, session, kept)
+        generation.stats.dropped_tokens = prompt.dropped
+        self._run = Run(generation, session, prompt.turns, kept)
         return generation
 
     def suspend(self) -> Suspended:
@@ -172,7 +178,8 @@ class Runs:
             if generation.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
                 tokens = [*generation.prompt_tokens, *generation.tokens]
                 # The last one is computed with what follows, which needs a first token.
-                self.sessions.keep(run.session, tokens, min(generation.rows, len(tokens) - 1))
+                self.sessions.keep(run.session, tokens, run.turns,
+                                   min(generation.rows, len(tokens) - 1))
             else:
                 self.sessions.abandon(run.session)
         self._keep_prompt(run)

@@ -35,6 +35,7 @@ class Session:
 
     system_prompt: str
     tokens: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
+    turns: tuple[int, ...] = ()             # where in them those begin that are not the first
     rows: int = 0                           # of its tokens, whose keys and values are kept
     snapshot: KvSnapshot | None = None      # where, unless they are in the KV cache
     busy: bool = False                      # a request is under way
@@ -104,12 +105,21 @@ class Sessions:
         with self._lock:
             self._present = session
 
-    def keep(self, session: Session, tokens: list[int], rows: int) -> None:
+    def compute_anew(self, session: Session) -> None:
+        """No row of it is of use to the turn that it is given to now."""
+        with self._lock:
+            session.rows = 0
+            if session.snapshot is not None:
+                session.snapshot.close()
+                session.snapshot = None
+
+    def keep(self, session: Session, tokens: list[int], turns: tuple[int, ...], rows: int) -> None:
         """A turn has come to its end: the session has these tokens, the first rows in the cache."""
         with self._lock:
             session.busy = False
             if not session.forgotten:
-                session.tokens, session.rows = np.array(tokens, np.int32), rows
+                session.tokens, session.turns = np.array(tokens, np.int32), turns
+                session.rows = rows
 
     def abandon(self, session: Session, snapshot: KvSnapshot | None = None) -> None:
         """A turn has not come to its end: the session is as it was before.

@@ -1,6 +1,7 @@
 """What the forward pass and the memory plan ask of attention, whoever computes it."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,14 @@ from flash_llm_ros.engine.plan import Part, PlanRow
 from flash_llm_ros.store.flash_store import FlashStore
 
 Array = NDArray[np.float32]
+
+
+def longer_contexts(context: int, most: int, cache_bytes: Callable[[int], int]) -> str:
+    """What a KV cache for twice the tokens would take, and for the most of a model, for people."""
+    longer = [each for each in sorted({min(2 * context, most), most}) if each > context]
+    now = cache_bytes(context)
+    return ', '.join(f'{(cache_bytes(each) - now) / 1e6:.1f} MB more for {each}'
+                     for each in longer) or 'the model was trained for no more'
 
 
 class AttentionPart(Part, ABC):
@@ -31,10 +40,9 @@ class AttentionPart(Part, ABC):
 
     def cache_row(self) -> PlanRow:
         """The KV cache in the plan, and what a longer context would take."""
-        more = self.cache_bytes(2 * self.context) - self.cache_bytes(self.context)
         return PlanRow('KV cache', self.cache_bytes(self.context),
-                       f'{self.context} tokens in {self.cache_type}; {more / 1e6:.1f} MB more for '
-                       f'{2 * self.context}')
+                       f'{self.context} tokens in {self.cache_type}; '
+                       + longer_contexts(self.context, self._spec.max_context, self.cache_bytes))
 
     def allocate(self) -> None:
         """Allocate and touch the KV cache and the buffers; nothing grows afterwards."""

@@ -37,6 +37,7 @@ class GenerationRequest:
     constraint: Constraint | None = None    # what the answer has to look like
     messages: tuple[Message, ...] = ()  # a conversation so far, instead of a prompt
     session_id: str = ''            # goes on with this session's conversation; '': none
+    drop_oldest_turns: bool = False     # of the session, where the context is full
     keep_system_prompt: bool = False    # its KV cache on flash, for the next that has it, too
 
 
@@ -47,6 +48,7 @@ class GenerationCost:
     prompt_tokens: int
     seed: int
     cached_tokens: int = 0          # of the prompt, in the KV cache before it began
+    dropped_tokens: int = 0         # of the session's oldest turns, for which there was no room
     generated_tokens: int = 0
     forced_tokens: int = 0          # given by the constraint, run through the model together
     time_to_first_token: float = 0.0

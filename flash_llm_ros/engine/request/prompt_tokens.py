@@ -1,5 +1,8 @@
 """From a request to the tokens that the model reads: a conversation's first turn or its next."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from flash_llm_ros.engine.request.generation import GenerationRequest
 from flash_llm_ros.engine.text.chat_template import (
     ChatTemplate,
@@ -13,7 +16,36 @@ from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 _LONGEST_NAME = 256     # characters
+_LEAST_ROOM = 4         # an answer has at least a fourth of the context where turns may be dropped
+_KEPT = 2               # and what is kept of a full one takes at most half of it, if that can be
 _LONGEST_STOP = 4096    # characters, of all stop strings together
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """What the model reads, and where in it turns begin that are not the first."""
+
+    tokens: list[int]
+    turns: tuple[int, ...] = ()
+    dropped: int = 0        # tokens of older turns
+
+    def without_oldest(self, opening: list[int], joint: list[int], most: int) -> 'Prompt':
+        """As a conversation that begins with a later turn: the first that leaves at most `most`.
+
+        `opening` comes before what a user says first, `joint` between an answer and what a user
+        says then. Where no turn leaves so few tokens it is the last one that can be the first.
+        """
+        found = self
+        for number, begin in enumerate(self.turns):
+            said = begin + len(joint)
+            if self.tokens[begin:said] != joint:
+                continue        # of a tool, or raw: no conversation begins with it
+            moved = len(opening) - said
+            found = Prompt([*opening, *self.tokens[said:]],
+                           tuple(later + moved for later in self.turns[number + 1:]), -moved)
+            if len(found.tokens) <= most:
+                break
+        return found
 
 
 class PromptTokens:
@@ -47,6 +79,9 @@ class PromptTokens:
                                'a conversation has one of them.')
         elif not request.prompt.strip():
             raise FlashLlmError(ErrorCode.EMPTY_PROMPT, 'prompt is empty; it must hold some text.')
+        if request.drop_oldest_turns and not request.session_id:
+            raise _invalid('drop_oldest_turns is true and session_id is empty; only a session has '
+                           'turns that can be dropped.')
         if not isinstance(request.max_tokens, int) or request.max_tokens < 1:
             raise _invalid(f'max_tokens is {request.max_tokens}; it must be at least 1.')
         if sum(map(len, request.stop)) > _LONGEST_STOP:
@@ -55,41 +90,55 @@ class PromptTokens:
         if not all(request.stop):
             raise _invalid('stop holds an empty string; every answer would be empty.')
 
-    def first(self, request: GenerationRequest) -> list[int]:
+    def first(self, request: GenerationRequest) -> Prompt:
         """The tokens of a request that begins a conversation."""
         if request.raw:
             text = request.prompt
         else:
             text = self._template.render([*system_message(request.system_prompt),
                                           *_turns(request)])
-        return self._checked(self._tokenizer.encode(text), 'prompt')
+        return self._checked(Prompt(self._tokenizer.encode(text)), 'prompt')
 
     def following(self, request: GenerationRequest, conversation: list[int],
-                  system_prompt: str) -> list[int]:
+                  turns: Sequence[int], system_prompt: str) -> Prompt:
         """A conversation with a request as its next turn; what is there is left as it is.
 
-        `system_prompt` is the one that the conversation began with; a turn may repeat it.
+        `turns`: where in it turns begin that are not the first; `system_prompt` is the one that it
+        began with; a turn may repeat it. The oldest turns are left out where the request says so
+        and the answer would have too little room.
         """
         if request.raw:
             text = request.prompt
         else:
-            turns = [message for message in _turns(request) if message.role != 'system']
-            text = self._template.render_next(turns, system_prompt)
+            said = [message for message in _turns(request) if message.role != 'system']
+            text = self._template.render_next(said, system_prompt)
             if self._template.is_there and conversation[-1] in self._spec.end_tokens:
                 conversation = conversation[:-1]        # the template ends the answer itself
-        return self._checked([*conversation, *self._tokenizer.encode(text, begin=False)],
-                             f'session {request.session_id!r} with this turn')
+        prompt = Prompt([*conversation, *self._tokenizer.encode(text, begin=False)],
+                        (*turns, len(conversation)))
+        room = min(request.max_tokens, self._context // _LEAST_ROOM)
+        if request.drop_oldest_turns and len(prompt.tokens) + room > self._context:
+            prompt = prompt.without_oldest(*self._seams(request, system_prompt),
+                                           self._context // _KEPT)
+        return self._checked(prompt, f'session {request.session_id!r} with this turn')
 
     def preamble(self, system_prompt: str) -> list[int]:
         """The tokens that every prompt with this system prompt begins with."""
-        first, second = (self._tokenizer.encode(self._template.render(
-            [*system_message(system_prompt), Message('user', text)])) for text in ('a', 'b'))
-        same = 0
-        while same < min(len(first), len(second)) and first[same] == second[same]:
-            same += 1
-        return first[:same]
+        return _common(*(self._tokenizer.encode(self._template.render(
+            [*system_message(system_prompt), Message('user', text)])) for text in ('a', 'b')))
 
-    def _checked(self, tokens: list[int], what: str) -> list[int]:
+    def _seams(self, request: GenerationRequest, system_prompt: str
+               ) -> tuple[list[int], list[int]]:
+        """What comes before a turn like this one: as the first of a conversation, and later."""
+        if request.raw:
+            return self._tokenizer.encode(''), []
+        return self.preamble(system_prompt), _common(*(
+            self._tokenizer.encode(self._template.render_next([Message('user', text)],
+                                                              system_prompt), begin=False)
+            for text in ('a', 'b')))
+
+    def _checked(self, prompt: Prompt, what: str) -> Prompt:
+        tokens = prompt.tokens
         if not tokens:
             raise FlashLlmError(ErrorCode.EMPTY_PROMPT, f'{what} has only characters for which '
                                 'the model has no tokens; it must hold some text.')
@@ -101,7 +150,7 @@ class PromptTokens:
                                 f'{what} has {len(tokens)} tokens with its template; '
                                 f'context_length is {self._context} and an answer needs at least '
                                 'one.')
-        return tokens
+        return prompt
 
 
 def own_system_prompt(request: GenerationRequest) -> str:
@@ -109,6 +158,14 @@ def own_system_prompt(request: GenerationRequest) -> str:
     if request.messages and request.messages[0].role == 'system':
         return request.messages[0].content
     return request.system_prompt
+
+
+def _common(first: list[int], second: list[int]) -> list[int]:
+    """What both begin with."""
+    same = 0
+    while same < min(len(first), len(second)) and first[same] == second[same]:
+        same += 1
+    return first[:same]
 
 
 def _turns(request: GenerationRequest) -> list[Message]:

@@ -36,6 +36,7 @@ def generation_request(ask: Ask, *, max_tokens: int, system_prompt: str) -> Gene
         keep_system_prompt=bool(system_prompt and not has_own),
         raw=ask.raw,
         session_id=ask.session_id,
+        drop_oldest_turns=ask.drop_oldest_turns,
         sampling=SamplingParams(
             temperature=sampling.temperature,
             top_k=sampling.top_k,
