@@ -143,7 +143,7 @@ def test_tokenize(node: RunningNode, engine: Engine) -> None:
     for text in ('', 'Hello there', 'naïve 日本 👍', '<|im_start|>x'):
         found = call(node, 'Tokenize', text=text)
         assert list(found.tokens) == engine.tokenize(text) and found.error.code == 0
-    for text, code in (('x' * 100_000, ErrorCode.PROMPT_TOO_LONG),
+    for text, code in (('x' * 200_000, ErrorCode.PROMPT_TOO_LONG),
                        ('\ufffd', ErrorCode.INVALID_TEXT)):
         refused = call(node, 'Tokenize', text=text)
         assert refused.error.code == code and refused.error.message.startswith('text ')
