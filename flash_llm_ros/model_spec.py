@@ -220,13 +220,13 @@ class ModelSpec:
     @property
     def core_attention(self) -> bool:
         """Whether the core computes attention; else ONNX Runtime does, by the layers' graphs."""
-        attention, positions, block = self.attention, self.positions, self.feed_forward
-        return (attention == AttentionSpec(attention.heads, attention.kv_heads, attention.head_dim,
-                                           attention.bias, attention.output_bias)
-                and self.norm == NormSpec('rms', self.norm.eps)
-                and positions == PositionSpec('rotary', positions.theta, positions.factors,
-                                              width=positions.width)
-                and not block.bias and block.experts is None)
+        norm, block = self.norm, self.feed_forward
+        return (norm.kind == 'rms' and (norm.first or norm.output) and not norm.parallel
+                and self.positions.kind == 'rotary' and not block.bias and block.experts is None)
+
+    def local(self, layer: int) -> bool:
+        """Whether a layer's positions turn with a wavelength of their own."""
+        return self.positions.local_theta is not None and self.attention.window(layer) > 0
 
     @property
     def rotary_width(self) -> int:

@@ -1,6 +1,5 @@
 """How resident matrices are named, shaped and stored in a tensor file."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,10 @@ def attention_layout(spec: ModelSpec, resident: str) -> Layout:
     """Tensor name -> (dtype, shape) of resident.safetensors, in file order."""
     d, attention = spec.hidden_size, spec.attention
     if spec.core_attention:
-        return {name: (np.float32, (width,)) for name, width in _vectors(spec)}
+        layers = {f'layers.{layer}.{name}': width for layer in range(spec.layers)
+                  for name, width in layer_vectors(spec).items()}
+        return {name: (np.float32, (width,))
+                for name, width in (layers | {'final_norm': d}).items()}
     layout: Layout = {}
     for layer in range(spec.layers):
         layout |= matrix_layout(f'layers.{layer}.qkv', attention.qkv_width, d, resident)
@@ -38,17 +40,21 @@ def float_type(resident: str) -> type[np.floating]:
     return np.float32 if resident == 'fp32' else np.float16
 
 
-def _vectors(spec: ModelSpec) -> Iterator[tuple[str, int]]:
-    """Canonical names and widths of what the core's attention needs beside its sections."""
+def layer_vectors(spec: ModelSpec) -> dict[str, int]:
+    """Names and widths of what the core's attention needs of a layer beside its sections."""
     d, attention = spec.hidden_size, spec.attention
-    for layer in range(spec.layers):
-        yield f'layers.{layer}.attention_norm', d
-        yield f'layers.{layer}.ffn_norm', d
-        if attention.bias:
-            yield f'layers.{layer}.qkv_bias', attention.qkv_width
-        if attention.output_bias:
-            yield f'layers.{layer}.o_bias', d
-    yield 'final_norm', d
+    vectors = {'attention_norm': d, 'ffn_norm': d} if spec.norm.first else {}
+    if attention.bias:
+        vectors['qkv_bias'] = attention.qkv_width
+    if attention.output_bias:
+        vectors['o_bias'] = d
+    if attention.qk_norm == 'head':
+        vectors |= {'q_norm': attention.head_dim, 'k_norm': attention.head_dim}
+    elif attention.qk_norm == 'width':
+        vectors |= {'q_norm': attention.query_width, 'k_norm': attention.kv_width}
+    if spec.norm.output:
+        vectors |= {'attention_output_norm': d, 'ffn_output_norm': d}
+    return vectors
 
 
 def up_bias(layer: int) -> str:

@@ -11,6 +11,7 @@ from flash_llm_ros.store.geometry import EXPERT_SECTIONS, Section
 from flash_llm_ros.store.resident_layout import (
     POSITIONS,
     float_type,
+    layer_vectors,
     matrix_tensors,
     router_format,
     up_bias,
@@ -59,12 +60,9 @@ def layer_tensors(spec: ModelSpec, rows: Rows, resident: str, layer: int) -> Ten
     """A layer's tensors of resident.safetensors, rounded already."""
     prefix = f'layers.{layer}'
     if spec.core_attention:
-        yield f'{prefix}.attention_norm', rows(f'{prefix}.attention_norm')
-        yield f'{prefix}.ffn_norm', rows(f'{prefix}.ffn_norm')
-        if spec.attention.bias:
-            yield f'{prefix}.qkv_bias', _qkv(rows, layer, '_bias')
-        if spec.attention.output_bias:
-            yield f'{prefix}.o_bias', rows(f'{prefix}.o_bias')
+        for name in layer_vectors(spec):
+            yield f'{prefix}.{name}', (_qkv(rows, layer, '_bias') if name == 'qkv_bias' else
+                                       rows(f'{prefix}.{name}'))
         return
     yield from matrix_tensors(f'{prefix}.qkv', _qkv(rows, layer), resident).items()
     yield from matrix_tensors(f'{prefix}.o', rows(f'{prefix}.o'), resident).items()

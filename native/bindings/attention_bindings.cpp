@@ -13,7 +13,8 @@ namespace {
 
 AttentionShape shape_of(std::int64_t heads, std::int64_t kv_heads, std::int64_t head_dim,
                         std::int64_t context, std::int64_t tokens, int kv_bits,
-                        const std::vector<double>& frequencies) {
+                        const std::vector<std::pair<std::vector<double>, float>>& turns,
+                        float soft_cap) {
   for (const auto& [name, value] : {std::pair("heads", heads), {"kv_heads", kv_heads},
                                     {"head_dim", head_dim}, {"context", context},
                                     {"tokens", tokens}}) {
@@ -22,9 +23,15 @@ AttentionShape shape_of(std::int64_t heads, std::int64_t kv_heads, std::int64_t 
   require(heads % kv_heads == 0, "kv_heads", kv_heads, "a divisor of heads");
   require(head_dim % 2 == 0, "head_dim", head_dim, "even");
   require(kv_bits == 8 || kv_bits == 16, "kv_bits", kv_bits, "8 or 16");
-  require(2 * static_cast<std::int64_t>(frequencies.size()) <= head_dim, "frequencies",
-          static_cast<std::int64_t>(frequencies.size()), "at most half of head_dim");
-  return {heads, kv_heads, head_dim, context, tokens, kv_bits, frequencies};
+  require(soft_cap >= 0, "soft_cap", soft_cap, "a number from 0 on");
+  AttentionShape shape{heads, kv_heads, head_dim, context, tokens, kv_bits, {}, soft_cap};
+  for (const auto& [frequencies, scale] : turns) {
+    shape.rotations.push_back({frequencies, scale});
+    const auto pairs = static_cast<std::int64_t>(frequencies.size());
+    require(2 * pairs <= head_dim && pairs == shape.pairs(), "rotations", pairs,
+            "of as many frequencies each, at most half of head_dim");
+  }
+  return shape;
 }
 
 void set_attention(NeuronCore& core, const AttentionShape& shape, float eps) {
@@ -35,26 +42,35 @@ py::tuple cache_shape(const AttentionShape& shape) {
   return py::make_tuple(shape.kv_heads, shape.cache_tiles(), shape.tiles().bytes());
 }
 
-std::vector<float> values_of(const char* name, const py::object& array, std::int64_t count,
-                             bool needed) {
-  if (array.is_none() && !needed) {
+std::vector<float> values_of(const char* name, const py::object& array, std::int64_t count) {
+  if (array.is_none()) {
     return {};
   }
   const float* const data = checked<float>(name, array, {count});
   return {data, data + count};
 }
 
-int add_attention(NeuronCore& core, int qkv, int o, const py::object& norm,
-                  const py::object& feed_forward_norm, const py::object& qkv_bias,
-                  const py::object& o_bias, const py::object& cache) {
+int add_attention(NeuronCore& core, int qkv, int o, const py::object& cache, int rotation,
+                  std::int64_t window, const py::object& norm, const py::object& feed_forward_norm,
+                  const py::object& qkv_bias, const py::object& o_bias,
+                  const py::object& query_norm, const py::object& key_norm,
+                  const py::object& output_norm, bool norm_heads) {
   const AttentionShape shape = without_interpreter([&] { return core.attention_shape(); });
   const std::vector<std::int64_t> cache_shape{shape.kv_heads, shape.cache_tiles(),
                                               static_cast<std::int64_t>(shape.tiles().bytes())};
+  require(rotation >= -1 && rotation < static_cast<int>(shape.rotations.size()), "rotation", rotation,
+          "-1 or one of the shape's " + std::to_string(shape.rotations.size()));
+  require(window >= 0, "window", window, "a number of tokens, or 0");
+  require(query_norm.is_none() == key_norm.is_none(), "key_norm", !key_norm.is_none(),
+          "given where query_norm is");
+  const std::int64_t kv_width = shape.kv_heads * shape.head_dim;
   AttentionLayer layer{
-      qkv, o, values_of("norm", norm, core.dim(), true),
-      values_of("feed_forward_norm", feed_forward_norm, core.dim(), true),
-      values_of("qkv_bias", qkv_bias, shape.qkv_width(), false),
-      values_of("o_bias", o_bias, core.dim(), false),
+      qkv, o, {rotation, window}, values_of("norm", norm, core.dim()),
+      values_of("query_norm", query_norm, norm_heads ? shape.head_dim : shape.query_width()),
+      values_of("key_norm", key_norm, norm_heads ? shape.head_dim : kv_width),
+      values_of("output_norm", output_norm, core.dim()),
+      values_of("feed_forward_norm", feed_forward_norm, core.dim()),
+      values_of("qkv_bias", qkv_bias, shape.qkv_width()), values_of("o_bias", o_bias, core.dim()),
       checked<std::uint8_t>("cache", cache, cache_shape, true)};
   return without_interpreter([&] { return core.add_attention(std::move(layer)); });
 }
@@ -70,6 +86,13 @@ void attention(NeuronCore& core, int layer, const py::object& hidden, std::int64
       [&] { core.attention(layer, pair.inputs, position, pair.outputs, input); });
 }
 
+void add_rms_norm(NeuronCore& core, const py::object& x, const py::object& weights,
+                  const py::object& out) {
+  const Pair pair("x", x, core.dim(), "out", out, core.dim());
+  const float* const data = checked<float>("weights", weights, {core.dim()});
+  without_interpreter([&] { core.add_rms_normed(pair.inputs, data, pair.outputs); });
+}
+
 void rms_norm(NeuronCore& core, const py::object& x, const py::object& weights,
               const py::object& out) {
   const Pair pair("x", x, core.dim(), "out", out, core.dim());
@@ -83,10 +106,12 @@ void bind_attention_shape(py::module_& module) {
   py::class_<AttentionShape>(
       module, "AttentionShape",
       "The attention of all layers, of `tokens` at most at a time, with a cache of numbers of 8 or 16 "
-      "bits for a context. Numbers i and i + len(frequencies) of a head are turned by the token's "
-      "position times frequencies[i].")
+      "bits for a context. `rotations` are pairs (frequencies, scale): numbers i and i + "
+      "len(frequencies) of a head are turned by the token's position times frequencies[i], and "
+      "multiplied by scale. Scores are soft_cap * tanh(score / soft_cap), or for 0 as they are.")
       .def(py::init(&shape_of), py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"),
-           py::arg("context"), py::arg("tokens"), py::arg("kv_bits"), py::arg("frequencies"))
+           py::arg("context"), py::arg("tokens"), py::arg("kv_bits"), py::arg("rotations"),
+           py::arg("soft_cap") = 0.0f)
       .def("cache_shape", &cache_shape,
            "Of a layer's cache, uint8 [kv_heads, tiles, bytes].")
       .def_property_readonly_static(
@@ -100,18 +125,26 @@ void bind_attention(py::class_<NeuronCore>& core) {
   core
       .def("set_attention", &set_attention, py::arg("shape"), py::arg("eps"),
            "The attention of all layers and the number that norms add; once.")
-      .def("add_attention", &add_attention, py::arg("qkv"), py::arg("o"), py::arg("norm"),
-           py::arg("feed_forward_norm"), py::arg("qkv_bias"), py::arg("o_bias"), py::arg("cache"),
-           py::keep_alive<1, 8>(),
-           "A layer's sections of single rows, norms float32 [dim], biases float32 or None, and KV "
-           "cache uint8 [shape.cache_shape()]; returns its number.")
+      .def("add_attention", &add_attention, py::arg("qkv"), py::arg("o"), py::arg("cache"),
+           py::kw_only(), py::arg("rotation") = 0, py::arg("window") = 0,
+           py::arg("norm") = py::none(), py::arg("feed_forward_norm") = py::none(),
+           py::arg("qkv_bias") = py::none(), py::arg("o_bias") = py::none(),
+           py::arg("query_norm") = py::none(), py::arg("key_norm") = py::none(),
+           py::arg("output_norm") = py::none(), py::arg("norm_heads") = true,
+           py::keep_alive<1, 4>(),
+           "A layer's sections of single rows and KV cache uint8 [shape.cache_shape()]; returns its "
+           "number. `rotation`: which of the shape's, or -1; `window`: how many tokens a token sees, "
+           "itself included; 0: all. Norms and biases are float32, those of queries and keys of each "
+           "head or, without norm_heads, of their width; None: none.")
       .def("attention", &attention, py::arg("layer"), py::arg("hidden"), py::arg("position"),
            py::arg("residual"), py::arg("feed_forward_input"),
-           "residual = hidden + attention of normed hidden, feed_forward_input = residual normed, "
-           "all float32 [S, dim], of tokens from `position` on, whose keys and values go to the "
-           "cache.")
+           "residual = hidden + attention of normed hidden, normed where there is an output norm, "
+           "feed_forward_input = residual normed, all float32 [S, dim], of tokens from `position` "
+           "on, whose keys and values go to the cache.")
       .def("rms_norm", &rms_norm, py::arg("x"), py::arg("weights"), py::arg("out"),
-           "out = x normed, float32 [S, dim].");
+           "out = x normed, float32 [S, dim].")
+      .def("add_rms_norm", &add_rms_norm, py::arg("x"), py::arg("weights"), py::arg("out"),
+           "out += x normed, float32 [S, dim].");
 }
 
 }  // namespace flash_llm

@@ -9,11 +9,15 @@
 
 namespace flash_llm {
 
-// A layer before its feed-forward block; biases may be empty. The cache is the caller's.
+// A layer before its feed-forward block; norms and biases may be empty. The cache is the caller's.
 struct AttentionLayer {
   int qkv;  // sections
   int o;
+  LayerReach reach;
   std::vector<float> norm;
+  std::vector<float> query_norm;  // of each head, or of all together
+  std::vector<float> key_norm;
+  std::vector<float> output_norm;
   std::vector<float> feed_forward_norm;
   std::vector<float> qkv_bias;
   std::vector<float> o_bias;

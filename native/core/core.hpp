@@ -103,6 +103,8 @@ class NeuronCore {
   void attention(int layer, Inputs hidden, std::int64_t position, Outputs residual,
                  Outputs feed_forward_input);
   void rms_normed(Inputs x, const float* weights, Outputs out);
+  // out += x normed.
+  void add_rms_normed(Inputs x, const float* weights, Outputs out);
   void read_rows(int section, const std::int64_t* ids, std::int64_t count, float* out);
 
  private:
@@ -119,7 +121,8 @@ class NeuronCore {
   // The caller has its turn.
   void dots(int section, Inputs x, const Neurons& neurons, Outputs out);
   Attention& found_attention();
-  void normalise(Inputs x, const std::vector<float>& weights, Outputs out);
+  void normalise(Inputs x, const float* weights, Outputs out);
+  void add_normed(Inputs x, const float* weights, Outputs out);     // over attention_->normed
   void check_open() const;
   void read_pinned(int section, std::int64_t groups, std::int32_t first_slot);
 

@@ -17,6 +17,14 @@ void add_to_rows(const std::vector<float>& bias, Outputs rows) {
   }
 }
 
+// Each part of `width` values of a row is normed for itself.
+void norm_parts(float* row, std::int64_t values, const std::vector<float>& weights, float eps) {
+  const std::int64_t width = static_cast<std::int64_t>(weights.size());
+  for (std::int64_t first = 0; width != 0 && first < values; first += width) {
+    rms_norm(row + first, weights.data(), width, eps, row + first);
+  }
+}
+
 }  // namespace
 
 void NeuronCore::set_attention(const AttentionShape& shape, float eps) {
@@ -78,14 +86,38 @@ void NeuronCore::attention(int number, Inputs hidden, std::int64_t position, Out
   const Outputs normed{attention.normed.data(), tokens, dim_};
   const Outputs qkv{attention.qkv.data(), tokens, shape.qkv_width()};
   const Outputs attended{attention.attended.data(), tokens, shape.query_width()};
-  normalise(hidden, layer.norm, normed);
-  dots(layer.qkv, normed.read_only(), kPlainRows, qkv);
+  if (!layer.norm.empty()) {
+    normalise(hidden, layer.norm.data(), normed);
+  }
+  dots(layer.qkv, layer.norm.empty() ? hidden : normed.read_only(), kPlainRows, qkv);
   add_to_rows(layer.qkv_bias, qkv);
-  attention.math.attend(math_.pool(), layer.cache, qkv, position, attended);
+  math_.pool().share(tokens, [&](std::int64_t token, int) {
+    const std::int64_t keys = shape.kv_heads * shape.head_dim;
+    norm_parts(qkv.row(token), shape.query_width(), layer.query_norm, attention.eps);
+    norm_parts(qkv.row(token) + shape.query_width(), keys, layer.key_norm, attention.eps);
+  }, layer.query_norm.empty());
+  attention.math.attend(math_.pool(), layer.reach, layer.cache, qkv, position, attended);
   std::copy_n(hidden.data, tokens * dim_, residual.data);
-  dots(layer.o, attended.read_only(), kAddedRows, residual);
-  add_to_rows(layer.o_bias, residual);
-  normalise(residual.read_only(), layer.feed_forward_norm, feed_forward_input);
+  if (layer.output_norm.empty()) {
+    dots(layer.o, attended.read_only(), kAddedRows, residual);
+    add_to_rows(layer.o_bias, residual);
+  } else {
+    dots(layer.o, attended.read_only(), kPlainRows, normed);
+    add_to_rows(layer.o_bias, normed);
+    add_normed(normed.read_only(), layer.output_norm.data(), residual);
+  }
+  if (layer.feed_forward_norm.empty()) {
+    std::copy_n(residual.data, tokens * dim_, feed_forward_input.data);
+  } else {
+    normalise(residual.read_only(), layer.feed_forward_norm.data(), feed_forward_input);
+  }
+}
+
+void NeuronCore::add_rms_normed(Inputs x, const float* weights, Outputs out) {
+  const std::lock_guard turn(calls_);
+  const std::int64_t most = found_attention().math.shape().most_tokens;
+  require(x.tokens <= most, "x", x.tokens, "at most " + std::to_string(most) + " tokens");
+  add_normed(x, weights, out);
 }
 
 void NeuronCore::rms_normed(Inputs x, const float* weights, Outputs out) {
@@ -96,10 +128,18 @@ void NeuronCore::rms_normed(Inputs x, const float* weights, Outputs out) {
   }
 }
 
-void NeuronCore::normalise(Inputs x, const std::vector<float>& weights, Outputs out) {
+void NeuronCore::normalise(Inputs x, const float* weights, Outputs out) {
   math_.pool().share(x.tokens, [&](std::int64_t token, int) {
-    rms_norm(x.row(token), weights.data(), dim_, attention_->eps, out.row(token));
+    rms_norm(x.row(token), weights, dim_, attention_->eps, out.row(token));
   });
+}
+
+void NeuronCore::add_normed(Inputs x, const float* weights, Outputs out) {
+  const Outputs normed{attention_->normed.data(), x.tokens, dim_};
+  normalise(x, weights, normed);
+  for (std::int64_t i = 0; i < x.tokens * dim_; ++i) {
+    out.data[i] += normed.data[i];
+  }
 }
 
 }  // namespace flash_llm

@@ -79,7 +79,7 @@ AttentionRoom::AttentionRoom(const AttentionShape& shape) {
   const std::int64_t few = std::min(shape.most_tokens, kFewTokens);
   const std::int64_t ranges = std::min(kMostRanges, few * parts(shape.context, kSegmentTokens));
   const std::int64_t unit = std::max(kQueriesOfUnit, shape.group());
-  angles = shape.most_tokens * static_cast<std::int64_t>(shape.frequencies.size());
+  angles = static_cast<std::int64_t>(shape.rotations.size()) * shape.most_tokens * shape.pairs();
   steps = queries * shape.head_dim;
   scales = queries * tiles.blocks();
   rows = std::max(shape.most_tokens, ranges) * shape.heads * AttendedRow::stride(tiles);
@@ -107,22 +107,26 @@ AttentionMath::AttentionMath(const AttentionShape& shape, const Kernels& kernels
   }
 }
 
-AttentionMath::Units AttentionMath::units(std::int64_t position, std::int64_t tokens) const {
+AttentionMath::Units AttentionMath::units(std::int64_t window, std::int64_t position,
+                                          std::int64_t tokens) const {
   const std::int64_t block =
       std::min(tokens, std::max<std::int64_t>(1, kQueriesOfUnit / shape_.group()));
   const std::int64_t segments = parts(position + tokens, kSegmentTokens);
   const bool few = tokens <= kFewTokens && tokens * segments <= kMostRanges;
-  return {position, tokens, block, parts(tokens, block), few ? 1 : segments, few ? segments : 1};
+  return {window, position, tokens, block, parts(tokens, block), few ? 1 : segments,
+          few ? segments : 1};
 }
 
-void AttentionMath::attend(ThreadPool& pool, std::uint8_t* cache, Outputs qkv,
-                           std::int64_t position, Outputs out) {
+void AttentionMath::attend(ThreadPool& pool, const LayerReach& reach, std::uint8_t* cache,
+                           Outputs qkv, std::int64_t position, Outputs out) {
   find_angles(position, qkv.tokens);
   pool.share(qkv.tokens, [&](std::int64_t token, int) {
-    take_in(cache, qkv.row(token), position, token);
+    take_in(reach.rotation, cache, qkv.row(token), position, token);
   });
-  const Units how = units(position, qkv.tokens);
-  const std::int64_t products = qkv.tokens * (position + qkv.tokens) * shape_.query_width();
+  const Units how = units(reach.window, position, qkv.tokens);
+  const std::int64_t all = position + qkv.tokens;
+  const std::int64_t seen = reach.window == 0 ? all : std::min(all, reach.window);
+  const std::int64_t products = qkv.tokens * seen * shape_.query_width();
   pool.share(shape_.kv_heads * how.blocks * how.ranges, [&](std::int64_t unit, int thread) {
     attend_unit(how, unit, cache, scratch_[size(thread)]);
   }, products < kWorthSharing);
@@ -135,40 +139,47 @@ void AttentionMath::find_angles(std::int64_t position, std::int64_t tokens) {
   if (position == angles_position_ && tokens == angles_tokens_) {
     return;  // as in the layer before
   }
-  std::size_t next = 0;
-  for (std::int64_t token = 0; token < tokens; ++token) {
-    for (const double frequency : shape_.frequencies) {
-      const double angle = static_cast<double>(position + token) * frequency;
-      cosines_[next] = static_cast<float>(std::cos(angle));
-      sines_[next++] = static_cast<float>(std::sin(angle));
+  for (std::size_t rotation = 0; rotation < shape_.rotations.size(); ++rotation) {
+    const auto& [frequencies, scale] = shape_.rotations[rotation];
+    std::size_t next = rotation * size(shape_.most_tokens) * frequencies.size();
+    for (std::int64_t token = 0; token < tokens; ++token) {
+      for (const double frequency : frequencies) {
+        const double angle = static_cast<double>(position + token) * frequency;
+        cosines_[next] = static_cast<float>(scale * std::cos(angle));
+        sines_[next++] = static_cast<float>(scale * std::sin(angle));
+      }
     }
   }
   angles_position_ = position;
   angles_tokens_ = tokens;
 }
 
-void AttentionMath::take_in(std::uint8_t* cache, float* qkv, std::int64_t position,
+void AttentionMath::take_in(int rotation, std::uint8_t* cache, float* qkv, std::int64_t position,
                             std::int64_t token) {
   const std::int64_t group = shape_.group();
   for (std::int64_t head = 0; head < shape_.heads; ++head, qkv += shape_.head_dim) {
-    turn(qkv, token);
+    turn(rotation, qkv, token);
     const std::int64_t kv_head = head / group;
     put_query(qkv, size((kv_head * shape_.most_tokens + token) * group + head % group));
   }
   const std::int64_t tile = (position + token) / kTileTokens;
   const std::int64_t place = (position + token) % kTileTokens;
   for (std::int64_t kv_head = 0; kv_head < shape_.kv_heads; ++kv_head, qkv += shape_.head_dim) {
-    turn(qkv, token);
+    turn(rotation, qkv, token);
     std::uint8_t* const to = cache + size(kv_head * shape_.cache_tiles() + tile) * tiles_.bytes();
     put_key(to, place, qkv);
     put_value(to, place, qkv + shape_.kv_heads * shape_.head_dim);
   }
 }
 
-void AttentionMath::turn(float* head, std::int64_t token) const {
-  const std::size_t pairs = shape_.frequencies.size();
-  const float* const cosines = cosines_.data() + size(token) * pairs;
-  const float* const sines = sines_.data() + size(token) * pairs;
+void AttentionMath::turn(int rotation, float* head, std::int64_t token) const {
+  if (rotation < 0) {
+    return;
+  }
+  const std::size_t pairs = size(shape_.pairs());
+  const std::size_t first_angle = size(rotation * shape_.most_tokens + token) * pairs;
+  const float* const cosines = cosines_.data() + first_angle;
+  const float* const sines = sines_.data() + first_angle;
   for (std::size_t i = 0; i < pairs; ++i) {
     const float first = head[i];
     const float second = head[i + pairs];
@@ -243,17 +254,22 @@ void AttentionMath::attend_unit(const Units& units, std::int64_t unit, const std
   const std::size_t place = size((kv_head * shape_.most_tokens + token) * group);
   const Queries queries{steps_.data() + place * size(shape_.head_dim),
                         scales_.data() + place * size(tiles_.blocks()), tokens * group, group,
-                        units.position + token};
+                        units.position + token, units.window, shape_.soft_cap};
   AttendedRow first = row(units, range, kv_head, token, 0);
   const std::int64_t stride = AttendedRow::stride(tiles_);
   for (std::int64_t q = 0; q < queries.count; ++q) {
-    AttendedRow{first.data + q * stride, first.padded_dim}.total() = 0;
+    AttendedRow row{first.data + q * stride, first.padded_dim};
+    std::fill_n(row.data, stride, 0.0f);
+    row.peak() = -std::numeric_limits<float>::infinity();
   }
   const std::int64_t begin = range * units.range;
   for (std::int64_t segment = begin; segment < begin + units.range; ++segment) {
     const std::int64_t from = segment * kSegmentTokens;
     if (from >= queries.end(queries.count - 1)) {
       return;
+    }
+    if (from + kSegmentTokens <= queries.begin(0)) {
+      continue;
     }
     const std::int64_t tile = kv_head * shape_.cache_tiles() + from / kTileTokens;
     float* const rows = segment == begin ? first.data : scratch.rows.data();

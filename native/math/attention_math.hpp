@@ -12,6 +12,13 @@
 
 namespace flash_llm {
 
+// How positions turn queries and keys: number i of a head is turned with number i +
+// frequencies.size(), and both are multiplied by `scale`.
+struct Rotation {
+  std::vector<double> frequencies;
+  float scale;
+};
+
 struct AttentionShape {
   std::int64_t heads;
   std::int64_t kv_heads;
@@ -19,14 +26,23 @@ struct AttentionShape {
   std::int64_t context;             // tokens of the KV cache
   std::int64_t most_tokens;         // at once
   int kv_bits;                      // 8 or 16
-  std::vector<double> frequencies;  // of a token's position: number i of a head is turned with
-                                    // number i + frequencies.size()
+  std::vector<Rotation> rotations;  // that layers have, of as many numbers each
+  float soft_cap;                   // of scores, see Queries
 
   std::int64_t group() const { return heads / kv_heads; }
   std::int64_t query_width() const { return heads * head_dim; }
+  std::int64_t pairs() const {
+    return rotations.empty() ? 0 : static_cast<std::int64_t>(rotations.front().frequencies.size());
+  }
   std::int64_t qkv_width() const { return (heads + 2 * kv_heads) * head_dim; }
   KvTiles tiles() const { return {kv_bits, head_dim}; }
   std::int64_t cache_tiles() const { return (context + kTileTokens - 1) / kTileTokens; }
+};
+
+// What layers differ in.
+struct LayerReach {
+  int rotation;         // which of the shape's; -1: none
+  std::int64_t window;  // how many tokens a query sees at most, itself included; 0: all
 };
 
 // How much room it takes to compute, in numbers.
@@ -55,8 +71,8 @@ class AttentionMath {
   // out [tokens, query width] of queries, keys and values, which lie side by side in qkv [tokens,
   // qkv width], of tokens from `position` on. Keys and values go to their places in a layer's cache
   // [kv heads, tiles]; qkv is turned in place.
-  void attend(ThreadPool& pool, std::uint8_t* cache, Outputs qkv, std::int64_t position,
-              Outputs out);
+  void attend(ThreadPool& pool, const LayerReach& reach, std::uint8_t* cache, Outputs qkv,
+              std::int64_t position, Outputs out);
 
  private:
   struct Scratch {
@@ -65,6 +81,7 @@ class AttentionMath {
   };
   // How a call is shared out: heads that share keys, `block` tokens and `range` segments a unit.
   struct Units {
+    std::int64_t window;
     std::int64_t position;
     std::int64_t tokens;
     std::int64_t block;
@@ -73,10 +90,11 @@ class AttentionMath {
     std::int64_t ranges;
   };
 
-  Units units(std::int64_t position, std::int64_t tokens) const;
+  Units units(std::int64_t window, std::int64_t position, std::int64_t tokens) const;
   void find_angles(std::int64_t position, std::int64_t tokens);
-  void take_in(std::uint8_t* cache, float* qkv, std::int64_t position, std::int64_t token);
-  void turn(float* head, std::int64_t token) const;
+  void take_in(int rotation, std::uint8_t* cache, float* qkv, std::int64_t position,
+               std::int64_t token);
+  void turn(int rotation, float* head, std::int64_t token) const;
   void put_query(const float* query, std::size_t place);
   void put_key(std::uint8_t* tile, std::int64_t place, const float* key) const;
   void put_value(std::uint8_t* tile, std::int64_t place, const float* value) const;
@@ -92,7 +110,7 @@ class AttentionMath {
   const Kernels& kernels_;
   std::int64_t angles_position_ = -1;  // whose angles there are, and of how many tokens
   std::int64_t angles_tokens_ = 0;
-  std::vector<float> cosines_;  // [tokens, frequencies]
+  std::vector<float> cosines_;  // [rotations, most tokens, pairs]
   std::vector<float> sines_;
   std::vector<std::int16_t> steps_;  // of queries [kv heads, tokens, group, head_dim]
   std::vector<float> scales_;        // [kv heads, tokens, group, blocks]

@@ -96,9 +96,9 @@ struct Kernels {
                    const float* h, std::int64_t h_stride, std::int64_t tokens, float* out);
 
   // rows [queries, AttendedRow] = what the queries attend to among a segment's tokens, whose tiles
-  // lie one after the other; `first` is its first token, which the last query sees. A query that sees
-  // none of them gets a peak of -inf and a total of 0. Each result is the same bytes on every
-  // processor. scores: room for float [queries, kSegmentTokens].
+  // lie one after the other; `first` is its first token, before the end of what the last query sees. A
+  // query that sees none of them gets a peak of -inf and a total of 0. Each result is the same bytes
+  // on every processor. scores: room for float [queries, kSegmentTokens].
   void (*attend)(const KvTiles& tiles, const std::uint8_t* segment, std::int64_t first,
                  const Queries& queries, float* scores, float* rows);
 };

@@ -86,9 +86,27 @@ inline void exponentials(float* x) {
   }
 }
 
-// `scores` [tokens of the segment] of one query become weights; those from `end` on are 0.
-inline void weigh(float* scores, std::int64_t end, AttendedRow row) {
+// s [32] = cap * tanh(s / cap).
+inline void cap_scores(float* s, float cap) {
+  float powers[kTileTokens];
+  const float twice = 2 / cap;
+  for (std::int64_t i = 0; i < kTileTokens; ++i) {
+    powers[i] = (s[i] < 0 ? s[i] : -s[i]) * twice;
+  }
+  exponentials(powers);
+  for (std::int64_t i = 0; i < kTileTokens; ++i) {
+    const float capped = cap * ((1 - powers[i]) / (1 + powers[i]));
+    s[i] = s[i] < 0 ? -capped : capped;
+  }
+}
+
+// `scores` [tokens of the segment] of one query become weights; those before `begin` and from `end`
+// on are 0.
+inline void weigh(float* scores, std::int64_t begin, std::int64_t end, AttendedRow row) {
   const std::int64_t padded = (end + kTileTokens - 1) / kTileTokens * kTileTokens;
+  for (std::int64_t t = 0; t < begin; ++t) {
+    scores[t] = -__builtin_inff();
+  }
   for (std::int64_t t = end; t < padded; ++t) {
     scores[t] = -__builtin_inff();
   }
@@ -116,7 +134,7 @@ inline void weigh(float* scores, std::int64_t end, AttendedRow row) {
     }
     exponentials(scores + t);
     for (std::int64_t i = 0; i < kTileTokens; ++i) {
-      scores[t + i] = t + i < end ? scores[t + i] : 0;
+      scores[t + i] = t + i >= begin && t + i < end ? scores[t + i] : 0;
       sums[i] += scores[t + i];
     }
   }
@@ -213,17 +231,24 @@ inline void attend_to(const KvTiles& tiles, const std::uint8_t* segment, std::in
                       const Queries& queries, float* scores, float* rows) {
   const std::int64_t stride = AttendedRow::stride(tiles);
   const std::int64_t tokens = least(kSegmentTokens, queries.end(queries.count - 1) - first);
-  for (std::int64_t t = 0; t < tokens; t += kTileTokens) {
+  const std::int64_t begin = queries.begin(0) - first;    // the first query sees the oldest token
+  const std::int64_t from = begin <= 0 ? 0 : begin / kTileTokens * kTileTokens;
+  for (std::int64_t t = from; t < tokens; t += kTileTokens) {
     score_tile<Value>(tiles, segment + static_cast<std::size_t>(t / kTileTokens) * tiles.bytes(),
                       queries, scores + t);
+    for (std::int64_t q = 0; queries.soft_cap != 0 && q < queries.count; ++q) {
+      cap_scores(scores + q * kSegmentTokens + t, queries.soft_cap);
+    }
   }
   for (std::int64_t q = 0; q < queries.count; ++q) {
     float* const row = rows + q * stride;
     __builtin_memset(row, 0, static_cast<std::size_t>(stride) * sizeof *row);
+    const std::int64_t unseen = queries.begin(q) - first;
     const std::int64_t seen = least(tokens, queries.end(q) - first);
-    weigh(scores + q * kSegmentTokens, seen < 0 ? 0 : seen, AttendedRow{row, tiles.padded_dim()});
+    weigh(scores + q * kSegmentTokens, unseen < 0 ? 0 : unseen, seen <= unseen || seen < 0 ? 0 : seen,
+          AttendedRow{row, tiles.padded_dim()});
   }
-  for (std::int64_t t = 0; t < tokens; t += kTileTokens) {
+  for (std::int64_t t = from; t < tokens; t += kTileTokens) {
     add_values<Value>(tiles, segment + static_cast<std::size_t>(t / kTileTokens) * tiles.bytes(),
                       queries.count, scores + t, rows);
   }

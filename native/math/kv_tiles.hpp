@@ -45,8 +45,13 @@ struct Queries {
   std::int64_t count;
   std::int64_t heads;         // of each token, which follow each other
   std::int64_t position;      // of the first query's token: it sees the tokens up to itself
+  std::int64_t window;        // how many of these at most; 0: all
+  float soft_cap;             // scores are cap * tanh(score / cap); 0: as they are
 
   std::int64_t end(std::int64_t query) const { return position + query / heads + 1; }
+  std::int64_t begin(std::int64_t query) const {
+    return window == 0 || window > end(query) ? 0 : end(query) - window;
+  }
 };
 
 // What a query has attended to so far: float [padded head_dim] of weighted values, the largest score

@@ -114,7 +114,8 @@ def test_short_contexts_have_factors_of_their_own(tmp_path: Path) -> None:
     """longrope: a context of 32 tokens is as long as what the model was first trained with."""
     checkpoint = VARIANTS['phi3-longrope'](tmp_path / 'checkpoint')
     store = converted(checkpoint, tmp_path / 'store', neurons='fp16').path
-    engine = Engine.open(EngineConfig(store, 40_000_000, lock_memory=False, context_length=32))
+    engine = Engine.open(EngineConfig(store, 40_000_000, lock_memory=False, context_length=32,
+                                      kv_cache='int16'))
     tokens = list(range(40, 70))
     found = step_logits(engine, tokens)
     engine.close()

@@ -19,10 +19,21 @@ class Shape:
     kv_heads: int
     head_dim: int
     turned: int     # numbers of a head
+    window: int = 0
+    soft_cap: float = 0.0
+    scale: float = 1.0          # of what is turned
+    qk_norm: str = 'none'
+    first: bool = True          # a norm of what attention is given, and the block
+    output: bool = False        # a norm of what attention gives
 
     @property
     def frequencies(self) -> list[float]:
         return [10000.0 ** (-2 * i / self.turned) for i in range(self.turned // 2)]
+
+    @property
+    def rotations(self) -> list[tuple[list[float], float]]:
+        """The layer has the last one."""
+        return [([1.0] * (self.turned // 2), 3.0), (self.frequencies, self.scale)]
 
     @property
     def qkv_width(self) -> int:
@@ -31,6 +42,11 @@ class Shape:
 
 SHAPES = [Shape(64, 9, 3, 64, 64), Shape(48, 4, 4, 8, 4), Shape(96, 12, 2, 80, 80),
           Shape(32, 5, 1, 48, 0)]
+# As gemma2's, gemma3's, olmo2's, and with a scale of stretched positions.
+KINDS = [Shape(64, 4, 2, 32, 32, window=40, soft_cap=3.0, output=True),
+         Shape(64, 4, 1, 64, 64, window=300, qk_norm='head', output=True),
+         Shape(48, 4, 4, 16, 16, qk_norm='width', first=False, output=True),
+         Shape(64, 6, 2, 48, 32, window=1, scale=1.3), Shape(64, 2, 2, 32, 0, window=257)]
 
 
 class Layer:
@@ -45,36 +61,60 @@ class Layer:
         self.norm, self.last_norm = rng.random((2, shape.dim)).astype(np.float32)
         self.qkv_bias = rng.standard_normal(shape.qkv_width).astype(np.float32)
         self.o_bias = rng.standard_normal(shape.dim).astype(np.float32)
+        self.vectors = {'qkv_bias': self.qkv_bias, 'o_bias': self.o_bias}
+        if shape.first:
+            self.vectors |= {'norm': self.norm, 'feed_forward_norm': self.last_norm}
+        if shape.output:
+            self.vectors['output_norm'] = rng.random(shape.dim).astype(np.float32)
+        if shape.qk_norm != 'none':
+            self.vectors |= {
+                name: (1 + rng.random(heads * shape.head_dim)).astype(np.float32)
+                for name, heads in (('query_norm', shape.heads), ('key_norm', shape.kv_heads))
+                for heads in [1 if shape.qk_norm == 'head' else heads]}
 
     def open(self, rng: np.random.Generator, context: int, bits: int, tokens: int,
              **options) -> tuple[NeuronCore, np.ndarray]:
         shape = self.shape
         core = replace(Setting.random(rng, self.made), options=options).open(self.made, NeuronCore)
         told = AttentionShape(shape.heads, shape.kv_heads, shape.head_dim, context, tokens, bits,
-                              shape.frequencies)
+                              shape.rotations, shape.soft_cap)
         core.set_attention(told, EPS)
         cache = np.zeros(told.cache_shape(), np.uint8)
-        assert core.add_attention(0, 1, self.norm, self.last_norm, self.qkv_bias, self.o_bias,
-                                  cache) == 0
+        assert core.add_attention(0, 1, cache, rotation=1 if shape.turned else -1,
+                                  window=shape.window, norm_heads=shape.qk_norm == 'head',
+                                  **self.vectors) == 0
         return core, cache
 
     def answer(self, hidden: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The residual and the block's input, float64 [S, dim], of all tokens at once."""
         shape, hidden = self.shape, hidden.astype(np.float64)
-        qkv = normed(hidden, self.norm) @ self.made.sections[0].weights[:, 0].T + self.qkv_bias
+        given = normed(hidden, self.norm) if shape.first else hidden
+        qkv = given @ self.made.sections[0].weights[:, 0].T + self.qkv_bias
         heads = qkv.reshape(len(hidden), -1, shape.head_dim)
         query, key, value = np.split(heads, [shape.heads, shape.heads + shape.kv_heads], axis=1)
+        query, key = (self.normed_heads(part, name) for part, name in
+                      ((query, 'query_norm'), (key, 'key_norm')))
         query, key = turned(query, shape), turned(key, shape)
         attended = np.zeros(query.shape)
         for head in range(shape.heads):
             shared = head * shape.kv_heads // shape.heads
             scores = query[:, head] @ key[:, shared].T / np.sqrt(shape.head_dim)
+            if shape.soft_cap:
+                scores = shape.soft_cap * np.tanh(scores / shape.soft_cap)
             scores[np.triu_indices(len(hidden), 1)] = -np.inf
+            if shape.window:
+                scores[np.tril_indices(len(hidden), -shape.window)] = -np.inf
             weights = np.exp(scores - scores.max(axis=1, keepdims=True))
             attended[:, head] = weights / weights.sum(axis=1, keepdims=True) @ value[:, shared]
         o = self.made.sections[1].weights[:, 0]
-        residual = hidden + attended.reshape(len(hidden), -1) @ o.T + self.o_bias
-        return residual, normed(residual, self.last_norm)
+        given = attended.reshape(len(hidden), -1) @ o.T + self.o_bias
+        residual = hidden + (normed(given, self.vectors['output_norm']) if shape.output else given)
+        return residual, normed(residual, self.last_norm) if shape.first else residual
+
+    def normed_heads(self, heads: np.ndarray, name: str) -> np.ndarray:
+        if (weights := self.vectors.get(name)) is None:
+            return heads
+        return normed(heads.reshape(-1, len(weights)), weights).reshape(heads.shape)
 
 
 def normed(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
@@ -86,7 +126,8 @@ def turned(heads: np.ndarray, shape: Shape) -> np.ndarray:
     half = shape.turned // 2
     angles = np.arange(len(heads))[:, None, None] * np.array(shape.frequencies)
     numbers = (heads[..., :half] + 1j * heads[..., half:2 * half]) * np.exp(1j * angles)
-    return np.concatenate([numbers.real, numbers.imag, heads[..., 2 * half:]], axis=2)
+    return np.concatenate([shape.scale * numbers.real, shape.scale * numbers.imag,
+                           heads[..., 2 * half:]], axis=2)
 
 
 def computed(core: NeuronCore, hidden: np.ndarray, parts: list[int]
@@ -102,7 +143,7 @@ def computed(core: NeuronCore, hidden: np.ndarray, parts: list[int]
 
 
 @each_kernels
-@pytest.mark.parametrize('shape', SHAPES, ids=str)
+@pytest.mark.parametrize('shape', [*SHAPES, *KINDS], ids=str)
 @pytest.mark.parametrize(('bits', 'limit'), [(8, 2e-2), (16, 1e-3)])
 def test_against_float64(tmp_path, monkeypatch, kernels, shape, bits, limit):
     monkeypatch.setenv('FLASH_LLM_ROS_KERNELS', kernels)
@@ -117,14 +158,16 @@ def test_against_float64(tmp_path, monkeypatch, kernels, shape, bits, limit):
     core.close()
 
 
-def test_same_bytes_however_it_is_computed(tmp_path, monkeypatch):
+@pytest.mark.parametrize('shape', [Shape(64, 6, 2, 48, 32), Shape(
+    64, 6, 2, 48, 32, window=300, soft_cap=2.0, qk_norm='head', output=True)], ids=str)
+def test_same_bytes_however_it_is_computed(tmp_path, monkeypatch, shape):
     """Whatever the kernels, the threads, and the tokens at once, from two on.
 
     One token's rows are dotted in another order than those of several, and fp16 rows in one of
     each kernel set.
     """
     rng = np.random.default_rng(5)
-    layer = Layer(tmp_path, rng, Shape(64, 6, 2, 48, 32), 'int8')
+    layer = Layer(tmp_path, rng, shape, 'int8')
     hidden = rng.standard_normal((600, 64)).astype(np.float32)
     for bits in (8, 16):
         found = set()

@@ -118,7 +118,7 @@ def test_service_and_topic_say_the_same(active_node, reference):
 
 BAD_GOALS = {
     'empty': ({'prompt': ''}, ErrorCode.EMPTY_PROMPT, 'prompt'),
-    'too long': ({'prompt': 'word ' * 200}, ErrorCode.PROMPT_TOO_LONG, 'context_length'),
+    'too long': ({'prompt': 'word ' * 600}, ErrorCode.PROMPT_TOO_LONG, 'context_length'),
     'replaced bytes': ({'prompt': 'a\ufffdb'}, ErrorCode.INVALID_TEXT, 'U+FFFD'),
     'temperature': ({'temperature': float('nan')}, ErrorCode.INVALID_SAMPLING,
                     'temperature'),

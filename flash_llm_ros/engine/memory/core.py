@@ -40,12 +40,17 @@ def core_scratch_bytes(geometry: Geometry, threads: int, tokens: int,
 def attention_shape(spec: ModelSpec, context: int, tokens: int, cache_type: str) -> Any:
     """The core's AttentionShape for so many tokens at once; cache_type: int8 or int16.
 
+    Its rotations are that of most layers, and that of `spec.local` ones.
+
     Errors as `load_core_class`.
     """
-    attention = spec.attention
+    attention, positions = spec.attention, spec.positions
+    rotations = [(spec.rotary_frequencies(context), positions.scale)]
+    if positions.local_theta is not None:
+        rotations.append((spec.rotary_frequencies(context, local=True), 1.0))
     return _extension().AttentionShape(
         attention.heads, attention.kv_heads, attention.head_dim, context, tokens,
-        {'int8': 8, 'int16': 16}[cache_type], spec.rotary_frequencies(context))
+        {'int8': 8, 'int16': 16}[cache_type], rotations, attention.soft_cap)
 
 
 def _step_rows(codec: RowCodec) -> int:

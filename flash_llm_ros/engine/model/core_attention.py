@@ -11,6 +11,11 @@ from flash_llm_ros.engine.plan import PlanRow
 from flash_llm_ros.store.flash_store import RESIDENT, FlashStore
 from flash_llm_ros.store.resident_layout import attention_layout
 
+# Arguments of the core's add_attention -> names of a layer's vectors.
+_VECTORS = {'norm': 'attention_norm', 'feed_forward_norm': 'ffn_norm', 'qkv_bias': 'qkv_bias',
+            'o_bias': 'o_bias', 'query_norm': 'q_norm', 'key_norm': 'k_norm',
+            'output_norm': 'attention_output_norm'}
+
 
 class CoreAttention(AttentionPart):
     """Of models that ModelSpec.core_attention is true for."""
@@ -42,20 +47,29 @@ class CoreAttention(AttentionPart):
         shape = self._shape(self.context).cache_shape()
         self._cache = np.full((self._spec.layers, *shape), 0, np.uint8)  # touches every page
         self._normed = np.zeros_like(self._ffn_input)
+        self._block = np.zeros_like(self._ffn_input) if self._spec.norm.output else None
 
     def attach(self, window: Window) -> None:
-        self._core = window.core
-        self._core.set_attention(self._shape(self.context), self._spec.norm.eps)
-        for layer in range(self._spec.layers):
-            vectors = [self._vectors.get(f'layers.{layer}.{name}')
-                       for name in ('attention_norm', 'ffn_norm', 'qkv_bias', 'o_bias')]
-            self._core.add_attention(window.section('qkv', layer), window.section('o', layer),
-                                     *vectors, self._cache[layer])
+        self._core, spec = window.core, self._spec
+        self._core.set_attention(self._shape(self.context), spec.norm.eps)
+        for layer in range(spec.layers):
+            rotation = int(spec.local(layer)) if spec.positions.turns(layer) else -1
+            self._core.add_attention(
+                window.section('qkv', layer), window.section('o', layer), self._cache[layer],
+                rotation=rotation, window=spec.attention.window(layer),
+                norm_heads=spec.attention.qk_norm == 'head',
+                **{argument: self._vector(layer, name) for argument, name in _VECTORS.items()})
 
     def run(self, layer: int, tokens: int, position: int) -> tuple[Array, Array]:
         ffn_input, residual = self._ffn_input[:tokens], self.hidden(layer + 1, tokens)
-        self._core.attention(layer, self.hidden(layer, tokens), position, residual, ffn_input)
-        return ffn_input, residual
+        hidden = self.hidden(layer, tokens)
+        if layer:
+            self._add_block(layer - 1, 0, hidden)
+        self._core.attention(layer, hidden, position, residual, ffn_input)
+        if self._block is None:
+            return ffn_input, residual
+        self._block[:tokens] = 0
+        return ffn_input, self._block[:tokens]
 
     def rows(self, count: int) -> list[memoryview]:
         """Whole tiles: what lies in the last one behind `count` tokens is never looked at."""
@@ -64,10 +78,20 @@ class CoreAttention(AttentionPart):
                 for layer in self._cache for head in layer] if count else []
 
     def final_norm(self, first: int, end: int) -> Array:
-        rows = self.hidden(self._spec.layers, end)[first:]
-        normed = self._normed[:len(rows)]
-        self._core.rms_norm(rows, self._vectors['final_norm'], normed)
+        normed = self._normed[:end - first]
+        normed[:] = self.hidden(self._spec.layers, end)[first:]
+        self._add_block(self._spec.layers - 1, first, normed)
+        self._core.rms_norm(normed, self._vectors['final_norm'], normed)
         return normed
+
+    def _add_block(self, layer: int, first: int, stream: Array) -> None:
+        """What a layer's block gave tokens from `first` on, where that is normed before."""
+        if self._block is not None:
+            self._core.add_rms_norm(self._block[first:first + len(stream)],
+                                    self._vector(layer, 'ffn_output_norm'), stream)
+
+    def _vector(self, layer: int, name: str) -> Array | None:
+        return self._vectors.get(f'layers.{layer}.{name}')
 
     def _shape(self, context: int) -> Any:
         return attention_shape(self._spec, context, self._chunk, self.cache_type)

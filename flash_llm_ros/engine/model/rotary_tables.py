@@ -15,10 +15,10 @@ def rotary_inputs(spec: ModelSpec, context: int,
     Empty for layers without rotary positions.
     """
     kinds: dict[bool, dict[str, NDArray[np.floating]]] = {}
-    for local in {_is_local(spec, layer) for layer in range(spec.layers)}:
+    for local in {spec.local(layer) for layer in range(spec.layers)}:
         cos, sin = rotary_tables(spec, context, dtype, local)
         kinds[local] = {'cos': cos, 'sin': sin}
-    return [kinds[_is_local(spec, layer)] if spec.positions.turns(layer) else {}
+    return [kinds[spec.local(layer)] if spec.positions.turns(layer) else {}
             for layer in range(spec.layers)]
 
 
@@ -31,7 +31,3 @@ def rotary_tables(spec: ModelSpec, context: int, dtype: type, local: bool = Fals
     frequencies = spec.rotary_frequencies(context, local)
     angles = np.arange(context, dtype=np.float64)[:, None] * frequencies
     return (scale * np.cos(angles)).astype(dtype), (scale * np.sin(angles)).astype(dtype)
-
-
-def _is_local(spec: ModelSpec, layer: int) -> bool:
-    return spec.positions.local_theta is not None and spec.attention.window(layer) > 0
