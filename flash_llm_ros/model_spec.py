@@ -187,6 +187,7 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         check_integers(self, ('hidden_size', 'layers', 'max_context'))
+        check(self.max_context < 2**31, 'max_context', self.max_context, 'less than 2^31 tokens')
         check_numbers(self, ('logit_cap',), lambda value: value >= 0, 'a number from 0 on')
         check(len(self.attention.windows) in (0, self.layers), 'attention.windows',
               self.attention.windows, f'one for each of {self.layers} layers')
