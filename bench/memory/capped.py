@@ -182,12 +182,17 @@ def print_rows(rows: list[dict[str, Any]]) -> str:
     return f'against llama.cpp: {"; ".join(parts)}'
 
 
-def measure(options: Namespace) -> Report:
+def opened_store(options: Namespace) -> FlashStore:
+    """That of the option, or one of the model, which is made where it is missing."""
     path = options.store or options.model.with_suffix('.int4.store')
     if not path.exists():
         with Steps() as steps:
             convert(options.model, path, ConversionOptions(neurons='int4'), steps)
-    store = FlashStore.open(path)
+    return FlashStore.open(path)
+
+
+def measure(options: Namespace) -> Report:
+    store = opened_store(options)
     sides = sides_of(options, store)
     cases = [Case(allowance, threads, flash) for allowance in options.allowance
              for threads in options.threads for flash in options.flash]
@@ -199,7 +204,7 @@ def measure(options: Namespace) -> Report:
             steps('runs', done, len(order))
     rows = [{**summary(found), 'case': str(case)} for (case, _), found in runs.items()]
     headline = print_rows(rows)
-    return Report({'model': str(options.model), 'store': str(path), 'rows': rows,
+    return Report({'model': str(options.model), 'store': str(store.path), 'rows': rows,
                    'prompt_tokens': len(sides[0].job['tokens']),
                    'runs': [run for found in runs.values() for run in found]},
                   f'{options.model.name} {headline}')

@@ -25,6 +25,7 @@ def main() -> None:
             Path(job['store']), job['budget'], job['mode'], context_length=job['context'],
             prefill_chunk=job['batch'], threads=job['threads'],
             lookup_tokens=job['lookup_tokens'],
+            kv_cache=job.get('kv_cache', EngineConfig.kv_cache),
             draft_store=Path(job['draft']) if 'draft' in job else None))
     except FlashLlmError as error:
         print(json.dumps({'refused': str(error)}))
