@@ -75,6 +75,21 @@ def attempt(trial: Trial, use: str, reader: str, *, before: Step = nothing,
     return Ending(found.outcome, found.detail, budget)
 
 
+def beside_others(trial: Trial, hostile: Callable[[Engine], None]) -> Ending:
+    """A hostile request of an engine with constraints, then an ordinary one, which is compared."""
+    made, budget, found = USES['constrained'], trial.base['budget'], Ending(Outcome.IDENTICAL)
+    engine = made.open(Path(trial.stores), Path(trial.folder), budget, lambda line: None,
+                       reader='threads')
+    try:
+        hostile(engine)
+    except FlashLlmError as error:
+        found = told(Outcome.TYPED, error)
+    after = asked(made, engine, trial.base['texts'], [])
+    engine.close()
+    return Ending(found.outcome if after.outcome is Outcome.IDENTICAL else after.outcome,
+                  found.detail or after.detail, budget)
+
+
 def told(outcome: Outcome, error: FlashLlmError, budget: int = 0) -> Ending:
     """INTERNAL is the code of what nobody has foreseen."""
     return Ending(Outcome.CRASH if error.code is ErrorCode.INTERNAL else outcome,

@@ -1,21 +1,19 @@
 """Row: ROS messages whose fields hold anything their types allow, read as the node reads them."""
 
-from pathlib import Path
 import random
 
-from bench.faults.engine_trial import asked, base_of, told
+from bench.faults.engine_trial import base_of, beside_others
 from bench.faults.hostile_constraints import HOSTILE as CONSTRAINTS
-from bench.faults.outcome import Ending, Outcome, Trial
+from bench.faults.outcome import Ending, Trial
 from bench.faults.row import Row
-from bench.faults.uses import USES
 from flash_llm_msgs.action import GenerateText
 from flash_llm_msgs.msg import ChatMessage
+from flash_llm_ros.engine import Engine
 from flash_llm_ros.node.interfaces.conversions import (
     deadline_seconds,
     forget_texts,
     generation_request,
 )
-from flash_llm_ros.store.errors import FlashLlmError
 
 _TEXTS = ('', ' ', 'x', 'Hello', 'x' * 100_000, 'naïve 日本 👍 \u202e \ufffd', '\0', '\n' * 5000,
           '<|im_end|>', '{{ 9 ** 9 ** 9 }}', '../../etc/passwd', '%s%n', 'a\u0300' * 3000)
@@ -56,28 +54,21 @@ def _constraint(goal: Goal, draw: random.Random) -> None:
 
 
 def _attempt(trial: Trial, case: str, draw: random.Random) -> Ending:
-    """Then an ordinary constrained request of the same engine."""
-    made, budget, found = USES['constrained'], trial.base['budget'], Ending(Outcome.IDENTICAL)
-    engine = made.open(Path(trial.stores), Path(trial.folder), budget, lambda line: None,
-                       reader='threads')
     kinds = {'sampling': _sampling, 'messages': _messages, 'texts': _texts,
              'constraint': _constraint}
     goal = Goal(prompt='Hello')
     for kind in kinds if case == 'everything' else (case,):
         kinds[kind](goal, draw)
-    try:
+
+    def send(engine: Engine) -> None:
         deadline_seconds(goal, default=1.0)
         request = generation_request(goal, max_tokens=16, system_prompt='')
         engine.check(request)
         forget_texts(goal)
         for _ in engine.start(request):
             pass
-    except FlashLlmError as error:
-        found = told(Outcome.TYPED, error)
-    after = asked(made, engine, trial.base['texts'], [])
-    engine.close()
-    return Ending(found.outcome if after.outcome is Outcome.IDENTICAL else after.outcome,
-                  found.detail or after.detail, budget)
+
+    return beside_others(trial, send)
 
 
 ROWS = (Row('hostile ROS messages', CASES, base_of, lambda case: ('constrained', 'threads'),

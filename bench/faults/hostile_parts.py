@@ -14,7 +14,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from bench.faults.damage import copied_store
-from bench.faults.engine_trial import asked, base_of, told
+from bench.faults.engine_trial import asked, base_of, beside_others, told
 from bench.faults.hostile_constraints import HOSTILE as CONSTRAINTS
 from bench.faults.hostile_templates import HOSTILE as TEMPLATES
 from bench.faults.manifests import edited, edits, read_manifest, seal
@@ -145,18 +145,8 @@ def _part_row(name: str, use: str, change: Change, cases: tuple, *files: str) ->
 
 
 def _constraint(trial: Trial, case: str, draw: random.Random) -> Ending:
-    """Then an ordinary constrained request of the same engine."""
-    made, budget, found = USES['constrained'], trial.base['budget'], Ending(Outcome.IDENTICAL)
-    engine = made.open(Path(trial.stores), Path(trial.folder), budget, lambda line: None,
-                       reader='threads')
-    try:
-        ask(engine, max_tokens=40, constraint=CONSTRAINTS[case]())
-    except FlashLlmError as error:
-        found = told(Outcome.TYPED, error)
-    after = asked(made, engine, trial.base['texts'], [])
-    engine.close()
-    return Ending(found.outcome if after.outcome is Outcome.IDENTICAL else after.outcome,
-                  found.detail or after.detail, budget)
+    return beside_others(trial, lambda engine: ask(engine, max_tokens=40,
+                                                   constraint=CONSTRAINTS[case]()))
 
 
 ROWS = (
