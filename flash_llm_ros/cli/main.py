@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from importlib import import_module
 from importlib.metadata import version
 import os
@@ -75,44 +75,39 @@ def declare(name: str, parser: argparse.ArgumentParser) -> ModuleType:
     # NumPy is not imported yet. OpenBLAS' threads wait for each other by spinning: where other
     # processes run, a factorisation takes forty times as long with two as with one.
     os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
-    with _nothing_to_undo():
+    with _on_interrupt(_leave):      # nothing has been done that would have to be undone
         module = import_module(f'{__package__}.{name}')
     module.add_arguments(parser)
     parser.epilog = module.EPILOG
     return module
 
 
-@contextmanager
-def _nothing_to_undo() -> Iterator[None]:
-    """Ctrl-C ends the process at once: an exception would come out of a library half imported."""
-    def leave(number: int, frame: FrameType | None) -> None:
-        os.write(sys.stderr.fileno(), b'flash_llm: interrupted\n')
-        os._exit(INTERRUPTED)
-
-    before = signal.getsignal(signal.SIGINT)
-    if before is signal.default_int_handler:        # a background job ignores it
-        signal.signal(signal.SIGINT, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def interrupted_once() -> Iterator[None]:
+def interrupted_once() -> AbstractContextManager[None]:
     """The first Ctrl-C is obeyed; more of them keep nobody from cleaning up, to the very end."""
-    def obey(number: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        raise KeyboardInterrupt
+    return _on_interrupt(_obey_once)
 
+
+@contextmanager
+def _on_interrupt(handle: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     before = signal.getsignal(signal.SIGINT)
     if before is signal.default_int_handler:        # a background job ignores it
-        signal.signal(signal.SIGINT, obey)
+        signal.signal(signal.SIGINT, handle)
     try:
         yield
     finally:
-        if signal.getsignal(signal.SIGINT) is obey:
+        if signal.getsignal(signal.SIGINT) is handle:
             signal.signal(signal.SIGINT, before)
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    """End the process at once: an exception would come out of a library half imported."""
+    os.write(sys.stderr.fileno(), b'flash_llm: interrupted\n')
+    os._exit(INTERRUPTED)
+
+
+def _obey_once(number: int, frame: FrameType | None) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def carry_out(run: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
