@@ -3,10 +3,14 @@
     ros2 run flash_llm_ros flash_llm_node --ros-args -p store:=STORE \\
         -p requests.structured:=true -p autostart:=true
     python examples/interface_answer.py 'Drive ahead slowly.'
-    python examples/interface_answer.py 'Turn to the left!' --server flash_llm
+    python examples/interface_answer.py 'Back up.' --server flash_llm
 
 The interface is the schema, the bounds beside it are the robot's; the answer fills the message
 without a parser. It is printed, not published: see spoken_command.py for what a moving robot needs.
+
+The form is certain, the sense is the model's: of these lines SmolLM2-135M (`make demo`) understands
+the first, Qwen2.5-Coder-1.5B both. Left and right as a sign are too hard for both;
+spoken_command.py has words for them.
 """
 
 from argparse import ArgumentParser

@@ -1,6 +1,7 @@
 """The launch file with the real `launch`, which no wheel brings: skipped only without it.
 
-The checkouts of launch, launch_ros and ros2cli, installed with `pip install --target`, are enough.
+The checkouts of launch, launch_ros and ros2cli, installed with `pip install --target`, and
+osrf_pycommon are enough.
 """
 
 from contextlib import contextmanager
