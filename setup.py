@@ -101,7 +101,7 @@ setup(
     version=MANIFEST.findtext('version'),
     description=' '.join(MANIFEST.findtext('description').split()),
     license=MANIFEST.findtext('license'),
-    python_requires='>=3.11',
+    python_requires='>=3.10',
     packages=find_packages(include=[NAME, f'{NAME}.*']),
     package_data={'': ['*.txt', '*.xml']},
     ext_modules=native_core(),

@@ -92,7 +92,7 @@ setup(
     version=MANIFEST.findtext('version'),
     description=MANIFEST.findtext('description'),
     license=MANIFEST.findtext('license'),
-    python_requires='>=3.11',
+    python_requires='>=3.10',
     packages=[],
     distclass=BinaryDistribution,
     cmdclass={'build': CMakeBuild},

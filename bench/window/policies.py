@@ -162,7 +162,7 @@ class LeastLikely:
 
     def __init__(self, half_life: int) -> None:
         self._half_life, self._now = half_life, 0
-        self._fading = math.exp2(-1 / half_life)
+        self._fading = 2.0 ** (-1 / half_life)
         self._uses: dict[int, tuple[float, int]] = {}       # weight, token of the latest use
         self._before, self._current = _Levels(), _Levels()  # last used by earlier tokens, by this
 

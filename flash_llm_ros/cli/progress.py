@@ -12,17 +12,18 @@ class Steps:
     def __init__(self) -> None:
         self._terminal = sys.stderr.isatty()
         self._bars = Progress(TextColumn('{task.description:<12}'), BarColumn(),
-                              MofNCompleteColumn(), TimeElapsedColumn(),
-                              disable=not self._terminal)
+                              MofNCompleteColumn(), TimeElapsedColumn())
         self._tasks: dict[str, int] = {}
 
     def __enter__(self) -> 'Steps':
-        self._bars.start()
+        if self._terminal:
+            self._bars.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
-        self._bars.stop()
+        if self._terminal:          # rich before 14.3 ends a line that it never began
+            self._bars.stop()
 
     def __call__(self, what: str, done: int, total: int) -> None:
         if what not in self._tasks:

@@ -14,6 +14,7 @@ from flash_llm_ros.convert.predictor_choice import Candidate, choose
 from flash_llm_ros.convert.predictor_quality import Judge, Quality
 from flash_llm_ros.convert.samples import Samples
 from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.onnx_runtime import TWO_BITS
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.manifest import PredictorFacts
 from flash_llm_ros.store.neuron_reader import NeuronReader
@@ -22,7 +23,7 @@ from flash_llm_ros.store.predictor_graph import predictor_layout
 from flash_llm_ros.store.writer import Progress
 
 FORMS = (*(PredictorForm('low_rank', rank) for rank in (64, 128, 256)),
-         *(PredictorForm('sketch', bits) for bits in (2, 4)))
+         *(PredictorForm('sketch', bits) for bits in (2, 4) if bits > 2 or TWO_BITS))
 _MEASURED_SCORES = 4_000_000    # scores that a threshold or a quality is taken of
 _STATISTICS_TOKENS = 4096       # inputs at once
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from flash_llm_ros import onnx_runtime
 from flash_llm_ros.engine.memory.read_estimate import estimated_reads
 from flash_llm_ros.engine.memory.window_plan import plan_window
 from flash_llm_ros.engine.model.feed_forward.gated import GatedFeedForward
@@ -24,8 +25,8 @@ class Choice(NamedTuple):
 
 def check_mode(mode: str, manifest: Manifest) -> None:
     """Raise FlashLlmError(INVALID_PARAMETER) where a store cannot be run in this mode."""
-    if mode == 'gated' and manifest.calibration is None:
-        why = _why_exact(manifest)
+    why = _why_exact(manifest)
+    if mode == 'gated' and why is not None:
         raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
                             f'mode is gated, but {why}; it must be auto or exact.')
 
@@ -39,13 +40,20 @@ def ranked_modes(mode: str, manifest: Manifest, slots: Mapping[str, int],
     """
     if mode != 'auto':
         return [Choice(mode, f'mode {mode}, as it was asked for')]
-    if manifest.calibration is None:
-        return [Choice('exact', f'mode exact: {_why_exact(manifest)}')]
+    why = _why_exact(manifest)
+    if why is not None:
+        return [Choice('exact', f'mode exact: {why}')]
     return _by_reads(manifest.geometry, manifest.calibration, slots, costs)
 
 
-def _why_exact(manifest: Manifest) -> str:
-    """Of a store without calibration."""
+def _why_exact(manifest: Manifest) -> str | None:
+    """Why mode gated cannot be; None where it can."""
+    if manifest.calibration is not None:
+        if not onnx_runtime.TWO_BITS and any((found.kind, found.size) == ('sketch', 2)
+                                for found in manifest.calibration.predictors):
+            return ('its predictors have 2 bits, which ONNX Runtime computes since 1.24; '
+                    '`flash_llm calibrate` makes others here')
+        return None
     block = manifest.model.feed_forward
     if block.experts is not None:
         return (f"the model's own router chooses {block.experts.active} of {block.experts.count} "

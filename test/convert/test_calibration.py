@@ -8,7 +8,7 @@ import shutil
 import statistics
 
 from family_checkpoints import VARIANTS, reference_of, write_opt
-from generation_cases import ReferenceModel
+from greedy_reference import ReferenceModel
 import numpy as np
 from planted_checkpoint import write_planted_checkpoint
 import pytest

@@ -3,7 +3,8 @@
 from itertools import accumulate
 from pathlib import Path
 
-from generation_cases import PROMPTS, ReferenceModel, answer, opened, request, say
+from generation_cases import PROMPTS, answer, opened, request, say
+from greedy_reference import ReferenceModel
 import pytest
 from refusals import assert_error
 from test_suspend import interrupted

@@ -2,16 +2,8 @@
 
 from pathlib import Path
 
-from generation_cases import (
-    KINDS,
-    MODES,
-    PROMPTS,
-    ReferenceModel,
-    answer,
-    flash_uses,
-    opened,
-    opened_tightly,
-)
+from generation_cases import KINDS, MODES, PROMPTS, answer, flash_uses, opened, opened_tightly
+from greedy_reference import ReferenceModel
 import pytest
 from tiny_checkpoint import converted, write_checkpoint
 

@@ -1,9 +1,11 @@
 """Which mode auto takes, and the sentence that says why: by hand, and of an engine."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 import re
 import shutil
+from typing import Any
 
 from flash_costs import linear_profile
 from generation_cases import answer, opened, opened_tightly
@@ -11,7 +13,8 @@ from planted_checkpoint import ACTIVE_SHARE
 import pytest
 from refusals import assert_error
 
-from flash_llm_ros.engine.mode import ranked_modes
+from flash_llm_ros import onnx_runtime
+from flash_llm_ros.engine.mode import check_mode, ranked_modes
 from flash_llm_ros.engine.parts import Parts
 from flash_llm_ros.engine.plan import PlanRow
 from flash_llm_ros.store.device_profile import PROFILE, ReadCosts
@@ -32,7 +35,7 @@ def manifest(planted_store: Path) -> Manifest:
                             perplexity_error=0.0)
 
 
-def with_calibration(manifest: Manifest, **changes: float) -> Manifest:
+def with_calibration(manifest: Manifest, **changes: Any) -> Manifest:
     return replace(manifest, calibration=replace(manifest.calibration, **changes))
 
 
@@ -69,6 +72,20 @@ def test_at_most_a_hundredth_of_perplexity(manifest: Manifest, ratio: float, err
     found = ranked_modes('auto', changed, SLOTS, BYTES_COST)[0]
     assert found.mode == mode
     assert f'{ratio:.4f} ± {error:.4f} times' in found.reason
+
+
+def test_predictors_that_this_onnx_runtime_does_not_compute(
+        manifest: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onnx_runtime, 'TWO_BITS', False)
+    for bits, mode in ((2, 'exact'), (4, 'gated')):
+        predictors = [replace(found, kind='sketch', size=bits)
+                      for found in manifest.calibration.predictors]
+        changed = with_calibration(manifest, predictors=predictors, groups_share=0.05)
+        found = ranked_modes('auto', changed, SLOTS, BYTES_COST)[0]
+        assert found.mode == mode and ('since 1.24' in found.reason) == (bits == 2)
+        refused = assert_error(ErrorCode.INVALID_PARAMETER, 'have 2 bits')
+        with refused if bits == 2 else nullcontext():
+            check_mode('gated', changed)
 
 
 @pytest.mark.parametrize(('without', 'mode'), [('gated', 'exact'), ('exact', 'gated')])

@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from generation_cases import PROMPTS, ReferenceModel, answer, opened, opened_tightly
+from generation_cases import PROMPTS, answer, opened, opened_tightly
+from greedy_reference import ReferenceModel
 from hypothesis import given
 from hypothesis import strategies as st
 import pytest

@@ -3,17 +3,8 @@
 from pathlib import Path
 import threading
 
-from generation_cases import (
-    MODES,
-    TURNS,
-    ReferenceModel,
-    answer,
-    flash_uses,
-    opened,
-    request,
-    say,
-    talk,
-)
+from generation_cases import MODES, TURNS, answer, flash_uses, opened, request, say, talk
+from greedy_reference import ReferenceModel
 import numpy as np
 import pytest
 

@@ -1,10 +1,8 @@
-"""What the tests of generation share: tight budgets, answers, and the model in transformers."""
+"""What the tests of generation share: tight budgets and answers."""
 
 from pathlib import Path
 import re
 
-import torch
-from transformers import LlamaForCausalLM
 import yaml
 
 from flash_llm_ros.engine import Engine, EngineConfig, Generation, GenerationRequest
@@ -54,29 +52,6 @@ def say(engine: Engine, session: str, prompt: str, **options: object) -> Generat
 
 def talk(engine: Engine, session: str, **options: object) -> list[list[int]]:
     return [say(engine, session, turn, **options).tokens for turn in TURNS]
-
-
-class ReferenceModel:
-    """A tiny checkpoint in transformers, with the weights that an fp16 store rounds rounded."""
-
-    def __init__(self, checkpoint: Path) -> None:
-        torch.set_num_threads(1)        # more only wait for each other in a model this small
-        self.model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
-        with torch.no_grad():
-            for name, weight in self.model.named_parameters():
-                if 'mlp' in name or 'embed_tokens' in name or 'lm_head' in name:
-                    weight.copy_(weight.half().float())
-
-    @torch.no_grad()
-    def greedy(self, prompt: list[int], count: int) -> list[int]:
-        tokens: list[int] = []
-        inputs, cache = torch.tensor([prompt]), None
-        for _ in range(count):
-            output = self.model(inputs, past_key_values=cache, use_cache=True)
-            cache = output.past_key_values
-            tokens.append(int(output.logits[0, -1].argmax()))
-            inputs = torch.tensor([[tokens[-1]]])
-        return tokens
 
 
 def flash_uses(store: Path, prompt: list[int], tokens: list[int], chunk: int) -> int:

@@ -1,7 +1,7 @@
 """Measures a device profile with the reader that the engine uses."""
 
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
+from datetime import datetime, timezone
 from pathlib import Path
 
 from flash_llm_ros.store.device_profile import PATTERNS, DeviceProfile, Measurement
@@ -46,7 +46,7 @@ def probe(file: str | Path, seconds: float,
         best[pattern, size, depth] = max(rate, best.get((pattern, size, depth), 0.0))
         progress('probing', number + 1, _ROUNDS * len(cases))
     return DeviceProfile(device, found['reader'], found['direct'],
-                         datetime.now(UTC).isoformat(timespec='seconds'), span,
+                         datetime.now(timezone.utc).isoformat(timespec='seconds'), span,
                          tuple(Measurement(*case, rate) for case, rate in best.items()))
 
 

@@ -171,6 +171,7 @@ class _Environment(ImmutableSandboxedEnvironment):
 
         self.globals = {'range': self.globals['range'], 'dict': dict, 'namespace': Namespace,
                         'raise_exception': _raise, 'strftime_now': strftime_now}
+        self.filters['items'] = _items
         self.filters = {name: _bounded(name, self.filters[name]) for name in _FILTERS}
         self.filters['tojson'] = _bounded('tojson', to_json)
         self.filters |= {'_seen': _seen, '_read': _read, '_steps': _steps}
@@ -330,6 +331,11 @@ def _read(context: Context, value: Any) -> Any:
 @pass_context
 def _steps(context: Context, entries: Iterable[Any], weight: int) -> Iterator[Any]:
     return context.environment.work.counted(entries, weight)
+
+
+def _items(value: Any) -> Any:
+    """The filter of Jinja 3.1; Ubuntu 22.04 has 3.0."""
+    return () if isinstance(value, jinja2.Undefined) else value.items()
 
 
 def _bounded(name: str, function: Callable[..., Any]) -> Callable[..., Any]:

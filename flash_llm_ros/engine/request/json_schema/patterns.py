@@ -12,6 +12,11 @@ import warnings
 
 from .numbers import TooHard
 
+try:
+    from re import _parser as re_parser
+except ImportError:         # Python 3.10
+    import sre_parse as re_parser
+
 Ranges = list[tuple[int, int]]      # of code points, in order, ends included
 
 _LAST = 0x10FFFF
@@ -75,10 +80,10 @@ def pattern_text(pattern: str, *, whole: bool = False) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try:
-            tree = re._parser.parse(pattern, re.ASCII)
+            tree = re_parser.parse(pattern, re.ASCII)
         except (re.error, OverflowError, ValueError) as error:     # a number of 4,301 digits
             raise TooHard(f'pattern {pattern[:200]!r} is not understood: {error}') from None
-    if tree.state.flags & ~(re.ASCII | re._parser.SRE_FLAG_UNICODE):
+    if tree.state.flags & ~(re.ASCII | re_parser.SRE_FLAG_UNICODE):
         raise TooHard(f'pattern {pattern!r} has flags, which JSON Schema has not')
     if whole:
         return _sequence(list(tree))
@@ -128,7 +133,7 @@ def _item(name: str, value: Any) -> str:
         return f'(?:{_sequence(value[3])})'
     if name in ('MAX_REPEAT', 'MIN_REPEAT'):
         least, most, inner = value
-        end = '' if most == re._parser.MAXREPEAT else int(most)
+        end = '' if most == re_parser.MAXREPEAT else int(most)
         return f'(?:{_sequence(inner)}){{{int(least)},{end}}}'
     what = {'AT': 'an anchor within', 'GROUPREF': 'a back reference'}.get(name, 'look-around')
     raise TooHard(f'a pattern has {what}, which no grammar keeps to')
