@@ -20,6 +20,7 @@ def make_goal(
     drop_oldest_turns: bool = False,
     priority: int = 100,
     deadline: float = 0.0,
+    speak: bool = False,
     max_tokens: int = 0,
     temperature: float = 0.0,
     top_k: int = 0,
@@ -38,7 +39,8 @@ def make_goal(
     """Return the goal; its message tells what every field means.
 
     ``messages`` are ('user', 'text') pairs, {'role', 'content'} mappings or ChatMessages, instead
-    of a prompt. ``deadline`` is in seconds from arrival, 0: the node's own. At most one of
+    of a prompt. ``deadline`` is in seconds from arrival, 0: the node's own. ``speak`` sends its
+    sentences to ~/sentences, too. At most one of
     ``json_schema``, ``regex``, ``choices``, ``grammar`` and ``interface`` says what the answer has
     to look like. An interface is a message's class or a name such as 'geometry_msgs/msg/Twist', an
     action (its goal) or a service (its request); ``bounds`` say more about fields:
@@ -48,7 +50,8 @@ def make_goal(
     goal = GenerateText.Goal(check_fields=True)
     for name, value in (('prompt', prompt), ('system_prompt', system_prompt), ('raw', raw),
                         ('session_id', session_id), ('drop_oldest_turns', drop_oldest_turns),
-                        ('priority', priority), ('deadline', _number('deadline', deadline))):
+                        ('priority', priority), ('deadline', _number('deadline', deadline)),
+                        ('speak', speak)):
         _fill(goal, name, value)
     goal.sampling = SamplingOptions(check_fields=True)
     for name, value in (('max_tokens', max_tokens), ('top_k', top_k), ('seed', seed),

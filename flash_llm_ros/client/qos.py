@@ -6,4 +6,5 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 # of 10 it did with 20 clients on a busy machine.
 CALLS = QoSProfile(depth=1000)
 STATUS = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+SENTENCES = QoSProfile(depth=100)     # that a voice may lag behind
 STREAM = QoSProfile(depth=200)  # chunks a slow subscriber may lag behind

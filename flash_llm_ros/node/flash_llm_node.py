@@ -22,7 +22,7 @@ from flash_llm_ros.node.interfaces.intake import Intake
 from flash_llm_ros.node.interfaces.reset import ResetSession
 from flash_llm_ros.node.interfaces.service import GenerateService
 from flash_llm_ros.node.interfaces.tokenize import Tokenize
-from flash_llm_ros.node.interfaces.topics import PromptTopic, StreamTopic
+from flash_llm_ros.node.interfaces.topics import PromptTopic, SentencesTopic, StreamTopic
 from flash_llm_ros.node.lifecycle_guard import LifecycleGuard
 from flash_llm_ros.node.parameters import Parameters, as_declared, unknown_name
 from flash_llm_ros.node.work.ledger import Ledger
@@ -65,8 +65,8 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
             self.watchdog.complaint, monitor)
 
         intake = Intake(
-            self._settings, StreamTopic(self, monitor), self._ledger, self._current_worker,
-            self.report_bug)
+            self._settings, StreamTopic(self, monitor), SentencesTopic(self, monitor).outlet,
+            self._ledger, self._current_worker, self.report_bug)
         watch = ClientWatch(self, monitor)
         self._action = GenerateAction(self, self._settings, intake, watch)
         self._service = GenerateService(self, self._settings, intake, watch)

@@ -388,12 +388,13 @@ def test_goal_has_every_field() -> None:
 
     goal = make_goal(
         'p', messages=[('user', 'a'), {'role': 'assistant', 'content': 'b'}], system_prompt='s',
-        raw=True, session_id='i', priority=200, deadline=3, max_tokens=4, temperature=0.5, top_k=6,
-        top_p=0.25, min_p=0.125, repetition_penalty=1.5, seed=2**63, stop=['x'],
+        raw=True, session_id='i', priority=200, deadline=3, speak=True, max_tokens=4,
+        temperature=0.5, top_k=6, top_p=0.25, min_p=0.125, repetition_penalty=1.5, seed=2**63,
+        stop=['x'],
         json_schema={'type': 'integer'})
     assert [(m.role, m.content) for m in goal.messages] == [('user', 'a'), ('assistant', 'b')]
     assert (goal.prompt, goal.system_prompt, goal.raw, goal.session_id, goal.priority,
-            goal.deadline) == ('p', 's', True, 'i', 200, 3.0)
+            goal.deadline, goal.speak) == ('p', 's', True, 'i', 200, 3.0, True)
     sampling = goal.sampling
     assert (sampling.max_tokens, sampling.temperature, sampling.top_k, sampling.top_p,
             sampling.min_p, sampling.repetition_penalty, sampling.seed, sampling.stop) == (

@@ -1,13 +1,15 @@
 """The real node with directives in prompts: '[piece=0.05]' slows every piece by that many seconds,
 
-'[prefill=3]' only the first, '[fault]' and '[bug]' raise after the first token, '[hang]' and
-'[hold]' begin with a native call that does not return, the latter with the interpreter's lock.
-Environment variables: TEST_OPEN_SECONDS slows the opening of a store, TEST_SYSFS stands in for
-/sys, TEST_OBJECTS names a file for the count of Python's objects; results are then kept for 1 s.
+'[prefill=3]' only the first, '[say] A b.' has these words instead of its pieces, '[fault]' and
+'[bug]' raise after the first token, '[hang]' and '[hold]' begin with a native call that does not
+return, the latter with the interpreter's lock. Environment variables: TEST_OPEN_SECONDS slows the
+opening of a store, TEST_SYSFS stands in for /sys, TEST_OBJECTS names a file for the count of
+Python's objects; results are then kept for 1 s.
 """
 
 import ctypes
 import gc
+import itertools
 import os
 from pathlib import Path
 import re
@@ -41,9 +43,11 @@ class Injected:
             ctypes.CDLL(None).sleep(3600)
         if '[hold]' in self._prompt:
             ctypes.PyDLL(None).sleep(3600)
-        for piece in self._generation:
+        said = re.findall(r'\s*\S+', self._prompt.partition('[say] ')[2])
+        words = itertools.chain(said, itertools.repeat(''))
+        for piece, word in zip(self._generation, words, strict=False):
             time.sleep(self._seconds('piece'))
-            yield piece
+            yield word if said else piece
             if '[fault]' in self._prompt:
                 raise ReadFailedError('A read of 4096 bytes failed twice.')
             if '[bug]' in self._prompt:

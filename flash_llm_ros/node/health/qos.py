@@ -6,8 +6,8 @@ from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 from flash_llm_ros.node.health import Health, Level, worst
 
-TOPICS = ('~/status', '~/stream', '~/response', '~/prompt', '~/generate/_action/feedback',
-          '~/generate/_action/status', '/diagnostics')
+TOPICS = ('~/status', '~/stream', '~/sentences', '~/response', '~/prompt',
+          '~/generate/_action/feedback', '~/generate/_action/status', '/diagnostics')
 
 
 def communication_health(node: Node) -> Health:

@@ -18,6 +18,7 @@ from flash_llm_ros.node.interfaces.conversions import (
     fill_answer,
     forget_texts,
     generation_request,
+    is_spoken,
 )
 from flash_llm_ros.node.interfaces.intake import Intake, Understood
 from flash_llm_ros.node.parameters import Parameters
@@ -71,7 +72,7 @@ class GenerateAction:
             ask, max_tokens=parameters['requests.max_tokens'],
             system_prompt=parameters['requests.system_prompt'])
         deadline = deadline_seconds(ask, default=parameters['requests.default_deadline'])
-        return Understood(generation, deadline, ask.priority)
+        return Understood(generation, deadline, ask.priority, is_spoken(ask))
 
     def _cancel(self, handle: ServerGoalHandle) -> CancelResponse:
         # rclpy moves the goal to CANCELING when this has returned; who ends the request before

@@ -85,6 +85,15 @@ def deadline_seconds(ask: Ask, *, default: float) -> float:
     return ask.deadline or default
 
 
+def is_spoken(ask: Ask) -> bool:
+    """Return whether its sentences go out; raises FlashLlmError(INVALID_REQUEST)."""
+    if ask.speak and ask.constraint.kind != OutputConstraint.NONE:
+        raise FlashLlmError(
+            ErrorCode.INVALID_REQUEST, 'speak is true, and the answer has a constraint; only plain '
+            'text is spoken.')
+    return ask.speak
+
+
 def chunk_message(chunk: Chunk) -> TokenChunk:
     """Return the message of a chunk."""
     return TokenChunk(

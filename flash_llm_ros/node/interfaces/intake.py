@@ -20,6 +20,7 @@ class Understood:
     generation: GenerationRequest
     deadline: float                     # s from now, 0 for none
     priority: int = DEFAULT_PRIORITY
+    speak: bool = False
 
 
 class Intake:
@@ -29,12 +30,15 @@ class Intake:
         self,
         parameters: Parameters,
         stream: Outlet,
+        spoken: Callable[[], Outlet],
         ledger: Ledger,
         current_worker: Callable[[], Worker | None],
         report_bug: Callable[[BaseException], None],
     ) -> None:
+        """``stream`` is told of every request, ``spoken()`` of one that is to be spoken."""
         self._parameters = parameters
         self._stream = stream
+        self._spoken = spoken
         self._ledger = ledger
         self._current_worker = current_worker
         self._report_bug = report_bug
@@ -65,6 +69,8 @@ class Intake:
             self._report_bug(error)
             return self._refuse(request_id, outlets, FlashLlmError(
                 ErrorCode.INTERNAL, f'Unexpected {type(error).__name__}: {error}'))
+        if understood.speak:
+            outlets = self._spoken(), *outlets
         request = Request(
             request_id, understood.generation, outlets, priority=understood.priority,
             deadline=understood.deadline, stream_period=self._parameters['requests.stream_period'],

@@ -12,6 +12,7 @@ from flash_llm_ros.node.interfaces.conversions import (
     deadline_seconds,
     fill_answer,
     generation_request,
+    is_spoken,
 )
 from flash_llm_ros.node.interfaces.intake import Intake, Understood
 from flash_llm_ros.node.parameters import Parameters
@@ -59,7 +60,7 @@ class GenerateService:
             raise FlashLlmError(
                 ErrorCode.QUEUE_FULL,
                 f'{MOST_CALLS} calls of ~/generate_text wait already; use the action ~/generate.')
-        return Understood(generation, deadline, ask.priority)
+        return Understood(generation, deadline, ask.priority, is_spoken(ask))
 
 
 class _Call(Outlet):

@@ -1,4 +1,4 @@
-"""The topics ~/prompt -> ~/response, for bags, rqt and quick tests, and ~/stream."""
+"""The topics ~/prompt -> ~/response, for bags, rqt and quick tests, ~/stream and ~/sentences."""
 
 import struct
 
@@ -9,15 +9,17 @@ from rclpy.qos import QoSProfile
 from std_msgs.msg import String
 
 from flash_llm_msgs.msg import TokenChunk
-from flash_llm_ros.client.qos import STREAM
+from flash_llm_ros.client.qos import SENTENCES, STREAM
 from flash_llm_ros.engine import FinishReason, GenerationRequest
 from flash_llm_ros.node.interfaces.conversions import chunk_message
 from flash_llm_ros.node.interfaces.intake import Intake, Understood
+from flash_llm_ros.node.interfaces.sentence_splitter import SentenceSplitter
 from flash_llm_ros.node.parameters import Parameters
 from flash_llm_ros.node.work.request import Chunk, Outcome, Outlet
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 QOS = QoSProfile(depth=20)
+ANSWERED = (FinishReason.STOP, FinishReason.LENGTH)
 HEADER = 4  # bytes of the encapsulation header; the lowest bit of its second byte: little endian
 
 
@@ -31,6 +33,42 @@ class StreamTopic(Outlet):
     def chunk(self, chunk: Chunk) -> None:
         """Publish the chunk."""
         self._publisher.publish(chunk_message(chunk))
+
+
+class SentencesTopic:
+    """~/sentences: what is to be spoken, sentence by sentence."""
+
+    def __init__(self, node: Node, callback_group: CallbackGroup) -> None:
+        self._publisher = node.create_publisher(
+            String, '~/sentences', SENTENCES, callback_group=callback_group)
+
+    def outlet(self) -> Outlet:
+        """Return the outlet of one request."""
+        return _Spoken(self._publisher)
+
+
+class _Spoken(Outlet):
+    """The sentences of one request; without a listener when it starts, nothing is looked at."""
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._splitter: SentenceSplitter | None = None
+
+    def started(self) -> None:
+        """Look whether anybody listens."""
+        if self._publisher.get_subscription_count():
+            self._splitter = SentenceSplitter()
+
+    def chunk(self, chunk: Chunk) -> None:
+        """Publish what has ended; the rest at the end of an answer, of nothing that was ended."""
+        reason = chunk.finish_reason
+        if self._splitter is None or reason not in (FinishReason.RUNNING, *ANSWERED):
+            return
+        sentences = self._splitter.add(chunk.text)
+        if reason in ANSWERED:
+            sentences += self._splitter.rest()
+        for sentence in sentences:
+            self._publisher.publish(String(data=sentence))
 
 
 class PromptTopic:
@@ -59,7 +97,7 @@ class PromptTopic:
             sampling=parameters.sampling(),
             max_tokens=parameters['requests.max_tokens'],
             stop=())
-        return Understood(generation, parameters['requests.default_deadline'])
+        return Understood(generation, parameters['requests.default_deadline'], speak=True)
 
 
 class _Prompt(Outlet):
@@ -70,7 +108,7 @@ class _Prompt(Outlet):
 
     def done(self, outcome: Outcome) -> None:
         """Publish an answer that came to its end."""
-        if outcome.finish_reason in (FinishReason.STOP, FinishReason.LENGTH):
+        if outcome.finish_reason in ANSWERED:
             self._response.publish(String(data=outcome.text))
 
 
