@@ -18,13 +18,14 @@ class ClientWatch:
 
     rclpy does not tell which client a request came from. So the clients of a service that are in
     the graph when a request arrives are its possible senders; it is ended once none of them is
-    left. Where the middleware does not show them, no request is ever ended.
+    left. Where the middleware does not show them, as Zenoh's, no request is ended, which is told.
     """
 
     def __init__(self, node: Node, callback_group: CallbackGroup) -> None:
         self._node = node
         self._new: queue.SimpleQueue[_Watched] = queue.SimpleQueue()
         self._watched: list[_Watched] = []
+        self._is_told = False
         node.create_timer(PERIOD, self._look, callback_group=callback_group,
                           clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -33,6 +34,8 @@ class ClientWatch:
         if request.ended:
             return
         service = self._node.resolve_service_name(service)
+        if not self._are_shown(service):
+            return
         self._new.put(_Watched(request, service, self._clients(service)))
 
     def _look(self) -> None:
@@ -44,10 +47,25 @@ class ClientWatch:
         for watched in self._watched:
             watched.look(present[watched.service])
 
+    def _are_shown(self, service: str) -> bool:
+        """Whether the middleware shows whose services are whose: ours at least has to be there."""
+        if self._node.get_subscriptions_info_by_topic(_requests(service), no_mangle=True):
+            return True
+        if not self._is_told:
+            self._is_told = True
+            self._node.get_logger().warning(
+                'The middleware does not show the clients of services: a request whose client has '
+                'left goes on until it is done or its deadline has passed.')
+        return False
+
     def _clients(self, service: str) -> set[bytes]:
-        # A service's clients are the writers of this topic of the middleware.
-        writers = self._node.get_publishers_info_by_topic(f'rq{service}Request', no_mangle=True)
+        writers = self._node.get_publishers_info_by_topic(_requests(service), no_mangle=True)
         return {bytes(writer.endpoint_gid) for writer in writers}
+
+
+def _requests(service: str) -> str:
+    """The topic that a service's clients write, by its name in DDS."""
+    return f'rq{service}Request'
 
 
 class _Watched:
