@@ -69,9 +69,10 @@ $(DONE)/venv:
 	@mkdir -p $(@D) && touch $@
 
 $(DONE)/requirements: $(DONE)/venv requirements/build.txt requirements/ros.txt requirements/runtime.txt \
-		requirements/convert.txt requirements/replay.txt requirements/structured.txt requirements/constraints.txt
+		requirements/convert.txt requirements/replay.txt requirements/serve.txt requirements/structured.txt \
+		requirements/constraints.txt
 	$(call step,ros,Installing ROS 2 and build tools (1 min),$(INSTALL) -r requirements/build.txt -r requirements/ros.txt)
-	$(call step,runtime,Installing ONNX Runtime and the other libraries,$(INSTALL) -r requirements/runtime.txt -r requirements/convert.txt -r requirements/replay.txt -r requirements/structured.txt)
+	$(call step,runtime,Installing ONNX Runtime and the other libraries,$(INSTALL) -r requirements/runtime.txt -r requirements/convert.txt -r requirements/replay.txt -r requirements/serve.txt -r requirements/structured.txt)
 	@mkdir -p $(@D) && touch $@
 
 $(DONE)/messages: $(DONE)/requirements $(MESSAGES)

@@ -117,8 +117,9 @@ setup(
     extras_require={
         'convert': requirements('convert'),
         'replay': requirements('replay'),
+        'serve': requirements('serve'),
         'structured': requirements('structured'),
-        'test': [name for kind in ('convert', 'replay', 'structured', 'test')
+        'test': [name for kind in ('convert', 'replay', 'serve', 'structured', 'test')
                  for name in requirements(kind)],
     },
     entry_points={

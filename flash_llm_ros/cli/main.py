@@ -21,6 +21,7 @@ COMMANDS = {
     'bench': 'measure how fast this machine answers from a store, and in how much memory',
     'prompt': 'answer one prompt, by the running node or by the engine alone',
     'chat': 'talk with the running node, or with a store, in the terminal',
+    'serve': "answer OpenAI's chat completions over HTTP, by the running node",
     'top': 'watch the running node',
     'report': 'write one page on a flash store: what it holds, its speed, settings',
     'demo': 'start the node, ask it something, show what the answer cost',

@@ -104,7 +104,7 @@ BESIDE = {'constraint_grammar', 'json_schema'}
 @pytest.mark.parametrize('folder', ['flash_llm_ros', 'launch'])
 def test_what_is_imported_is_required(folder: str) -> None:
     ros = {dependency.name for dependency in manifest(ROOT).exec_depends}
-    pip = declared_distributions('convert', 'replay', 'structured')
+    pip = declared_distributions('convert', 'replay', 'serve', 'structured')
     providers = packages_distributions()
     undeclared = {
         name for name in imported(ROOT / folder) - ros - PLUGIN_OF - BESIDE

@@ -2,9 +2,9 @@
 
 '[prefill=3]' only the first, '[say] A b.' has these words instead of its pieces, '[fault]' and
 '[bug]' raise after the first token, '[hang]' and '[hold]' begin with a native call that does not
-return, the latter with the interpreter's lock. Environment variables: TEST_OPEN_SECONDS slows the
-opening of a store, TEST_SYSFS stands in for /sys, TEST_OBJECTS names a file for the count of
-Python's objects; results are then kept for 1 s.
+return, the latter with the interpreter's lock; in a conversation the last message counts.
+Environment variables: TEST_OPEN_SECONDS slows the opening of a store, TEST_SYSFS stands in for
+/sys, TEST_OBJECTS names a file for the count of Python's objects; results are then kept for 1 s.
 """
 
 import ctypes
@@ -77,7 +77,8 @@ if 'TEST_OBJECTS' in os.environ:
     threading.Thread(target=count_objects, args=(os.environ['TEST_OBJECTS'],), daemon=True).start()
 heat.SYS = Path(os.environ.get('TEST_SYSFS', heat.SYS))
 Engine.open = slow_open
-Engine.start = lambda self, request: Injected(engine_start(self, request), request.prompt)
+Engine.start = lambda self, request: Injected(
+    engine_start(self, request), request.prompt or request.messages[-1].content)
 
 if __name__ == '__main__':
     sys.exit(main())

@@ -1,0 +1,1 @@
+"""OpenAI's chat completions over HTTP, in front of a running node."""

@@ -1,0 +1,216 @@
+"""The HTTP server: who may ask, how much at once, and what becomes of a client that leaves."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+import ipaddress
+import json
+import logging
+from typing import Any
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from flash_llm_ros.client import FlashLlmClient, PendingAnswer
+from flash_llm_ros.serve.api_error import INVALID, ApiError, from_outcome, invalid
+from flash_llm_ros.serve.chat_answer import ChatAnswer, answer_of
+from flash_llm_ros.serve.chat_request import ChatRequest, chat_request
+
+LARGEST = 2**20         # B of a body
+READ_TIMEOUT = 30.0     # s in which a body has to be here
+KEEP_ALIVE = 30.0       # s that a connection may wait for its next request
+SHUTDOWN = 2.0          # s that answers have which are under way at the end
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What clients may do."""
+
+    names: tuple[str, ...] = ()     # in the Host header, beside addresses and localhost
+    requests: int = 8               # at once
+    deadline: float = 0.0           # s; 0: the node's
+
+
+class ChatServer:
+    """Chat completions by one client of a node; ``model`` returns the name of its model or ''."""
+
+    def __init__(self, client: FlashLlmClient, model: Callable[[], str], limits: Limits) -> None:
+        self._client = client
+        self._model = model
+        self._limits = limits
+        self._under_way = 0
+
+    @asynccontextmanager
+    async def listening(self, host: str, port: int) -> AsyncIterator[str]:
+        """Serve while the context lasts; yields the base URL. OSError where it cannot listen."""
+        app = web.Application(middlewares=[self._guard], client_max_size=LARGEST)
+        app.add_routes([web.post('/v1/chat/completions', self._chat),
+                        web.get('/v1/models', self._models),
+                        web.get('/v1/models/{name:.+}', self._one_model)])
+        runner = web.AppRunner(
+            app, handler_cancellation=True, auto_decompress=False, access_log=None,
+            keepalive_timeout=KEEP_ALIVE, shutdown_timeout=SHUTDOWN)
+        await runner.setup()
+        try:
+            await web.TCPSite(runner, host, port).start()
+            name, number, *_ = runner.addresses[0]
+            yield f'http://{f"[{name}]" if ":" in name else name}:{number}/v1'
+        finally:
+            await runner.cleanup()
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Whatever goes wrong before an answer has begun is told as OpenAI's interface does."""
+        self._under_way += 1
+        try:
+            check_origin(request.headers, self._limits.names)
+            if self._under_way > self._limits.requests:
+                raise ApiError(429, 'rate_limit_error', f'{self._limits.requests} requests are '
+                               'under way, which is all that this server allows; ask again later.',
+                               code='too_many_requests')
+            return await handler(request)
+        except ApiError as error:
+            return _refusal(error)
+        except web.HTTPException as error:
+            return _refusal(ApiError(error.status, INVALID, {
+                404: f'There is nothing at {request.path}.',
+                405: f'{request.path} takes no {request.method}.',
+                413: f'The body has more than {LARGEST} bytes.'}.get(error.status, error.reason)))
+        except Exception:
+            log.exception('a request failed')
+            return _refusal(ApiError(500, 'server_error', 'This is a bug: please report it.'))
+        finally:
+            self._under_way -= 1
+
+    async def _models(self, request: web.Request) -> web.Response:
+        names = filter(None, [self._model()])
+        return web.json_response({'object': 'list', 'data': [_model(name) for name in names]})
+
+    async def _one_model(self, request: web.Request) -> web.Response:
+        return web.json_response(_model(self._checked_model(request.match_info['name'])))
+
+    def _checked_model(self, name: str) -> str:
+        there = self._model()
+        if not there:
+            raise ApiError(503, 'server_error', f'The node {self._client.name} is not there, or '
+                           'not active.', code='not_active')
+        if name != there:
+            raise ApiError(404, INVALID, f'The model {name!r} does not exist; there is {there!r}.',
+                           param='model', code='model_not_found')
+        return there
+
+    async def _chat(self, request: web.Request) -> web.StreamResponse:
+        asked = chat_request(await _body(request))
+        answer = ChatAnswer(self._checked_model(asked.model))
+        loop, events = asyncio.get_running_loop(), asyncio.Queue()
+
+        def tell(text: str | None) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, text)
+
+        try:
+            pending = self._client.start(
+                **asked.options, deadline=self._limits.deadline, on_text=tell,
+                on_done=lambda pending: tell(None))
+        except (RuntimeError, ValueError) as error:
+            raise from_outcome(error) from None
+        try:
+            if asked.stream:
+                return await _stream(request, asked, answer, pending, events)
+            while await events.get() is not None:
+                pass
+            return web.json_response(answer.whole(*answer_of(pending)))
+        finally:
+            # Also where the client has left, which cancels this call.
+            pending.cancel()
+
+
+async def _stream(
+    request: web.Request, asked: ChatRequest, answer: ChatAnswer, pending: PendingAnswer,
+    events: 'asyncio.Queue[str | None]',
+) -> web.StreamResponse:
+    """Send server-sent events. Before the first of them an error still has a status of its own."""
+    text = await events.get()
+    if text is None:
+        answer_of(pending)
+    response = web.StreamResponse(headers={
+        'Content-Type': 'text/event-stream', 'Cache-Control': 'no-cache'})
+    await response.prepare(request)
+
+    async def send(event: Any) -> None:
+        await response.write(b'data: ' + json.dumps(event).encode() + b'\n\n')
+
+    await send(answer.chunk({'role': 'assistant', 'content': ''}))
+    while text is not None:
+        await send(answer.chunk({'content': text}))
+        text = await events.get()
+    try:
+        end, reason = answer_of(pending)
+    except ApiError as error:
+        await send(error.body)
+    else:
+        await send(answer.chunk({}, reason))
+        if asked.include_usage:
+            await send(answer.usage_chunk(end))
+        await response.write(b'data: [DONE]\n\n')
+    await response.write_eof()
+    return response
+
+
+async def _body(request: web.Request) -> Any:
+    """Return the JSON of a body. Any other type a web page could send without being asked."""
+    if request.content_type != 'application/json':
+        raise ApiError(415, INVALID, 'Content-Type has to be application/json.')
+    if request.headers.get('Content-Encoding', 'identity') != 'identity':
+        raise ApiError(415, INVALID, 'Content-Encoding has to be left out.')
+    reading = asyncio.ensure_future(request.read())
+    try:
+        if not (await asyncio.wait([reading], timeout=READ_TIMEOUT))[0]:
+            raise ApiError(408, INVALID, f'The body was not here within {READ_TIMEOUT:g} s.')
+    finally:
+        reading.cancel()
+    try:
+        return json.loads(reading.result())
+    except (RecursionError, ValueError) as error:
+        raise invalid(f'The body is no JSON: {error}.') from None
+
+
+def check_origin(headers: Any, names: Iterable[str]) -> None:
+    """Refuse what a web page in a browser on this machine may have been made to send.
+
+    A page can point a name of its own at this machine (DNS rebinding), but no address; and a
+    browser says in Origin which page has sent something. ApiError 403.
+    """
+    host = _host_name(headers.get('Host', ''))
+    if host not in ('localhost', *names) and not _is_address(host):
+        raise ApiError(403, INVALID, f'The host {host!r} is not served; ask by address, by '
+                       'localhost, or start the server with --name.')
+    origin = headers.get('Origin')
+    if origin is not None and urlsplit(origin).netloc != headers['Host']:
+        raise ApiError(403, INVALID, f'Pages of {origin!r} may not ask here.')
+
+
+def _host_name(host: str) -> str:
+    try:
+        return urlsplit(f'//{host}').hostname or ''
+    except ValueError:
+        return ''
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _model(name: str) -> dict[str, Any]:
+    return {'id': name, 'object': 'model', 'created': 0, 'owned_by': 'flash_llm'}
+
+
+def _refusal(error: ApiError) -> web.Response:
+    headers = {'Retry-After': '1'} if error.status in (429, 503) else {}
+    return web.json_response(error.body, status=error.status, headers=headers)
