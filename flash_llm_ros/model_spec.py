@@ -15,6 +15,7 @@ from flash_llm_ros.checked_fields import (
 NORMS = ('rms', 'layer')
 POSITIONS = ('rotary', 'learned')
 QK_NORMS = ('none', 'head', 'width')
+SHARES = ('softmax', 'sigmoid')
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,40 @@ class AttentionSpec:
 class ExpertsSpec:
     """A mixture of experts: a router chooses some of a layer's blocks for each token.
 
-    A block's weight is its share of the softmax of all scores.
+    Beside them a layer may have a block that every token uses; the first layers may have only one.
     """
 
     count: int                          # of a layer
     active: int                         # of a token
     normalised: bool = True             # the weights of those chosen are made to add up to 1
+    shares: str = 'softmax'             # what a block is weighed by: of all scores, or of its own
+    corrected: bool = False             # a bias of each counts for choosing, not for weighing
+    groups: int = 1                     # of neighbours, ranked by the sum of their two best
+    active_groups: int = 1              # those that a token's experts are chosen from
+    scale: float = 1.0                  # of all weights
+    shared: int = 0                     # neurons of the block that every token uses; 0: none
+    shared_weighed: bool = False        # by a sigmoid of a score of its own
+    dense_layers: int = 0               # without experts
+    dense_size: int = 0                 # neurons of the block they have instead
 
     def __post_init__(self) -> None:
-        check_integers(self, ('count', 'active'))
+        check_integers(self, ('count', 'active', 'groups', 'active_groups'))
+        check_integers(self, ('shared', 'dense_layers', 'dense_size'), least=0)
+        check_choice(self, 'shares', SHARES)
+        check_numbers(self, ('scale',), lambda value: value > 0, 'a positive number')
         check(self.count > 1, 'count', self.count, 'at least 2')
         check(self.active <= self.count, 'active', self.active, f'at most count, {self.count}')
+        check(self.count % self.groups == 0 and (self.groups == 1 or self.count >= 2 * self.groups),
+              'groups', self.groups, f'1, or so many that {self.count} experts make equal groups '
+              'of at least 2')
+        check(self.active_groups <= self.groups, 'active_groups', self.active_groups,
+              f'at most groups, {self.groups}')
+        check(self.active <= self.active_groups * self.count // self.groups, 'active', self.active,
+              f'no more than {self.active_groups} of {self.groups} groups have')
+        check(self.shared > 0 or not self.shared_weighed, 'shared_weighed', self.shared_weighed,
+              'false without shared neurons')
+        check((self.dense_layers > 0) == (self.dense_size > 0), 'dense_size', self.dense_size,
+              f'that of {self.dense_layers} dense layers')
 
 
 @dataclass(frozen=True)
@@ -101,13 +125,24 @@ class FeedForwardSpec:
         """
         return self.activation in SPARSE and self.experts is None
 
+    def always(self, layer: int) -> int:
+        """Neurons of the block of a layer that every token uses; 0 where there is none."""
+        if self.experts is None:
+            return self.size
+        return self.experts.shared if self.routed(layer) else self.experts.dense_size
+
+    def routed(self, layer: int) -> bool:
+        """Whether a layer has experts."""
+        return self.experts is not None and layer >= self.experts.dense_layers
+
     @property
     def text(self) -> str:
         """For people: ``1536 neurons (silu)``, or ``8 of 64 experts of 1024 neurons (silu)``."""
         text = f'{self.size} neurons ({self.activation})'
         if self.experts is None:
             return text
-        return f'{self.experts.active} of {self.experts.count} experts of {text}'
+        shared = f', {self.experts.shared} of every token' if self.experts.shared else ''
+        return f'{self.experts.active} of {self.experts.count} experts of {text}{shared}'
 
     def activate(self, z: Array) -> Array:
         """The activation function of each value."""
@@ -193,6 +228,9 @@ class ModelSpec:
               self.attention.windows, f'one for each of {self.layers} layers')
         check(not (self.norm.output and self.feed_forward.bias), 'norm.output', self.norm.output,
               'false with a bias on what the block gives')
+        if (experts := self.feed_forward.experts) is not None:
+            check(experts.dense_layers < self.layers, 'feed_forward.experts.dense_layers',
+                  experts.dense_layers, f'fewer than all {self.layers} layers')
         self._check_turned()
         self._check_tokens()
 
@@ -228,6 +266,12 @@ class ModelSpec:
     def local(self, layer: int) -> bool:
         """Whether a layer's positions turn with a wavelength of their own."""
         return self.positions.local_theta is not None and self.attention.window(layer) > 0
+
+    @property
+    def foreseeing_layers(self) -> range:
+        """Layers of experts whose input tells those of the next one, by a predictor."""
+        experts = self.feed_forward.experts
+        return range(0) if experts is None else range(experts.dense_layers, self.layers - 1)
 
     @property
     def rotary_width(self) -> int:

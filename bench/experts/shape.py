@@ -23,6 +23,7 @@ from bench.window.replayer import at_best
 from bench.window.trace import NeuronTrace
 from flash_llm_ros import _native
 from flash_llm_ros.engine.memory.window import EXPERTS_HALF_LIFE
+from flash_llm_ros.model_spec import ExpertsSpec
 from flash_llm_ros.store.geometry import Geometry, model_sections, plan_geometry
 from flash_llm_ros.store.neuron_writer import NeuronWriter
 
@@ -47,7 +48,8 @@ SHAPES = {'granite-3.1-1b': Shape(24, 1024, 512, 32, 8),
 def written(path: Path, shape: Shape) -> Geometry:
     """Write the neurons; OSError where they do not fit."""
     geometry = plan_geometry(shape.dim, 'int4', model_sections(
-        'split', shape.dim, shape.layers, shape.neurons, 32, True, experts=shape.experts))
+        'split', shape.dim, shape.layers, shape.neurons, 32, True, experts=ExpertsSpec(
+            shape.experts, shape.active)))
     if (free := disk_usage(path.parent).free) < 2 * geometry.file_bytes:
         raise OSError(f'{path.parent} has {free / 1e9:.1f} GB free; twice the '
                       f'{geometry.file_bytes / 1e9:.1f} GB of the neurons must be there')

@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from bench.quality.fidelity import engine_logits
 from bench.quality.reference_model import reference_choices, reference_logits
 from bench.support.command import Report, command, run, show
+from bench.support.expert_checkpoints import EXPERT_FAMILIES
 from bench.support.family_checkpoints import (
     IN_GGUF,
     NOT_IN_LLAMA_CPP,
@@ -100,10 +101,10 @@ def llama_cpp_answer(file: Path, prompt: list[int]) -> list[int]:
 
 def rows_of(name: str, folder: Path, llama_cpp: bool = True) -> list[tuple[str, str, Found]]:
     """Of one family: name, files, what was found; `llama_cpp`: also beside it."""
-    checkpoint = VARIANTS[name](folder / 'checkpoint')
+    checkpoint = (VARIANTS | EXPERT_FAMILIES)[name](folder / 'checkpoint')
     reference = reference_of(checkpoint)
     rows = [(name, 'Hugging Face', compared(checkpoint, folder / 'store', reference))]
-    if name in IN_GGUF:
+    if name in IN_GGUF or name in EXPERT_FAMILIES:
         file = folder / 'model.gguf'
         write_gguf(checkpoint, file)
         found = asdict(compared(file, folder / 'gguf.store', reference))
@@ -117,7 +118,7 @@ def rows_of(name: str, folder: Path, llama_cpp: bool = True) -> list[tuple[str, 
 def measure(options: Namespace) -> Report:
     torch.set_num_threads(1)
     rows: list[tuple[str, str, Found]] = []
-    for name in options.family or SETTINGS:
+    for name in options.family or (*SETTINGS, *EXPERT_FAMILIES):
         with tempfile.TemporaryDirectory() as folder:
             rows += rows_of(name, Path(folder))
     show(('family', 'files', 'prompt', 'steps', f'of {NEW_TOKENS} tokens', "llama.cpp's"),

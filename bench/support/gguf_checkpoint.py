@@ -19,7 +19,8 @@ from bench.support.tiny_checkpoint import CHAT_TEMPLATE
 
 # Where GGUF has another name.
 ARCHITECTURES = {'mistral': 'llama', 'mixtral': 'llama', 'ministral3': 'mistral3',
-                 'gemma3_text': 'gemma3', 'qwen3_moe': 'qwen3moe'}
+                 'gemma3_text': 'gemma3', 'qwen3_moe': 'qwen3moe', 'qwen2_moe': 'qwen2moe',
+                 'glm4_moe': 'glm4moe', 'ernie4_5_moe': 'ernie4_5-moe'}
 PERMUTED = ('llama', 'minicpm', 'mistral3', 'granite', 'granitemoe', 'smollm3', 'arcee')
 NORMS_LACK_1 = ('gemma2', 'gemma3', 'nemotron')
 EXPERT = re.compile(r'model\.layers\.(\d+)\.\w+\.experts\.\d+\.(\w+)\.weight')
@@ -81,7 +82,10 @@ def gguf_tensors(tensors: Mapping[str, np.ndarray], architecture: str,
                 ('down',) if kind == 'output' else ('gate', 'up'), parts, strict=True)}
         else:
             lacks = architecture in NORMS_LACK_1 and name.endswith('norm.weight')
-            found[names.get_name(name, ('.weight', '.bias'))] = tensors[name] + np.float32(lacks)
+            known = names.get_name(name.replace('correction_bias', 'correction.bias'),
+                                   ('.weight', '.bias'))
+            vector = tensors[name][0] if len(tensors[name]) == 1 else tensors[name]
+            found[known] = vector + np.float32(lacks)
     return found | {name: np.stack(parts) for name, parts in experts.items()}
 
 
@@ -126,9 +130,7 @@ def fields_of(config: Mapping[str, Any], kind: str) -> dict[str, object]:
     stretched = scaling in ('linear', 'yarn', 'longrope')
     found = {
         'block_count': config['num_hidden_layers'],
-        'expert_count': config.get('num_local_experts') or config.get('num_experts'),
-        'expert_used_count': config.get('num_experts_per_tok'),
-        'expert_feed_forward_length': config.get('moe_intermediate_size'),
+        **_expert_fields(config),
         'context_length': config['max_position_embeddings'],
         'embedding_length': config['hidden_size'],
         'feed_forward_length': config['intermediate_size'],
@@ -157,6 +159,31 @@ def fields_of(config: Mapping[str, Any], kind: str) -> dict[str, object]:
            if head_dim * heads != config['hidden_size'] else {}),
     }
     return {'general.name': 'tiny', **{f'{kind}.{key}': value for key, value in found.items()}}
+
+
+def _expert_fields(config: Mapping[str, Any]) -> dict[str, object]:
+    names = {
+        'expert_count': ('num_local_experts', 'num_experts', 'n_routed_experts',
+                         'moe_num_experts'),
+        'expert_used_count': ('num_experts_per_tok', 'moe_k'),
+        'expert_feed_forward_length': ('moe_intermediate_size',),
+        'expert_shared_feed_forward_length': ('shared_expert_intermediate_size',),
+        'expert_shared_count': ('n_shared_experts', 'moe_num_shared_experts'),
+        'leading_dense_block_count': ('first_k_dense_replace', 'moe_layer_start_index'),
+        'interleave_moe_layer_step': ('moe_layer_interval',),
+        'expert_group_count': ('n_group',),
+        'expert_group_used_count': ('topk_group',),
+        'expert_weights_scale': ('routed_scaling_factor',),
+        'expert_weights_norm': ('norm_topk_prob',),
+        'nextn_predict_layers': ('num_nextn_predict_layers',)}
+    found = {field: next((config[name] for name in of if config.get(name)), None)
+             for field, of in names.items()}
+    if 'n_routed_experts' in config:
+        found['expert_gating_func'] = 2         # sigmoid
+    if 'moe_k' in config:
+        found['expert_shared_feed_forward_length'] = (config['moe_num_shared_experts']
+                                                      * config['moe_intermediate_size'])
+    return found
 
 
 def rope_of(config: Mapping[str, Any]) -> Mapping[str, Any]:

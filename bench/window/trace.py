@@ -61,10 +61,13 @@ class NeuronTrace:
 class Recorder:
     """An observer of the forward pass: keeps the active neurons, a bit each."""
 
+    layers: range       # those that are gated, or have experts
     rows: list[NDArray[np.uint8]] = field(default_factory=list)
 
     def feed_forward(self, layer: int, ffn_input: NDArray[np.float32],
                      active: NDArray[np.uint8] | None) -> None:
+        if layer not in self.layers:
+            return
         if active is None:
             raise ValueError('every neuron was used; a trace needs a gated model and mode gated, '
                              'or experts')
@@ -77,7 +80,9 @@ def record(engine: Engine, text: str, most_tokens: int, steps: Steps) -> NeuronT
     if not len(tokens):
         raise ValueError('the text has no tokens')
     model = engine.model
-    model.observer = recorder = Recorder()
+    experts = model.spec.feed_forward.experts
+    layers = range(experts.dense_layers if experts else 0, model.spec.layers)
+    model.observer = recorder = Recorder(layers)
     try:
         for index in range(len(tokens)):
             model.forward(tokens[index:index + 1], index % engine.config.context_length,
@@ -85,8 +90,7 @@ def record(engine: Engine, text: str, most_tokens: int, steps: Steps) -> NeuronT
             steps('reading text', index + 1, len(tokens))
     finally:
         model.observer = None
-    spec = model.spec
-    active = np.array(recorder.rows).reshape(len(tokens), spec.layers, -1)
+    active = np.array(recorder.rows).reshape(len(tokens), len(layers), -1)
     bundles = next((section for section in engine.geometry.sections if section.name == 'bundle'),
                    None)
     return NeuronTrace(engine.model_name, bundles.bundles_per_group if bundles else 1, active)

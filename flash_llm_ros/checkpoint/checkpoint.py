@@ -58,11 +58,12 @@ class Checkpoint(ABC):
     def check_tensors(self) -> None:
         """Raise CheckpointError for a tensor of another shape, and for one that nobody reads."""
         known = {name for tensor in self.tensors.values()
-                 for name in (*tensor.huggingface_names, tensor.fused, tensor.gguf)}
+                 for name in (*tensor.huggingface_names, tensor.huggingface_now, tensor.fused,
+                              tensor.gguf)}
         if self.spec.embedding.tied:
             known.add('lm_head.weight')     # which is the embedding once more
         for name in self.stored_names():
-            if name not in known and not self.family.other_tensors.fullmatch(name):
+            if name not in known and not self.family.elsewhere(name, self.spec):
                 raise CheckpointError(
                     f'{self.path}: tensor {name} is none of the {self.spec.model_type} family '
                     'here; answers without it would be wrong: this model is not supported')
@@ -70,3 +71,9 @@ class Checkpoint(ABC):
             if (found := self.shape(name)) != tensor.stored_shape:
                 raise CheckpointError(f'{self.path}: tensor {name} has shape {found}; '
                                       f'the configuration asks for {tensor.stored_shape}')
+
+
+def in_halves(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
+    """Rows that turn together are neighbours in the files, half a head apart in the engine."""
+    pairs = rows.reshape(heads, len(rows) // heads // 2, 2, -1)
+    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)

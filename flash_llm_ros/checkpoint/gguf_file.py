@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from flash_llm_ros.checkpoint.checkpoint import Checkpoint
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint, in_halves
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.families import family_of_gguf
 from flash_llm_ros.checkpoint.foreign import check_fields
@@ -25,8 +25,9 @@ from flash_llm_ros.model_spec import ModelSpec
 
 _ENDS = ('eos', 'eot', 'eom', 'fim_pad', 'fim_rep', 'fim_sep')
 # What config.json would say, and the tensors that say it here.
-_BIASES = {'use_qkv_bias': 'blk.0.attn_q.bias', 'attention_bias': 'blk.0.attn_output.bias',
-           'mlp_bias': 'blk.0.ffn_up.bias'}
+# Settings that files have no words for: whether there is this tensor.
+_BY_TENSOR = {'use_qkv_bias': 'blk.0.attn_q.bias', 'attention_bias': 'blk.0.attn_output.bias',
+              'mlp_bias': 'blk.0.ffn_up.bias', 'use_qk_norm': 'blk.0.attn_q_norm.weight'}
 _FACTORS = {'factors': 'rope_freqs.weight', 'long_factor': 'rope_factors_long.weight',
             'short_factor': 'rope_factors_short.weight'}
 
@@ -60,7 +61,7 @@ class GgufCheckpoint(Checkpoint):
     def _stored_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         stored = self._stored_name(name)
         if heads := self.tensors[name].interleaved_heads:
-            return _in_halves(self._parts.rows(stored), heads)[start:stop]
+            return in_halves(self._parts.rows(stored), heads)[start:stop]
         return self._parts.rows(stored, start, stop)
 
     def _stored_name(self, name: str) -> str:
@@ -71,7 +72,7 @@ class GgufCheckpoint(Checkpoint):
 
     def _spec(self, fields: dict[str, Any]) -> ModelSpec:
         config = self.family.config_of_gguf(fields)
-        config |= {name: tensor in self._parts.names for name, tensor in _BIASES.items()}
+        config |= {name: tensor in self._parts.names for name, tensor in _BY_TENSOR.items()}
         config['rope_scaling'] |= {name: self._parts.rows(tensor).tolist() for name, tensor in
                                    _FACTORS.items() if tensor in self._parts.names}
         if 'long_factor' in config['rope_scaling']:     # the metadata need not say it
@@ -88,9 +89,3 @@ class GgufCheckpoint(Checkpoint):
             end_tokens=end_tokens((end for end in named if end is not None),
                                   control_tokens(fields)),
             begin_token=begin if adds else None)
-
-
-def _in_halves(rows: NDArray[np.float32], heads: int) -> NDArray[np.float32]:
-    """Rows that turn together are neighbours in GGUF, half a head apart in the engine."""
-    pairs = rows.reshape(heads, len(rows) // heads // 2, 2, -1)
-    return np.ascontiguousarray(pairs.swapaxes(1, 2)).reshape(rows.shape)

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from tokenizers import Tokenizer
 
-from flash_llm_ros.checkpoint.checkpoint import Checkpoint
+from flash_llm_ros.checkpoint.checkpoint import Checkpoint, in_halves
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.families import family
+from flash_llm_ros.checkpoint.families.family import Tensor
 from flash_llm_ros.checkpoint.foreign import (
     check_config,
     damage,
@@ -104,9 +105,11 @@ class HuggingFaceCheckpoint(Checkpoint):
             shape = tuple(self._numbers(tensor.fused).get_shape())
             fits = (*tensor.shape[:1], tensor.fused_rows, *tensor.shape[2:])
             return tensor.shape if shape == fits else shape
+        if not tensor.split:
+            shape = tuple(self._numbers(self._key(tensor)).get_shape())
+            one_row = len(tensor.shape) == 1 and shape[:-1] == (1,)
+            return shape[1:] if one_row else shape
         shapes = {tuple(self._numbers(part).get_shape()) for part in tensor.huggingface_names}
-        if tensor.huggingface_names == (tensor.huggingface,):
-            return shapes.pop()
         wrong = shapes - {tensor.shape[1:]}
         return (tensor.shape[0], *wrong.pop()) if wrong else tensor.shape
 
@@ -118,11 +121,23 @@ class HuggingFaceCheckpoint(Checkpoint):
         if tensor.fused in self._index:
             end = tensor.fused_first + tensor.shape[1]
             return _float32(self._numbers(tensor.fused)[start:stop, tensor.fused_first:end])
-        if tensor.huggingface_names == (tensor.huggingface,):
-            rows = _float32(self._numbers(tensor.huggingface)[start:stop])
+        if not tensor.split:
+            rows = self._whole_rows(tensor, start, stop)
             return rows + np.float32(plus) if (plus := tensor.huggingface_plus) else rows
         return np.stack([_float32(self._numbers(part)[:])
                          for part in tensor.huggingface_names[start:stop]])
+
+    def _whole_rows(self, tensor: Tensor, start: int, stop: int) -> NDArray[np.float32]:
+        numbers = self._numbers(self._key(tensor))
+        if tensor.huggingface_interleaved:
+            return in_halves(_float32(numbers[:]), tensor.interleaved_heads)[start:stop]
+        if len(numbers.get_shape()) > len(tensor.shape):    # a vector as a matrix of one row
+            return _float32(numbers[0:1, start:stop][0])
+        return _float32(numbers[start:stop])
+
+    def _key(self, tensor: Tensor) -> str:
+        now = tensor.huggingface_now
+        return now if now in self._index else tensor.huggingface
 
     def _numbers(self, key: str) -> Any:
         """A tensor of the folder that can be sliced; CheckpointError where it is quantised."""

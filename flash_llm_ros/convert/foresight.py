@@ -15,8 +15,9 @@ _TOKENS = 256       # in passes of a chunk, each of which reads nearly every exp
 class _Recorder:
     """Of every layer and token: the experts that are foreseen for the next layer, and the used."""
 
-    def __init__(self, predictors: ExpertPredictors, ids: NDArray[np.int64], layers: int) -> None:
-        self._predictors, self._ids, self._last = predictors, ids, layers - 1
+    def __init__(self, predictors: ExpertPredictors, ids: NDArray[np.int64], layers: range) -> None:
+        """`layers`: those with a predictor."""
+        self._predictors, self._ids, self._layers = predictors, ids, layers
         self.right: list[NDArray[np.bool_]] = []
         self._likely: list[NDArray[np.int64]] = []
 
@@ -25,18 +26,19 @@ class _Recorder:
         for likely, used in zip(self._likely, self._ids, strict=False):
             self.right.append(np.isin(likely, used))
         self._likely = []
-        if layer < self._last:
+        if layer in self._layers:
             self._likely = [self._predictors.likely(layer, row).copy() for row in ffn_input]
 
 
 def measure_foresight(store: FlashStore, texts: list[str]) -> ExpertForesight | None:
     """None where there is no next layer. FlashLlmError, ValueError."""
-    if store.manifest.model.layers == 1:
+    if not store.manifest.model.foreseeing_layers:
         return None
     with opened(store) as engine:
         model = engine.model
         tokens = tokens_of(engine, texts, _TOKENS)[:engine.config.context_length]
-        recorder = _Recorder(ExpertPredictors(store), model.feed_forward.ids, model.spec.layers)
+        recorder = _Recorder(ExpertPredictors(store), model.feed_forward.ids,
+                             model.spec.foreseeing_layers)
         model.observer = recorder
         for start in range(0, len(tokens), model.chunk):
             model.forward(tokens[start:start + model.chunk], start, dense=True)

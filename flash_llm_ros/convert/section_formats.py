@@ -39,7 +39,8 @@ class SectionFormats:
 
     With int4 neurons a section is int4 where its matrices have no more to keep (a GGUF of 4 bits).
     Others are written in int8 first and measured. An embedding that is not the head stays int8:
-    a token needs one row of it. Experts are all int4: they are what must be small.
+    a token needs one row of it. Experts are all int4: they are what must be small; what every token
+    uses beside them is not measured.
     """
 
     def __init__(self, checkpoint: Checkpoint, layout: str, neurons: str, loss: float) -> None:
@@ -56,7 +57,8 @@ class SectionFormats:
                      for section in self._specs]
             self.first = tuple('int8' if lost else 'int4' for lost in loses)
             self.undecided = [index for index, section in enumerate(self._specs) if loses[index]
-                              and (section.name != 'embedding' or spec.embedding.tied)]
+                              and (section.name != 'embedding' or spec.embedding.tied)
+                              and not (section.layer >= 0 and spec.feed_forward.experts)]
 
     def measured(self, store: FlashStore, texts: list[str], progress: Progress
                  ) -> tuple[str, ...]:

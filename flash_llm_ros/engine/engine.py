@@ -238,9 +238,10 @@ def _useless_window(store: FlashStore, window: Window, plan: MemoryPlan) -> list
     """Of a window with less room than one token's experts take: nothing stays for the next."""
     geometry, block = store.manifest.geometry, store.manifest.model.feed_forward
     held, of = experts_held(geometry, window.plan)
-    if block.experts is None or held >= (used := window.layers * block.experts.active):
+    sections = geometry.all_layers(EXPERT_SECTIONS[0])
+    if block.experts is None or held >= (used := len(sections) * block.experts.active):
         return []
-    more = (used - held) * geometry.section(EXPERT_SECTIONS[0], 0).stride * geometry.group_bytes
+    more = (used - held) * sections[0].stride * geometry.group_bytes
     return [f'the window holds {held} of {of} experts and a token uses {used}: what it reads is '
             f'gone before the next token; with a dram_budget of {(plan.budget + more) / 1e6:.0f} '
             'MB it would stay']

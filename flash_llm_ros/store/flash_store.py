@@ -180,7 +180,7 @@ class FlashStore:
         if not self.manifest.model.core_attention:
             needed += [FINAL_GRAPH, *map(layer_graph, layers)]
         if self.manifest.foresight is not None:
-            needed += map(predictor_graph, layers[:-1])
+            needed += map(predictor_graph, self.manifest.model.foreseeing_layers)
         if self.manifest.calibration is not None:
             needed += [self.predictor_weights, *map(self.predictor_graph, layers)]
         return needed

@@ -7,7 +7,7 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from flash_llm_ros.checked_fields import check, check_choice, check_integers, structured
-from flash_llm_ros.model_spec import AttentionSpec, ModelSpec
+from flash_llm_ros.model_spec import AttentionSpec, ExpertsSpec, FeedForwardSpec, ModelSpec
 from flash_llm_ros.store.codec import CODEC_NAMES, RowCodec, row_codec
 
 CHECKSUM_BYTES = 4
@@ -16,8 +16,9 @@ MODEL_WIDE = -1
 ROWS_OF = {'qkv': (1,), 'o': (1,), 'gate_up': (2,), 'down': (1,), 'bundle': (2, 3),
            'expert_gate_up': (2,), 'expert_down': (1,), 'embedding': (1,), 'head': (1,)}
 ATTENTION_SECTIONS = ('qkv', 'o')       # of models whose attention the core computes
+DENSE_SECTIONS = ('gate_up', 'down')    # of blocks that every token uses
 EXPERT_SECTIONS = ('expert_gate_up', 'expert_down')
-_LAYER_SECTIONS = {'split': ('gate_up', 'down'), 'bundled': ('bundle',)}
+_LAYER_SECTIONS = {'split': DENSE_SECTIONS, 'bundled': ('bundle',)}
 LAYOUTS = tuple(_LAYER_SECTIONS)
 _MAX_GROUP_BYTES = 256 * 1024
 # The window's tables take 12 bytes for each group of the file and 31 for each of its slots: less
@@ -161,6 +162,10 @@ class Geometry:
                 return section
         raise KeyError(f'the store has no section {name!r} for layer {layer}')
 
+    def all_layers(self, name: str) -> list[Section]:
+        """The sections called ``name`` of all layers that have one."""
+        return [section for section in self.sections if section.name == name]
+
     @property
     def formats(self) -> dict[str, dict[str, int]]:
         """How many sections of each kind are in which codec: {'down': {'int4': 27, 'int8': 3}}."""
@@ -254,33 +259,38 @@ def spec_sections(layout: str, spec: ModelSpec) -> list[SectionSpec]:
     block = spec.feed_forward
     return model_sections(layout, spec.hidden_size, spec.layers, block.size,
                           spec.embedding.vocab_size, spec.embedding.tied, block.gated,
-                          0 if block.experts is None else block.experts.count,
-                          spec.attention if spec.core_attention else None)
+                          block.experts, spec.attention if spec.core_attention else None)
 
 
 def model_sections(layout: str, dim: int, layers: int, neurons: int, vocabulary: int, tied: bool,
-                   gated: bool = True, experts: int = 0, attention: AttentionSpec | None = None
-                   ) -> list[SectionSpec]:
+                   gated: bool = True, experts: ExpertsSpec | None = None,
+                   attention: AttentionSpec | None = None) -> list[SectionSpec]:
     """The sections of a whole model in file order: layer after layer, then the model-wide ones.
 
     ``dim`` is the hidden size, ``neurons`` the FFN width, ``tied`` whether the output head is the
     embedding itself, ``gated`` whether neurons have gate rows; without, they are bundled. A down
     section has a row for each of ``dim`` outputs, a bundle the down column of its neuron.
-    ``experts``: how many blocks of so many neurons a layer has to choose from; 0: it has one.
+    ``experts``: of so many neurons each; what every token uses beside them is split, too.
     ``attention``: its matrices are sections, too.
     """
     check(layout in LAYOUTS, 'layout', layout, f'one of {", ".join(LAYOUTS)}')
     check(gated or layout == 'bundled', 'layout', layout, 'bundled for neurons without gate')
-    check(not experts or layout == 'split', 'layout', layout, 'split for experts')
-    shapes = {'gate_up': (2, neurons, dim), 'down': (1, dim, neurons),
-              'bundle': (2 + gated, neurons, dim),
-              'expert_gate_up': (2, neurons, dim, experts),
-              'expert_down': (1, dim, neurons, experts)}
-    names = EXPERT_SECTIONS if experts else _LAYER_SECTIONS[layout]
+    check(experts is None or layout == 'split', 'layout', layout, 'split for experts')
+    block = FeedForwardSpec(neurons, 'silu', gated, experts=experts)
+    shapes: dict[str, tuple[int, ...]] = {
+        'bundle': (2 + gated, neurons, dim),
+        'expert_gate_up': (2, neurons, dim, experts.count if experts else 0),
+        'expert_down': (1, dim, neurons, experts.count if experts else 0)}
     if attention is not None:
-        names = ATTENTION_SECTIONS + names
         shapes |= {'qkv': (1, attention.qkv_width, dim), 'o': (1, dim, attention.query_width)}
-    specs = [SectionSpec(name, layer, *shapes[name]) for layer in range(layers) for name in names]
+    specs = []
+    for layer in range(layers):
+        always = block.always(layer)
+        shapes |= {'gate_up': (2, always, dim), 'down': (1, dim, always)}
+        names = [*(ATTENTION_SECTIONS if attention is not None else ()),
+                 *(_LAYER_SECTIONS[layout] if always else ()),
+                 *(EXPERT_SECTIONS if block.routed(layer) else ())]
+        specs += [SectionSpec(name, layer, *shapes[name]) for name in names]
     model_wide = ('embedding',) if tied else ('embedding', 'head')
     return specs + [SectionSpec(name, MODEL_WIDE, 1, vocabulary, dim) for name in model_wide]
 

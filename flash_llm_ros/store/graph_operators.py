@@ -10,9 +10,10 @@ from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 MS = 'com.microsoft'
 OPERATORS = frozenset((
     *(('', name) for name in (
-        'Add', 'Cast', 'Concat', 'Div', 'Greater', 'Identity', 'LayerNormalization', 'MatMul',
-        'Pad', 'ReduceSum', 'Reshape', 'SimplifiedLayerNormalization', 'Softmax', 'Split',
-        'Squeeze', 'TopK', 'Unsqueeze')),
+        'Add', 'Cast', 'Concat', 'Div', 'GatherElements', 'Greater', 'Identity',
+        'LayerNormalization', 'MatMul', 'Mul', 'Pad', 'ReduceSum', 'Reshape', 'ScatterElements',
+        'Sigmoid', 'SimplifiedLayerNormalization', 'Softmax', 'Split', 'Squeeze', 'TopK',
+        'Unsqueeze')),
     *((MS, name) for name in (
         'GroupQueryAttention', 'MatMulNBits', 'SkipSimplifiedLayerNormalization'))))
 

@@ -5,19 +5,14 @@ Shapes: hidden, block, ffn_input, residual [1, S, d] float32; past and present k
 [1, kv_heads, context, head_dim]; cos, sin [context, rotary_width / 2], where positions are rotary.
 """
 
-from collections.abc import Callable
-
 import numpy as np
-from numpy.typing import NDArray
 from onnx import TensorProto, ValueInfoProto
 
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.graph_builder import ExternalData, GraphBuilder, value
 from flash_llm_ros.store.graph_operators import MS
 from flash_llm_ros.store.resident_layout import float_type
-from flash_llm_ros.store.router_graph import add_router, router_outputs
-
-Rows = Callable[[str], NDArray[np.float32]]      # a tensor by its canonical name
+from flash_llm_ros.store.router_graph import Rows, add_router, router_outputs
 
 
 def layer_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalData, rows: Rows
@@ -35,8 +30,8 @@ def layer_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalData, 
     attended = steps.attention(qkv)
     projected = steps.output(attended)
     steps.into_feed_forward(stream, projected)
-    if (experts := spec.feed_forward.experts) is not None:
-        add_router(g, experts, f'layers.{layer}.router', spec.hidden_size)
+    if spec.feed_forward.routed(layer):
+        add_router(g, spec.feed_forward.experts, layer, spec.hidden_size, rows)
     return g.model(f'layer_{layer}', *_interface(spec, layer, half))
 
 
@@ -203,6 +198,6 @@ def _interface(spec: ModelSpec, layer: int, half: bool
     outputs = [value('ffn_input', TensorProto.FLOAT, stream),
                value('residual', TensorProto.FLOAT, stream),
                value('present_key', cached, cache), value('present_value', cached, cache)]
-    if (experts := spec.feed_forward.experts) is not None:
-        outputs += router_outputs(experts)
+    if spec.feed_forward.routed(layer):
+        outputs += router_outputs(spec.feed_forward.experts)
     return inputs, outputs

@@ -24,8 +24,8 @@ def attention_layout(spec: ModelSpec, resident: str) -> Layout:
     for layer in range(spec.layers):
         layout |= matrix_layout(f'layers.{layer}.qkv', attention.qkv_width, d, resident)
         layout |= matrix_layout(f'layers.{layer}.o', d, attention.query_width, resident)
-        if (experts := spec.feed_forward.experts) is not None:
-            layout |= matrix_layout(f'layers.{layer}.router', experts.count, d,
+        if spec.feed_forward.routed(layer):
+            layout |= matrix_layout(f'layers.{layer}.router', spec.feed_forward.experts.count, d,
                                     router_format(resident))
     if spec.feed_forward.bias:
         layout |= {up_bias(layer): (np.float32, (spec.feed_forward.size,))

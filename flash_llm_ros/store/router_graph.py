@@ -1,38 +1,56 @@
 """The router of a layer of experts, a part of the layer's ONNX graph, and what foresees it."""
 
+from collections.abc import Callable
+
 import numpy as np
+from numpy.typing import NDArray
 from onnx import TensorProto, ValueInfoProto
 
 from flash_llm_ros.model_spec import ExpertsSpec, ModelSpec
 from flash_llm_ros.store.graph_builder import ExternalData, GraphBuilder, value
 from flash_llm_ros.store.resident_layout import router_format
 
-EXPERT_IDS, EXPERT_WEIGHTS = 'expert_ids', 'expert_weights'
+EXPERT_IDS, EXPERT_WEIGHTS, SHARED_WEIGHT = 'expert_ids', 'expert_weights', 'shared_weight'
+_NEVER = -1e30          # added to the scores of experts whose group was not chosen
+Rows = Callable[[str], NDArray[np.float32]]      # a tensor by its canonical name
 
 
-def add_router(g: GraphBuilder, experts: ExpertsSpec, matrix: str, dim: int) -> None:
+def add_router(g: GraphBuilder, experts: ExpertsSpec, layer: int, dim: int, rows: Rows) -> None:
     """ffn_input [1, S, dim] -> expert_ids int64, expert_weights float32, both [1, S, active].
 
-    The `active` highest of the softmax of all scores, which are divided by their sum where they
-    are normalised: that is the softmax of their scores alone.
+    And shared_weight float32 [1, S, 1], where the block that every token uses has one.
     """
-    g.matmul('ffn_input', matrix, 'scores', experts.count, dim, resident=router_format(g.resident))
-    g.node('Softmax', ['scores'], ['shares'], axis=-1)
-    active = g.inline('active_experts', np.array([experts.active], np.int64))
-    chosen = 'chosen' if experts.normalised else EXPERT_WEIGHTS
-    g.node('TopK', ['shares', active], [chosen, EXPERT_IDS], axis=-1)
+    prefix = f'layers.{layer}'
+    shares = _choose(g, experts, 'ffn_input', prefix, dim, rows, EXPERT_IDS)
+    scaled = experts.scale != 1
+    weights = ['chosen', *(['normalised'] if experts.normalised else []),
+               *(['scaled'] if scaled else [])]
+    weights[-1] = EXPERT_WEIGHTS
+    steps = iter(weights)
+    found = next(steps)
+    g.node('GatherElements', [shares, EXPERT_IDS], [found], axis=-1)
     if experts.normalised:
         last = g.inline('last_axis', np.array([-1], np.int64))
-        g.node('ReduceSum', [chosen, last], ['chosen_together'])
-        g.node('Div', [chosen, 'chosen_together'], [EXPERT_WEIGHTS])
+        g.node('ReduceSum', [found, last], ['chosen_together'])
+        g.node('Div', [found, 'chosen_together'], [found := next(steps)])
+    if scaled:
+        scale = g.inline('scale', np.array(experts.scale, np.float32))
+        g.node('Mul', [found, scale], [next(steps)])
+    if experts.shared_weighed:
+        column = g.inline('shared_router', rows(f'{prefix}.shared_router')[:, None])
+        g.node('MatMul', ['ffn_input', column], ['shared_score'])
+        g.node('Sigmoid', ['shared_score'], [SHARED_WEIGHT])
 
 
 def router_outputs(experts: ExpertsSpec) -> list[ValueInfoProto]:
+    shared = ([value(SHARED_WEIGHT, TensorProto.FLOAT, [1, 'S', 1])] if experts.shared_weighed
+              else [])
     return [value(EXPERT_IDS, TensorProto.INT64, [1, 'S', experts.active]),
-            value(EXPERT_WEIGHTS, TensorProto.FLOAT, [1, 'S', experts.active])]
+            value(EXPERT_WEIGHTS, TensorProto.FLOAT, [1, 'S', experts.active]), *shared]
 
 
-def foresight_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalData) -> bytes:
+def foresight_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalData, rows: Rows
+                    ) -> bytes:
     """ffn_input [1, d] float32 of this layer -> likely int64 [1, active]: experts of the next one.
 
     The next layer's router is given this layer's input: what enters two layers in a row differs
@@ -41,11 +59,52 @@ def foresight_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalDa
     g, experts = GraphBuilder(resident, data), spec.feed_forward.experts
     axis = g.inline('token_axis', np.array([1], np.int64))
     g.node('Unsqueeze', ['ffn_input', axis], ['input'])
-    g.matmul('input', f'layers.{layer + 1}.router', 'score_rows', experts.count, spec.hidden_size,
-             resident=router_format(resident))
-    g.node('Squeeze', ['score_rows', axis], ['scores'])
-    g.node('TopK', ['scores', g.inline('ranks', np.array([experts.active], np.int64))],
-           ['best', 'likely'], axis=-1)
+    _choose(g, experts, 'input', f'layers.{layer + 1}', spec.hidden_size, rows, 'chosen')
+    g.node('Squeeze', ['chosen', axis], ['likely'])
     return g.model(f'foresight_{layer}',
                    [value('ffn_input', TensorProto.FLOAT, [1, spec.hidden_size])],
                    [value('likely', TensorProto.INT64, [1, experts.active])])
+
+
+def _choose(g: GraphBuilder, experts: ExpertsSpec, source: str, prefix: str, dim: int, rows: Rows,
+            ids: str) -> str:
+    """`ids` int64 [1, S, active], the best expert first; returns the name of all shares."""
+    g.matmul(source, f'{prefix}.router', 'scores', experts.count, dim,
+             resident=router_format(g.resident))
+    if experts.shares == 'softmax':
+        g.node('Softmax', ['scores'], ['shares'], axis=-1)
+    else:
+        g.node('Sigmoid', ['scores'], ['shares'])
+    ranked = 'shares'
+    if experts.corrected:
+        correction = g.inline('correction', rows(f'{prefix}.router_correction'))
+        g.node('Add', [ranked, correction], ['corrected'])
+        ranked = 'corrected'
+    if experts.groups > 1:
+        ranked = _in_best_groups(g, experts, ranked)
+    active = g.inline('active_experts', np.array([experts.active], np.int64))
+    g.node('TopK', [ranked, active], ['best', ids], axis=-1)
+    return 'shares'
+
+
+def _in_best_groups(g: GraphBuilder, experts: ExpertsSpec, ranked: str) -> str:
+    """The same scores [1, S, count], far below all others outside of the best groups."""
+    apart = g.inline('groups', np.array([0, 0, experts.groups, -1], np.int64))
+    last = g.inline('last_of_group', np.array([-1], np.int64))
+    two, chosen = (g.inline(name, np.array([count], np.int64)) for name, count in
+                   (('two', 2), ('active_groups', experts.active_groups)))
+    g.node('Reshape', [ranked, apart], ['grouped'])
+    g.node('TopK', ['grouped', two], ['two_best', 'two_best_ids'], axis=-1)
+    g.node('ReduceSum', ['two_best', last], ['group_scores'], keepdims=0)
+    g.node('TopK', ['group_scores', chosen], ['group_best', 'group_ids'], axis=-1)
+    # Never for all groups, 0 for those that were chosen.
+    nothing = g.inline('nothing', np.array(0, np.float32))
+    g.node('Mul', ['group_scores', nothing], ['no_scores'])
+    g.node('Add', ['no_scores', g.inline('never', np.array(_NEVER, np.float32))], ['all_never'])
+    g.node('Mul', ['group_best', nothing], ['no_best'])
+    g.node('ScatterElements', ['all_never', 'group_ids', 'no_best'], ['allowed'], axis=-1)
+    g.node('Unsqueeze', ['allowed', last], ['allowed_experts'])
+    g.node('Add', ['grouped', 'allowed_experts'], ['grouped_allowed'])
+    together = g.inline('together', np.array([0, 0, -1], np.int64))
+    g.node('Reshape', ['grouped_allowed', together], ['allowed_scores'])
+    return 'allowed_scores'

@@ -66,7 +66,7 @@ def layer_tensors(spec: ModelSpec, rows: Rows, resident: str, layer: int) -> Ten
         return
     yield from matrix_tensors(f'{prefix}.qkv', _qkv(rows, layer), resident).items()
     yield from matrix_tensors(f'{prefix}.o', rows(f'{prefix}.o'), resident).items()
-    if spec.feed_forward.experts is not None:
+    if spec.feed_forward.routed(layer):
         yield from matrix_tensors(f'{prefix}.router', rows(f'{prefix}.router'),
                                   router_format(resident)).items()
 

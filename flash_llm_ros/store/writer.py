@@ -245,10 +245,10 @@ class StoreWriter:
         for layer in range(spec.layers):
             write_file(self.path / names.layer_graph(layer),
                        layer_graph(spec, layer, resident, data, rows))
-            if spec.feed_forward.experts is not None and layer < spec.layers - 1:
+            if layer in spec.foreseeing_layers:
                 (self.path / names.FIRST_PREDICTORS).mkdir(exist_ok=True)
                 write_file(self.path / names.predictor_graph(layer),
-                           foresight_graph(spec, layer, resident, data))
+                           foresight_graph(spec, layer, resident, data, rows))
             self._progress('attention', layer + 1, spec.layers)
         write_file(self.path / names.FINAL_GRAPH, final_graph(spec, rows))
 

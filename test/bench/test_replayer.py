@@ -113,7 +113,7 @@ def test_victims_by_their_definition(policy, victims):
 
 
 def test_a_trace_keeps_neurons_and_gives_their_groups(tmp_path):
-    recorder = Recorder()
+    recorder = Recorder(range(1))
     for neurons in ([0, 1, 4], [2], [4], [0, 3]):
         active = np.zeros(5, np.uint8)
         active[neurons] = 1

@@ -12,6 +12,7 @@ from flash_llm_ros.engine.memory.window_plan import (
     most_slots,
     plan_window,
 )
+from flash_llm_ros.model_spec import ExpertsSpec
 from flash_llm_ros.store.geometry import (
     EXPERT_SECTIONS,
     Geometry,
@@ -21,12 +22,15 @@ from flash_llm_ros.store.geometry import (
 
 # What mode exact, mode gated and experts read group by group.
 GROUPED = ((), ('bundle',), EXPERT_SECTIONS)
+EXPERTS_AND_OTHERS = ExpertsSpec(5, 2, shared=40, dense_layers=1, dense_size=70)
 
 
 @st.composite
 def geometries(draw: st.DrawFn) -> Geometry:
     dim = draw(st.integers(16, 300))
-    layout, experts = draw(st.sampled_from([('split', 0), ('split', 5), ('bundled', 0)]))
+    layout, experts = draw(st.sampled_from(
+        [('split', None), ('split', ExpertsSpec(5, 2)), ('split', EXPERTS_AND_OTHERS),
+         ('bundled', None)]))
     sections = model_sections(layout, dim, draw(st.integers(1, 5)), draw(st.integers(1, 900)),
                               draw(st.integers(1, 1500)), draw(st.booleans()), experts=experts)
     return plan_geometry(dim, draw(st.sampled_from(['int8', 'int4', 'fp16'])), sections)

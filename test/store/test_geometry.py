@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 import pytest
 
 from flash_llm_ros.engine.memory.core import bookkeeping_bytes
+from flash_llm_ros.model_spec import ExpertsSpec
 from flash_llm_ros.store.geometry import (
     Geometry,
     SectionSpec,
@@ -86,12 +87,19 @@ def test_the_sections_of_a_model():
         ('bundle', 0, 3, 1536, 576), ('bundle', 1, 3, 1536, 576), ('embedding', -1, 1, 49152, 576)]
     ungated = model_sections('bundled', 576, 1, 1536, 49152, tied=True, gated=False)
     assert ungated[0][:5] == ('bundle', 0, 2, 1536, 576)
-    experts = model_sections('split', 576, 2, 512, 49152, tied=True, experts=32)
+    experts = model_sections('split', 576, 2, 512, 49152, tied=True, experts=ExpertsSpec(32, 8))
     assert experts[2:] == [
         ('expert_gate_up', 1, 2, 512, 576, 32), ('expert_down', 1, 1, 576, 512, 32),
         ('embedding', -1, 1, 49152, 576, 1)]
+    mixed = model_sections('split', 576, 2, 512, 9, tied=True, experts=ExpertsSpec(
+        32, 8, shared=100, dense_layers=1, dense_size=900))
+    assert mixed == [
+        ('gate_up', 0, 2, 900, 576, 1), ('down', 0, 1, 576, 900, 1),
+        ('gate_up', 1, 2, 100, 576, 1), ('down', 1, 1, 576, 100, 1),
+        ('expert_gate_up', 1, 2, 512, 576, 32), ('expert_down', 1, 1, 576, 512, 32),
+        ('embedding', -1, 1, 9, 576, 1)]
     with pytest.raises(ValueError, match="layout is 'bundled'; it must be split"):
-        model_sections('bundled', 576, 2, 1536, 49152, tied=True, experts=4)
+        model_sections('bundled', 576, 2, 1536, 49152, tied=True, experts=ExpertsSpec(4, 2))
     with pytest.raises(ValueError, match="layout is 'split-brain'"):
         model_sections('split-brain', 576, 2, 1536, 49152, tied=True)
 
@@ -117,7 +125,8 @@ def test_known_sizes():
 ])
 def test_experts_are_runs_of_groups(dim, layers, neurons, experts, group_bytes):
     """One expert behind the other, each its gate and up rows and then its down rows."""
-    specs = model_sections('split', dim, layers, neurons, 50_000, False, experts=experts)
+    specs = model_sections('split', dim, layers, neurons, 50_000, False,
+                           experts=ExpertsSpec(experts, 8))
     geometry = plan_geometry(dim, 'int4', specs)
     assert geometry.group_bytes == group_bytes
     next_group = 0

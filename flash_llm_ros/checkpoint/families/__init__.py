@@ -3,9 +3,12 @@
 from typing import Any
 
 from flash_llm_ros.checkpoint.families.arcee import Arcee
+from flash_llm_ros.checkpoint.families.dots1 import Dots1
+from flash_llm_ros.checkpoint.families.ernie4_5_moe import Ernie45Moe
 from flash_llm_ros.checkpoint.families.family import Family
 from flash_llm_ros.checkpoint.families.gemma2 import Gemma2
 from flash_llm_ros.checkpoint.families.gemma3 import Gemma3
+from flash_llm_ros.checkpoint.families.glm4_moe import Glm4Moe
 from flash_llm_ros.checkpoint.families.granite import Granite
 from flash_llm_ros.checkpoint.families.granitemoe import GraniteMoe
 from flash_llm_ros.checkpoint.families.llama import Llama
@@ -19,6 +22,7 @@ from flash_llm_ros.checkpoint.families.olmoe import Olmoe
 from flash_llm_ros.checkpoint.families.opt import Opt
 from flash_llm_ros.checkpoint.families.phi3 import Phi3
 from flash_llm_ros.checkpoint.families.qwen2 import Qwen2
+from flash_llm_ros.checkpoint.families.qwen2_moe import Qwen2Moe
 from flash_llm_ros.checkpoint.families.qwen3 import Qwen3
 from flash_llm_ros.checkpoint.families.qwen3_moe import Qwen3Moe
 from flash_llm_ros.checkpoint.families.smollm3 import SmolLm3
@@ -26,9 +30,14 @@ from flash_llm_ros.checkpoint.families.stablelm import StableLm
 
 FAMILIES: dict[str, Family] = {
     'arcee': Arcee(),
+    'dots1': Dots1(),
+    'ernie4_5-moe': Ernie45Moe(),       # of GGUF
+    'ernie4_5_moe': Ernie45Moe(),
     'gemma2': Gemma2(),
     'gemma3': Gemma3(),                 # of GGUF
     'gemma3_text': Gemma3(),            # of config.json, alone or within that of gemma3
+    'glm4_moe': Glm4Moe(),
+    'glm4moe': Glm4Moe(),               # of GGUF
     'granite': Granite(),
     'granitemoe': GraniteMoe(),
     'llama': Llama(),
@@ -44,6 +53,8 @@ FAMILIES: dict[str, Family] = {
     'opt': Opt(),
     'phi3': Phi3(),
     'qwen2': Qwen2(),
+    'qwen2_moe': Qwen2Moe(),
+    'qwen2moe': Qwen2Moe(),             # of GGUF
     'qwen3': Qwen3(),
     'qwen3_moe': Qwen3Moe(),
     'qwen3moe': Qwen3Moe(),             # of GGUF

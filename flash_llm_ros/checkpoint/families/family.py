@@ -38,6 +38,8 @@ class Tensor:
     fused: str = ''
     fused_first: int = 0
     fused_rows: int = 0
+    huggingface_now: str = ''       # its name in newer files
+    huggingface_interleaved: bool = False   # Hugging Face pairs those rows, too
     huggingface_plus: float = 0.0   # what Hugging Face's values lack
     first_row: int = 0      # of the tensor in the files, where it has more
     rows_stored: int = 0    # that tensor's; 0: as many
@@ -48,9 +50,14 @@ class Tensor:
         return (self.rows_stored or self.shape[0], *self.shape[1:])
 
     @property
+    def split(self) -> bool:
+        """Whether there is one for each expert."""
+        return '{}' in self.huggingface
+
+    @property
     def huggingface_names(self) -> tuple[str, ...]:
         """The names of all of its parts, one for each expert."""
-        if '{}' not in self.huggingface:
+        if not self.split:
             return (self.huggingface,)
         return tuple(self.huggingface.format(expert) for expert in range(self.shape[0]))
 
@@ -84,8 +91,8 @@ class Family(ABC):
         """Those that are no layer's."""
 
     @abstractmethod
-    def layer_tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
-        """Those of one layer, in the order in which a token meets them."""
+    def layer_tensors(self, spec: ModelSpec, layer: int) -> Iterator[Tensor]:
+        """Those of a layer, in the order in which a token meets them."""
 
     def scales(self, config: Config) -> WeightScales:
         """What the family multiplies with beside its weights."""
@@ -121,21 +128,27 @@ class Family(ABC):
         """All that a checkpoint of this specification must have."""
         yield from self.model_tensors(spec)
         for layer in range(spec.layers):
-            for tensor in self.layer_tensors(spec):
-                prefix = f'{self.huggingface_layers}.{layer}.'
+            prefix = f'{self.huggingface_layers}.{layer}.'
+            for tensor in self.layer_tensors(spec, layer):
                 yield replace(
                     tensor, name=f'layers.{layer}.{tensor.name}', gguf=f'blk.{layer}.{tensor.gguf}',
                     huggingface=prefix + tensor.huggingface,
-                    fused=prefix + tensor.fused if tensor.fused else '')
+                    huggingface_now=tensor.huggingface_now and prefix + tensor.huggingface_now,
+                    fused=tensor.fused and prefix + tensor.fused)
+
+    def elsewhere(self, name: str, spec: ModelSpec) -> bool:
+        """Whether a tensor that is none of `tensors` may be passed over."""
+        return self.other_tensors.fullmatch(name) is not None
 
 
 def matrix(name: str, huggingface: str, gguf: str, shape: tuple[int, int], bias: bool = False,
-           interleaved_heads: int = 0) -> Iterator[Tensor]:
+           interleaved_heads: int = 0, huggingface_interleaved: bool = False) -> Iterator[Tensor]:
     """A matrix [out, in], and what is added to its product."""
-    yield Tensor(name, f'{huggingface}.weight', f'{gguf}.weight', shape, interleaved_heads)
+    yield Tensor(name, f'{huggingface}.weight', f'{gguf}.weight', shape, interleaved_heads,
+                 huggingface_interleaved=huggingface_interleaved)
     if bias:
         yield Tensor(f'{name}_bias', f'{huggingface}.bias', f'{gguf}.bias', shape[:1],
-                     interleaved_heads)
+                     interleaved_heads, huggingface_interleaved=huggingface_interleaved)
 
 
 def parts(rows: dict[str, int], huggingface: str, gguf: str, columns: int) -> Iterator[Tensor]:

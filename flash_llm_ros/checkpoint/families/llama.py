@@ -28,10 +28,12 @@ class Llama(Family):
     in_part = False                     # whether partial_rotary_factor is read
     layers_differ = False               # whether layer_types is read
     gguf_interleaves = True             # the rows of q and k
+    huggingface_interleaves = False
     gated = True
     qk_norm = 'none'
     norm_plus = 0.0                     # what Hugging Face's weights of norms lack
     before_ffn = 'post_attention_layernorm'     # Hugging Face's name of the norm there
+    gguf_before_ffn = 'ffn_norm'
 
     def attention(self, config: Config) -> AttentionSpec:
         heads, biased = config['num_attention_heads'], bool(config.get('attention_bias'))
@@ -96,7 +98,7 @@ class Llama(Family):
         if not spec.embedding.tied:
             yield from matrix('head', 'lm_head', 'output', vocabulary)
 
-    def layer_tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
+    def layer_tensors(self, spec: ModelSpec, layer: int) -> Iterator[Tensor]:
         d, attention, order = spec.hidden_size, spec.attention, spec.norm
         if order.first:
             yield from self._norm('attention_norm', 'input_layernorm', 'attn_norm', d, spec)
@@ -113,8 +115,8 @@ class Llama(Family):
             yield from self._norm('attention_output_norm', 'post_attention_layernorm',
                                   'post_attention_norm', d, spec)
         if order.first and not order.parallel:
-            yield from self._norm('ffn_norm', self.before_ffn, 'ffn_norm', d, spec)
-        yield from self.block_tensors(spec)
+            yield from self._norm('ffn_norm', self.before_ffn, self.gguf_before_ffn, d, spec)
+        yield from self.block_tensors(spec, layer)
         if order.output:
             yield from self._norm('ffn_output_norm', 'post_feedforward_layernorm',
                                   'post_ffw_norm', d, spec)
@@ -124,12 +126,14 @@ class Llama(Family):
         q, kv, bias = attention.query_width, attention.kv_width, attention.bias
         heads, kv_heads = ((attention.heads, attention.kv_heads) if self.gguf_interleaves
                            else (0, 0))
-        yield from matrix('q', 'self_attn.q_proj', 'attn_q', (q, d), bias, heads)
-        yield from matrix('k', 'self_attn.k_proj', 'attn_k', (kv, d), bias, kv_heads)
+        yield from matrix('q', 'self_attn.q_proj', 'attn_q', (q, d), bias, heads,
+                          self.huggingface_interleaves)
+        yield from matrix('k', 'self_attn.k_proj', 'attn_k', (kv, d), bias, kv_heads,
+                          self.huggingface_interleaves)
         yield from matrix('v', 'self_attn.v_proj', 'attn_v', (kv, d), bias)
 
-    def block_tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
-        """Those of a feed-forward block."""
+    def block_tensors(self, spec: ModelSpec, layer: int) -> Iterator[Tensor]:
+        """Those of a layer's feed-forward block."""
         yield from self.gate_up(spec)
         yield from matrix('down', 'mlp.down_proj', 'ffn_down',
                           (spec.hidden_size, spec.feed_forward.size), spec.feed_forward.bias)

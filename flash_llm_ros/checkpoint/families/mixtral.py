@@ -3,11 +3,14 @@
 from collections.abc import Iterator
 from typing import Any, ClassVar
 
-from flash_llm_ros.checkpoint.families.experts import expert_block, expert_tensors
+from flash_llm_ros.checkpoint.families.experts import ExpertNames, expert_block, expert_tensors
 from flash_llm_ros.checkpoint.families.family import Config, Tensor
 from flash_llm_ros.checkpoint.families.llama import Llama
 from flash_llm_ros.checkpoint.families.mistral import Mistral
 from flash_llm_ros.model_spec import FeedForwardSpec, ModelSpec
+
+_NAMES = ExpertNames('block_sparse_moe.gate', 'mlp.gate', 'block_sparse_moe.experts',
+                     'w1', 'w3', 'w2')
 
 
 class Mixtral(Mistral):
@@ -25,7 +28,5 @@ class Mixtral(Mistral):
         config['model_type'] = 'mixtral'
         return config
 
-    def block_tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
-        return expert_tensors(spec, 'block_sparse_moe.gate', 'block_sparse_moe.experts',
-                              ('w1', 'w3', 'w2'),
-                              ('mlp.experts.gate_up_proj', 'mlp.experts.down_proj'))
+    def block_tensors(self, spec: ModelSpec, layer: int) -> Iterator[Tensor]:
+        return expert_tensors(spec, layer, _NAMES)

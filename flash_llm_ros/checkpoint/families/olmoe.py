@@ -4,7 +4,7 @@ and experts.
 
 from collections.abc import Iterator
 
-from flash_llm_ros.checkpoint.families.experts import expert_block, expert_tensors
+from flash_llm_ros.checkpoint.families.experts import ExpertNames, expert_block, expert_tensors
 from flash_llm_ros.checkpoint.families.family import Config, Tensor
 from flash_llm_ros.checkpoint.families.llama import Llama
 from flash_llm_ros.model_spec import AttentionSpec, FeedForwardSpec, ModelSpec
@@ -24,7 +24,5 @@ class Olmoe(Llama):
         return expert_block(config, config['intermediate_size'],
                             config.get('norm_topk_prob', False))
 
-    def block_tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
-        return expert_tensors(spec, 'mlp.gate', 'mlp.experts',
-                              ('gate_proj', 'up_proj', 'down_proj'),
-                              ('mlp.experts.gate_up_proj', 'mlp.experts.down_proj'))
+    def block_tensors(self, spec: ModelSpec, layer: int) -> Iterator[Tensor]:
+        return expert_tensors(spec, layer, ExpertNames())

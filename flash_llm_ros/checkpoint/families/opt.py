@@ -53,7 +53,7 @@ class Opt(Family):
         if not spec.embedding.tied:
             yield from matrix('head', 'lm_head', '', vocabulary)
 
-    def layer_tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
+    def layer_tensors(self, spec: ModelSpec, layer: int) -> Iterator[Tensor]:
         d, neurons, bias = spec.hidden_size, spec.feed_forward.size, spec.feed_forward.bias
         yield from norm('attention_norm', 'self_attn_layer_norm', '', d, spec.norm)
         yield from matrix('q', 'self_attn.q_proj', '', (d, d), spec.attention.bias)

@@ -3,7 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
-from flash_llm_ros.checkpoint.families.experts import expert_block, expert_tensors
+from flash_llm_ros.checkpoint.families.experts import (
+    ExpertNames,
+    dense_layers,
+    expert_block,
+    expert_tensors,
+)
 from flash_llm_ros.checkpoint.families.family import Config, Tensor
 from flash_llm_ros.checkpoint.families.qwen3 import Qwen3
 from flash_llm_ros.model_spec import FeedForwardSpec, ModelSpec
@@ -18,12 +23,10 @@ class Qwen3Moe(Qwen3):
         return True
 
     def feed_forward(self, config: Config) -> FeedForwardSpec:
-        for name, everywhere in (('decoder_sparse_step', 1), ('mlp_only_layers', [])):
-            if (found := config.get(name) or everywhere) != everywhere:
-                raise ValueError(f'{name} is {found}; only models with experts in every layer are '
-                                 'supported')
+        dense = dense_layers(config)
         return expert_block(config, config['moe_intermediate_size'],
-                            config.get('norm_topk_prob', False))
+                            config.get('norm_topk_prob', False), dense_layers=dense,
+                            dense_size=config['intermediate_size'] if dense else 0)
 
     def config_of_gguf(self, fields: dict[str, Any]) -> Config:
         """Its files do not say that weights are normalised; those of all such models are."""
@@ -31,7 +34,5 @@ class Qwen3Moe(Qwen3):
         config |= {'model_type': 'qwen3_moe', 'norm_topk_prob': True}
         return config
 
-    def block_tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
-        return expert_tensors(spec, 'mlp.gate', 'mlp.experts',
-                              ('gate_proj', 'up_proj', 'down_proj'),
-                              ('mlp.experts.gate_up_proj', 'mlp.experts.down_proj'))
+    def block_tensors(self, spec: ModelSpec, layer: int) -> Iterator[Tensor]:
+        return expert_tensors(spec, layer, ExpertNames())

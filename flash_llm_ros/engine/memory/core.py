@@ -31,7 +31,7 @@ def core_scratch_bytes(geometry: Geometry, threads: int, tokens: int,
     if active_experts:
         # Inputs and results of an expert's tokens, or the results of a token's experts; what the
         # neurons of one give; who uses which.
-        neurons = geometry.section('expert_down', 0).codec.dim
+        neurons = geometry.all_layers('expert_down')[0].codec.dim
         experts = 4 * (geometry.dim * (tokens + max(tokens, active_experts)) + tokens * neurons)
         experts += 2 * 24 * tokens * active_experts + 4096
     return threads * each_thread + prepared + sums + batch + experts + geometry.group_bytes

@@ -27,7 +27,8 @@ def scratch_bytes(manifest: Manifest, context: int, chunk: int, threads: int,
     """What passes of a model write to; the arguments are those of `Scratch`."""
     spec = manifest.model
     # hidden x 2, FFN input, output where it is normed, activations; logits
-    floats = chunk * ((3 + spec.norm.output) * spec.hidden_size + spec.feed_forward.size)
+    always = max(spec.feed_forward.always(layer) for layer in range(spec.layers))
+    floats = chunk * ((3 + spec.norm.output) * spec.hidden_size + always)
     floats += spec.embedding.vocab_size * logits_rows
     # What sampling takes: scores, order, weights in 8 bytes each, and a mask
     sampling = spec.embedding.vocab_size * 7

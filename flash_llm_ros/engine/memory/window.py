@@ -72,10 +72,10 @@ class Window:
         return self._ids[name, layer]
 
     def stream(self, names: tuple[str, ...], head: bool) -> None:
-        """Read ahead, over and over: attention's and these sections of every layer, then the head.
-        """
+        """Read ahead, over and over: attention's and these sections of layers, then the head."""
         names = (*self._attention, *names)
-        order = [self._ids[name, layer] for layer in range(self.layers) for name in names]
+        order = [self._ids[name, layer] for layer in range(self.layers) for name in names
+                 if (name, layer) in self._ids]
         order += [self.head] if head else []
         if order != self._order:
             self._order = order

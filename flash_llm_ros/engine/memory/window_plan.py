@@ -104,7 +104,7 @@ def single_group_slots(plan: WindowPlan) -> int:
 
 def experts_held(geometry: Geometry, plan: WindowPlan) -> tuple[int, int]:
     """How many experts of all layers fit into the window, and how many there are."""
-    layers = [section for section in geometry.sections if section.name == EXPERT_SECTIONS[0]]
+    layers = geometry.all_layers(EXPERT_SECTIONS[0])
     if not layers:
         return 0, 0
     of = sum(section.copies for section in layers)

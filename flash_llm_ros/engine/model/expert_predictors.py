@@ -10,7 +10,7 @@ from flash_llm_ros.store.tensor_file import TensorFile
 
 
 class ExpertPredictors:
-    """Each layer but the last has one: the next layer's router, given this layer's input."""
+    """The next layer's router, given this layer's input, of each layer of `foreseeing_layers`."""
 
     def __init__(self, store: FlashStore) -> None:
         """Load them, each with a router of its own; FlashLlmError: STORE_CORRUPT, READ_FAILED."""
@@ -18,14 +18,14 @@ class ExpertPredictors:
         self._input = np.zeros((1, spec.hidden_size), np.float32)
         self._likely = np.zeros((1, spec.feed_forward.experts.active), np.int64)
         self._loader = GraphLoader(str(store.path), 1, prepack=store.manifest.resident != 'fp32')
-        self._bindings = []
+        self._bindings = {}
         with TensorFile(store.path / RESIDENT) as tensors:
-            for layer in range(spec.layers - 1):
+            for layer in spec.foreseeing_layers:
                 graph = predictor_graph(layer)
                 session = self._loader.load(store.content(graph), graph, tensors,
                                             f'layers.{layer + 1}.router', self._probe)
                 with graph_errors(graph):
-                    self._bindings.append((graph, session, self._bind(session)))
+                    self._bindings[layer] = graph, session, self._bind(session)
             tensors.drop_page_cache()
 
     def likely(self, layer: int, ffn_input: NDArray[np.float32]) -> NDArray[np.int64]:

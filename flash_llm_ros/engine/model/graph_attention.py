@@ -123,7 +123,8 @@ class GraphAttention(AttentionPart):
         outputs = {'ffn_input': self._ffn_input[None, :tokens],
                    'residual': self.hidden(layer + 1, tokens)[None],
                    'present_key': key, 'present_value': value,
-                   **{name: array[None, :tokens] for name, array in self._routing.items()}}
+                   **({name: array[None, :tokens] for name, array in self._routing.items()}
+                      if self._spec.feed_forward.routed(layer) else {})}
         binding = self._sessions[layer].io_binding()
         for name, array in inputs.items():
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))

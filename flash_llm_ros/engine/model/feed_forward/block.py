@@ -47,5 +47,5 @@ class FeedForwardBlock(Part, ABC):
 
         `out` is whatever the caller adds to, the residual stream as a rule. `dense` uses every
         neuron. Returns 1 for each neuron, or expert, that was used, uint8 [ffn] or [experts], valid
-        until the next call; None: all.
+        until the next call; None: all neurons, of a block that every token uses.
         """

@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from flash_llm_ros.engine.memory.window import Window
 from flash_llm_ros.engine.model.feed_forward.block import Array, FeedForwardBlock
 from flash_llm_ros.store.flash_store import RESIDENT, FlashStore
+from flash_llm_ros.store.geometry import DENSE_SECTIONS
 from flash_llm_ros.store.resident_layout import attention_layout, up_bias
 
 
@@ -29,7 +30,7 @@ class DenseFeedForward(FeedForwardBlock):
             self.activations = np.zeros((self._chunk, self._spec.feed_forward.size), np.float32)
 
     def begin(self, dense: bool, last: bool) -> None:
-        self._window.stream(('gate_up', 'down') if self._split else ('bundle',), last)
+        self._window.stream(DENSE_SECTIONS if self._split else ('bundle',), last)
 
     def run(self, layer: int, x: Array, out: Array, dense: bool) -> None:
         core, activation = self._window.core, self._spec.feed_forward.activation

@@ -8,9 +8,9 @@ from flash_llm_ros.engine.model.expert_predictors import ExpertPredictors
 from flash_llm_ros.engine.model.feed_forward.block import Array, FeedForwardBlock
 from flash_llm_ros.engine.model.feed_forward.read_ahead import ReadAhead
 from flash_llm_ros.store.flash_store import FlashStore
-from flash_llm_ros.store.geometry import EXPERT_SECTIONS
+from flash_llm_ros.store.geometry import DENSE_SECTIONS, EXPERT_SECTIONS
 from flash_llm_ros.store.manifest import ExpertForesight
-from flash_llm_ros.store.router_graph import EXPERT_IDS, EXPERT_WEIGHTS
+from flash_llm_ros.store.router_graph import EXPERT_IDS, EXPERT_WEIGHTS, SHARED_WEIGHT
 
 _LEAST_RECALL = 0.7     # a wrong read costs as much as a right one saves, and its place
 
@@ -18,7 +18,8 @@ _LEAST_RECALL = 0.7     # a wrong read costs as much as a right one saves, and i
 class ExpertFeedForward(FeedForwardBlock):
     """Experts are read to the cache; each that a pass needs once, for all of its tokens.
 
-    The layers' graphs have the routers. Tokens that follow each other share few experts, so
+    What every token uses beside them, and layers without, are streamed as in dense models. The
+    layers' graphs have the routers. Tokens that follow each other share few experts, so
     guessing some of them does not pay. The next layer's experts can be foreseen from this layer's
     input and read while it is computed; that is done as long as timed tokens say it is faster.
     """
@@ -29,16 +30,16 @@ class ExpertFeedForward(FeedForwardBlock):
 
     def __init__(self, store: FlashStore, chunk: int) -> None:
         """`chunk`: the most tokens of a pass."""
-        spec = store.manifest.model.feed_forward
-        self._activation, self._size = spec.activation, spec.size
-        self._count, active = spec.experts.count, spec.experts.active
-        self._store, self._last = store, store.manifest.model.layers - 1
+        self._store, self._spec, self._chunk = store, store.manifest.model, chunk
+        self._block, self._experts = self._spec.feed_forward, self._spec.feed_forward.experts
         self._ranks = _useful_ranks(store.manifest.foresight)
         self.read_ahead = ReadAhead()
         self._ahead = False     # of the token that is computed
-        self.ids = np.zeros((chunk, active), np.int64)
-        self._weights = np.zeros((chunk, active), np.float32)
+        self.ids = np.zeros((chunk, self._experts.active), np.int64)
+        self._weights = np.zeros((chunk, self._experts.active), np.float32)
         self.routing = {EXPERT_IDS: self.ids, EXPERT_WEIGHTS: self._weights}
+        if self._experts.shared_weighed:
+            self.routing[SHARED_WEIGHT] = np.zeros((chunk, 1), np.float32)
         self.active_neurons = self.total_neurons = 0
 
     def load(self) -> None:
@@ -47,29 +48,52 @@ class ExpertFeedForward(FeedForwardBlock):
 
     def attach(self, window: Window) -> None:
         self._window = window
+        most = max(self._block.always(layer) for layer in range(self._spec.layers))
+        self._activations = np.zeros(self._chunk * most, np.float32)
 
     def begin(self, dense: bool, last: bool) -> None:
-        self._window.stream((), last)
+        self._window.stream(DENSE_SECTIONS, last)
         self._timed = not dense and self._ranks > 0
         self._ahead = self._timed and self.read_ahead.begin()
 
-    def run(self, layer: int, x: Array, out: Array, dense: bool) -> NDArray[np.uint8]:
+    def run(self, layer: int, x: Array, out: Array, dense: bool) -> NDArray[np.uint8] | None:
         """As the base says, with 1 for each expert that was used, uint8 [experts]."""
-        tokens = len(x)
+        if not self._block.routed(layer):
+            self._run_always(layer, x, out)
+            return None
+        tokens, always = len(x), self._block.always(layer)
         core, (gate_up, down) = self._window.core, self._sections(layer)
-        if self._ahead and tokens == 1 and layer < self._last:
+        ahead = self._ahead and layer in self._spec.foreseeing_layers
+        if tokens == 1 and (ahead or always):
             core.prefetch_experts(gate_up, down, self.ids[0], True)     # these come first
+        if tokens == 1 and ahead:
             core.prefetch_experts(*self._sections(layer + 1),
                                   self._predictors.likely(layer, x[0])[:self._ranks])
+        if always:
+            self._run_always(layer, x, out)
         core.experts(gate_up, down, x, self.ids[:tokens], self._weights[:tokens], out,
-                     self._activation)
-        if self._timed and layer == self._last:
+                     self._block.activation)
+        if self._timed and layer == self._spec.layers - 1:
             self.read_ahead.end()
-        self.active_neurons += self.ids[:tokens].size * self._size
-        self.total_neurons += tokens * self._count * self._size
-        used = np.zeros(self._count, np.uint8)
+        self.active_neurons += self.ids[:tokens].size * self._block.size
+        self.total_neurons += tokens * self._experts.count * self._block.size
+        used = np.zeros(self._experts.count, np.uint8)
         used[self.ids[:tokens]] = 1
         return used
+
+    def _run_always(self, layer: int, x: Array, out: Array) -> None:
+        """Add the block of a layer that every token uses."""
+        core, neurons = self._window.core, self._block.always(layer)
+        gate_up, down = (self._window.section(name, layer) for name in DENSE_SECTIONS)
+        h = self._activations[:len(x) * neurons].reshape(len(x), neurons)
+        if self._block.routed(layer) and self._experts.shared_weighed:
+            core.gate_up(gate_up, x, h, self._block.activation)
+            h *= self.routing[SHARED_WEIGHT][:len(x)]
+            core.rows_dot(down, h, out, add=True)
+        else:
+            core.gate_up_down(gate_up, down, x, h, out, self._block.activation)
+        self.active_neurons += len(x) * neurons
+        self.total_neurons += len(x) * neurons
 
     def _sections(self, layer: int) -> tuple[int, int]:
         gate_up, down = (self._window.section(name, layer) for name in EXPERT_SECTIONS)

@@ -5,23 +5,32 @@ from collections.abc import Callable
 from pathlib import Path
 import shutil
 
-from gguf_checkpoint import EXPERT_PARTS
 import numpy as np
 from safetensors.numpy import load_file, save_file
-from tiny_checkpoint import CHAT_TEMPLATE, byte_tokenizer, printable_tokens
 import torch
 from transformers import (
     AutoModelForCausalLM,
+    Dots1Config,
+    Ernie4_5_MoeConfig,
+    Glm4MoeConfig,
     GraniteMoeConfig,
     MixtralConfig,
     OlmoeConfig,
     PretrainedConfig,
+    Qwen2MoeConfig,
     Qwen3MoeConfig,
 )
+
+from bench.support.gguf_checkpoint import EXPERT_PARTS
+from bench.support.tiny_checkpoint import CHAT_TEMPLATE, byte_tokenizer, printable_tokens
 
 SHAPE = {'vocab_size': 258, 'hidden_size': 64, 'num_hidden_layers': 3, 'num_attention_heads': 4,
          'num_key_value_heads': 2, 'max_position_embeddings': 512, 'bos_token_id': 256,
          'eos_token_id': 257, 'pad_token_id': 0, 'tie_word_embeddings': False}
+
+
+# Of single tensors, in files of transformers 5.
+_NAMES_NOW = {'block_sparse_moe.gate.': 'mlp.gate.', 'mlp.moe_statics': 'mlp.gate.moe_statics'}
 
 
 def write_model(folder: Path, config: PretrainedConfig, seed: int = 11) -> Path:
@@ -50,7 +59,10 @@ def write_mixtral(folder: Path) -> Path:
 
 
 def fused(folder: Path, copy: Path) -> Path:
-    """The same with all experts of a layer in one tensor each: gate above up, and down."""
+    """The same with all experts of a layer in one tensor each: gate above up, and down.
+
+    With the other names of transformers 5, too.
+    """
     shutil.copytree(folder, copy)
     tensors, experts = {}, defaultdict(dict)
     for name, tensor in load_file(folder / 'model.safetensors').items():
@@ -62,6 +74,8 @@ def fused(folder: Path, copy: Path) -> Path:
             experts[f'{before.replace("block_sparse_moe", "mlp")}.experts'][
                 EXPERT_PARTS[part], int(expert)] = tensor
         else:
+            for before, now in _NAMES_NOW.items():
+                name = name.replace(before, now)
             tensors[name] = tensor
     for prefix, parts in experts.items():
         gate, up, down = ([parts[part, expert] for expert in range(len(parts) // 3)]
@@ -84,4 +98,19 @@ EXPERT_FAMILIES: dict[str, Callable[[Path], Path]] = {
     'qwen3_moe': lambda folder: write_model(folder, Qwen3MoeConfig(
         **SHAPE, head_dim=32, moe_intermediate_size=96, intermediate_size=200, num_experts=8,
         num_experts_per_tok=3, norm_topk_prob=True)),
+    'qwen2_moe': lambda folder: write_model(folder, Qwen2MoeConfig(
+        **SHAPE, moe_intermediate_size=96, intermediate_size=160, num_experts=8,
+        num_experts_per_tok=3, shared_expert_intermediate_size=128), seed=12),
+    'dots1': lambda folder: write_model(folder, Dots1Config(
+        **{**SHAPE, 'num_key_value_heads': 4}, head_dim=32, moe_intermediate_size=96,
+        intermediate_size=160, n_routed_experts=8, n_shared_experts=2, num_experts_per_tok=3,
+        n_group=4, topk_group=2, first_k_dense_replace=1, norm_topk_prob=True,
+        routed_scaling_factor=2.5, sliding_window=None)),
+    'glm4_moe': lambda folder: write_model(folder, Glm4MoeConfig(
+        **SHAPE, head_dim=32, moe_intermediate_size=96, intermediate_size=160, n_routed_experts=8,
+        n_shared_experts=1, num_experts_per_tok=3, first_k_dense_replace=1, use_qk_norm=True,
+        attention_bias=True, routed_scaling_factor=1.5, num_nextn_predict_layers=0)),
+    'ernie4_5_moe': lambda folder: write_model(folder, Ernie4_5_MoeConfig(
+        **SHAPE, moe_intermediate_size=96, intermediate_size=160, moe_num_experts=8,
+        moe_num_shared_experts=2, moe_k=3)),
 }
