@@ -1,160 +1,194 @@
-"""The feed-forward blocks of a mixture of experts' shape, with random weights in 4 bits: tokens per
-second, hits and reads by routing, beside Belady's hits and what the device takes for the bytes.
+"""A model of a mixture of experts' shape, random weights in 4 bits, beside llama.cpp under the same
+memory cap: prompts, tokens, hits beside Belady's, and what device and memory take for the bytes.
 
-Attention is not computed. Every expert has the same weights, in places and with checksums of its
-own. Routing is planted (bench.experts.planted_routing), or without any memory: the worst case.
+Each run is a process of its own in a memory cgroup whose limit is the bare process and the
+allowance, which is our budget; engines take turns, and the second half of the tokens counts.
+Routing is planted (bench.experts.planted_routing), or the router's own, which has no memory with
+random weights: the worst case. Nothing is foreseen. Where xllamacpp is not installed only our
+engine is measured.
 """
 
 from argparse import ArgumentParser, Namespace
-from dataclasses import dataclass
+from contextlib import ExitStack
+from importlib.util import find_spec
 from pathlib import Path
-from shutil import disk_usage
+import statistics
 import sys
 from tempfile import TemporaryDirectory
-import time
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from bench.experts.planted_routing import planted_routing
+from bench.experts.shape_files import (
+    BYTE_TOKENS,
+    SHAPES,
+    RandomWeights,
+    write_model_gguf,
+    write_store,
+)
+from bench.memory.capped import PEER, Case, Side, one_run
+from bench.model.kernels import in_huge_pages, seconds
 from bench.support.command import Report, at_least, byte_size, command, run, show
-from bench.window.replayer import at_best
-from bench.window.trace import NeuronTrace
+from bench.support.worker import bare_bytes
 from flash_llm_ros import _native
-from flash_llm_ros.engine.memory.window import EXPERTS_HALF_LIFE
-from flash_llm_ros.model_spec import ExpertsSpec
-from flash_llm_ros.store.geometry import Geometry, model_sections, plan_geometry
-from flash_llm_ros.store.neuron_writer import NeuronWriter
+from flash_llm_ros.cli.progress import Steps
+from flash_llm_ros.engine.memory.window_plan import head_index
+from flash_llm_ros.store.flash_store import NEURONS, RESIDENT, FlashStore
+from flash_llm_ros.store.geometry import MODEL_WIDE
 
-_PROMPT = 128           # tokens of a chunk
-
-
-@dataclass(frozen=True)
-class Shape:
-    layers: int
-    dim: int
-    neurons: int
-    experts: int
-    active: int
+_ROOF_BYTES = 256_000_000
+_DEVICE_READ, _IN_FLIGHT = 1 << 20, 8
 
 
-SHAPES = {'granite-3.1-1b': Shape(24, 1024, 512, 32, 8),
-          'granite-3.1-3b': Shape(32, 1536, 512, 40, 8),
-          'olmoe': Shape(16, 2048, 1024, 64, 8),
-          'qwen3-30b': Shape(48, 2048, 768, 128, 8)}
+def sides_of(options: Namespace, folder: Path, steps: Steps) -> list[Side]:
+    """Writes what is not in the folder."""
+    weights = RandomWeights(options.shape, SHAPES[options.shape])
+    store, model = folder / f'{options.shape}.store', folder / f'{options.shape}.gguf'
+    if not store.exists():
+        write_store(weights, store, steps)
+    prompt = np.random.default_rng(0).integers(BYTE_TOKENS, weights.spec.embedding.vocab_size,
+                                               max(options.prompts)).tolist()
+    common = {'prompts': options.prompts, 'tokens': prompt, 'new_tokens': options.tokens,
+              'batch': options.chunk, 'context': len(prompt) + options.tokens}
+    ours, theirs = 'bench.experts.shape_worker', 'bench.memory.llama_cpp'
+    bare = bare_bytes(ours)
+    sides = [Side(f'ours, {name}', ours, store, bare,
+                  {**common, 'store': str(store), 'planted': name == 'planted'})
+             for name in options.routing]
+    if options.peer and find_spec('xllamacpp') is not None:
+        if not model.exists():
+            write_model_gguf(weights, model)
+        sides.append(Side(PEER, theirs, model, bare_bytes(theirs),
+                          {**common, 'model': str(model), 'repack': False}))
+    return sides
 
 
-def written(path: Path, shape: Shape) -> Geometry:
-    """Write the neurons; OSError where they do not fit."""
-    geometry = plan_geometry(shape.dim, 'int4', model_sections(
-        'split', shape.dim, shape.layers, shape.neurons, 32, True, experts=ExpertsSpec(
-            shape.experts, shape.active)))
-    if (free := disk_usage(path.parent).free) < 2 * geometry.file_bytes:
-        raise OSError(f'{path.parent} has {free / 1e9:.1f} GB free; twice the '
-                      f'{geometry.file_bytes / 1e9:.1f} GB of the neurons must be there')
-    random, encoded = np.random.default_rng(0), {}
-    for section in geometry.sections:
-        if section.name not in encoded:
-            rows = random.standard_normal((section.bundles * section.rows, section.codec.dim))
-            rows *= section.codec.dim ** -0.5
-            encoded[section.name] = section.codec.encode(rows.astype(np.float32)).reshape(
-                -1, section.bundle_bytes)
-    writer = NeuronWriter(path, geometry, 0)
-    for section, copy in geometry.runs():
-        writer.write_encoded(section, [encoded[section.name]], copy)
-    writer.close()
-    return geometry
+def rates_of(store: FlashStore) -> tuple[float, float]:
+    """Bytes a second of the device, in random reads of 1 MiB, and of memory, by one thread."""
+    path = store.path / NEURONS
+    read = _native.measure_reads(path, min(_DEVICE_READ, path.stat().st_size), _IN_FLIGHT, 1.0,
+                                 'random')
+    memory = in_huge_pages(_ROOF_BYTES)
+    roof = min(seconds(memory.max) for _ in range(3))
+    return read['bytes'] / read['seconds'], memory.nbytes / roof
 
 
-class Blocks:
-    """All layers behind a window of so many bytes, all of it cache."""
-
-    def __init__(self, path: Path, geometry: Geometry, shape: Shape, window: int,
-                 threads: int) -> None:
-        self.slots = min(window // geometry.group_bytes, geometry.groups)
-        self._shape = shape
-        self.core: Any = _native.NeuronCore(path, geometry.group_bytes, geometry.groups, shape.dim,
-                                            self.slots, threads=threads, lock_memory=False)
-        self._sections = [self.core.add_section(
-            part.first_group, part.bundles, part.bundles_per_group, part.rows, part.codec.name,
-            part.codec.dim, part.copies, part.stride) for part in geometry.sections]
-        self.core.set_cache(self.slots, EXPERTS_HALF_LIFE)
-
-    def run(self, used: NDArray[np.bool_]) -> float:
-        """Tokens in one pass, bool [tokens, layers, experts]; returns seconds."""
-        tokens, active = len(used), self._shape.active
-        x = np.ones((tokens, self._shape.dim), np.float32)
-        out = np.zeros_like(x)
-        weights = np.full((tokens, active), 1 / active, np.float32)
-        ids = np.nonzero(used)[2].reshape(tokens, -1, active)
-        begin = time.perf_counter()
-        for layer in range(self._shape.layers):
-            self.core.experts(*self._sections[2 * layer:2 * layer + 2], x,
-                              np.ascontiguousarray(ids[:, layer]), weights, out, 'silu')
-        return time.perf_counter() - begin
+def always_bytes(store: FlashStore) -> int:
+    """What every token computes with beside experts."""
+    geometry = store.manifest.geometry
+    head = head_index(geometry)
+    groups = sum(section.groups for index, section in enumerate(geometry.sections)
+                 if index == head or (section.layer != MODEL_WIDE and section.copies == 1))
+    return groups * geometry.group_bytes + store.manifest.files[RESIDENT]['bytes']
 
 
-def measured(blocks: Blocks, shape: Shape, geometry: Geometry, used: NDArray[np.bool_],
-             rate: float) -> dict[str, float]:
-    """Of the second half of the tokens; the first fills the window."""
-    half = len(used) // 2
-    for token in used[:half]:
-        blocks.run(token[None])
-    before = blocks.core.stats()
-    seconds = np.array([blocks.run(token[None]) for token in used[half:]])
-    found = {name: count - before[name] for name, count in blocks.core.stats().items()}
-    trace = NeuronTrace('', 1, used).groups()
-    held = blocks.slots // geometry.sections[0].stride
-    first, whole = at_best(held, trace[:half]), at_best(held, trace)
-    tokens, read = len(seconds), found['flash_bytes'] / len(seconds)
-    return {'tokens_per_second': 1 / float(np.median(seconds)),
-            'p50': 1e3 * float(np.quantile(seconds, 0.5)),
-            'p95': 1e3 * float(np.quantile(seconds, 0.95)),
-            'hits': found['hits'] / (found['hits'] + found['misses']),
-            'belady': (whole.hits - first.hits) / (tokens * shape.layers * shape.active),
-            'megabytes': read / 1e6, 'reads': found['flash_reads'] / tokens,
-            'device_ms': 1e3 * read / rate,
-            'prompt_tokens_per_second': _PROMPT / blocks.run(
-                planted_routing(_PROMPT, shape.layers, shape.experts, shape.active, seed=1))}
+def summary(side: str, runs: list[dict[str, Any]], rates: tuple[float, float], always: int
+            ) -> dict[str, Any]:
+    good = [run for run in runs if 'token_seconds' in run]
+    row = {'side': side, 'oom_kills': sum(run['oom_kills'] for run in runs),
+           'why_not': next((run[key] for run in runs for key in ('refused', 'failed')
+                            if key in run), None)}
+    if not good:
+        return row
+    tokens = len(good[0]['token_seconds'])
+    if side == PEER:
+        for run in good:
+            run['token_seconds'] = run['token_seconds'][tokens // 2:]
+    times = np.concatenate([run['token_seconds'] for run in good])
+    row |= {f'p{point}': float(np.percentile(times, point)) for point in (50, 95, 99)}
+    row['tokens_per_second'] = statistics.median(
+        len(run['token_seconds']) / sum(run['token_seconds']) for run in good)
+    row['prompts'] = {length: statistics.median(run['prompt_tokens_per_second'][length]
+                                                for run in good)
+                      for length in good[0]['prompt_tokens_per_second']}
+    row['peak'] = max(run['peak'] for run in good)
+    if side == PEER:        # of all tokens
+        return row | {name: statistics.median(run[name] / tokens for run in good)
+                      for name in ('bytes', 'reads')}
+    row |= {name: statistics.median(run[name] for run in good) for name in (
+        'bytes', 'reads', 'hits', 'belady', 'belady_bytes', 'used_bytes', 'held')}
+    row['device_seconds'] = row['bytes'] / rates[0]
+    row['memory_seconds'] = (row['used_bytes'] + always) / rates[1]
+    return row
+
+
+def speeds_of(row: dict[str, Any], prompts: list[int]) -> list[str]:
+    if 'p50' not in row:
+        return [row['side'], '-', *[''] * (4 + len(prompts)), str(row['oom_kills'])]
+    return [row['side'], f'{row["tokens_per_second"]:.2f}',
+            *(f'{row[name] * 1e3:.0f}' for name in ('p50', 'p95', 'p99')),
+            *(f'{row["prompts"][str(length)]:.1f}' for length in prompts),
+            f'{row["peak"] / 1e6:.0f}', str(row['oom_kills'])]
+
+
+def reads_of(row: dict[str, Any]) -> list[str]:
+    read = [row['side'], f'{row["bytes"] / 1e6:.1f}', f'{row["reads"]:.0f}']
+    if row['side'] == PEER:
+        return [*read, *[''] * 5]
+    device, memory = (row[f'{name}_seconds'] * 1e3 for name in ('device', 'memory'))
+    return [*read, f'{row["hits"]:.3f}', f'{row["belady"]:.3f}', f'{device:.1f}', f'{memory:.1f}',
+            f'{row["p50"] * 1e3 / max(device, memory):.2f}']
 
 
 def measure(options: Namespace) -> Report:
-    shape = SHAPES[options.shape]
-    with TemporaryDirectory(dir=options.folder) as folder:
-        path = Path(folder, 'neurons.bin')
-        geometry = written(path, shape)
-        device = _native.measure_reads(path, min(1 << 20, geometry.file_bytes), 8, 1.0, 'random')
-        rate = device['bytes'] / device['seconds']
-        results = {}
-        for name, traced in (
-                ('planted', planted_routing(options.tokens, shape.layers, shape.experts,
-                                            shape.active)),
-                ('no memory', planted_routing(options.tokens, shape.layers, shape.experts,
-                                              shape.active, heat=0, memory=0))):
-            blocks = Blocks(path, geometry, shape, options.window, options.threads)
-            results[name] = measured(blocks, shape, geometry, traced, rate)
-            blocks.core.close()
-    show(('routing', 'tokens/s', 'p50 ms', 'p95 ms', 'hits', "Belady's", 'MB/token', 'reads/token',
-          'the device alone ms', f'prompt tokens/s at {_PROMPT}'),
-         [(name, f'{found["tokens_per_second"]:.1f}', f'{found["p50"]:.1f}', f'{found["p95"]:.1f}',
-           f'{found["hits"]:.3f}', f'{found["belady"]:.3f}', f'{found["megabytes"]:.1f}',
-           f'{found["reads"]:.0f}', f'{found["device_ms"]:.1f}',
-           f'{found["prompt_tokens_per_second"]:.1f}') for name, found in results.items()],
-         f'{options.shape}: {geometry.file_bytes / 1e9:.2f} GB, window '
-         f'{options.window / 1e6:.0f} MB, device {rate / 1e6:.0f} MB/s')
-    planted = results['planted']
-    return Report(results, f'{options.shape}: {planted["tokens_per_second"]:.1f} tokens/s, '
-                  f"{planted['hits'] / planted['belady']:.2f} of Belady's hits")
+    with ExitStack() as stack:
+        folder = options.folder or Path(stack.enter_context(TemporaryDirectory()))
+        steps = stack.enter_context(Steps())
+        sides = sides_of(options, folder.resolve(), steps)
+        store = FlashStore.open(sides[0].weights)
+        rates, always = rates_of(store), always_bytes(store)
+        case = Case(options.allowance, options.threads, None)
+        runs: dict[str, list[dict[str, Any]]] = {side.name: [] for side in sides}
+        order = sides * options.rounds
+        for done, side in enumerate(order, 1):
+            runs[side.name].append(one_run(side, sides, case, options.timeout))
+            steps('runs', done, len(order))
+        size = store.bytes
+    rows = [summary(side, found, rates, always) for side, found in runs.items()]
+    show(('routing', 'tokens/s', 'p50 ms', 'p95', 'p99',
+          *(f'prompt of {length}' for length in options.prompts), 'RSS MB', 'OOM kills'),
+         [speeds_of(row, options.prompts) for row in rows],
+         f'{options.shape}: {size / 1e9:.2f} GB in {options.allowance / 1e6:.0f} MB, '
+         f'{options.threads} thread{"s" * (options.threads > 1)}; prompts in tokens/s')
+    show(('routing', 'MB/token', 'reads', 'hits', "Belady's", 'device ms', 'memory ms',
+          'p50 / greater'), [reads_of(row) for row in rows if 'p50' in row],
+         f'device {rates[0] / 1e6:.0f} MB/s, memory {rates[1] / 1e9:.1f} GB/s')
+    for row in rows:
+        if row['why_not']:
+            print(f'{row["side"]}: {row["why_not"]}')
+    return Report({'rows': rows, 'rates': rates, 'always_bytes': always,
+                   'runs': [run for found in runs.values() for run in found]},
+                  _headline(options.shape, rows))
+
+
+def _headline(shape: str, rows: list[dict[str, Any]]) -> str:
+    speeds = {row['side']: row.get('tokens_per_second') for row in rows}
+    peer = speeds.pop(PEER, None)
+    return f'{shape}: ' + ', '.join(
+        f'{side} ' + ('no run' if speed is None else f'{speed:.2f} tokens/s'
+                      + (f', {speed / peer:.2f}x {PEER}' if peer else ''))
+        for side, speed in speeds.items())
 
 
 def parser() -> ArgumentParser:
     result = command(__doc__)
     result.add_argument('shape', choices=SHAPES)
-    result.add_argument('window', type=byte_size, help='bytes of experts in DRAM, such as 200MB')
-    result.add_argument('--tokens', type=at_least(4), default=64)
+    result.add_argument('allowance', type=byte_size,
+                        help="memory beside the bare process: '960MB'")
+    result.add_argument('--routing', nargs='+', choices=('planted', 'own'),
+                        default=['planted', 'own'], help='whose (default: both)')
+    result.add_argument('--no-peer', dest='peer', action='store_false',
+                        help='our engine alone: no GGUF file is written')
+    result.add_argument('--prompts', type=at_least(1), nargs='+', default=[16, 128, 512],
+                        help='their tokens (default: 16 128 512)')
+    result.add_argument('--tokens', type=at_least(4), default=64, help='behind the longest prompt')
+    result.add_argument('--chunk', type=at_least(1), default=128,
+                        help='prompt tokens computed at once (default: 128)')
     result.add_argument('--threads', type=at_least(1), default=1)
-    result.add_argument('--folder', type=Path, help='where the neurons lie meanwhile')
+    result.add_argument('--rounds', type=at_least(1), default=2, help='runs of each')
+    result.add_argument('--timeout', type=float, default=900.0, help='seconds for one run')
+    result.add_argument('--folder', type=Path,
+                        help='where store and GGUF file lie, or are made to stay')
     return result
 
 

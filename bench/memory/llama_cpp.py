@@ -1,4 +1,7 @@
-"""The process of llama.cpp that bench.memory.capped measures: one prompt, greedy, JSON out."""
+"""The process of llama.cpp that bench.memory.capped measures: one prompt, greedy, JSON out.
+
+For bench.experts.shape: before it the first so many of its tokens, for each of 'prompts'.
+"""
 
 from itertools import pairwise
 import json
@@ -36,7 +39,13 @@ def main() -> None:
     begin = time.perf_counter()
     server = xllamacpp.Server(parameters)
     opened = time.perf_counter()
-    times, counts, chunks = [], [], []
+    prompts = {}
+    for length in job.get('prompts', ()):
+        before = time.perf_counter()
+        server.handle_completions({'prompt': job['tokens'][:length], 'n_predict': 1,
+                                   'temperature': 0, 'ignore_eos': True, 'cache_prompt': False})
+        prompts[length] = length / (time.perf_counter() - before)
+    times, counts, chunks, asked = [], [], [], time.perf_counter()
 
     def note(chunk: dict) -> None:
         times.append(time.perf_counter())
@@ -51,7 +60,8 @@ def main() -> None:
         raise SystemExit(f'{len(times)} pieces, {usage}: not the tokens that were asked for')
     bytes_read, faults, cpu = (b - a for a, b in zip(counts[0], counts[-1], strict=True))
     print(json.dumps({
-        'open_seconds': opened - begin, 'first_token_seconds': times[0] - opened,
+        'open_seconds': opened - begin, 'first_token_seconds': times[0] - asked,
+        'prompt_tokens_per_second': prompts,
         'token_seconds': [b - a for a, b in pairwise(times)],
         'text': ''.join(chunk['choices'][0]['text'] for chunk in chunks), 'bytes': bytes_read,
         'reads': faults, 'cpu_seconds': cpu, 'peak': peak_resident_bytes(),

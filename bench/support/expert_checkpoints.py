@@ -112,5 +112,5 @@ EXPERT_FAMILIES: dict[str, Callable[[Path], Path]] = {
         attention_bias=True, routed_scaling_factor=1.5, num_nextn_predict_layers=0)),
     'ernie4_5_moe': lambda folder: write_model(folder, Ernie4_5_MoeConfig(
         **SHAPE, moe_intermediate_size=96, intermediate_size=160, moe_num_experts=8,
-        moe_num_shared_experts=2, moe_k=3)),
+        moe_num_shared_experts=2, moe_k=3), seed=14),
 }

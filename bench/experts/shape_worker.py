@@ -1,0 +1,119 @@
+"""The process of our engine that bench.experts.shape measures: prompts, then tokens, JSON out."""
+
+import json
+from pathlib import Path
+import sys
+import time
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.experts.planted_routing import planted_routing
+from bench.support.process_figures import cpu_seconds, peak_resident_bytes, resident_bytes
+from bench.window.replayer import at_best
+from bench.window.trace import NeuronTrace, Recorder
+from flash_llm_ros.engine import Engine, EngineConfig
+from flash_llm_ros.engine.model.feed_forward.block import Array
+from flash_llm_ros.engine.model.feed_forward.experts import ExpertFeedForward
+from flash_llm_ros.engine.model.model import Model
+from flash_llm_ros.store.errors import FlashLlmError
+from flash_llm_ros.store.geometry import EXPERT_SECTIONS
+
+
+class PlantedBlock:
+    """An engine's block, told to use other experts than the router's, with the router's weights."""
+
+    def __init__(self, inner: ExpertFeedForward, used: NDArray[np.bool_]) -> None:
+        """`used`: bool [tokens, layers, experts], over and over."""
+        self._inner = inner
+        self._ids = np.nonzero(used)[2].reshape(*used.shape[:2], -1)
+        self._next = 0
+
+    def begin(self, dense: bool, last: bool) -> None:
+        self._inner.begin(dense, last)
+
+    def run(self, layer: int, x: Array, out: Array, dense: bool) -> NDArray[np.uint8] | None:
+        tokens = np.arange(self._next, self._next + len(x)) % len(self._ids)
+        self._inner.ids[:len(x)] = self._ids[tokens, layer]
+        if layer == self._ids.shape[1] - 1:
+            self._next += len(x)
+        return self._inner.run(layer, x, out, dense)
+
+
+def prompt_seconds(model: Model, tokens: list[int]) -> float:
+    """Of a prompt, with the choice of the first token of an answer."""
+    begin = time.perf_counter()
+    for start in range(0, len(tokens), model.chunk):
+        part = np.array(tokens[start:start + model.chunk])
+        last = start + len(part) == len(tokens)
+        model.forward(part, start, True, model.logits if last else None)
+    return time.perf_counter() - begin
+
+
+def generated(model: Model, position: int, tokens: list[int]) -> list[float]:
+    """Seconds of each. What a random model chooses would come back to the same tokens."""
+    seconds = []
+    for place, token in enumerate(tokens, position):
+        begin = time.perf_counter()
+        model.forward(np.array([token]), place, False, model.logits)
+        model.logits[0].argmax()
+        seconds.append(time.perf_counter() - begin)
+    return seconds
+
+
+def measured(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
+    """Of the second half of the tokens; the first fills the window."""
+    model, spec, half = engine.model, engine.model.spec, job['new_tokens'] // 2
+    experts = spec.feed_forward.experts
+    if job['planted']:
+        model = Model(spec, model.attention, PlantedBlock(model.feed_forward, planted_routing(
+            max(job['prompts']) + job['new_tokens'], spec.layers, experts.count,
+            experts.active)), model.window, model.chunk)
+    prompts = {length: length / prompt_seconds(model, job['tokens'][:length])
+               for length in job['prompts']}
+    model.observer = recorder = Recorder(range(spec.layers))
+    position = max(job['prompts'])
+    tokens = np.random.default_rng(1).choice(job['tokens'], 2 * half).tolist()
+    generated(model, position, tokens[:half])
+    before, cpu = engine.stats(), cpu_seconds()
+    seconds = generated(model, position + half, tokens[half:])
+    used = {name: count - before[name] for name, count in engine.stats().items()}
+    cpu = cpu_seconds() - cpu
+    rows = np.array(recorder.rows).reshape(2 * half, spec.layers, -1)
+    trace = NeuronTrace('', 1, rows).groups()
+    groups = engine.geometry.all_layers(EXPERT_SECTIONS[0])[0].stride
+    # Those of the embedding's rows, too.
+    held = min(model.window.plan.cache_slots // groups, spec.layers * experts.count)
+    first, whole = at_best(held, trace[:half]), at_best(held, trace)
+    expert = groups * engine.geometry.group_bytes
+    uses = half * spec.layers * experts.active
+    return {'token_seconds': seconds, 'prompt_tokens_per_second': prompts,
+            'hits': used['hits'] / (used['hits'] + used['misses']),
+            'foreseen': used['prefetch_used'] / (used['hits'] + used['misses']),
+            'belady': (whole.hits - first.hits) / uses, 'held': held,
+            'bytes': used['flash_bytes'] / half, 'reads': used['flash_reads'] / half,
+            'belady_bytes': (whole.misses - first.misses) * expert / half,
+            'used_bytes': spec.layers * experts.active * expert,
+            'cpu_seconds': cpu / half, 'peak': peak_resident_bytes(),
+            'plan': engine.plan.table()}
+
+
+def main() -> None:
+    bare = resident_bytes()
+    job = json.loads(sys.argv[1])
+    if 'bare' in job:
+        print(json.dumps({'bare': bare}))
+        return
+    try:
+        engine = Engine.open(EngineConfig(
+            Path(job['store']), job['budget'], context_length=job['context'],
+            prefill_chunk=job['batch'], threads=job['threads'], verify=False, max_sessions=0))
+    except FlashLlmError as error:
+        print(json.dumps({'refused': str(error)}))
+        return
+    print(json.dumps(measured(engine, job)))
+
+
+if __name__ == '__main__':
+    main()
