@@ -148,7 +148,9 @@ def test_page_of_a_calibrated_store(planted_store: Path, tmp_path: Path) -> None
     store = shutil.copytree(planted_store, tmp_path / 'store')
     linear_profile(store, request=1e-8, byte=1e-9, latency=0.0).save(store / 'profile.yaml')
     out, figures = tmp_path / 'report.html', tmp_path / 'report.json'
-    assert main(['report', str(store), '--out', str(out), '--json', str(figures)]) == 0
+    # Far from where the mode changes: what loading takes is a little more or less each time.
+    assert main(['report', str(store), '--out', str(out), '--json', str(figures),
+                 '--budgets', '14MB', '16MB', '19MB']) == 0
     page, floors = Page(out.read_text()), json.loads(figures.read_text())['floors']
     assert not page.open
     predictors = FlashStore.open(store).manifest.calibration.predictors
@@ -159,9 +161,11 @@ def test_page_of_a_calibrated_store(planted_store: Path, tmp_path: Path) -> None
     for floor in floors:
         assert f"{floor['budget'] / 1e6:.0f} MB: {floor['auto']}" in page.text
     modes = [floor['auto'].split(': ')[0] for floor in floors]
-    assert 'no room for mode gated' in floors[0]['auto'] and modes[-1] == 'mode exact'
-    assert 'mode gated' in modes
-    for floor, mode in zip(floors[1:], modes[1:], strict=True):     # the first may be too tight
+    assert modes == ['mode exact', 'mode gated', 'mode exact']
+    assert 'no room for mode gated' in floors[0]['auto']
+    for floor in floors:
         engine = Engine.open(EngineConfig(store, floor['budget'], lock_memory=False))
-        assert mode == f'mode {engine.mode}' and engine.mode_reason == floor['auto']
+        said, meant = (re.sub(r'[0-9.]+', '0', text)
+                       for text in (engine.mode_reason, floor['auto']))
+        assert said == meant
         engine.close()
