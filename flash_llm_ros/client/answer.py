@@ -7,7 +7,7 @@ import threading
 from rclpy.task import Future
 
 from flash_llm_msgs.action import GenerateText
-from flash_llm_msgs.msg import GenerationStats, TokenChunk
+from flash_llm_msgs.msg import ChatMessage, GenerationStats, TokenChunk, ToolCall
 from flash_llm_ros.finish_reason import FinishReason
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
@@ -22,6 +22,12 @@ class Answer:
     finish_reason: FinishReason
     stats: GenerationStats = field(default_factory=GenerationStats)     # what it cost
     node: str = ''      # full name of who answered; empty where nobody was asked
+    tool_calls: tuple[ToolCall, ...] = ()   # what the model asks for
+
+    @property
+    def message(self) -> ChatMessage:
+        """The answer as a turn of the conversation that goes on."""
+        return ChatMessage(role='assistant', content=self.text, tool_calls=list(self.tool_calls))
 
     def __str__(self) -> str:
         return self.text
@@ -138,7 +144,8 @@ class PendingAnswer:
 
     def finish(self, result: GenerateText.Result, node: str) -> None:
         """Take the result of a node. Its text may be here before the last chunks are."""
-        answer = Answer(result.text, FinishReason(result.finish_reason), result.stats, node)
+        answer = Answer(result.text, FinishReason(result.finish_reason), result.stats, node,
+                        tuple(result.tool_calls))
         code = result.error.code
         wanted = code == ErrorCode.NONE or (
             self.cancel_wanted and answer.finish_reason == FinishReason.CANCELLED)

@@ -5,9 +5,11 @@ import json
 from typing import Any
 
 from flash_llm_msgs.action import GenerateText
-from flash_llm_msgs.msg import ChatMessage, OutputConstraint, SamplingOptions
+from flash_llm_msgs.msg import ChatMessage, OutputConstraint, SamplingOptions, Tool, ToolCall
+from flash_llm_ros.client.interface_name import interface_name
 
-Message = ChatMessage | tuple[str, str] | Mapping[str, str]
+Message = ChatMessage | tuple[str, str] | Mapping[str, Any]
+AnyTool = Tool | Mapping[str, Any]
 
 
 def make_goal(
@@ -35,6 +37,8 @@ def make_goal(
     grammar: str | None = None,
     interface: type | str | None = None,
     bounds: Mapping[str, Any] | None = None,
+    tools: Iterable[AnyTool] = (),
+    tool_choice: str = '',
 ) -> GenerateText.Goal:
     """Return the goal; its message tells what every field means.
 
@@ -45,6 +49,10 @@ def make_goal(
     to look like. An interface is a message's class or a name such as 'geometry_msgs/msg/Twist', an
     action (its goal) or a service (its request); ``bounds`` say more about fields:
     {'linear.x': {'maximum': 0.3}}. ``message_from`` makes the message of the answer.
+    ``tools`` are what the model may ask for: Tool messages, or mappings with name, description
+    and parameters (or as OpenAI has them, with these under 'function'); ``tool_choice`` is 'auto',
+    'none', 'required' or a tool's name. An assistant's mapping among ``messages`` may have
+    'tool_calls' (ToolCalls, or mappings), a tool's 'tool_call_id' and 'name'.
     ValueError names the argument that does not fit its field, or is a text that cannot be sent.
     """
     goal = GenerateText.Goal(check_fields=True)
@@ -64,6 +72,8 @@ def make_goal(
         'messages', messages, 'messages')])
     _fill(goal, 'constraint', _constraint(json_schema, regex, choices, grammar,
                                            interface, bounds))
+    _fill(goal, 'tools', [_tool(tool) for tool in _listed('tools', tools, 'tools')])
+    _fill(goal, 'tool_choice', tool_choice)
     return goal
 
 
@@ -105,24 +115,64 @@ def _listed(name: str, values: Iterable[Any], what: str) -> list[Any]:
 
 
 def _json(name: str, value: Any) -> str:
+    """A text stays as it is."""
     try:
-        return json.dumps(value, allow_nan=False)
+        return value if isinstance(value, str) else json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         raise ValueError(f'{name} cannot be written as JSON: {error}.') from None
 
 
 def _chat_message(message: Message) -> ChatMessage:
     if isinstance(message, ChatMessage):
-        message = message.role, message.content
+        message = {name: getattr(message, name) for name in message.get_fields_and_field_types()}
     try:
-        role, content = ((message['role'], message['content']) if isinstance(message, Mapping)
-                         else message)
+        if not isinstance(message, Mapping):
+            message = dict(zip(('role', 'content'), message, strict=True))
+        role, content = message['role'], message['content']
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"messages holds {message!r}; it has to be a pair such as "
                          "('user', 'Hello') or a mapping with role and content.") from None
     made = ChatMessage(check_fields=True)
     _fill(made, 'role', role)
-    _fill(made, 'content', content)
+    _fill(made, 'content', content or '')
+    _fill(made, 'tool_calls', [_tool_call(call) for call in message.get('tool_calls') or ()])
+    _fill(made, 'tool_call_id', message.get('tool_call_id', ''))
+    _fill(made, 'name', message.get('name', ''))
+    return made
+
+
+def _tool(tool: AnyTool) -> Tool:
+    if isinstance(tool, Tool):
+        return _copied(tool, Tool)
+    function = _function('tools', tool)
+    return _made(Tool, name=function.get('name', ''), description=function.get('description', ''),
+                 parameters=_json('parameters', function.get('parameters', '')))
+
+
+def _tool_call(call: ToolCall | Mapping[str, Any]) -> ToolCall:
+    if isinstance(call, ToolCall):
+        return _copied(call, ToolCall)
+    function = _function('tool_calls', call)
+    return _made(ToolCall, id=call.get('id', ''), name=function.get('name', ''),
+                 arguments=_json('arguments', function.get('arguments', '{}')))
+
+
+def _function(field: str, value: Any) -> Mapping[str, Any]:
+    if isinstance(value, Mapping) and isinstance(
+            function := value.get('function', value), Mapping):
+        return function
+    raise ValueError(f'{field} holds {value!r}; it has to be a message, or a mapping with a name.')
+
+
+def _copied(message: Any, kind: type[Any]) -> Any:
+    return _made(kind, **{name: getattr(message, name)
+                          for name in message.get_fields_and_field_types()})
+
+
+def _made(kind: type[Any], **fields: Any) -> Any:
+    made = kind(check_fields=True)
+    for name, value in fields.items():
+        _fill(made, name, value)
     return made
 
 
@@ -135,7 +185,7 @@ def _constraint(
     bounds: Mapping[str, Any] | None,
 ) -> OutputConstraint:
     given = {'json_schema': json_schema, 'regex': regex, 'choices': choices, 'grammar': grammar,
-             'interface': _interface_name(interface)}
+             'interface': None if interface is None else interface_name(interface)}
     if bounds is not None and interface is None:
         raise ValueError('bounds are given, but no interface, whose fields they would bound.')
     names = [name for name, value in given.items() if value is not None]
@@ -159,16 +209,3 @@ def _constraint(
     if bounds is not None:
         _fill(constraint, 'bounds', _json('bounds', bounds))
     return constraint
-
-
-def _interface_name(interface: type | str | None) -> str | None:
-    """A class's name as ROS writes it."""
-    if interface is None or isinstance(interface, str):
-        return interface
-    if not isinstance(interface, type) or not any(
-            hasattr(interface, part) for part in ('SLOT_TYPES', 'Request', 'Goal')):
-        raise ValueError(f'interface is {interface!r}; it has to be the class of a message, a '
-                         "service or an action, or a name such as 'geometry_msgs/msg/Twist'.")
-    package, folder = interface.__module__.split('.')[:2]
-    name = interface.__name__.removesuffix('_Request').removesuffix('_Goal')    # what is meant
-    return f'{package}/{folder}/{name}'

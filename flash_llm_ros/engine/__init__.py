@@ -13,7 +13,8 @@ from flash_llm_ros.engine.request.generation import (
 )
 from flash_llm_ros.engine.request.sampling import SamplingParams
 from flash_llm_ros.engine.text.chat_template import Message
+from flash_llm_ros.engine.text.tools import Tool, ToolCall
 
 __all__ = ['Constraint', 'ConstraintKind', 'Engine', 'EngineConfig', 'FinishReason', 'Generation',
            'GenerationCost', 'GenerationRequest', 'MemoryPlan', 'Message', 'PlanRow',
-           'SamplingParams', 'Suspended']
+           'SamplingParams', 'Suspended', 'Tool', 'ToolCall']

@@ -159,8 +159,8 @@ TABLE = (
           'Tokens guessed from the text so far and computed in the same pass over the flash, '
           'in mode exact; 0: none', 'tokens', 0, 64),
     Entry('requests.structured', EngineConfig.structured, UNCONFIGURED,
-          'Requests may have constraints, for which llguidance, jsonschema and memory are needed: '
-          'the memory plan shows how much'),
+          'Requests may have constraints and tools, for which llguidance, jsonschema and memory '
+          'are needed: the memory plan shows how much'),
     Entry('requests.queue_size', 4, ALWAYS,
           'Requests that may wait while one runs; more are refused', 'requests', 0, 1000),
     Entry('requests.when_busy', 'queue', ALWAYS,

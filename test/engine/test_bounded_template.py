@@ -58,8 +58,8 @@ HARMLESS = {
 @pytest.mark.parametrize('name', HARMLESS)
 def test_the_text_is_what_transformers_makes(name: str) -> None:
     (expected,), _ = render_jinja_template(
-        [[vars(message) for message in CONVERSATION]], chat_template=HARMLESS[name],
-        add_generation_prompt=True, **SPECIAL_TOKENS)
+        [[{'role': turn.role, 'content': turn.content} for turn in CONVERSATION]],
+        chat_template=HARMLESS[name], add_generation_prompt=True, **SPECIAL_TOKENS)
     assert ChatTemplate(HARMLESS[name], SPECIAL_TOKENS).render(CONVERSATION) == expected
 
 

@@ -271,7 +271,8 @@ def test_a_conversation_goes_on_as_transformers_renders_it_as_a_whole(
     first = asked('Who are you?', system)
     messages = [Message(role, content) for role, content in turns]
     whole = reference.apply_chat_template(
-        [vars(m) for m in (*first, Message('assistant', 'I am a robot.'), *messages)],
+        [{'role': m.role, 'content': m.content}
+         for m in (*first, Message('assistant', 'I am a robot.'), *messages)],
         tokenize=False, add_generation_prompt=True)
     begun, rest = template.render(first), template.render_next(messages, system)
     assert whole.startswith(begun) and whole.endswith(rest)

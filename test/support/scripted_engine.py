@@ -19,6 +19,8 @@ class Panic(BaseException):
 class ScriptedGeneration:
     """Yields the words of its prompt; '<gate>' waits for the engine's gate."""
 
+    tool_calls = ()
+
     def __init__(self, engine, prompt):
         self._engine = engine
         self._words = prompt.split()

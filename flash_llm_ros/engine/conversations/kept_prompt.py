@@ -32,8 +32,9 @@ _MOST_FILES = 8         # in a folder: of those that were used longest ago, the 
 class KeptPrompt:
     """The tokens that prompts with one system prompt begin with, and the file with their rows."""
 
-    def __init__(self, system_prompt: str, tokens: list[int], folder: Path, settings: str) -> None:
-        self.system_prompt, self.tokens = system_prompt, tokens
+    def __init__(self, of: object, tokens: list[int], folder: Path, settings: str) -> None:
+        """`of` says what the tokens are made of."""
+        self.of, self.tokens = of, tokens
         self._folder = folder
         self._key = hashlib.sha256(f'{settings}{json.dumps(tokens)}'.encode()).digest()
         self._name = f'{_PREFIX}{self._key.hex()[:32]}{_SUFFIX}'

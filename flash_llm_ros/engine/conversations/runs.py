@@ -11,6 +11,7 @@ from flash_llm_ros.engine.conversations.kv_snapshot import KvSnapshot
 from flash_llm_ros.engine.conversations.sessions import Session, Sessions
 from flash_llm_ros.engine.model.draft_model import DraftModel
 from flash_llm_ros.engine.model.model import Model
+from flash_llm_ros.engine.request.call_reader import CallReader
 from flash_llm_ros.engine.request.constrained_decoding import AnswerRules, ConstraintsPart
 from flash_llm_ros.engine.request.constraint import refuse
 from flash_llm_ros.engine.request.generation import FinishReason, Generation, GenerationRequest
@@ -18,6 +19,7 @@ from flash_llm_ros.engine.request.prompt_tokens import PromptTokens, own_system_
 from flash_llm_ros.engine.text.chat_template import check_text
 from flash_llm_ros.engine.text.text_part import TextPart
 from flash_llm_ros.engine.text.tokenizer import TextStream
+from flash_llm_ros.engine.text.tools import Tool, digest
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
 
@@ -98,11 +100,16 @@ class Runs:
             prompt = self._prompts.first(request)
         else:
             _check_system_prompt(request, session)
+            if digest(request.tools) != session.tools:
+                raise FlashLlmError(ErrorCode.INVALID_REQUEST, 'tools are not those that session '
+                                    f'{request.session_id!r} began with; each turn has to bring '
+                                    'them, also where tool_choice is none.')
             prompt = self._prompts.following(request, session.tokens.tolist(), session.turns,
                                              session.system_prompt)
-        stream, rules = self._answer_rules(request)
+        stream, rules, reader = self._answer_rules(request, prompt.tokens)
         if request.session_id:
-            session = self.sessions.begin(request.session_id, session, own_system_prompt(request))
+            session = self.sessions.begin(request.session_id, session, own_system_prompt(request),
+                                          digest(request.tools))
         if prompt.dropped:
             self.sessions.compute_anew(session)
             self._log(f'session {request.session_id!r} has lost {prompt.dropped} tokens of its '
@@ -112,7 +119,7 @@ class Runs:
             self._model.length = cached
             generation = Generation(
                 self._model, stream, prompt.tokens, request, self._config.context_length,
-                self._lookup_tokens, rules, draft=self._draft, cached=cached,
+                self._lookup_tokens, rules, reader, draft=self._draft, cached=cached,
                 border=0 if kept is None else len(kept.tokens))
         except BaseException:
             if session is not None:
@@ -192,16 +199,22 @@ class Runs:
             kept.keep(self._model, self._log)
             self._kept_in_place = kept
 
-    def _answer_rules(self, request: GenerationRequest) -> tuple[TextStream, AnswerRules | None]:
-        if request.constraint is None:
-            return self._tokenizer.stream(), None
+    def _answer_rules(self, request: GenerationRequest, tokens: list[int]
+                      ) -> tuple[TextStream, AnswerRules | None, CallReader | None]:
+        may_call = request.tools and request.tool_choice != 'none'
+        if request.constraint is None and not may_call:
+            return self._tokenizer.stream(), None, None
         if self._constraints is None:
-            refuse('structured is false here; it must be true for constraints')
+            refuse('structured is false here; it must be true for constraints and tools')
+        if may_call:
+            answer, reader = self._constraints.decoding.start_calls(
+                self._prompts.calls(), request.tools, request.tool_choice, tokens)
+            return answer, answer, reader
         if request.stop:
             raise FlashLlmError(ErrorCode.INVALID_REQUEST, 'stop must be empty where there is a '
                                 'constraint, which says by itself when an answer is complete.')
         answer = self._constraints.decoding.start(request.constraint)
-        return answer, answer
+        return answer, answer, None
 
     def _load(self, request: GenerationRequest, session: Session | None,
               tokens: list[int]) -> tuple[int, KeptPrompt | None]:
@@ -210,7 +223,8 @@ class Runs:
         if rows:
             self._kept_in_place = None
             return rows, None
-        kept = self._kept(request.system_prompt) if request.keep_system_prompt else None
+        kept = (self._kept(request.system_prompt, request.tools) if request.keep_system_prompt
+                else None)
         if kept is None or not kept.begins(tokens):
             self._kept_in_place = None
             return 0, None
@@ -218,9 +232,10 @@ class Runs:
             self._kept_in_place = kept if kept.restore(self._model, self._log) else None
         return (0 if self._kept_in_place is None else len(kept.tokens)), kept
 
-    def _kept(self, system_prompt: str) -> KeptPrompt:
-        if self._kept_prompt is None or self._kept_prompt.system_prompt != system_prompt:
-            self._kept_prompt = KeptPrompt(system_prompt, self._prompts.preamble(system_prompt),
+    def _kept(self, system_prompt: str, tools: tuple[Tool, ...] = ()) -> KeptPrompt:
+        of = system_prompt, tools
+        if self._kept_prompt is None or self._kept_prompt.of != of:
+            self._kept_prompt = KeptPrompt(of, self._prompts.preamble(*of),
                                            self._config.kv_folder, self._kept_settings)
         return self._kept_prompt
 

@@ -34,6 +34,7 @@ class Session:
     """A conversation between its requests. What is under way does not show before it has ended."""
 
     system_prompt: str
+    tools: bytes = b''                      # their digest
     tokens: NDArray[np.int32] = field(default_factory=lambda: np.empty(0, np.int32))
     turns: tuple[int, ...] = ()             # where in them those begin that are not the first
     rows: int = 0                           # of its tokens, whose keys and values are kept
@@ -67,7 +68,8 @@ class Sessions:
                                     'takes one turn after the other.')
             return session
 
-    def begin(self, name: str, found: Session | None, system_prompt: str) -> Session:
+    def begin(self, name: str, found: Session | None, system_prompt: str,
+              tools: bytes) -> Session:
         """Give the session that was found, or else a new one, to a request.
 
         Raises FlashLlmError(TOO_MANY_SESSIONS).
@@ -76,7 +78,7 @@ class Sessions:
             if found is None:
                 if len(self._by_name) >= self._most:
                     self._forget_oldest()
-                found = Session(system_prompt)
+                found = Session(system_prompt, tools)
             if not found.forgotten:
                 self._by_name.pop(name, None)
                 self._by_name[name] = found

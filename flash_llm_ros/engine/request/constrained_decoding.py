@@ -5,9 +5,10 @@ arXiv 2307.09702; llguidance's Earley parser over derivatives of regular express
 """
 
 from codecs import getincrementaldecoder
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
+import json
 from types import ModuleType
 from typing import Protocol
 
@@ -15,11 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.engine.plan import Part, PlanRow
+from flash_llm_ros.engine.request.call_grammar import call_grammar, mark_tokens, with_tokens
+from flash_llm_ros.engine.request.call_reader import CallReader
 from flash_llm_ros.engine.request.constraint import Constraint, ConstraintKind, refuse
 from flash_llm_ros.engine.request.constraint_grammar import parser_of
 from flash_llm_ros.engine.request.constraint_trial import TRIAL_BYTES, ConstraintTrial
+from flash_llm_ros.engine.text.call_format import CallFormat
 from flash_llm_ros.engine.text.text_part import TextPart
 from flash_llm_ros.engine.text.tokenizer import Vocabulary
+from flash_llm_ros.engine.text.tools import Tool
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
@@ -94,6 +99,7 @@ class ConstrainedDecoding:
         self._tokenizer = self._library.LLTokenizer(
             wrapper, n_vocab=vocab_size, eos_token=list(end_tokens), slices=[])
         wrapper.tokens = []         # the trie has them
+        self._vocabulary = vocabulary
         self._trial = ConstraintTrial(WORK_BYTES)
 
     def warm(self) -> None:
@@ -116,7 +122,32 @@ class ConstrainedDecoding:
         validate = None
         if constraint.kind == ConstraintKind.JSON_SCHEMA:
             validate = partial(self._trial.what_is_wrong, constraint.text)
-        return ConstrainedAnswer(matcher, self._tokenizer.decode_bytes, self._vocab_size, validate)
+        return self._answer(matcher, validate)
+
+    def start_calls(self, form: CallFormat, tools: Sequence[Tool], choice: str,
+                    prompt: list[int]) -> tuple['ConstrainedAnswer', CallReader]:
+        """An answer that may ask for tools, as `choice` says, and what reads its calls.
+
+        Raises FlashLlmError(INVALID_CONSTRAINT) that names the tool.
+        """
+        found = self._trial.outcome(Constraint(ConstraintKind.GRAMMAR,
+                                               call_grammar(form, tools, choice)))
+        if found.reason:
+            for index, tool in enumerate(tools):
+                alone = Constraint(ConstraintKind.JSON_SCHEMA, json.dumps(tool.schema))
+                if reason := self._trial.outcome(alone).reason:
+                    refuse(f'tools[{index}].parameters ({tool.name}): {_explained(reason)}')
+            refuse(f'tools: {_explained(found.reason)}')
+        tokens = mark_tokens(form, self._vocabulary.encode, self._tokenizer.decode_bytes)
+        matcher = parser_of(self._library, self._tokenizer, 'GRAMMAR',
+                            with_tokens(found.grammar, form, tokens), [])
+        reader = CallReader(form, tools, prompt, self._trial.what_is_wrong)
+        return self._answer(matcher, reader.judge), reader
+
+    def _answer(self, matcher: object,
+                what_is_wrong: Callable[[str], str] | None) -> 'ConstrainedAnswer':
+        return ConstrainedAnswer(matcher, self._tokenizer.decode_bytes, self._vocab_size,
+                                 what_is_wrong)
 
 
 class ConstraintsPart(Part):

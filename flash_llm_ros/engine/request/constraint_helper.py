@@ -80,17 +80,21 @@ class Trial:
         return self._with_schemas(text) if kind == 'GRAMMAR' else ''
 
     def _with_schemas(self, text: str) -> str:
-        """A grammar, its %json schemas replaced by rules: llguidance's own get numbers wrong."""
+        """A grammar, its %json schemas replaced by rules: llguidance's own get numbers wrong.
+
+        Answers to %spaced_json are written as Python and chat templates write JSON.
+        """
         from json_schema.numbers import TooHard
 
         parts, rules, place = [], [], 0
-        for number, found in enumerate(re.finditer(r'%json\s*(?=\{)', text)):
+        for number, found in enumerate(re.finditer(r'%(spaced_)?json\s*(?=\{)', text)):
             try:
                 _, end = json.JSONDecoder().raw_decode(text, found.end())
             except ValueError as error:
                 raise TooHard(f'%json is not followed by JSON: {error}') from None
             prefix = f'json{number}x'
-            rules.append(self._grammar_of(text[found.end():end], self._is_empty, prefix))
+            rules.append(self._grammar_of(text[found.end():end], self._is_empty, prefix,
+                                          ' ' if found[1] else ''))
             parts += [text[place:found.start()], f' {prefix}1 ']
             place = end
         return '\n'.join([''.join([*parts, text[place:]]), *rules])

@@ -9,6 +9,7 @@ import numpy as np
 
 from flash_llm_ros.engine.model.draft_model import DraftModel
 from flash_llm_ros.engine.model.model import Model
+from flash_llm_ros.engine.request.call_reader import CallReader
 from flash_llm_ros.engine.request.constrained_decoding import AnswerRules, NoRules
 from flash_llm_ros.engine.request.constraint import Constraint
 from flash_llm_ros.engine.request.draft_source import DraftSource, FirstGuess
@@ -18,6 +19,7 @@ from flash_llm_ros.engine.request.sampling import Sampler, SamplingParams
 from flash_llm_ros.engine.request.stop_strings import StopStrings
 from flash_llm_ros.engine.text.chat_template import Message
 from flash_llm_ros.engine.text.tokenizer import TextStream
+from flash_llm_ros.engine.text.tools import Tool, ToolCall
 from flash_llm_ros.finish_reason import FinishReason
 
 _TOO_EARLY = {FinishReason.LENGTH: 'max_tokens or the context was used up',
@@ -35,6 +37,8 @@ class GenerationRequest:
     max_tokens: int = 128
     stop: tuple[str, ...] = ()
     constraint: Constraint | None = None    # what the answer has to look like
+    tools: tuple[Tool, ...] = ()    # what the model may ask for
+    tool_choice: str = 'auto'       # none, required, or the name of a tool
     messages: tuple[Message, ...] = ()  # a conversation so far, instead of a prompt
     session_id: str = ''            # goes on with this session's conversation; '': none
     drop_oldest_turns: bool = False     # of the session, where the context is full
@@ -80,10 +84,11 @@ class Generation:
 
     def __init__(self, model: Model, stream: TextStream, tokens: list[int],
                  request: GenerationRequest, context: int, lookup_tokens: int = 0,
-                 rules: AnswerRules | None = None, *, draft: DraftModel | None = None,
-                 cached: int = 0, border: int = 0) -> None:
+                 rules: AnswerRules | None = None, reader: CallReader | None = None, *,
+                 draft: DraftModel | None = None, cached: int = 0, border: int = 0) -> None:
         """`rules` are the request's constraint; `stream` has to give the text they are about.
 
+        `reader` takes the calls out of an answer that may have some.
         The first `cached` tokens are in the KV cache; a chunk of the prompt ends at `border`.
         """
         self._model, self._stream, self._context = model, stream, context
@@ -94,7 +99,8 @@ class Generation:
         self._drafts: DraftSource = PromptLookup(tokens, lookup_tokens)
         if draft is not None:
             self._drafts = FirstGuess([self._drafts, ModelDrafts(draft, tokens, self._sampler)])
-        self._stops = StopStrings(request.stop)
+        self._reader = reader
+        self._stops = reader or StopStrings(request.stop)
         self._rules = rules or NoRules()
         # What every answer begins with runs with the prompt.
         room = min(request.max_tokens, context - len(tokens))
@@ -110,6 +116,11 @@ class Generation:
         self.rows = cached              # of prompt and answer, that are in the KV cache
         self.text = ''
         self.stats = GenerationCost(len(tokens), request.sampling.seed, cached)
+
+    @property
+    def tool_calls(self) -> tuple[ToolCall, ...]:
+        """What the model asks for, once its answer has come to its end; `text` is the rest."""
+        return () if self._reader is None else self._reader.calls
 
     def stop(self, reason: FinishReason) -> None:
         """End at the next piece, with the text so far."""

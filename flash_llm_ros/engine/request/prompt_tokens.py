@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from flash_llm_ros.engine.request.generation import GenerationRequest
+from flash_llm_ros.engine.text.call_format import CallFormat
 from flash_llm_ros.engine.text.chat_template import (
     ChatTemplate,
     Message,
@@ -12,6 +13,7 @@ from flash_llm_ros.engine.text.chat_template import (
     system_message,
 )
 from flash_llm_ros.engine.text.tokenizer import TextTokenizer
+from flash_llm_ros.engine.text.tools import Tool, check_choice, check_tools
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
@@ -89,6 +91,21 @@ class PromptTokens:
                            f'{_LONGEST_STOP} are taken.')
         if not all(request.stop):
             raise _invalid('stop holds an empty string; every answer would be empty.')
+        check_tools(request.tools)
+        for tool in request.tools:
+            check_text(f'tools ({tool.name})', f'{tool.description}{tool.parameters}',
+                       self._context)
+        check_choice(request.tool_choice, request.tools)
+        if request.tools and request.raw:
+            raise _invalid('raw is true and tools are given; tools need the chat template, so '
+                           'that raw must be false.')
+        if request.tools and request.tool_choice != 'none' and (request.constraint or request.stop):
+            raise _invalid('tools are given with a constraint or stop; beside those tool_choice '
+                           'must be none, since a call has a form of its own.')
+
+    def calls(self) -> CallFormat:
+        """How the model writes tool calls; raises FlashLlmError(INVALID_REQUEST)."""
+        return self._template.calls()
 
     def first(self, request: GenerationRequest) -> Prompt:
         """The tokens of a request that begins a conversation."""
@@ -96,7 +113,7 @@ class PromptTokens:
             text = request.prompt
         else:
             text = self._template.render([*system_message(request.system_prompt),
-                                          *_turns(request)])
+                                          *_turns(request)], request.tools)
         return self._checked(Prompt(self._tokenizer.encode(text)), 'prompt')
 
     def following(self, request: GenerationRequest, conversation: list[int],
@@ -111,7 +128,7 @@ class PromptTokens:
             text = request.prompt
         else:
             said = [message for message in _turns(request) if message.role != 'system']
-            text = self._template.render_next(said, system_prompt)
+            text = self._template.render_next(said, system_prompt, request.tools)
             if self._template.is_there and conversation[-1] in self._spec.end_tokens:
                 conversation = conversation[:-1]        # the template ends the answer itself
         prompt = Prompt([*conversation, *self._tokenizer.encode(text, begin=False)],
@@ -122,19 +139,21 @@ class PromptTokens:
                                            self._context // _KEPT)
         return self._checked(prompt, f'session {request.session_id!r} with this turn')
 
-    def preamble(self, system_prompt: str) -> list[int]:
-        """The tokens that every prompt with this system prompt begins with."""
+    def preamble(self, system_prompt: str, tools: Sequence[Tool] = ()) -> list[int]:
+        """The tokens that every prompt with this system prompt and these tools begins with."""
         return _common(*(self._tokenizer.encode(self._template.render(
-            [*system_message(system_prompt), Message('user', text)])) for text in ('a', 'b')))
+            [*system_message(system_prompt), Message('user', text)], tools))
+            for text in ('a', 'b')))
 
     def _seams(self, request: GenerationRequest, system_prompt: str
                ) -> tuple[list[int], list[int]]:
         """What comes before a turn like this one: as the first of a conversation, and later."""
         if request.raw:
             return self._tokenizer.encode(''), []
-        return self.preamble(system_prompt), _common(*(
+        return self.preamble(system_prompt, request.tools), _common(*(
             self._tokenizer.encode(self._template.render_next([Message('user', text)],
-                                                              system_prompt), begin=False)
+                                                              system_prompt, request.tools),
+                                   begin=False)
             for text in ('a', 'b')))
 
     def _checked(self, prompt: Prompt, what: str) -> Prompt:

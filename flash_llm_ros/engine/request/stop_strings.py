@@ -19,7 +19,7 @@ class StopStrings:
         if found:
             self.met, self._held = True, ''
             return text[:min(found)[1]]
-        keep = max((self._overlap(text, stop) for stop in self._stops), default=0)
+        keep = max((overlap(text, stop) for stop in self._stops), default=0)
         self._held = text[len(text) - keep:]
         return text[:len(text) - keep]
 
@@ -28,10 +28,10 @@ class StopStrings:
         held, self._held = self._held, ''
         return held
 
-    @staticmethod
-    def _overlap(text: str, stop: str) -> int:
-        """Length of the longest end of `text` that begins `stop`."""
-        for length in range(min(len(stop) - 1, len(text)), 0, -1):
-            if text.endswith(stop[:length]):
-                return length
-        return 0
+
+def overlap(text: str, stop: str) -> int:
+    """Length of the longest end of `text` that begins `stop`, and is not all of it."""
+    for length in range(min(len(stop) - 1, len(text)), 0, -1):
+        if text.endswith(stop[:length]):
+            return length
+    return 0

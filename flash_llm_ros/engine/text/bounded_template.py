@@ -241,13 +241,15 @@ class BoundedTemplate:
         tree.set_environment(self._environment)
         self._template = self._environment.from_string(tree)
 
-    def render(self, messages: list[dict[str, str]], **constants: Any) -> str:
+    def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None = None,
+               **constants: Any) -> str:
         """The text of these messages; raises TooMuchError, and any other exception."""
-        steps = _STEPS + _STEPS_PER_MESSAGE * self._environment.weight * len(messages)
-        characters = sum(len(text) for message in messages for text in message.values())
+        entries = len(messages) + len(tools or ())
+        steps = _STEPS + _STEPS_PER_MESSAGE * self._environment.weight * entries
+        characters = len(to_json([messages, tools]))
         work = self._environment.work = Work(min(steps, _MOST_STEPS), characters)
         parts, total = [], 0
-        for part in self._template.generate(messages=messages, **constants):
+        for part in self._template.generate(messages=messages, tools=tools, **constants):
             total += len(part)
             work.require(total)
             parts.append(part)

@@ -2,9 +2,19 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 import time
+from typing import Any
 
 from flash_llm_ros.engine.text.bounded_template import BoundedTemplate
+from flash_llm_ros.engine.text.call_format import (
+    HERMES,
+    CallFormat,
+    call_format,
+    instructions,
+    response,
+)
+from flash_llm_ros.engine.text.tools import Tool, ToolCall, check_calls
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 # Longer prompts are refused without tokenising them: few tokens have more characters.
@@ -19,6 +29,17 @@ class Message:
 
     role: str
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()   # of an assistant: what it asked for
+    tool_call_id: str = ''                  # of a tool: the call whose result the content is
+    name: str = ''                          # of a tool: which one
+
+    @property
+    def mapping(self) -> dict[str, Any]:
+        """As chat templates read it: without what it does not have."""
+        more = {'tool_calls': [call.function for call in self.tool_calls],
+                'tool_call_id': self.tool_call_id, 'name': self.name}
+        return {'role': self.role, 'content': self.content,
+                **{key: value for key, value in more.items() if value}}
 
 
 class ChatTemplate:
@@ -27,8 +48,8 @@ class ChatTemplate:
     def __init__(self, source: str, special_tokens: Mapping[str, str] = {},
                  clock: Callable[[], float] = time.time) -> None:
         """`special_tokens`: bos_token and others by these names; `clock`: seconds since 1970."""
-        self._constants = {**special_tokens, 'add_generation_prompt': True, 'tools': None,
-                           'documents': None}
+        self._constants = {**special_tokens, 'add_generation_prompt': True, 'documents': None}
+        self._source = source
         try:
             self._template = BoundedTemplate(source, clock) if source else None
         except Exception as error:      # of Jinja, and of Python, which compiles what Jinja makes
@@ -40,21 +61,39 @@ class ChatTemplate:
         """False where messages are only joined."""
         return self._template is not None
 
-    def render(self, messages: Sequence[Message]) -> str:
+    def calls(self) -> CallFormat:
+        """How the model writes tool calls; raises FlashLlmError(INVALID_REQUEST)."""
+        return call_format(self._source) or HERMES
+
+    def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
         """A conversation and the beginning of the next answer.
 
+        A template without tools is given them in the system prompt, calls and results as text.
         Raises FlashLlmError(INVALID_REQUEST) when the template refuses the messages.
         """
+        if 'tool_calls' not in self._source:
+            messages = [self._with_calls_as_text(message) for message in messages]
+        functions = [tool.function for tool in tools] or None
+        if functions and call_format(self._source) is None:
+            messages, functions = _with_instructions(messages, tools), None
         if self._template is None:
             return '\n\n'.join(message.content for message in messages)
         try:
-            return self._template.render([vars(message) for message in messages],
+            return self._template.render([message.mapping for message in messages], functions,
                                          **self._constants)
         except Exception as error:      # a template can fail in any way Python code can
             raise FlashLlmError(ErrorCode.INVALID_REQUEST,
                                 f'The chat template refused the messages: {error}.') from None
 
-    def render_next(self, messages: Sequence[Message], system_prompt: str) -> str:
+    def _with_calls_as_text(self, message: Message) -> Message:
+        """For a template that would leave out what an earlier answer asked for."""
+        if not message.tool_calls:
+            return message
+        calls = map(self.calls().own.written, message.tool_calls)
+        return Message(message.role, '\n'.join(filter(None, (message.content, *calls))))
+
+    def render_next(self, messages: Sequence[Message], system_prompt: str,
+                    tools: Sequence[Tool] = ()) -> str:
         """What comes after an answer when a conversation goes on with these messages.
 
         Raises FlashLlmError(INVALID_REQUEST) when the template refuses them.
@@ -64,7 +103,7 @@ class ChatTemplate:
             answer += '-'
         before = [*system_message(system_prompt), Message('user', 'x'),
                   Message('assistant', answer)]
-        _, found, after = self.render([*before, *messages]).partition(answer)
+        _, found, after = self.render([*before, *messages], tools).partition(answer)
         if not found:
             raise FlashLlmError(ErrorCode.INVALID_REQUEST,
                                 'The chat template leaves answers out: no session can go on.')
@@ -76,13 +115,26 @@ def system_message(system_prompt: str) -> list[Message]:
     return [Message('system', system_prompt)] if system_prompt else []
 
 
+def _with_instructions(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
+    """For a template that knows neither tools nor their results."""
+    own = bool(messages) and messages[0].role == 'system'
+    told: list[Message] = []
+    for are_results, turns in groupby(messages[own:], lambda message: message.role == 'tool'):
+        if are_results:
+            turns = [Message('user', '\n'.join(response(turn.content) for turn in turns))]
+        told += turns
+    prompt = '\n\n'.join([*(message.content for message in messages[:own]), instructions(tools)])
+    return [Message('system', prompt), *told]
+
+
 def check_messages(messages: Sequence[Message], context: int) -> None:
     """Raise FlashLlmError(INVALID_REQUEST, EMPTY_PROMPT and those of `check_text`)."""
     if len(messages) > context:
         raise FlashLlmError(ErrorCode.PROMPT_TOO_LONG,
                             f'messages has {len(messages)} entries; a context of {context} tokens '
                             f'takes at most {context}.')
-    characters = sum(len(message.content) for message in messages)
+    characters = sum(len(text) for message in messages for text in (
+        message.content, *(call.arguments for call in message.tool_calls)))
     if characters > context * _CHARACTERS_PER_TOKEN:
         raise FlashLlmError(ErrorCode.PROMPT_TOO_LONG,
                             f'messages have {characters} characters; a context of {context} '
@@ -93,7 +145,11 @@ def check_messages(messages: Sequence[Message], context: int) -> None:
             raise FlashLlmError(ErrorCode.INVALID_REQUEST, f'{field}.role is {message.role!r}; '
                                 f'it must be one of {", ".join(ROLES)}.')
         check_text(f'{field}.content', message.content, context)
-        if not message.content.strip():
+        check_calls(field, message.tool_calls)
+        if message.tool_calls and message.role != 'assistant':
+            raise FlashLlmError(ErrorCode.INVALID_REQUEST, f'{field} has tool_calls and the role '
+                                f'{message.role}; those of an assistant may have them.')
+        if not message.content.strip() and not message.tool_calls:
             raise FlashLlmError(ErrorCode.EMPTY_PROMPT,
                                 f'{field}.content is empty; it must hold some text.')
     if messages[-1].role not in ('user', 'tool'):

@@ -1,9 +1,19 @@
 """Between the messages of flash_llm_msgs and the engine's types."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 import math
 
 from flash_llm_msgs.action import GenerateText as GenerateTextAction
-from flash_llm_msgs.msg import EngineError, GenerationStats, OutputConstraint, TokenChunk
+from flash_llm_msgs.msg import (
+    ChatMessage,
+    EngineError,
+    GenerationStats,
+    OutputConstraint,
+    TokenChunk,
+)
+from flash_llm_msgs.msg import Tool as ToolMessage
+from flash_llm_msgs.msg import ToolCall as ToolCallMessage
 from flash_llm_msgs.srv import GenerateText as GenerateTextService
 from flash_llm_ros.engine import (
     Constraint,
@@ -11,8 +21,10 @@ from flash_llm_ros.engine import (
     GenerationRequest,
     Message,
     SamplingParams,
+    Tool,
+    ToolCall,
 )
-from flash_llm_ros.node.interfaces.interface_schema import interface_schema
+from flash_llm_ros.node.interfaces.interface_schema import interface_outline, interface_schema
 from flash_llm_ros.node.work.request import Chunk, Outcome
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
@@ -27,7 +39,7 @@ def generation_request(ask: Ask, *, max_tokens: int, system_prompt: str) -> Gene
     Raises FlashLlmError(INVALID_SAMPLING, INVALID_CONSTRAINT and others), naming the field.
     """
     sampling = ask.sampling
-    messages = tuple(Message(message.role, message.content) for message in ask.messages)
+    messages = tuple(map(_chat_message, ask.messages))
     has_own = ask.system_prompt or ask.raw or (messages and messages[0].role == 'system')
     return GenerationRequest(
         prompt=ask.prompt,
@@ -46,7 +58,9 @@ def generation_request(ask: Ask, *, max_tokens: int, system_prompt: str) -> Gene
             seed=sampling.seed),
         max_tokens=sampling.max_tokens or max_tokens,
         stop=tuple(sampling.stop),
-        constraint=_constraint(ask.constraint))
+        constraint=_constraint(ask.constraint),
+        tools=tuple(_tool(index, tool) for index, tool in enumerate(ask.tools)),
+        tool_choice=ask.tool_choice or 'auto')
 
 
 def forget_texts(ask: Ask) -> None:
@@ -58,10 +72,38 @@ def forget_texts(ask: Ask) -> None:
                 setattr(part, name, type(value)())
 
 
+def _chat_message(message: ChatMessage) -> Message:
+    return Message(message.role, message.content,
+                   tuple(ToolCall(call.id, call.name, call.arguments)
+                         for call in message.tool_calls), message.tool_call_id, message.name)
+
+
+def _tool(index: int, message: ToolMessage) -> Tool:
+    name, description, field = message.name, message.description, f'tools[{index}]'
+    if message.interface and not message.parameters:
+        with _telling(f'{field}.interface'):
+            return Tool(name, description, interface_schema(message.interface, message.bounds),
+                        interface_outline(message.interface, message.bounds))
+    if message.interface or message.bounds:
+        raise FlashLlmError(
+            ErrorCode.INVALID_REQUEST, f'{field} ({name}) has parameters and an interface, or '
+            'bounds without an interface; a tool has parameters, or an interface and its bounds.')
+    return Tool(name, description, message.parameters)
+
+
+@contextmanager
+def _telling(field: str) -> Iterator[None]:
+    try:
+        yield
+    except FlashLlmError as error:
+        raise FlashLlmError(error.code, f'{field}: {error}') from None
+
+
 def _constraint(message: OutputConstraint) -> Constraint | None:
     kind, text, choices = message.kind, message.text, tuple(message.choices)
     if kind == OutputConstraint.INTERFACE:
-        kind, text = ConstraintKind.JSON_SCHEMA, interface_schema(text, message.bounds)
+        with _telling('constraint'):
+            kind, text = ConstraintKind.JSON_SCHEMA, interface_schema(text, message.bounds)
     elif message.bounds:
         raise FlashLlmError(
             ErrorCode.INVALID_CONSTRAINT, f'constraint.kind is {kind}, but bounds are given, which '
@@ -98,7 +140,13 @@ def chunk_message(chunk: Chunk) -> TokenChunk:
     """Return the message of a chunk."""
     return TokenChunk(
         request_id=chunk.request_id, sequence=chunk.sequence, text=chunk.text,
-        finish_reason=int(chunk.finish_reason), error=error_message(chunk.error))
+        finish_reason=int(chunk.finish_reason), error=error_message(chunk.error),
+        tool_calls=_calls(chunk.tool_calls))
+
+
+def _calls(calls: tuple[ToolCall, ...]) -> list[ToolCallMessage]:
+    return [ToolCallMessage(id=call.id, name=call.name, arguments=call.arguments)
+            for call in calls]
 
 
 def error_message(error: FlashLlmError | None) -> EngineError:
@@ -122,6 +170,7 @@ def stats_message(outcome: Outcome) -> GenerationStats:
 def fill_answer(answer: Answer, outcome: Outcome) -> Answer:
     """Fill an action's result or a service's response and return it."""
     answer.text = outcome.text
+    answer.tool_calls = _calls(outcome.tool_calls)
     answer.finish_reason = int(outcome.finish_reason)
     answer.error = error_message(outcome.error)
     answer.stats = stats_message(outcome)

@@ -52,11 +52,43 @@ def interface_schema(name: str, bounds: str = '') -> str:
         _refuse(_TOO_DEEP)
 
 
+def interface_outline(name: str, bounds: str = '') -> str:
+    """The same in short, for a model to read: in one piece, without the ranges of types.
+
+    Fields for which `bounds` leave one value are not in it. Raises
+    FlashLlmError(INVALID_CONSTRAINT).
+    """
+    return json.dumps(_outline(interface_class(name), _bounds(bounds)))
+
+
+def _outline(kind: Any, bounds: dict[str, Any]) -> Schema:
+    made, properties, required = kind(), {}, []
+    for name, slot in _fields(kind).items():
+        bound = bounds[name] if isinstance(bounds.get(name), dict) else {}
+        inner = {path.removeprefix(f'{name}.'): value for path, value in bounds.items()
+                 if path.startswith(f'{name}.')}
+        outline = {**_value_outline(slot, inner), **bound}
+        if 'const' in outline or outline.get('properties') == {}:
+            continue
+        properties[name] = outline
+        if not _has_default(getattr(made, name), slot):
+            required.append(name)
+    return {'type': 'object', 'properties': properties, 'required': required}
+
+
+def _value_outline(slot: Any, bounds: dict[str, Any]) -> Schema:
+    if isinstance(slot, NamespacedType):
+        return _outline(_class_of(slot), bounds)
+    if isinstance(slot, AbstractNestedType):
+        return {'type': 'array', 'items': _value_outline(slot.value_type, bounds)}
+    return {'type': _value(slot, {})['type']}
+
+
 def interface_class(name: str) -> Any:
     """The class of an interface; raises FlashLlmError(INVALID_CONSTRAINT)."""
     found = _NAME.fullmatch(name.strip())
     if found is None:
-        _refuse(f'text is {name[:80]!r}; it must name an interface such as geometry_msgs/msg/Twist')
+        _refuse(f'{name[:80]!r} is no interface; it must be one such as geometry_msgs/msg/Twist')
     package, folder, kind = found.groups()
     # Whoever asks has no say in what is imported: it is where rosidl has put an interface.
     spec = find_spec(package)
@@ -75,7 +107,7 @@ def _message(kind: Any, definitions: dict[str, Schema]) -> Schema:
     name = f'{kind.__module__.split(".")[0]}.{kind.__name__}'
     if name not in definitions:
         definitions[name] = {}      # keeps the name
-        fields = dict(zip(kind.get_fields_and_field_types(), kind.SLOT_TYPES, strict=False))
+        fields = _fields(kind)
         made = kind()
         required = [field for field, slot in fields.items()
                     if not _has_default(getattr(made, field), slot)]
@@ -84,6 +116,11 @@ def _message(kind: Any, definitions: dict[str, Schema]) -> Schema:
             'properties': {field: _value(slot, definitions) for field, slot in fields.items()},
             'required': required, 'additionalProperties': False}
     return {'$ref': f'#/$defs/{name}'}
+
+
+def _fields(kind: Any) -> dict[str, Any]:
+    """Names and types."""
+    return dict(zip(kind.get_fields_and_field_types(), kind.SLOT_TYPES, strict=False))
 
 
 def _has_default(value: Any, slot: Any) -> bool:
@@ -146,7 +183,7 @@ def _bounds(text: str) -> dict[str, Any]:
 def _bound(kind: Any, path: str, bound: Any) -> Schema:
     """A schema of a message that says something about one field."""
     name, dot, rest = path.partition('.')
-    fields = dict(zip(kind.get_fields_and_field_types(), kind.SLOT_TYPES, strict=False))
+    fields = _fields(kind)
     if name not in fields:
         _refuse(f'bounds names {path!r}, but the fields are {", ".join(fields)}')
     if not dot:
@@ -163,4 +200,4 @@ def _bound(kind: Any, path: str, bound: Any) -> Schema:
 
 
 def _refuse(reason: str) -> None:
-    raise FlashLlmError(ErrorCode.INVALID_CONSTRAINT, f'constraint: {reason}.')
+    raise FlashLlmError(ErrorCode.INVALID_CONSTRAINT, f'{reason}.')

@@ -7,7 +7,13 @@ from enum import Enum, auto
 import threading
 import time
 
-from flash_llm_ros.engine import FinishReason, Generation, GenerationCost, GenerationRequest
+from flash_llm_ros.engine import (
+    FinishReason,
+    Generation,
+    GenerationCost,
+    GenerationRequest,
+    ToolCall,
+)
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 DEFAULT_PRIORITY = 100  # of the messages, too
@@ -22,6 +28,7 @@ class Chunk:
     text: str
     finish_reason: FinishReason
     error: FlashLlmError | None = None
+    tool_calls: tuple[ToolCall, ...] = ()       # in the last one
 
 
 @dataclass(frozen=True)
@@ -36,6 +43,7 @@ class Outcome:
     queue_time: float
     total_time: float = 0.0
     preemptions: int = 0
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class Outlet:
@@ -157,7 +165,8 @@ class Request:
         """End it with an error."""
         self.end(FinishReason.ERROR, error)
 
-    def end(self, reason: FinishReason, error: FlashLlmError | None = None) -> None:
+    def end(self, reason: FinishReason, error: FlashLlmError | None = None,
+            tool_calls: tuple[ToolCall, ...] = ()) -> None:
         """Send the last chunk and the outcome; only the first call does anything."""
         with self._lock:
             if self.ended:
@@ -175,10 +184,10 @@ class Request:
                 cost = copy.copy(self._running.stats)  # the engine goes on writing to it
                 if reason in (FinishReason.CANCELLED, FinishReason.DEADLINE):
                     self._running.stop(reason)
-            self._send(reason, error)
+            self._send(reason, error, tool_calls)
             self._tell('done', Outcome(
                 self.id, ''.join(self._texts), reason, error, cost, self._queue_time,
-                time.monotonic() - self._arrival, self.preemptions))
+                time.monotonic() - self._arrival, self.preemptions, tool_calls))
             # Outlets know their request: without this both, and the message, would wait for
             # Python's cycle collector.
             self._outlets = ()
@@ -198,8 +207,9 @@ class Request:
                     'so that it need not be what its constraint asks for.')
             self.end(FinishReason.DEADLINE, error)
 
-    def _send(self, reason: FinishReason, error: FlashLlmError | None = None) -> None:
-        chunk = Chunk(self.id, self._sequence, self._pending, reason, error)
+    def _send(self, reason: FinishReason, error: FlashLlmError | None = None,
+              tool_calls: tuple[ToolCall, ...] = ()) -> None:
+        chunk = Chunk(self.id, self._sequence, self._pending, reason, error, tool_calls)
         self._pending = ''
         self._sequence += 1
         self._last_chunk = time.monotonic()

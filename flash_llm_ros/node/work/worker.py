@@ -211,7 +211,7 @@ class Worker:
                 return
         # Read to its end even when the request has ended early: stop() makes that short, and the
         # engine leaves its own state in order.
-        job.request.end(job.generation.finish_reason)
+        job.request.end(job.generation.finish_reason, tool_calls=job.generation.tool_calls)
 
     def _work(self, job: Job) -> str | None:
         """Return the next piece, None behind the last one."""

@@ -17,17 +17,19 @@ _MOST_STATES = 3_000        # of one array or object
 IsEmpty = Callable[[str], bool]
 
 
-def grammar_of(text: str, is_empty: IsEmpty, prefix: str = 'j') -> str:
+def grammar_of(text: str, is_empty: IsEmpty, prefix: str = 'j', blank: str = '') -> str:
     """A grammar whose first rule derives the JSON texts that validate, and no other.
 
-    `is_empty` says whether nothing matches a terminal in Lark's notation. Raises TooHard.
+    `is_empty` says whether nothing matches a terminal in Lark's notation; `blank` stands behind
+    commas and colons. Raises TooHard.
     """
-    return _Grammar(Reader(load(text)), Rules(prefix)).text(is_empty)
+    return _Grammar(Reader(load(text)), Rules(prefix), blank).text(is_empty)
 
 
 class _Grammar:
-    def __init__(self, reader: Reader, rules: Rules) -> None:
+    def __init__(self, reader: Reader, rules: Rules, blank: str) -> None:
         self._reader, self._rules = reader, rules
+        self._comma, self._colon = f'",{blank}"', f':{blank}'
         self._names: dict[Need, str] = {}
         self._left: list[Need] = []
         self._doubtful: dict[str, str] = {}     # terminals that may match nothing
@@ -98,7 +100,8 @@ class _Grammar:
 
     def _list(self, array: Arrays) -> str:
         count, low, high = len(array.prefix), array.low, array.high
-        rest = Repeated(self._rules.add(self._rules.new(), [('","', self._value(array.items))]),
+        rest = Repeated(self._rules.add(self._rules.new(), [(self._comma,
+                                                           self._value(array.items))]),
                         max(0, low - max(count, 1)),
                         None if high is None else max(0, high - max(count, 1)))
         if count:
@@ -110,7 +113,7 @@ class _Grammar:
         name = self._rules.add(self._rules.new(), tail)
         for index in range(count - 1, -1, -1):
             item = self._value(array.prefix[index])
-            options: list[Option] = [(*(['","'] if index else []), item, name)]
+            options: list[Option] = [(*([self._comma] if index else []), item, name)]
             if index >= low:
                 options.append(())
             name = self._rules.add(self._rules.new(), options)
@@ -131,7 +134,7 @@ class _Grammar:
             options: list[Option] = []
             if count >= array.low and hits >= part.low:
                 options.append(())
-            comma = ('","',) if count else ()
+            comma = (self._comma,) if count else ()
             after = min(count + 1, last)
             if array.high is None or count < array.high:
                 need = array.need(count)
@@ -162,7 +165,7 @@ class _Grammar:
                 array.items != NOTHING) else []
             options = [f'"" %if bit_count_ge(_, {array.low})']
             following = names[min(index + 1, len(names) - 1)]
-            comma = '' if not index else '"," '
+            comma = '' if not index else f'{self._comma} '
             options += [
                 f'{comma}{literal(text)} {following}::set_bit({bits[text]}) '
                 f'%if and(bit_clear({bits[text]}), bit_count_lt(_, {high}))' for text in texts]
@@ -197,7 +200,8 @@ class _Grammar:
                 if name in found.required:
                     return self._rules.add(self._rules.new(), [])
                 continue
-            known.append((f'"{quoted(name)}":', found.need(name), name in found.required))
+            known.append((f'"{quoted(name)}"{self._colon}', found.need(name),
+                          name in found.required))
         most = max(1, found.low, found.high or 0)
         if most > 1 and (len(known) + 1) * (most + 1) > _MOST_STATES:
             raise TooHard('it has too many properties for minProperties or maxProperties')
@@ -213,7 +217,7 @@ class _Grammar:
             for count in range(min(index, most) + 1):
                 options: list[Option] = []
                 if found.high is None or count < found.high:
-                    options.append((*(['","'] if count else []), *item,
+                    options.append((*([self._comma] if count else []), *item,
                                     *after[min(count + 1, most)]))
                 if not required:
                     options.append(after[count])
@@ -229,14 +233,14 @@ class _Grammar:
             options.append(())
         room = None if found.high is None else found.high - count
         if count + 1 >= found.low and room != 0:
-            more = self._rules.add(self._rules.new(), [('","', others)])
+            more = self._rules.add(self._rules.new(), [(self._comma, others)])
             rest = Repeated(more, 0, None if room is None else room - 1)
-            options.append((*(['","'] if count else []), others, rest))
+            options.append((*([self._comma] if count else []), others, rest))
         return self._rules.add(self._rules.new(), options)
 
     def _others(self, found: Objects, names: list[Any] | None) -> str:
         """The rule of one property that is not known by its name."""
-        known = [f'"{quoted(name)}":' for name in found.all_names()]
+        known = [f'"{quoted(name)}"{self._colon}' for name in found.all_names()]
         patterns = list(dict.fromkeys(
             pattern for part in found.properties for pattern, _ in part.patterns))
         if len(patterns) > _MOST_PATTERNS:
@@ -249,19 +253,22 @@ class _Grammar:
                 if need >= NOTHING:
                     continue
                 rest = [pattern for pattern in patterns if pattern not in chosen]
-                terms = [_key(pattern_text(pattern)) for pattern in chosen]
-                terms += [f'~{_key(pattern_text(pattern))}' for pattern in rest]
+                terms = [self._key(pattern_text(pattern)) for pattern in chosen]
+                terms += [f'~{self._key(pattern_text(pattern))}' for pattern in rest]
                 if known:
                     terms.append(f'~({" | ".join(map(literal, known))})')
                 if names is None:
-                    text = ' & '.join([*([] if count else [_key(string_text())]), *terms])
+                    text = ' & '.join([*([] if count else [self._key(string_text())]), *terms])
                     options.append((self._terminal(text, bool(terms)), self._value(need)))
                     continue
                 for values in names:
                     if isinstance(values, Strings):
-                        text = ' & '.join([_string(values, ':')[0], *terms])
+                        text = ' & '.join([_string(values, self._colon)[0], *terms])
                         options.append((self._terminal(text, True), self._value(need)))
         return self._rules.add(self._rules.new(), options)
+
+    def _key(self, text: str) -> str:
+        return expression(f'"(?:{text})"{self._colon}')
 
 
 def _need_of(part: Any, chosen: tuple[str, ...]) -> Need:
@@ -275,10 +282,6 @@ def _opposite(part: Contained) -> Need:
         return NOTHING if part.need == ANYTHING else ANYTHING
     (number, positive), = part.need
     return frozenset({(number, not positive)})
-
-
-def _key(text: str) -> str:
-    return expression(f'"(?:{text})":')
 
 
 def _string(values: Strings, behind: str = '') -> tuple[str, bool]:

@@ -1,0 +1,85 @@
+"""The grammar of answers with tool calls: text, calls whose arguments are valid, or both."""
+
+from collections.abc import Callable, Mapping, Sequence
+import json
+import re
+
+from flash_llm_ros.engine.text.call_format import CallFormat
+from flash_llm_ros.engine.text.tools import Tool
+
+# Text does not begin like JSON or a mark.
+_TEXT = r'[^\s{\[<](?s:.*)'
+
+
+def call_grammar(form: CallFormat, tools: Sequence[Tool], choice: str) -> str:
+    """In Lark's notation, all marks as text; `choice` is auto, required or a name.
+
+    An answer has one call at most: what comes next depends on its result.
+    """
+    begins = [re.escape(spelling.begin).replace('/', r'\/') for spelling in form.spellings
+              if spelling.begin]
+    lines = ['TEXT: ' + ' & '.join([f'/{_TEXT}/', *map(_without, begins)])]
+    lines += [f'{_mark(form, mark)}: {json.dumps(mark)}' for mark in form.marks]
+    called = [tool for tool in tools if choice in ('auto', 'required', tool.name)]
+    starts = []
+    for index, spelling in enumerate(form.spellings if choice == 'auto' else [form.own]):
+        begin = _symbols(form, spelling.begin)
+        if choice == 'auto' and spelling.begin:
+            own = re.escape(spelling.begin).replace('/', r'\/')
+            lines += [_before(index, f'BEFORE{index}'), f'BEFORE{index}: ' + ' & '.join(
+                [f'/({_TEXT})?{own}/', *(_without(other) for other in begins if other != own)])]
+            begin = f'before{index}'
+        starts.append(f'{begin} call{index}')
+        lines.append(f'call{index}: ' + ' | '.join(
+            f'{_symbols(form, f"{spelling.opening}{tool.name}{spelling.middle}")} '
+            f'arguments{number} {_symbols(form, spelling.tail)}'
+            for number, tool in enumerate(called)))
+    if choice == 'auto':
+        starts.append('TEXT?')
+    lines += [f'arguments{number}: %spaced_json {_schema(tool)}'
+              for number, tool in enumerate(called)]
+    return '\n'.join([f'start: {" | ".join(starts)}', *lines])
+
+
+def with_tokens(grammar: str, form: CallFormat, tokens: Mapping[str, int]) -> str:
+    """The grammar for a vocabulary in which these marks are tokens."""
+    for mark, token in tokens.items():
+        grammar = grammar.replace(f'{_mark(form, mark)}: {json.dumps(mark)}',
+                                  f'{_mark(form, mark)}: <[{token}]>')
+    for index, spelling in enumerate(form.spellings):
+        if spelling.begin in tokens:
+            grammar = re.sub(rf'^{re.escape(_before(index, ""))}.*$',
+                             f'before{index}: TEXT? {_mark(form, spelling.begin)}', grammar,
+                             flags=re.M)
+    return grammar
+
+
+def mark_tokens(form: CallFormat, encode: Callable[[str], list[int]],
+                bytes_of: Callable[[list[int]], bytes]) -> dict[str, int]:
+    """The marks that the model has as tokens, and which."""
+    return {mark: token for mark in form.marks for token in encode(mark)
+            if bytes_of([token]) == mark.encode()}
+
+
+def _without(begin: str) -> str:
+    return f'~/(?s:.*){begin}(?s:.*)/'
+
+
+def _before(index: int, what: str) -> str:
+    """The rule of text with the first mark behind it."""
+    return f'before{index}[lazy]: {what}'
+
+
+def _symbols(form: CallFormat, text: str) -> str:
+    marks = '|'.join(re.escape(mark) for mark in form.marks)
+    return ' '.join(_mark(form, part) if part in form.marks else json.dumps(part)
+                    for part in re.split(f'({marks})', text) if part)
+
+
+def _mark(form: CallFormat, mark: str) -> str:
+    return f'mark{form.marks.index(mark)}'
+
+
+def _schema(tool: Tool) -> str:
+    # A per cent sign within a text could look like another schema.
+    return json.dumps(tool.schema).replace('%', r'\u0025')

@@ -1,0 +1,95 @@
+"""How models write tool calls: each kind in its own words, as its chat template has them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+import json
+
+from flash_llm_ros.engine.text.tools import Tool, ToolCall
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+
+
+@dataclass(frozen=True)
+class Spelling:
+    """A call is begin, opening, its name, middle, its arguments, tail."""
+
+    begin: str              # '': the answer is the call, with nothing before it
+    opening: str
+    middle: str
+    tail: str
+
+    def written(self, call: ToolCall) -> str:
+        """What a model writes that asks for this."""
+        return f'{self.begin}{self.opening}{call.name}{self.middle}{call.arguments}{self.tail}'
+
+
+@dataclass(frozen=True)
+class CallFormat:
+    """How a kind of models was trained to spell calls, and what they write besides."""
+
+    name: str
+    own: Spelling
+    others: tuple[Spelling, ...]
+    marks: tuple[str, ...] = ()     # of these texts, one token each where the model has it
+
+    @property
+    def spellings(self) -> tuple[Spelling, ...]:
+        return self.own, *self.others
+
+
+_JSON = '{"name": "', '", "arguments": ', '}'
+_BARE = Spelling('', *_JSON)
+# Models that know calls from reading rather than training write them as blocks of code.
+_BLOCK = Spelling('```json', f'\n{_JSON[0]}', _JSON[1], '}\n```')
+_LISTED = '[{"name": "', '", "arguments": ', '}]'
+HERMES = CallFormat(
+    'Hermes', Spelling('<tool_call>', f'\n{_JSON[0]}', _JSON[1], '}\n</tool_call>'),
+    (_BLOCK, _BARE), ('<tool_call>', '</tool_call>'))
+GRANITE = CallFormat('Granite', Spelling('<|tool_call|>', *_LISTED), (_BLOCK, _BARE),
+                     ('<|tool_call|>',))
+MISTRAL = CallFormat('Mistral', Spelling('[TOOL_CALLS]', *_LISTED), (_BLOCK, _BARE),
+                     ('[TOOL_CALLS]',))
+MISTRAL_SPACED = replace(MISTRAL, own=replace(MISTRAL.own, opening=f' {_LISTED[0]}'))
+MISTRAL_NAMED = replace(MISTRAL, own=Spelling('[TOOL_CALLS]', '', '[ARGS]', ''),
+                        marks=('[TOOL_CALLS]', '[ARGS]'))
+_LLAMA = '{"name": "', '", "parameters": ', '}'
+LLAMA = CallFormat('Llama 3', Spelling('', *_LLAMA),
+                   (Spelling('<|python_tag|>', *_LLAMA), _BLOCK), ('<|python_tag|>',))
+# Other things that templates with one of the marks above do: theirs is another format.
+_OTHERS = ('<function=', '<arg_key>', '[CALL_ID]', '<\uff5ctool', '<|tool_calls_section_begin|>')
+
+
+def call_format(template: str) -> CallFormat | None:
+    """The format of a chat template's model; None: the template has no tools.
+
+    Raises FlashLlmError(INVALID_REQUEST) for one that is not known.
+    """
+    if 'tools' not in template:
+        return None
+    if not any(other in template for other in _OTHERS):
+        if '[ARGS]' in template:
+            return MISTRAL_NAMED
+        if '[TOOL_CALLS]' in template:
+            return MISTRAL_SPACED if '[TOOL_CALLS] [' in template else MISTRAL
+        for found in (GRANITE, HERMES):
+            if found.own.begin in template:
+                return found
+        if 'ipython' in template and '"parameters": ' in template:
+            return LLAMA
+    raise FlashLlmError(
+        ErrorCode.INVALID_REQUEST, "tools are given, but the model's chat template has a format of "
+        'calls that is not known here; known are Hermes (Qwen), Llama 3, Granite and Mistral.')
+
+
+def instructions(tools: Sequence[Tool]) -> str:
+    """What a model is told whose chat template knows no tools; it shall answer as HERMES."""
+    signatures = '\n'.join(json.dumps(tool.function, ensure_ascii=False) for tool in tools)
+    return ('# Tools\n\nYou may call one or more functions to assist with the user query.\n\n'
+            'You are provided with function signatures within <tools></tools> XML tags:\n<tools>\n'
+            f'{signatures}\n</tools>\n\nFor each function call, return a json object with function '
+            'name and arguments within <tool_call></tool_call> XML tags:\n<tool_call>\n'
+            '{"name": <function-name>, "arguments": <args-json-object>}\n</tool_call>')
+
+
+def response(content: str) -> str:
+    """A tool's result, for a model whose chat template knows no tools."""
+    return f'<tool_response>\n{content}\n</tool_response>'

@@ -1,0 +1,333 @@
+"""Tool calls: what the model reads, what it may write, what becomes of it."""
+
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+import json
+from pathlib import Path
+import re
+
+from generation_cases import opened, request
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jsonschema import Draft202012Validator
+import pytest
+from refusals import assert_error
+from tiny_checkpoint import byte_tokenizer
+from tokenizers import AddedToken
+from tool_templates import TEMPLATES
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from bench.request.schema_walk import Walk
+from flash_llm_ros.engine import Engine, FinishReason, Generation, Message, Tool, ToolCall
+from flash_llm_ros.engine.request.call_grammar import call_grammar
+from flash_llm_ros.engine.request.call_reader import CallReader
+from flash_llm_ros.engine.request.constrained_decoding import ConstrainedDecoding
+from flash_llm_ros.engine.text.call_format import HERMES
+from flash_llm_ros.engine.text.chat_template import ChatTemplate
+from flash_llm_ros.engine.text.tokenizer import TextTokenizer
+from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+
+SPECIAL_TOKENS = {'bos_token': '<s>', 'eos_token': '</s>'}
+PLACE = {'type': 'object', 'properties': {
+    'place': {'enum': ['the "dock"', 'kitchen', 'Büro %json {"a": 1}']},
+    'speed': {'type': 'number', 'minimum': 0, 'maximum': 0.5, 'description': '50 %'}},
+    'required': ['place']}
+SWITCH = {'type': 'object', 'properties': {
+    'lamps': {'type': 'array', 'items': {'type': 'string', 'pattern': '^[a-c]{2,4}$'},
+              'maxItems': 2},
+    'how': {'type': 'object', 'properties': {'on': {'type': 'boolean'}}, 'required': ['on'],
+            'additionalProperties': False}}, 'required': ['lamps', 'how']}
+TOOLS = (Tool('drive_to', 'Drives to a place.', json.dumps(PLACE)),
+         Tool('switch', 'Switches <lamps>.', json.dumps(SWITCH)), Tool('battery-level', 'Says it.'))
+# As transformers takes them, written out.
+FUNCTIONS = [{'type': 'function', 'function': {
+    'name': name, 'description': description, 'parameters': parameters}}
+    for name, description, parameters in (
+        ('drive_to', 'Drives to a place.', PLACE), ('switch', 'Switches <lamps>.', SWITCH),
+        ('battery-level', 'Says it.', {'type': 'object', 'properties': {}}))]
+SCHEMAS = {'drive_to': {**PLACE, 'additionalProperties': False},
+           'switch': {**SWITCH, 'additionalProperties': False},
+           'battery-level': {'type': 'object', 'maxProperties': 0}}
+ARGUMENTS = {'drive_to': {'place': 'the "dock"', 'speed': 0.25},
+             'switch': {'lamps': ['ab', 'ccc'], 'how': {'on': True}}, 'battery-level': {}}
+MANY = st.lists(st.integers(0, 200), max_size=12)
+
+
+def template(name: str) -> ChatTemplate:
+    return ChatTemplate(TEMPLATES[name][0], SPECIAL_TOKENS)
+
+
+def rendered(name: str, turns: list[dict], **options: object) -> str:
+    (text,), _ = render_jinja_template([turns], tools=FUNCTIONS, chat_template=TEMPLATES[name][0],
+                                       **{'add_generation_prompt': True, **options},
+                                       **SPECIAL_TOKENS)
+    return text
+
+
+def conversation(arguments: dict) -> tuple[list[dict], list[Message]]:
+    """As transformers takes it, and ours."""
+    function = {'name': 'drive_to', 'arguments': arguments}
+    call = {'type': 'function', 'id': 'abc123xyz', 'function': function}
+    return [
+        {'role': 'user', 'content': 'To the dock!'},
+        {'role': 'assistant', 'content': '', 'tool_calls': [call]},
+        {'role': 'tool', 'content': '{"ok": true}', 'tool_call_id': 'abc123xyz',
+         'name': 'drive_to'},
+        {'role': 'assistant', 'content': 'I am there.'},
+        {'role': 'user', 'content': 'Back, äöü!'},
+    ], [
+        Message('user', 'To the dock!'),
+        Message('assistant', '', (ToolCall('abc123xyz', 'drive_to', json.dumps(arguments)),)),
+        Message('tool', '{"ok": true}', tool_call_id='abc123xyz', name='drive_to'),
+        Message('assistant', 'I am there.'), Message('user', 'Back, äöü!')]
+
+
+@pytest.mark.parametrize('name', TEMPLATES)
+def test_the_prompt_is_what_transformers_makes(name: str) -> None:
+    turns, messages = conversation(ARGUMENTS['drive_to'])
+    if name == 'Granite':       # whose template leaves calls out: they are told it as text
+        turns[1]['content'] = ('<|tool_call|>[{"name": "drive_to", "arguments": '
+                               f'{json.dumps(ARGUMENTS["drive_to"])}}}]')
+    assert template(name).calls().name == ('Mistral' if 'Mistral' in name else name)
+    for count in (1, 3, 5):
+        assert template(name).render(messages[:count], TOOLS) == rendered(name, turns[:count])
+    plain = [Message('user', 'Hello')]
+    assert template(name).render(plain) == render_jinja_template(
+        [[{'role': 'user', 'content': 'Hello'}]], chat_template=TEMPLATES[name][0],
+        add_generation_prompt=True, **SPECIAL_TOKENS)[0][0]
+
+
+def test_a_template_without_tools_is_told_them() -> None:
+    source = ('{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}'
+              '{% if add_generation_prompt %}[assistant]{% endif %}')
+    _, messages = conversation({'place': 'kitchen'})
+    text = ChatTemplate(source).render([Message('system', 'Be kind.'), *messages], TOOLS)
+    system, *turns = re.split(r'(?=\[user\]|\[assistant\])', text)
+    assert system.startswith('[system]Be kind.\n\n')
+    listed = system.partition('<tools>\n')[2].partition('\n</tools>')[0]
+    assert [json.loads(line) for line in listed.split('\n')] == FUNCTIONS
+    assert turns == [
+        '[user]To the dock!',
+        '[assistant]<tool_call>\n{"name": "drive_to", "arguments": {"place": "kitchen"}}\n'
+        '</tool_call>',
+        '[user]<tool_response>\n{"ok": true}\n</tool_response>', '[assistant]I am there.',
+        '[user]Back, äöü!', '[assistant]']
+
+
+@pytest.mark.parametrize('mark', ['<function=', '<arg_key>', '<\uff5ctool\u2581calls', ''])
+def test_an_unknown_format_is_refused(mark: str) -> None:
+    other = ChatTemplate('{% for t in tools %}' + '{{ t }}<tool_call>' * bool(mark) + mark
+                         + '{% endfor %}')
+    for attempt in (other.calls, lambda: other.render([Message('user', 'x')], TOOLS)):
+        with assert_error(ErrorCode.INVALID_REQUEST, 'known are Hermes'):
+            attempt()
+
+
+def reader(name: str, text: str, borders: list[int]) -> tuple[CallReader, str]:
+    """An answer read in pieces, and its text."""
+    found = CallReader(template(name).calls(), TOOLS, [1, 2], lambda schema, arguments: '' if (
+        Draft202012Validator(json.loads(schema)).is_valid(json.loads(arguments))) else 'wrong')
+    edges = [0, *sorted(min(border, len(text)) for border in borders), len(text)]
+    shown = ''.join(found.feed(text[begin:end]) for begin, end in pairwise(edges))
+    return found, shown + found.flush()
+
+
+@pytest.fixture(scope='module')
+def walk() -> Iterator[Callable[[str, str], Walk]]:
+    made = Walk()
+
+    def constrained(name: str, choice: str) -> Walk:
+        made.constrain('GRAMMAR', call_grammar(template(name).calls(), TOOLS, choice))
+        return made
+
+    return constrained
+
+
+@pytest.mark.parametrize('name', TEMPLATES)
+@pytest.mark.parametrize('tool', ARGUMENTS)
+def test_what_a_template_writes_can_be_said_and_is_read(
+        name: str, tool: str, walk: Callable[[str, str], Walk]) -> None:
+    """The model's own words for a call are an answer, and come out as that call."""
+    _, begin, end = TEMPLATES[name]
+    call = {'id': 'abc123xyz', 'function': {'name': tool, 'arguments': ARGUMENTS[tool]}}
+    turns = [{'role': 'user', 'content': 'x'},
+             {'role': 'assistant', 'content': '', 'tool_calls': [call]}]
+    if name == 'Granite':
+        turns[1]['content'] = f'<|tool_call|>{json.dumps([call["function"]])}'
+    text = rendered(name, turns, add_generation_prompt=False)
+    text = text.rpartition(begin)[2].partition(end)[0]
+    for choice in ('auto', 'required', *ARGUMENTS):
+        assert walk(name, choice).reaches(text) == (choice in ('auto', 'required', tool))
+    auto = walk(name, 'auto')
+    for other in ('I go, at {once} or [not] <so>.\n', '', 'Bät', 'I <tool_cal', 'a [TOOL_CALL'):
+        assert auto.reaches(other)
+        assert reader(name, other, [3, 5])[1] == other
+    for wrong in (text[:-1], text.replace('{', '{ ', 1), text.replace(tool, 'dance'), ' {'):
+        assert not auto.reaches(wrong)
+    with_text = 'So be it.\n\n' * (name != 'Llama 3') + text
+    assert auto.reaches(with_text)
+
+    @settings(max_examples=30)
+    @given(borders=MANY)
+    def check(borders: list[int]) -> None:
+        read, shown = reader(name, with_text, borders)
+        assert read.judge('') == ''
+        assert shown == with_text.removesuffix(text).rstrip()
+        (found,) = read.calls
+        assert (found.name, json.loads(found.arguments)) == (tool, ARGUMENTS[tool])
+        assert re.fullmatch('[a-z0-9]{9}', found.id)
+
+    check()
+
+
+def test_calls_of_untrained_models_are_calls(walk: Callable[[str, str], Walk]) -> None:
+    """In a block of code or bare, with text before the block; no such thing is text."""
+    call = '{"name": "drive_to", "arguments": {"place": "kitchen"}}'
+    for name in TEMPLATES:
+        if name != 'Llama 3':
+            for text, before in ((f'```json\n{call}\n```', ''), (call, ''),
+                                 (f'So:\n\n```json\n{call}\n```', 'So:')):
+                assert walk(name, 'auto').reaches(text)
+                read, shown = reader(name, text, [4, 9, 12])
+                assert read.judge('') == '' and shown == before
+                assert json.loads(read.calls[0].arguments) == {'place': 'kitchen'}
+            assert not walk(name, 'auto').reaches('So:\n```json\n{"a": 1}\n```')
+            assert not walk(name, 'required').reaches(call)
+        assert not walk(name, 'auto').reaches('{"a": 1}')
+    tagged = '<|python_tag|>' + call.replace('arguments', 'parameters')
+    assert walk('Llama 3', 'auto').reaches(tagged)
+    assert reader('Llama 3', tagged, [3])[1] == ''
+
+
+@pytest.mark.parametrize('name', TEMPLATES)
+def test_whatever_is_said_is_valid(name: str, walk: Callable[[str, str], Walk]) -> None:
+    for text in walk(name, 'required').answers(25, 0):
+        read, shown = reader(name, text, [])
+        assert (read.judge(''), shown) == ('', '')
+        (call,) = read.calls
+        Draft202012Validator(SCHEMAS[call.name]).validate(json.loads(call.arguments))
+
+
+def test_marks_are_the_models_own_tokens() -> None:
+    """Where it has them; the same bytes otherwise are not the mark."""
+    tokenizer = byte_tokenizer()
+    tokenizer.add_tokens([AddedToken(mark, normalized=False)
+                          for mark in ('<tool_call>', '</tool_call>')])
+    begin, end = (tokenizer.token_to_id(mark) for mark in ('<tool_call>', '</tool_call>'))
+    decoding = ConstrainedDecoding(TextTokenizer(tokenizer.to_str(), None).vocabulary, 260, (257,))
+    for choice in ('auto', 'required'):
+        answer, _ = decoding.start_calls(HERMES, TOOLS, choice, [])
+        allowed = answer.allowed()
+        assert allowed[begin] and not allowed[end] and not allowed[256]
+        assert allowed[257] == (choice == 'auto') == allowed[ord('I') - ord('!')]
+        answer.take(begin)
+        forced = answer.forced()
+        assert tokenizer.decode(forced) == '\n{"name": "'
+    answer, _ = decoding.start_calls(HERMES, TOOLS, 'auto', [])
+    for token in tokenizer.encode('I say <tool_call').ids:
+        answer.take(token)
+    assert not answer.allowed()[tokenizer.encode('>').ids[0]]
+
+
+@pytest.fixture(scope='module')
+def engine(int8_store: Path) -> Iterator[Engine]:
+    engine = opened(int8_store, structured=True, prefill_chunk=64, context_length=4096)
+    yield engine
+    engine.close()
+
+
+def asked(engine: Engine, prompt: str = 'Go!', **options: object) -> Generation:
+    generation = engine.start(request(prompt, **{
+        'max_tokens': 300, 'tools': TOOLS, 'raw': False, **options}))
+    assert ''.join(generation) == generation.text
+    return generation
+
+
+def test_an_answer_is_a_call(engine: Engine) -> None:
+    for choice in ('required', 'switch'):
+        generation = asked(engine, tool_choice=choice)
+        assert generation.finish_reason == FinishReason.STOP and generation.text == ''
+        (call,) = generation.tool_calls
+        assert choice in ('required', call.name)
+        Draft202012Validator(SCHEMAS[call.name]).validate(json.loads(call.arguments))
+        assert asked(engine, tool_choice=choice).tool_calls == generation.tool_calls
+    assert asked(engine, 'Go now!', tool_choice='switch').tool_calls[0].id != call.id
+    text = asked(engine, tool_choice='none', max_tokens=20)
+    assert text.text and text.tool_calls == () and text.stats.forced_tokens == 0
+    assert asked(engine, max_tokens=12).prompt_tokens == text.prompt_tokens
+
+
+def test_a_call_that_is_cut_is_none(engine: Engine) -> None:
+    generation = engine.start(request('Go!', tools=TOOLS, tool_choice='switch', raw=False,
+                                      max_tokens=60))
+    with assert_error(ErrorCode.CONSTRAINT_UNMET, 'before the answer was what'):
+        list(generation)
+    assert generation.tool_calls == () and generation.finish_reason == FinishReason.ERROR
+
+
+def test_a_session_goes_on_with_the_result(engine: Engine) -> None:
+    """To the same tokens as the whole conversation in one request."""
+    first = asked(engine, tool_choice='drive_to', session_id='s')
+    (call,) = first.tool_calls
+    result = Message('tool', '{"ok": true}', tool_call_id=call.id, name=call.name)
+    second = asked(engine, '', messages=(result,), session_id='s', max_tokens=8)
+    assert second.stats.cached_tokens >= len(first.prompt_tokens)
+    whole = asked(engine, '', max_tokens=8, messages=(
+        Message('user', 'Go!'), Message('assistant', '', first.tool_calls), result))
+    assert whole.prompt_tokens == second.prompt_tokens and whole.text == second.text
+    with assert_error(ErrorCode.INVALID_REQUEST, "not those that session 's' began with"):
+        asked(engine, session_id='s', tools=TOOLS[:1])
+
+
+def test_tools_are_kept_with_the_system_prompt(engine: Engine) -> None:
+    options = {'system_prompt': 'You are a robot.', 'keep_system_prompt': True, 'max_tokens': 4}
+    asked(engine, **options)
+    asked(engine, tools=(), **options)
+    again = asked(engine, 'Turn!', **options)
+    assert len(again.prompt_tokens) - 60 < again.stats.cached_tokens < len(again.prompt_tokens)
+
+
+@pytest.mark.parametrize(('options', 'words'), [
+    ({'tools': (TOOLS[0], TOOLS[0])}, "tools[1].name is 'drive_to', as that"),
+    ({'tools': (Tool('auto', ''),)}, 'none of auto'), ({'tools': (Tool('a b', ''),)}, 'letters'),
+    ({'tools': (Tool('a', '', '{'),)}, 'tools[0].parameters is no JSON'),
+    ({'tools': (Tool('a', '', '[' * 40_000),)}, 'no JSON'),
+    ({'tools': (Tool('a', '', '{"type": "string"}'),)}, 'schema of an object'),
+    ({'tools': (Tool('a', '', '{"properties": 3}'),)}, 'schema of an object'),
+    ({'tools': (Tool('a', '', f'{{"enum": {"[" * 99}{"]" * 99}}}'),)}, 'no JSON: 64'),
+    ({'tools': tuple(Tool(f'a{n}', '') for n in range(65))}, 'at most 64'),
+    ({'tools': (Tool('a', 'x' * 50_001),)}, 'at most 50000'),
+    ({'tool_choice': 'dance'}, 'one of auto, none, required, drive_to, switch'),
+    ({'tools': (), 'tool_choice': 'required'}, 'there are no tools'),
+    ({'raw': True}, 'chat template'), ({'stop': ('x',)}, 'tool_choice must be none'),
+    ({'messages': (Message('user', 'x', (ToolCall('', 'a', '{}'),)),)}, 'role user'),
+    ({'messages': (Message('assistant', '', (ToolCall('', 'a', '3'),)), Message('user', 'x'))},
+     'messages[0].tool_calls[0]'),
+])
+def test_refused(engine: Engine, options: dict, words: str) -> None:
+    prompt = '' if 'messages' in options else 'Go!'
+    with assert_error(ErrorCode.INVALID_REQUEST, words):
+        engine.check(request(prompt, **{'tools': TOOLS, 'raw': False, **options}))
+
+
+def test_a_schema_that_cannot_be_kept_to_is_named(engine: Engine) -> None:
+    hard = Tool('b', '', '{"properties": {"x": {"$ref": "http://x.org"}}}')
+    with assert_error(ErrorCode.INVALID_CONSTRAINT, "tools[3].parameters (b): $ref 'http"):
+        asked(engine, tools=(*TOOLS, hard))
+
+
+def test_without_structured_answers_there_are_no_calls(int8_store: Path) -> None:
+    engine = opened(int8_store, context_length=2048)
+    with assert_error(ErrorCode.INVALID_CONSTRAINT, 'structured is false'):
+        engine.start(request('Go!', tools=TOOLS, raw=False))
+    engine.close()
+
+
+def test_the_sources_of_this_test() -> None:
+    """They do raise as the models' own do."""
+    turns = [{'role': 'user', 'content': 'x'}, {'role': 'tool', 'content': 'y',
+                                                'tool_call_id': 'short'}]
+    with pytest.raises(Exception, match='length of 9'):
+        rendered('Mistral', turns)
+    with pytest.raises(FlashLlmError, match='length of 9'):
+        template('Mistral').render([Message('user', 'x'), Message('tool', 'y')], TOOLS)
