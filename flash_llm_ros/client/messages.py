@@ -22,7 +22,7 @@ def message_from(kind: type[Message], text: str) -> Message:
 
 def _filled(kind: Any, values: dict[str, Any]) -> Any:
     slots = dict(zip(kind.get_fields_and_field_types(), kind.SLOT_TYPES, strict=False))
-    made = kind()
+    made = kind(check_fields=True)
     for name, value in values.items():
         setattr(made, name, _value(slots[name], value))
     return made
