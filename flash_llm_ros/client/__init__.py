@@ -1,4 +1,4 @@
-"""For programs that want answers: ``FlashLlmClient``, ``FlashLlmFleet``, what they return and raise.
+"""For programs that want answers: ``FlashLlmClient`` and ``FlashLlmFleet``, and what they return.
 
 ``Toolbox`` and ``run_tools`` let a model use the robot's actions, services and topics.
 """
