@@ -275,8 +275,27 @@ def test_a_session_goes_on_with_the_result(engine: Engine) -> None:
     whole = asked(engine, '', max_tokens=8, messages=(
         Message('user', 'Go!'), Message('assistant', '', first.tool_calls), result))
     assert whole.prompt_tokens == second.prompt_tokens and whole.text == second.text
-    with assert_error(ErrorCode.INVALID_REQUEST, "not those that session 's' began with"):
-        asked(engine, session_id='s', tools=TOOLS[:1])
+    for other in (TOOLS[:1], ()):
+        with assert_error(ErrorCode.INVALID_REQUEST, "not those that session 's' began with"):
+            asked(engine, session_id='s', tools=other)
+
+
+def test_a_session_that_loses_turns_keeps_its_tools(engine: Engine) -> None:
+    said: list[Message] = []
+    while True:
+        prompt = 'Go! ' * 150
+        turn = asked(engine, prompt, tool_choice='drive_to', session_id='d',
+                     drop_oldest_turns=True)
+        said.append(Message('user', prompt))
+        if turn.stats.dropped_tokens:
+            break
+        said.append(Message('assistant', '', turn.tool_calls))
+    while len(said) > 1:
+        said = said[2:]
+        whole = asked(engine, '', messages=tuple(said), max_tokens=1, tool_choice='none')
+        if len(whole.prompt_tokens) <= len(turn.prompt_tokens):
+            break
+    assert whole.prompt_tokens == turn.prompt_tokens and turn.tool_calls
 
 
 def test_tools_are_kept_with_the_system_prompt(engine: Engine) -> None:
