@@ -7,7 +7,6 @@ from flash_llm_ros.engine.config import MOST_THREADS, EngineConfig
 from flash_llm_ros.engine.conversations.private_folder import private_folder
 from flash_llm_ros.engine.conversations.runs import Runs, Suspended
 from flash_llm_ros.engine.memory.process_memory import trim_heap
-from flash_llm_ros.engine.memory.read_estimate import estimated_reads
 from flash_llm_ros.engine.memory.window import Window, read_costs
 from flash_llm_ros.engine.memory.window_plan import experts_held, plan_window
 from flash_llm_ros.engine.model.draft_model import DraftModel
@@ -63,7 +62,7 @@ class Engine:
             parts.attention.attach(window)
             parts.feed_forward.attach(window)
             draft = None if parts.draft is None else parts.draft.allocate(
-                estimated_reads(store.manifest.geometry, window.plan, costs).seconds)
+                parts.draft.costs(window.plan, costs))
         except (MemoryError, OSError):
             raise FlashLlmError(ErrorCode.INVALID_PARAMETER,
                                 f'dram_budget is {config.dram_budget} bytes, more than this '

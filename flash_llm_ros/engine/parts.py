@@ -12,10 +12,10 @@ from flash_llm_ros.engine.memory.process_memory import (
     trim_heap,
 )
 from flash_llm_ros.engine.memory.scratch import Scratch
-from flash_llm_ros.engine.memory.window_plan import window_size
+from flash_llm_ros.engine.memory.window_plan import plan_window, window_size
 from flash_llm_ros.engine.mode import Choice, check_mode, ranked_modes
 from flash_llm_ros.engine.model.attention import attention_of
-from flash_llm_ros.engine.model.draft_model import MOST_DRAFTED, DraftPart
+from flash_llm_ros.engine.model.draft_model import MOST_DRAFTED, USUAL_SHARE, DraftPart
 from flash_llm_ros.engine.model.feed_forward.block import FeedForwardBlock
 from flash_llm_ros.engine.model.feed_forward.dense import DenseFeedForward
 from flash_llm_ros.engine.model.feed_forward.experts import ExpertFeedForward
@@ -106,15 +106,16 @@ def mode_choices(config: EngineConfig, store: FlashStore, costs: ReadCosts | Non
     manifest, chunk = store.manifest, config.prefill_chunk
     check_mode(config.mode, manifest)
     if config.draft_store is not None:
-        return [_checking_drafts(config, store)]
+        return _checking_drafts(config, store, costs)
     kinds = {kind.mode: Parts(config, store, kind(store, chunk)) for kind in block_kinds(manifest)}
     slots = {mode: parts.slots for mode, parts in kinds.items()}
     return [(choice, kinds[choice.mode])
             for choice in ranked_modes(config.mode, manifest, slots, costs)]
 
 
-def _checking_drafts(config: EngineConfig, store: FlashStore) -> tuple[Choice, Parts]:
-    """The mode in which tokens share a pass."""
+def _checking_drafts(config: EngineConfig, store: FlashStore, costs: ReadCosts | None
+                     ) -> list[tuple[Choice, Parts]]:
+    """The mode in which tokens share a pass, with the draft model where it is worth its memory."""
     kind = block_kinds(store.manifest)[0]
     if kind.one_by_one or config.mode not in ('auto', kind.mode):
         raise FlashLlmError(
@@ -123,8 +124,21 @@ def _checking_drafts(config: EngineConfig, store: FlashStore) -> tuple[Choice, P
             + ('every token of this model has experts of its own to read' if kind.one_by_one else
                f'mode is {config.mode}, in which every token has neurons of its own to read')
             + '; it must be empty.')
-    return (Choice(kind.mode, f'mode {kind.mode}: in it a pass checks the drafts of draft_store'),
-            Parts(config, store, kind(store, config.prefill_chunk)))
+    drafting, alone = (Parts(each, store, kind(store, config.prefill_chunk))
+                       for each in (config, replace(config, draft_store=None)))
+    left_out = f'mode {kind.mode}, and draft_store is left out: '
+    no_room = Choice(kind.mode, left_out + 'dram_budget has no room for it'), alone
+    if not drafting.slots:
+        return [no_room]
+    ours, theirs = (drafting.draft.costs(plan_window(store.manifest.geometry, parts.slots), costs)
+                    for parts in (drafting, alone))
+    reads = (f'reads of a pass take about {1e3 * ours.reads:.0f} ms with it in memory, '
+             f'{1e3 * theirs.reads:.0f} without it')
+    if max(ours.speed(drafted, USUAL_SHARE)
+           for drafted in range(1, MOST_DRAFTED + 1)) < theirs.speed(0, USUAL_SHARE):
+        return [(Choice(kind.mode, left_out + reads), alone)]
+    return [(Choice(kind.mode, f'mode {kind.mode}: a pass checks the drafts of draft_store; '
+                    + reads), drafting), no_room]
 
 
 def load_parts(config: EngineConfig, store: FlashStore, costs: ReadCosts | None,

@@ -118,8 +118,8 @@ TABLE = (
     Entry('store', '', UNCONFIGURED, 'Folder of the flash store'),
     Entry('draft_store', '', UNCONFIGURED,
           'Folder of the flash store of a small model with the same tokenizer, which lies in '
-          'memory.dram_budget and guesses tokens that one pass of the large model checks; empty: '
-          'none'),
+          'memory.dram_budget and guesses tokens that one pass of the large model checks; left out '
+          'where the window gains more by its memory; empty: none'),
     Entry('mode', EngineConfig.mode, UNCONFIGURED,
           'Which neurons are used: exact: every one; gated: of a ReLU model, those that its '
           'predictors foresee; auto: gated where it costs at most 1 % of perplexity, by the '

@@ -3,16 +3,16 @@
 from itertools import accumulate
 from pathlib import Path
 
-from generation_cases import PROMPTS, answer, opened, request, say
+from generation_cases import PLENTY, PROMPTS, answer, opened, request, say
 from greedy_reference import ReferenceModel
 import pytest
 from refusals import assert_error
 from test_suspend import interrupted
 from tiny_checkpoint import converted, write_checkpoint
 
-from flash_llm_ros.engine import Engine, SamplingParams
-import flash_llm_ros.engine.engine
+from flash_llm_ros.engine import Engine, EngineConfig, SamplingParams
 from flash_llm_ros.engine.memory.read_estimate import ReadEstimate
+import flash_llm_ros.engine.model.draft_model
 from flash_llm_ros.engine.model.draft_model import PassCosts
 from flash_llm_ros.engine.request.constraint import Constraint, ConstraintKind
 from flash_llm_ros.engine.request.draft_length import DraftLength
@@ -37,7 +37,7 @@ def drafts(fp16_store: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[s
 @pytest.fixture(autouse=True)
 def slow_flash(monkeypatch: pytest.MonkeyPatch) -> None:
     """Drafts pay, though the window holds everything."""
-    monkeypatch.setattr(flash_llm_ros.engine.engine, 'estimated_reads',
+    monkeypatch.setattr(flash_llm_ros.engine.model.draft_model, 'estimated_reads',
                         lambda *_: ReadEstimate(0, 1.0))
 
 
@@ -119,9 +119,35 @@ def test_refusals(fp16_store: Path, drafts: dict[str, Path], tmp_path: Path) -> 
     with assert_error(ErrorCode.INVALID_PARAMETER) as refused:
         opened(fp16_store, draft_store=other)
     assert 'the same tokenizer' in str(refused.value)
-    with assert_error(ErrorCode.BUDGET_TOO_SMALL) as refused:
-        opened(fp16_store, 9_000_000, draft_store=drafts['alike'])
-    assert 'draft model' in str(refused.value)
+    with assert_error(ErrorCode.BUDGET_TOO_SMALL):
+        opened(fp16_store, 7_000_000, draft_store=drafts['alike'])
+
+
+@pytest.mark.parametrize(('reads', 'used'), [
+    ((0.4, 0.1), False), ((0.31, 0.1), True), ((0.4, 0.38), True), ((0.0, 0.0), False)])
+def test_drafts_are_left_out_where_the_window_gains_more(
+        fp16_store: Path, drafts: dict[str, Path], monkeypatch: pytest.MonkeyPatch,
+        reads: tuple[float, float], used: bool) -> None:
+    """At 0.7 right guesses eight of them give 3.2 tokens a pass, which may read 3.2 times as long.
+
+    `reads`: seconds of a pass with the draft model in memory, and without.
+    """
+    estimates, lines = iter([*reads, reads[0]]), []
+    monkeypatch.setattr(flash_llm_ros.engine.model.draft_model, 'estimated_reads',
+                        lambda *_: ReadEstimate(0, next(estimates)))
+    engine = Engine.open(EngineConfig(fp16_store, PLENTY, draft_store=drafts['alike'],
+                                      context_length=512), lines.append)
+    assert ('draft model' in [row.name for row in engine.plan.rows]) == used
+    assert any('draft_store is left out' in line for line in lines) != used
+    engine.close()
+
+
+def test_a_budget_without_room_for_drafts(fp16_store: Path, drafts: dict[str, Path]) -> None:
+    budget, lines = opened(fp16_store, lookup_tokens=0).plan.planned, []
+    engine = Engine.open(EngineConfig(fp16_store, budget + 100_000, draft_store=drafts['itself'],
+                                      lookup_tokens=0, context_length=512), lines.append)
+    assert any('has no room for it' in line for line in lines)
+    engine.close()
 
 
 def expected_speed(share: float, drafted: int, costs: PassCosts) -> float:

@@ -7,18 +7,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.engine.config import EngineConfig
+from flash_llm_ros.engine.memory.read_estimate import estimated_reads
 from flash_llm_ros.engine.memory.scratch import scratch_bytes
 from flash_llm_ros.engine.memory.window import Window
-from flash_llm_ros.engine.memory.window_plan import whole_window
+from flash_llm_ros.engine.memory.window_plan import WindowPlan, whole_window
 from flash_llm_ros.engine.model.attention import attention_of
 from flash_llm_ros.engine.model.feed_forward.dense import DenseFeedForward
 from flash_llm_ros.engine.model.model import Model
 from flash_llm_ros.engine.plan import Part, PlanRow
+from flash_llm_ros.store.device_profile import ReadCosts
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import RESIDENT, TOKENIZER, FlashStore
 from flash_llm_ros.store.manifest import Manifest
 
 MOST_DRAFTED = 8            # tokens a pass: rows of logits are planned for them
+USUAL_SHARE = 0.7           # of guesses, that are right, before any was checked
 _Pick = Callable[[NDArray[np.float32]], int]
 
 # What a robot's computer takes for a byte of weights, to read it once for a token, and to compute
@@ -38,6 +41,14 @@ class PassCosts(NamedTuple):
         """Of drafting so many tokens and checking them."""
         return (max(self.reads, self.first_row + drafted * self.next_row)
                 + drafted * self.draft)
+
+    def speed(self, drafted: int, share: float) -> float:
+        """Tokens a second, where this share of the guesses is right.
+
+        With a share a, k drafted tokens give 1 + a + ... + a^k tokens ("Fast Inference from
+        Transformers via Speculative Decoding", arXiv 2211.17192, section 3.3).
+        """
+        return sum(share ** i for i in range(drafted + 1)) / self.seconds(drafted)
 
 
 class DraftPart(Part):
@@ -84,8 +95,15 @@ class DraftPart(Part):
                               self._config.prefill_chunk, self._config.threads, 1)
         return [PlanRow('draft model', rows, self._store.manifest.model.name)]
 
-    def allocate(self, reads: float) -> 'DraftModel':
-        """Read all of it; `reads`: seconds that a pass of the large model reads, an estimate.
+    def costs(self, large: WindowPlan, flash: ReadCosts | None) -> PassCosts:
+        """With a window of the large model that is shared out so; None: flash was not probed."""
+        mine, theirs = _weight_bytes(self._store.manifest), _weight_bytes(self._large)
+        return PassCosts(estimated_reads(self._large.geometry, large, flash).seconds,
+                         theirs * _FIRST_ROW_SECONDS, theirs * _NEXT_ROW_SECONDS,
+                         mine * _FIRST_ROW_SECONDS)
+
+    def allocate(self, costs: PassCosts) -> 'DraftModel':
+        """Read all of it.
 
         Raises FlashLlmError: READ_FAILED, CHECKSUM_MISMATCH; MemoryError, OSError.
         """
@@ -93,9 +111,6 @@ class DraftPart(Part):
         window = Window(self._store, self._config, self._window)
         self._attention.attach(window)
         self._feed_forward.attach(window)
-        mine, large = _weight_bytes(self._store.manifest), _weight_bytes(self._large)
-        costs = PassCosts(reads, large * _FIRST_ROW_SECONDS, large * _NEXT_ROW_SECONDS,
-                          mine * _FIRST_ROW_SECONDS)
         model = Model(self._store.manifest.model, self._attention, self._feed_forward, window,
                       self._config.prefill_chunk)
         return DraftModel(model, costs, self._large.model.embedding.vocab_size)

@@ -1,22 +1,18 @@
 """How many tokens a draft model proposes at a time."""
 
-from flash_llm_ros.engine.model.draft_model import PassCosts
+from flash_llm_ros.engine.model.draft_model import USUAL_SHARE, PassCosts
 
-_FIRST_SHARE, _FIRST_WEIGHT = 0.7, 4.0      # of right guesses, before any was checked; in guesses
+_FIRST_WEIGHT = 4.0                         # of the usual share of right guesses; in guesses
 _FADING = 0.9                               # of what was learned, a pass
 _PASSES_TO_RETRY = 16
 
 
 class DraftLength:
-    """The number that gives the most tokens a second, if guesses stay as right as they were.
-
-    With a share a of right ones, k drafted tokens give 1 + a + ... + a^k tokens ("Fast Inference
-    from Transformers via Speculative Decoding", arXiv 2211.17192, section 3.3).
-    """
+    """The number that gives the most tokens a second, if guesses stay as right as they were."""
 
     def __init__(self, costs: PassCosts, most: int) -> None:
         self._costs, self._most = costs, most
-        self._right, self._checked = _FIRST_SHARE * _FIRST_WEIGHT, _FIRST_WEIGHT
+        self._right, self._checked = USUAL_SHARE * _FIRST_WEIGHT, _FIRST_WEIGHT
         self._passes_without = 0
 
     def next(self) -> int:
@@ -37,7 +33,4 @@ class DraftLength:
         self._checked = _FADING * self._checked + min(right + 1, drafted)
 
     def _best(self, share: float) -> int:
-        def speed(drafted: int) -> float:
-            return sum(share ** i for i in range(drafted + 1)) / self._costs.seconds(drafted)
-
-        return max(range(self._most + 1), key=speed)
+        return max(range(self._most + 1), key=lambda drafted: self._costs.speed(drafted, share))
