@@ -226,8 +226,8 @@ class ModelSpec:
         check_numbers(self, ('logit_cap',), lambda value: value >= 0, 'a number from 0 on')
         check(len(self.attention.windows) in (0, self.layers), 'attention.windows',
               self.attention.windows, f'one for each of {self.layers} layers')
-        check(not (self.norm.output and self.feed_forward.bias), 'norm.output', self.norm.output,
-              'false with a bias on what the block gives')
+        check(not self.norm.output or self.core_attention, 'norm.output', self.norm.output,
+              'false with layer norms, learned positions, experts or a bias on the block')
         if (experts := self.feed_forward.experts) is not None:
             check(experts.dense_layers < self.layers, 'feed_forward.experts.dense_layers',
                   experts.dense_layers, f'fewer than all {self.layers} layers')

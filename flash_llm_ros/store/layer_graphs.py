@@ -1,7 +1,7 @@
 """The ONNX graphs of a store: norm, attention with an in-place KV cache, norm.
 
 Matrices are external data in a tensor file, so that they exist once on disk; norms are inline.
-Shapes: hidden, block, ffn_input, residual [1, S, d] float32; past and present keys and values
+Shapes: hidden, ffn_input, residual [1, S, d] float32; past and present keys and values
 [1, kv_heads, context, head_dim]; cos, sin [context, rotary_width / 2], where positions are rotary.
 """
 
@@ -20,7 +20,7 @@ def layer_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalData, 
     """Everything of a layer but its feed-forward block.
 
     A bias on the block's output is in the residual already. Where norms come last, a layer begins
-    with the last norm of the one before; where they are of outputs, with that of its block's.
+    with the last norm of the one before.
     """
     g = GraphBuilder(resident, data)
     half = float_type(resident) == np.float16
@@ -36,12 +36,11 @@ def layer_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalData, 
 
 
 def final_graph(spec: ModelSpec, rows: Rows) -> bytes:
-    """The norm before the output head: hidden (and block) -> normed, all [1, S, d] float32."""
+    """The norm before the output head: hidden -> normed, both [1, S, d] float32."""
     g = GraphBuilder('fp32', ExternalData('', {}, {}))
-    stream = _with_block(g, spec, spec.layers, rows)
-    last = 'final_norm' if spec.norm.first or spec.norm.output else _ffn_norm(spec.layers - 1)
-    _norm(g, spec, stream, last, 'normed', rows)
-    return g.model('final', _streams(spec, spec.layers),
+    last = 'final_norm' if spec.norm.first else _ffn_norm(spec.layers - 1)
+    _norm(g, spec, 'hidden', last, 'normed', rows)
+    return g.model('final', [value('hidden', TensorProto.FLOAT, [1, 'S', spec.hidden_size])],
                    [value('normed', TensorProto.FLOAT, [1, 'S', spec.hidden_size])])
 
 
@@ -55,13 +54,12 @@ class _Layer:
 
     def enter(self) -> tuple[str, str]:
         """The residual stream, and what attention is given."""
-        norm, layer = self._spec.norm, self._layer
-        stream = _with_block(self._g, self._spec, layer, self._rows)
+        norm, stream = self._spec.norm, 'hidden'
         if norm.first:
             return stream, self._norm(stream, self._name('attention_norm'),
                                       'ffn_input' if norm.parallel else 'normed')
-        if layer and not norm.output:
-            stream = self._norm(stream, _ffn_norm(layer - 1), 'normed')
+        if self._layer:
+            stream = self._norm(stream, _ffn_norm(self._layer - 1), 'normed')
         return stream, stream
 
     def qkv(self, normed: str) -> str:
@@ -115,8 +113,6 @@ class _Layer:
         bias = self._rows(self._name('o_bias')) if attention.output_bias else None
         self._g.matmul(attended, self._name('o'), 'projected', self._spec.hidden_size,
                        attention.query_width, bias)
-        if self._spec.norm.output:
-            return self._norm('projected', self._name('attention_output_norm'), 'projected_normed')
         return 'projected'
 
     def into_feed_forward(self, stream: str, projected: str) -> None:
@@ -132,8 +128,6 @@ class _Layer:
         stream = 'sum'
         if norm.first and not norm.parallel:
             self._norm('sum', self._name('ffn_norm'), 'ffn_input')
-        elif norm.output:
-            g.node('Identity', ['sum'], ['ffn_input'])
         elif not norm.first:
             stream = self._norm('sum', self._name('attention_norm'), 'ffn_input')
         if spec.feed_forward.bias:
@@ -163,23 +157,8 @@ def _norm(g: GraphBuilder, spec: ModelSpec, source: str, name: str, output: str,
     return output
 
 
-def _with_block(g: GraphBuilder, spec: ModelSpec, layer: int, rows: Rows) -> str:
-    """The stream that enters a layer; where outputs are normed, the last block's is added here."""
-    if not (layer and spec.norm.output):
-        return 'hidden'
-    normed = _norm(g, spec, 'block', f'layers.{layer - 1}.ffn_output_norm', 'block_normed', rows)
-    g.node('Add', ['hidden', normed], ['stream'])
-    return 'stream'
-
-
 def _ffn_norm(layer: int) -> str:
     return f'layers.{layer}.ffn_norm'
-
-
-def _streams(spec: ModelSpec, layer: int) -> list[ValueInfoProto]:
-    """What enters a layer, or the final norm as layer `spec.layers`."""
-    names = ['hidden', 'block'] if layer and spec.norm.output else ['hidden']
-    return [value(name, TensorProto.FLOAT, [1, 'S', spec.hidden_size]) for name in names]
 
 
 def _interface(spec: ModelSpec, layer: int, half: bool
@@ -188,7 +167,7 @@ def _interface(spec: ModelSpec, layer: int, half: bool
     cached = TensorProto.FLOAT16 if half else TensorProto.FLOAT
     stream = [1, 'S', spec.hidden_size]
     cache = [1, spec.attention.kv_heads, 'context', spec.attention.head_dim]
-    inputs = [*_streams(spec, layer),
+    inputs = [value('hidden', TensorProto.FLOAT, stream),
               value('past_key', cached, cache), value('past_value', cached, cache),
               value('last_position', TensorProto.INT32, [1]),
               value('total_length', TensorProto.INT32, [1])]

@@ -70,13 +70,11 @@ class GraphAttention(AttentionPart):
 
     def allocate(self) -> None:
         super().allocate()
-        spec, context, chunk = self._spec, self.context, self._chunk
+        spec, context = self._spec, self.context
         shape = (spec.layers, 2, 1, spec.attention.kv_heads, context, spec.attention.head_dim)
         self._cache = np.full(shape, 0, self._kv_type)      # full() touches every page
         self._rotary = rotary_inputs(spec, context, self._kv_type)
         self._last_position, self._total_length = np.zeros((2, 1), np.int32)
-        self._block = (np.zeros((chunk, spec.hidden_size), np.float32) if spec.norm.output
-                       else None)
         self._decode = []
         for layer in range(spec.layers):
             with graph_errors(layer_graph(layer)):
@@ -90,34 +88,23 @@ class GraphAttention(AttentionPart):
         with graph_errors(layer_graph(layer)):
             binding = self._decode[layer] if tokens == 1 else self._bind(layer, tokens)
             self._sessions[layer].run_with_iobinding(binding)
-        if self._block is None:
-            return self._ffn_input[:tokens], self.hidden(layer + 1, tokens)
-        self._block[:tokens] = 0
-        return self._ffn_input[:tokens], self._block[:tokens]
+        return self._ffn_input[:tokens], self.hidden(layer + 1, tokens)
 
     def rows(self, count: int) -> list[memoryview]:
         places = self._cache.reshape(-1, self.context, self._spec.attention.head_dim)[:, :count]
         return [memoryview(place).cast('B') for place in places] if count else []
 
     def final_norm(self, first: int, end: int) -> Array:
-        streams = self._streams(self._spec.layers, end)
+        hidden = self.hidden(self._spec.layers, end)[None, first:]
         with graph_errors(FINAL_GRAPH):
-            normed = self._final.run(None, {name: rows[:, first:]
-                                            for name, rows in streams.items()})[0][0]
+            normed = self._final.run(None, {'hidden': hidden})[0][0]
         check_output(FINAL_GRAPH, normed, (end - first, self._spec.hidden_size))
         return normed
-
-    def _streams(self, layer: int, tokens: int) -> Feeds:
-        """What enters a layer, float32 [1, tokens, d] each."""
-        streams = {'hidden': self.hidden(layer, tokens)[None]}
-        if layer and self._block is not None:
-            streams['block'] = self._block[None, :tokens]
-        return streams
 
     def _bind(self, layer: int, tokens: int) -> ort.IOBinding:
         key, value = self._cache[layer]
         inputs: dict[str, NDArray[Any]] = {
-            **self._streams(layer, tokens), 'past_key': key, 'past_value': value,
+            'hidden': self.hidden(layer, tokens)[None], 'past_key': key, 'past_value': value,
             'last_position': self._last_position, 'total_length': self._total_length,
             **self._rotary[layer]}
         outputs = {'ffn_input': self._ffn_input[None, :tokens],
@@ -137,7 +124,6 @@ class GraphAttention(AttentionPart):
         spec = self._spec
         cache = np.zeros((1, spec.attention.kv_heads, 2, spec.attention.head_dim), self._kv_type)
         hidden = np.sin(np.arange(2 * spec.hidden_size, dtype=np.float32)).reshape(1, 2, -1)
-        return {'hidden': hidden, **({'block': hidden} if layer and spec.norm.output else {}),
-                'past_key': cache, 'past_value': cache.copy(),
+        return {'hidden': hidden, 'past_key': cache, 'past_value': cache.copy(),
                 'last_position': np.array([1], np.int32), 'total_length': np.array([2], np.int32),
                 **rotary_inputs(spec, 2, self._kv_type)[layer]}
