@@ -37,6 +37,12 @@ def invalid(message: str, param: str | None = None) -> ApiError:
     return ApiError(400, INVALID, message, param=param)
 
 
+def short(value: Any) -> str:
+    """Return a value as a sentence can quote it."""
+    text = repr(value)
+    return text if len(text) <= 80 else f'{text[:77]}...'
+
+
 def from_outcome(error: Exception) -> ApiError:
     """Return what the end of a request without an answer is to its client."""
     if isinstance(error, ValueError):

@@ -24,6 +24,8 @@ def answer_of(pending: PendingAnswer) -> tuple[Answer, str]:
         return error.answer, 'length'
     except Exception as error:
         raise from_outcome(error) from None
+    if answer.tool_calls:
+        return answer, 'tool_calls'
     return answer, 'stop' if answer.finish_reason == FinishReason.STOP else 'length'
 
 
@@ -37,6 +39,8 @@ class ChatAnswer:
     def whole(self, answer: Answer, reason: str) -> dict[str, Any]:
         """Return a chat.completion."""
         message = {'role': 'assistant', 'content': answer.text, 'refusal': None}
+        if answer.tool_calls:
+            message |= {'content': answer.text or None, 'tool_calls': _calls(answer)}
         return {**self._head, 'object': 'chat.completion', 'usage': usage(answer), 'choices': [
             {'index': 0, 'message': message, 'logprobs': None, 'finish_reason': reason}]}
 
@@ -45,10 +49,21 @@ class ChatAnswer:
         return {**self._head, 'object': 'chat.completion.chunk', 'choices': [
             {'index': 0, 'delta': delta, 'logprobs': None, 'finish_reason': reason}]}
 
+    def calls_chunk(self, answer: Answer) -> dict[str, Any]:
+        """Return the chunk with the calls, which come whole, behind the text."""
+        return self.chunk({'tool_calls': [
+            {'index': index, **call} for index, call in enumerate(_calls(answer))]})
+
     def usage_chunk(self, answer: Answer) -> dict[str, Any]:
         """Return the chunk that says what the answer took."""
         return {**self._head, 'object': 'chat.completion.chunk', 'choices': [],
                 'usage': usage(answer)}
+
+
+def _calls(answer: Answer) -> list[dict[str, Any]]:
+    return [{'id': call.id, 'type': 'function',
+             'function': {'name': call.name, 'arguments': call.arguments}}
+            for call in answer.tool_calls]
 
 
 def usage(answer: Answer) -> dict[str, Any]:

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 import secrets
 from typing import Any
 
-from flash_llm_ros.serve.api_error import invalid
+from flash_llm_ros.serve.api_error import invalid, short
+from flash_llm_ros.serve.chat_messages import chat_messages
 
 # Names of our options that are OpenAI's, or those of other servers of this interface.
 SAMPLING = ('temperature', 'top_p', 'top_k', 'min_p', 'repetition_penalty')
@@ -13,12 +14,10 @@ IGNORED = ('user', 'metadata', 'store', 'service_tier', 'safety_identifier', 'pr
 # What would change the answer and is not there: the values that ask for nothing. None always does.
 NEUTRAL = {'n': (1,), 'logit_bias': ({},), 'presence_penalty': (0,), 'frequency_penalty': (0,),
            'logprobs': (False,), 'top_logprobs': (0,), 'modalities': (['text'],), 'audio': (),
-           'tools': ([],), 'tool_choice': ('none', 'auto'), 'functions': ([],),
-           'function_call': ('none', 'auto'), 'reasoning_effort': ('none',),
+           'functions': ([],), 'function_call': ('none', 'auto'), 'reasoning_effort': ('none',),
            'verbosity': ('medium',), 'web_search_options': (), 'moderation': ()}
 TAKEN = ('model', 'messages', 'stream', 'stream_options', 'max_tokens', 'max_completion_tokens',
-         'stop', 'seed', 'response_format', *SAMPLING)
-ROLES = {'system': 'system', 'developer': 'system', 'user': 'user', 'assistant': 'assistant'}
+         'stop', 'seed', 'response_format', 'tools', 'tool_choice', *SAMPLING)
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,14 @@ def chat_request(body: Any) -> ChatRequest:
     for name, value in given.items():
         _check_known(name, value)
     options = {name: given[name] for name in SAMPLING if name in given}
-    options |= {'messages': _messages(given.get('messages')), 'max_tokens': _max_tokens(given),
+    options |= {'messages': chat_messages(given.get('messages')), 'max_tokens': _max_tokens(given),
                 'stop': _stop(given.get('stop', [])), 'seed': _seed(given.get('seed')),
                 'json_schema': _json_schema(given.get('response_format', {'type': 'text'}))}
+    if given.get('tools'):
+        options |= {'tools': _tools(given['tools']),
+                    'tool_choice': _tool_choice(given.get('tool_choice', 'auto'))}
+    elif given.get('tool_choice', 'none') not in ('auto', 'none'):
+        raise invalid('tool_choice is given, but no tools.', 'tool_choice')
     usage = _typed(given, 'stream_options', dict, {}).get('include_usage')
     return ChatRequest(_typed(given, 'model', str, ''), options,
                        _typed(given, 'stream', bool, False), bool(usage))
@@ -52,48 +56,38 @@ def _check_known(name: str, value: Any) -> None:
         return
     if name in NEUTRAL:
         raise invalid(f'{name} is not supported; leave it out.', name)
-    raise invalid(f'{_short(name)} is no parameter that is known here; leave it out.', name)
+    raise invalid(f'{short(name)} is no parameter that is known here; leave it out.', name)
 
 
 def _typed(given: dict[str, Any], name: str, kind: type, default: Any) -> Any:
     value = given.get(name, default)
     if not isinstance(value, kind):
         words = {str: 'a text', bool: 'true or false', dict: 'an object'}
-        raise invalid(f'{name} is {_short(value)}; it has to be {words[kind]}.', name)
+        raise invalid(f'{name} is {short(value)}; it has to be {words[kind]}.', name)
     return value
 
 
-def _messages(messages: Any) -> list[tuple[str, str]]:
-    if not isinstance(messages, list) or not messages:
-        raise invalid('messages has to be a list with at least one message.', 'messages')
-    return [_message(message, f'messages[{number}]') for number, message in enumerate(messages)]
+def _tools(tools: Any) -> list[dict[str, Any]]:
+    """Functions are all that there is."""
+    if not isinstance(tools, list):
+        raise invalid(f'tools is {short(tools)}; it has to be a list.', 'tools')
+    for tool in tools:
+        if not isinstance(tool, dict) or tool.get('type') != 'function' or not isinstance(
+                tool.get('function'), dict):
+            raise invalid(f'tools holds {short(tool)}; it has to be {{"type": "function", '
+                          '"function": {"name": ..., "parameters": ...}}.', 'tools')
+    return tools
 
 
-def _message(message: Any, where: str) -> tuple[str, str]:
-    if not isinstance(message, dict):
-        raise invalid(f'{where} is {_short(message)}; it has to be an object.', where)
-    role = message.get('role')
-    if not isinstance(role, str) or role not in ROLES:
-        raise invalid(f'{where}.role is {_short(role)}; it has to be one of {", ".join(ROLES)}.',
-                      f'{where}.role')
-    for name in ('tool_calls', 'function_call', 'audio'):
-        if message.get(name):
-            raise invalid(f'{where}.{name} is not supported.', f'{where}.{name}')
-    return ROLES[role], _text(message.get('content'), f'{where}.content')
-
-
-def _text(content: Any, where: str) -> str:
-    """A text, or the texts of its parts."""
-    if isinstance(content, str):
-        return content
-    if not isinstance(content, list):
-        raise invalid(f'{where} is {_short(content)}; it has to be a text.', where)
-    for part in content:
-        if not (isinstance(part, dict) and part.get('type') == 'text'
-                and isinstance(part.get('text'), str)):
-            raise invalid(f'{where} holds {_short(part)}; every part has to be a text: '
-                          '{"type": "text", "text": "..."}.', where)
-    return ''.join(part['text'] for part in content)
+def _tool_choice(choice: Any) -> str:
+    """A word, or the name of a function."""
+    if choice in ('auto', 'none', 'required'):
+        return choice
+    function = choice.get('function') if isinstance(choice, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get('name'), str):
+        raise invalid(f'tool_choice is {short(choice)}; it has to be auto, none, required or '
+                      '{"type": "function", "function": {"name": ...}}.', 'tool_choice')
+    return function['name']
 
 
 def _max_tokens(given: dict[str, Any]) -> Any:
@@ -128,12 +122,7 @@ def _json_schema(response_format: Any) -> Any:
     form = response_format.get('json_schema') if kind == 'json_schema' else None
     if not isinstance(form, dict) or not isinstance(form.get('schema'), dict):
         raise invalid(
-            f'{where} is {_short(response_format)}; it has to be {{"type": "text"}}, '
+            f'{where} is {short(response_format)}; it has to be {{"type": "text"}}, '
             '{"type": "json_object"} or {"type": "json_schema", "json_schema": {"schema": ...}}.',
             where)
     return form['schema']
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f'{text[:77]}...'

@@ -151,6 +151,8 @@ async def _stream(
     except ApiError as error:
         await send(error.body)
     else:
+        if end.tool_calls:
+            await send(answer.calls_chunk(end))
         await send(answer.chunk({}, reason))
         if asked.include_usage:
             await send(answer.usage_chunk(end))

@@ -25,6 +25,10 @@ COMMAND = (sys.executable, '-c',
 MODEL = 'checkpoint'
 HELLO = [{'role': 'user', 'content': 'Hello'}]
 SLOWLY = [{'role': 'user', 'content': 'Hello [piece=0.05]'}]
+DRIVE = {'type': 'function', 'function': {
+    'name': 'drive_to', 'description': 'Drives.', 'strict': True, 'parameters': {
+        'type': 'object', 'properties': {'place': {'enum': ['kitchen', 'dock']}},
+        'required': ['place'], 'additionalProperties': False}}}
 MOST = 2        # requests at once
 
 
@@ -158,8 +162,39 @@ def test_answers_keep_to_a_schema(llm, node) -> None:
     assert wrong.value.code == 'invalid_constraint'
 
 
+def test_tools_are_called_and_told_what_came_of_it(llm) -> None:
+    ask = {'model': MODEL, 'messages': HELLO, 'max_tokens': 200, 'tools': [DRIVE]}
+    for choice in ('required', {'type': 'function', 'function': {'name': 'drive_to'}}):
+        whole = llm.chat.completions.create(**ask, tool_choice=choice, seed=1)
+        message = whole.choices[0].message
+        call, = message.tool_calls
+        assert (whole.choices[0].finish_reason, message.content) == ('tool_calls', None)
+        assert (call.type, call.function.name) == ('function', 'drive_to')
+        jsonschema.validate(json.loads(call.function.arguments),
+                            DRIVE['function']['parameters'])
+    with llm.chat.completions.stream(**ask, tool_choice='required', seed=1) as stream:
+        final = stream.get_final_completion()       # the client puts the chunks together
+    streamed, = final.choices[0].message.tool_calls
+    assert (streamed.function.name, streamed.function.arguments) == (
+        call.function.name, call.function.arguments)
+    assert final.choices[0].finish_reason == 'tool_calls'
+    result = {'role': 'tool', 'tool_call_id': call.id, 'content': '{"ok": true}'}
+    after = llm.chat.completions.create(**{
+        **ask, 'messages': [*HELLO, message, result]}, tool_choice='none')
+    assert after.choices[0].message.content and not after.choices[0].message.tool_calls
+    assert after.usage.prompt_tokens > whole.usage.prompt_tokens
+
+
 @pytest.mark.parametrize(('fields', 'word'), [
-    ({'n': 2}, 'n is not supported'), ({'tools': [{'type': 'function'}]}, 'tools is not supported'),
+    ({'n': 2}, 'n is not supported'), ({'functions': [{}]}, 'functions is not supported'),
+    ({'tools': [{'type': 'function'}]}, 'tools holds'), ({'tools': DRIVE}, 'tools is {'),
+    ({'tools': [{**DRIVE, 'type': 'custom'}]}, 'tools holds'),
+    ({'tools': [DRIVE], 'tool_choice': {}}, 'tool_choice is {}'),
+    ({'tools': [DRIVE], 'tool_choice': []}, r'tool_choice is \[\]'),
+    ({'tools': [DRIVE], 'tool_choice': {'function': {'name': 'fly'}}}, 'fly'),
+    ({'tools': [DRIVE], 'stop': 'x'}, 'stop'), ({'tool_choice': 'required'}, 'no tools'),
+    ({'tools': [{'type': 'function', 'function': {'name': 'a b'}}]}, 'name'),
+    ({'messages': [{'role': 'tool', 'content': 'x', 'tool_call_id': 'y'}]}, 'id of a call'),
     ({'logprobs': True}, 'logprobs is'), ({'frequency_penalty': 0.5}, 'frequency_penalty'),
     ({'reasoning_effort': 'low'}, 'reasoning_effort'), ({'mirostat': 2}, "'mirostat' is no"),
     ({'temperature': 'hot'}, 'temperature is'), ({'temperature': -1}, 'temperature is -1'),
@@ -171,7 +206,8 @@ def test_answers_keep_to_a_schema(llm, node) -> None:
     ({'messages': [{'role': [], 'content': 'x'}]}, r'messages\[0\].role is'),
     ({'messages': [{'role': 'user', 'content': None}]}, r'messages\[0\].content is None'),
     ({'messages': [{'role': 'user', 'content': [{'type': 'image_url'}]}]}, 'has to be a text'),
-    ({'messages': [{'role': 'assistant', 'content': 'x', 'tool_calls': [{}]}]}, 'tool_calls'),
+    ({'messages': [{'role': 'assistant', 'tool_calls': [{}]}]}, r'tool_calls holds \{\}'),
+    ({'messages': [{'role': 'assistant', 'tool_calls': 3}]}, 'tool_calls is 3'),
     ({'messages': [{'role': 'user', 'content': 'a\ud800'}]}, 'not valid UTF-8'),
     ({'messages': [{'role': 'user', 'content': 'a\0'}]}, 'NUL'),
     ({'messages': [{'role': 'user', 'content': 'x' * 10**5}]}, '100000 characters|context'),
