@@ -1,5 +1,6 @@
 #include "math/activation.hpp"
 
+#include <algorithm>
 #include <cmath>
 
 #include "errors.hpp"
@@ -7,18 +8,58 @@
 namespace flash_llm {
 namespace {
 
-float silu(float z, float) { return z / (1 + std::exp(-z)); }
+#include "math/exponentials_body.hpp"
 
-float gelu(float z, float) { return 0.5f * z * (1 + std::erf(z * 0.70710678f)); }
+constexpr std::int64_t kAtOnce = 16;
 
-// arXiv 1606.08415, section 2; 0.79788456 is sqrt(2 / pi).
-float gelu_tanh(float z, float) {
-  return 0.5f * z * (1 + std::tanh(0.79788456f * (z + 0.044715f * z * z * z)));
+// z / (1 + e to the power of rising(z)): many at once, since a call for each takes longer than a
+// prompt's dot products leave time for.
+template <typename Rising>
+void sigmoid_times(float* z, std::int64_t count, Rising rising) {
+  for (std::int64_t first = 0; first < count; first += kAtOnce) {
+    const std::int64_t some = std::min(kAtOnce, count - first);
+    float powers[kAtOnce] = {};
+    for (std::int64_t i = 0; i < some; ++i) {
+      const float power = rising(z[first + i]);
+      powers[i] = power > 89 ? 89 : power;
+    }
+    exponentials<kAtOnce>(powers);
+    for (std::int64_t i = 0; i < some; ++i) {
+      z[first + i] /= 1 + powers[i];
+    }
+  }
 }
 
-float relu(float z, float threshold) { return z > threshold ? z : 0; }
+template <typename Function>
+void each(float* z, std::int64_t count, Function function) {
+  for (std::int64_t i = 0; i < count; ++i) {
+    z[i] = function(z[i]);
+  }
+}
 
-float relu2(float z, float threshold) { return z > threshold ? z * z : 0; }
+void silu(float* z, std::int64_t count, float) {
+  sigmoid_times(z, count, [](float value) { return -value; });
+}
+
+void gelu(float* z, std::int64_t count, float) {
+  each(z, count, [](float value) { return 0.5f * value * (1 + std::erf(value * 0.70710678f)); });
+}
+
+// arXiv 1606.08415, section 2; 1.5957691 is twice the root of 2 / pi: 1 + tanh(y) is twice the
+// sigmoid of 2 y.
+void gelu_tanh(float* z, std::int64_t count, float) {
+  sigmoid_times(z, count, [](float value) {
+    return -1.5957691f * (value + 0.044715f * value * value * value);
+  });
+}
+
+void relu(float* z, std::int64_t count, float threshold) {
+  each(z, count, [=](float value) { return value > threshold ? value : 0; });
+}
+
+void relu2(float* z, std::int64_t count, float threshold) {
+  each(z, count, [=](float value) { return value > threshold ? value * value : 0; });
+}
 
 struct Named {
   const char* name;

@@ -78,7 +78,7 @@ struct Vec {
 struct Vec256Ints {
   using I = __m256i;
   static constexpr int kBytes = 32;
-  static constexpr int kTokens = 4;
+  static constexpr int kStrips = 1;
 
   static I zero() { return _mm256_setzero_si256(); }
   static I load(const void* from) { return _mm256_loadu_si256(static_cast<const __m256i*>(from)); }

@@ -70,7 +70,7 @@ struct Vec {
 struct Vec512Ints {
   using I = __m512i;
   static constexpr int kBytes = 64;
-  static constexpr int kTokens = 8;
+  static constexpr int kStrips = 2;
 
   static I zero() { return _mm512_setzero_si512(); }
   static I load(const void* from) { return _mm512_loadu_si512(from); }

@@ -39,14 +39,22 @@ std::size_t BatchMath::scratch_bytes() const {
 }
 
 PreparedInputs BatchMath::prepare(const RowFormat& format, Inputs x) {
-  const std::size_t stride = kernels_.prepared_bytes(format);
+  const std::int64_t tiles = x.tokens == 1 ? 1 : (x.tokens + kDotTokens - 1) / kDotTokens;
+  const std::size_t bytes =
+      x.tokens == 1 ? kernels_.prepared_bytes(format) : kernels_.tile_bytes(format);
   prepared_.resize(
-      std::max(prepared_.size(), cache_lines(stride * static_cast<std::size_t>(x.tokens))));
+      std::max(prepared_.size(), cache_lines(bytes * static_cast<std::size_t>(tiles))));
   std::uint8_t* const data = prepared_.data()->bytes;
-  pool_.share(x.tokens, [&](std::int64_t token, int) {
-    kernels_.prepare(format, x.row(token), data + static_cast<std::size_t>(token) * stride);
-  });
-  return {data, x.tokens, stride};
+  if (x.tokens == 1) {
+    kernels_.prepare(format, x.data, data);
+  } else {
+    pool_.share(tiles, [&](std::int64_t tile, int) {
+      const std::int64_t token = tile * kDotTokens;
+      kernels_.prepare_tile(format, x.row(token), x.stride, std::min(kDotTokens, x.tokens - token),
+                            data + static_cast<std::size_t>(tile) * bytes);
+    });
+  }
+  return {data, x.tokens, bytes};
 }
 
 Outputs BatchMath::room(std::int64_t tokens, std::int64_t bundles) {

@@ -5,10 +5,8 @@
 namespace flash_llm {
 namespace {
 
-// Tokens whose dot products are held at a time.
-constexpr std::int64_t kTokenBlock = 16;
 constexpr std::int64_t kStepBytes = 32 * 1024;
-constexpr std::int64_t kRowsAtOnce = 16;  // what kernels for several tokens like to have
+constexpr std::int64_t kRowsAtOnce = 32;  // what kernels for several tokens like to have
 constexpr std::int64_t kMostStepRows = 512;
 constexpr std::int64_t kListedRows = 256;  // of one token's rows, which need no room of their own
 
@@ -38,7 +36,7 @@ void BundleMath::fit(const RowFormat& format, int bundle_rows) {
   const std::size_t listed = static_cast<std::size_t>(std::max(step, kListedRows));
   grow(rows_, listed);
   grow(biases_, listed);
-  grow(dots_, std::max(listed, rows * kTokenBlock));
+  grow(dots_, std::max(listed, rows * kDotTokens));
   grow(unpacked_, cache_lines(std::max(decoded, kernels_.packed_bytes(format, step))));
 }
 
@@ -64,9 +62,10 @@ void BundleMath::activate(const Batch& batch, std::int64_t first, std::int64_t e
       continue;
     }
     kernels_.pack_rows(format, rows_.data(), rows, packed);
-    for (std::int64_t token = 0; token < x.tokens; token += kTokenBlock) {
-      const std::int64_t tokens = std::min(kTokenBlock, x.tokens - token);
-      kernels_.packed_dot(format, packed, rows, x.row(token), tokens, dots_.data(), rows);
+    for (std::int64_t token = 0; token < x.tokens; token += kDotTokens) {
+      const std::int64_t tokens = std::min(kDotTokens, x.tokens - token);
+      kernels_.packed_dot(format, packed, rows, x.tile(token / kDotTokens), tokens, dots_.data(),
+                          rows);
       for (std::int64_t t = 0; t < tokens; ++t) {
         combine(dots_.data() + t * rows, count, neurons, h.row(token + t) + place);
       }
@@ -130,7 +129,11 @@ void BundleMath::combine(const float* dots, std::int64_t count, const Neurons& n
                          float* h) const {
   if (neurons.gated) {
     for (std::int64_t i = 0; i < count; ++i) {
-      h[i] = neurons.activation(dots[2 * i], neurons.threshold) * dots[2 * i + 1];
+      h[i] = dots[2 * i];
+    }
+    neurons.activation(h, count, neurons.threshold);
+    for (std::int64_t i = 0; i < count; ++i) {
+      h[i] *= dots[2 * i + 1];
     }
     return;
   }
@@ -140,13 +143,12 @@ void BundleMath::combine(const float* dots, std::int64_t count, const Neurons& n
     }
     return;
   }
-  if (neurons.activation == nullptr) {
-    std::copy_n(dots, count, h);
-    return;
+  std::copy_n(dots, count, h);
+  for (std::int64_t i = 0; neurons.bias != nullptr && i < count; ++i) {
+    h[i] += biases_[static_cast<std::size_t>(i)];
   }
-  for (std::int64_t i = 0; i < count; ++i) {
-    const float bias = neurons.bias == nullptr ? 0 : biases_[static_cast<std::size_t>(i)];
-    h[i] = neurons.activation(dots[i] + bias, neurons.threshold);
+  if (neurons.activation != nullptr) {
+    neurons.activation(h, count, neurons.threshold);
   }
 }
 

@@ -10,6 +10,9 @@ namespace flash_llm {
 
 enum class Codec { kInt8, kInt4, kFp16 };
 
+// Tokens whose dot products with packed rows are computed at a time.
+constexpr std::int64_t kDotTokens = 4;
+
 // Rows of `dim` values; those of int8 and int4 are padded to whole blocks of 32.
 // int8: the values, then one fp16 scale per block.
 // int4: 16 bytes per block, whose low halves are its first 16 quants and whose high halves the last
@@ -73,14 +76,19 @@ struct Kernels {
   // out[i] = row i . x.
   void (*dot_rows)(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
                    const std::uint8_t* prepared, float* out);
-  // The bytes of `count` rows in the form that the dot products of several tokens take; a multiple
-  // of 64.
+  // The bytes of kDotTokens tokens' x in the form that the dot products of several tokens take; a
+  // multiple of 64.
+  std::size_t (*tile_bytes)(const RowFormat& format);
+  // `tile`, on a boundary of 64 bytes, becomes that form of x [tokens, x_stride], at most kDotTokens.
+  void (*prepare_tile)(const RowFormat& format, const float* x, std::int64_t x_stride,
+                       std::int64_t tokens, std::uint8_t* tile);
+  // Likewise of `count` rows; a multiple of 64.
   std::size_t (*packed_bytes)(const RowFormat& format, std::int64_t count);
   void (*pack_rows)(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
                     std::uint8_t* packed);
-  // out[token * out_stride + i] = row i . x of `token`; tokens lie prepared_bytes apart.
+  // out[token * out_stride + i] = row i . x of `token` in a tile.
   void (*packed_dot)(const RowFormat& format, const std::uint8_t* packed, std::int64_t count,
-                     const std::uint8_t* prepared, std::int64_t tokens, float* out,
+                     const std::uint8_t* tile, std::int64_t tokens, float* out,
                      std::int64_t out_stride);
 
   // out [dim] += h[i] * row i, in order of i, at these columns; no others are touched.

@@ -58,34 +58,6 @@ struct TileScales {
   }
 };
 
-// x [32] = e to its power, x at most 0.
-inline void exponentials(float* x) {
-  float shifted[kTileTokens];
-  float rest[kTileTokens];
-  for (std::int64_t i = 0; i < kTileTokens; ++i) {
-    const float power = x[i] < -87.0f ? -87.0f : x[i];
-    shifted[i] = power * 1.44269504f + 0x1.8p23f;   // a whole number in the lowest bits
-    const float twos = shifted[i] - 0x1.8p23f;
-    rest[i] = (power - twos * 0.693359375f) - twos * -2.12194440e-4f;
-  }
-  std::uint32_t bits[kTileTokens];
-  __builtin_memcpy(bits, shifted, sizeof bits);
-  for (std::int64_t i = 0; i < kTileTokens; ++i) {
-    bits[i] = (bits[i] + 127u) << 23;
-  }
-  float scales[kTileTokens];
-  __builtin_memcpy(scales, bits, sizeof scales);
-  for (std::int64_t i = 0; i < kTileTokens; ++i) {
-    const float r = rest[i];
-    float sum = 1.9875691500e-4f * r + 1.3981999507e-3f;
-    sum = sum * r + 8.3334519073e-3f;
-    sum = sum * r + 4.1665795894e-2f;
-    sum = sum * r + 1.6666665459e-1f;
-    sum = sum * r + 5.0000001201e-1f;
-    x[i] = ((sum * r) * r + r + 1.0f) * scales[i];
-  }
-}
-
 // s [32] = cap * tanh(s / cap).
 inline void cap_scores(float* s, float cap) {
   float powers[kTileTokens];
@@ -93,7 +65,7 @@ inline void cap_scores(float* s, float cap) {
   for (std::int64_t i = 0; i < kTileTokens; ++i) {
     powers[i] = (s[i] < 0 ? s[i] : -s[i]) * twice;
   }
-  exponentials(powers);
+  exponentials<kTileTokens>(powers);
   for (std::int64_t i = 0; i < kTileTokens; ++i) {
     const float capped = cap * ((1 - powers[i]) / (1 + powers[i]));
     s[i] = s[i] < 0 ? -capped : capped;
@@ -132,7 +104,7 @@ inline void weigh(float* scores, std::int64_t begin, std::int64_t end, AttendedR
     for (std::int64_t i = 0; i < kTileTokens; ++i) {
       scores[t + i] -= peak;
     }
-    exponentials(scores + t);
+    exponentials<kTileTokens>(scores + t);
     for (std::int64_t i = 0; i < kTileTokens; ++i) {
       scores[t + i] = t + i >= begin && t + i < end ? scores[t + i] : 0;
       sums[i] += scores[t + i];

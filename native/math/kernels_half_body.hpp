@@ -47,6 +47,15 @@ inline void dot_half_rows(const RowFormat& format, const std::uint8_t* const* ro
   }
 }
 
+// A tile: x of each token, likewise.
+inline void prepare_half_tile(const RowFormat& format, const float* x, std::int64_t x_stride,
+                              std::int64_t tokens, std::uint8_t* tile) {
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    prepare_half(format, x + t * x_stride,
+                 tile + static_cast<std::size_t>(t) * prepared_half_bytes(format));
+  }
+}
+
 // Packed: the rows as float.
 inline std::size_t packed_half_bytes(const RowFormat& format, std::int64_t count) {
   return (static_cast<std::size_t>(count * format.padded_dim()) * sizeof(float) + 63) / 64 * 64;
@@ -105,16 +114,16 @@ inline void packed_dot_tokens(std::int64_t padded, const float* rows, std::int64
 }
 
 void packed_dot_half(const RowFormat& format, const std::uint8_t* packed, std::int64_t count,
-                     const std::uint8_t* prepared, std::int64_t tokens, float* out,
+                     const std::uint8_t* tile, std::int64_t tokens, float* out,
                      std::int64_t out_stride) {
   const std::int64_t padded = format.padded_dim();
   const float* const rows = reinterpret_cast<const float*>(packed);
-  const float* const x = reinterpret_cast<const float*>(prepared);
-  std::int64_t t = 0;
-  for (; t + 4 <= tokens; t += 4) {
-    packed_dot_tokens<4>(padded, rows, count, x + t * padded, out + t * out_stride, out_stride);
+  const float* const x = reinterpret_cast<const float*>(tile);
+  if (tokens == kDotTokens) {
+    packed_dot_tokens<kDotTokens>(padded, rows, count, x, out, out_stride);
+    return;
   }
-  for (; t < tokens; ++t) {
+  for (std::int64_t t = 0; t < tokens; ++t) {
     packed_dot_tokens<1>(padded, rows, count, x + t * padded, out + t * out_stride, out_stride);
   }
 }

@@ -49,13 +49,13 @@ inline void prepare_ints(const RowFormat& format, const float* x, std::uint8_t* 
   }
 }
 
-// The sums of up to four blocks, or of one block of up to four rows: x_stride is then 0.
+// The sums of up to four blocks.
 template <typename Dot>
-inline F block_sums(const std::uint8_t* weights, const std::uint8_t* x, std::int64_t x_stride,
-                    std::int64_t held) {
+inline F block_sums(const std::uint8_t* weights, const std::uint8_t* x, std::int64_t held) {
   typename Dot::Partial parts[kFour];
   for (std::int64_t i = 0; i < kFour; ++i) {
-    parts[i] = i < held ? Dot::dot(weights + i * Dot::kBlockBytes, x + i * x_stride) : Dot::zero();
+    parts[i] = i < held ? Dot::dot(Dot::unpack(weights + i * Dot::kBlockBytes), x + i * Dot::kXBytes)
+                        : Dot::zero();
   }
   return Dot::sums(parts);
 }
@@ -78,7 +78,7 @@ inline float dot_int_row(const typename Dot::Row& row, const PreparedX<Dot>& lay
         break;
       }
       F dots = block_sums<Dot>(row.quants + first * Dot::kBlockBytes,
-                               prepared + first * Dot::kXBytes, Dot::kXBytes, held);
+                               prepared + first * Dot::kXBytes, held);
       const F scales = Vec::mul(row.some_scales(first, held), Vec::load(x_scales + first));
       if constexpr (Dot::Row::kOffsets) {
         const float* const x_sums = x_scales + layout.padded + first;
@@ -155,35 +155,71 @@ inline void pack_int_rows(const RowFormat& format, const std::uint8_t* const* ro
   }
 }
 
+// A tile: the tokens' x as for one token, one after the other.
 template <typename Dot>
-inline F packed_dot_strip(const PreparedX<Dot>& layout, const std::uint8_t* packed,
-                          const std::uint8_t* prepared) {
-  const float* const x_scales = layout.scales(prepared);
-  F sums = Vec::zero();
+inline std::size_t tile_ints_bytes(const RowFormat& format) {
+  return kDotTokens * PreparedX<Dot>(format).bytes();
+}
+
+template <typename Dot>
+inline void prepare_ints_tile(const RowFormat& format, const float* x, std::int64_t x_stride,
+                              std::int64_t tokens, std::uint8_t* tile) {
+  for (std::int64_t t = 0; t < tokens; ++t, tile += PreparedX<Dot>(format).bytes()) {
+    prepare_ints<Dot>(format, x + t * x_stride, tile);
+  }
+}
+
+// Dots of a strip's rows with kTokens tokens: weights are unpacked once for all of them.
+template <typename Dot, int kTokens>
+inline void packed_dot_strip(const PreparedX<Dot>& layout, const std::uint8_t* packed,
+                             const std::uint8_t* tile, float (*out)[kFour]) {
+  const std::size_t x_stride = layout.bytes();
+  F sums[kTokens];
+  for (int t = 0; t < kTokens; ++t) {
+    sums[t] = Vec::zero();
+  }
   for (std::int64_t block = 0; block < layout.blocks; ++block, packed += packed_block_bytes<Dot>()) {
-    const F dots = block_sums<Dot>(packed, prepared + block * Dot::kXBytes, 0, kFour);
-    const float* const scales =
-        reinterpret_cast<const float*>(packed + kFour * Dot::kBlockBytes);
-    sums = Vec::add(sums, Vec::mul(dots, Vec::mul(Vec::load(scales), Vec::all(x_scales[block]))));
-    if constexpr (Dot::Row::kOffsets) {
-      const F x_sum = Vec::all(x_scales[layout.padded + block]);
-      sums = Vec::add(sums, Vec::mul(Vec::load(scales + kFour), x_sum));
+    typename Dot::Weights weights[kFour];
+    for (int r = 0; r < kFour; ++r) {
+      weights[r] = Dot::unpack(packed + r * Dot::kBlockBytes);
+    }
+    const float* const lines = reinterpret_cast<const float*>(packed + kFour * Dot::kBlockBytes);
+    for (int t = 0; t < kTokens; ++t) {
+      const std::uint8_t* const token = tile + static_cast<std::size_t>(t) * x_stride;
+      typename Dot::Partial parts[kFour];
+      for (int r = 0; r < kFour; ++r) {
+        parts[r] = Dot::dot(weights[r], token + block * Dot::kXBytes);
+      }
+      const float* const x_scales = layout.scales(token);
+      sums[t] = Vec::add(sums[t], Vec::mul(Dot::sums(parts), Vec::mul(Vec::load(lines),
+                                                                      Vec::all(x_scales[block]))));
+      if constexpr (Dot::Row::kOffsets) {
+        const F x_sum = Vec::all(x_scales[layout.padded + block]);
+        sums[t] = Vec::add(sums[t], Vec::mul(Vec::load(lines + kFour), x_sum));
+      }
     }
   }
-  return sums;
+  for (int t = 0; t < kTokens; ++t) {
+    Vec::store(out[t], sums[t]);
+  }
 }
 
 template <typename Dot>
 inline void packed_dot_ints(const RowFormat& format, const std::uint8_t* packed,
-                            std::int64_t count, const std::uint8_t* prepared, std::int64_t tokens,
+                            std::int64_t count, const std::uint8_t* tile, std::int64_t tokens,
                             float* out, std::int64_t out_stride) {
   const PreparedX<Dot> layout(format);
   for (std::int64_t i = 0; i < count; i += kFour) {
+    float dots[kDotTokens][kFour];
+    if (tokens == kDotTokens) {
+      packed_dot_strip<Dot, kDotTokens>(layout, packed, tile, dots);
+    }
     for (std::int64_t t = 0; t < tokens; ++t) {
-      float values[kFour];
-      Vec::store(values, packed_dot_strip<Dot>(
-                             layout, packed, prepared + static_cast<std::size_t>(t) * layout.bytes()));
-      copy_floats(out + t * out_stride + i, values, least(kFour, count - i));
+      if (tokens < kDotTokens) {
+        packed_dot_strip<Dot, 1>(layout, packed, tile + static_cast<std::size_t>(t) * layout.bytes(),
+                                 dots + t);
+      }
+      copy_floats(out + t * out_stride + i, dots[t], least(kFour, count - i));
     }
     packed += layout.blocks * packed_block_bytes<Dot>();
   }

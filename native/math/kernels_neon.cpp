@@ -12,7 +12,7 @@ namespace {
 #include "math/kernels_half_body.hpp"
 #include "math/kernels_rounding_body.hpp"
 
-struct Int4Dot : QuarterSums {
+struct Int4Dot : QuarterSums, Int4Weights {
   using Row = Int4Row;
   static constexpr std::int64_t kXBytes = 32;
   static constexpr std::int64_t kBlockBytes = 16;
@@ -24,10 +24,8 @@ struct Int4Dot : QuarterSums {
     }
   }
   // Products of a quant and a step stay below 1906, so that eight of them fit in 16 bits.
-  static Partial dot(const std::uint8_t* weights, const std::uint8_t* x) {
-    const uint8x16_t bytes = vld1q_u8(weights);
-    const int8x16_t low = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15)));
-    const int8x16_t high = vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4));
+  static Partial dot(Weights weights, const std::uint8_t* x) {
+    const auto [low, high] = weights;
     const int8x16_t x_low = vld1q_s8(reinterpret_cast<const std::int8_t*>(x));
     const int8x16_t x_high = vld1q_s8(reinterpret_cast<const std::int8_t*>(x) + 16);
     int16x8_t sums = vmull_s8(vget_low_s8(low), vget_low_s8(x_low));
@@ -38,7 +36,7 @@ struct Int4Dot : QuarterSums {
   }
 };
 
-struct Int8Dot : QuarterSums {
+struct Int8Dot : QuarterSums, Int8Weights {
   using Row = Int8Row;
   static constexpr std::int64_t kXBytes = 64;
   static constexpr std::int64_t kBlockBytes = 32;
@@ -49,11 +47,12 @@ struct Int8Dot : QuarterSums {
       reinterpret_cast<std::int16_t*>(x)[i] = static_cast<std::int16_t>(steps[i]);
     }
   }
-  static Partial dot(const std::uint8_t* weights, const std::uint8_t* x) {
+  static Partial dot(Weights weights, const std::uint8_t* x) {
     int32x4_t even = vdupq_n_s32(0);
     int32x4_t odd = vdupq_n_s32(0);
     for (int i = 0; i < kBlock; i += 8) {
-      const int16x8_t wide = vmovl_s8(vld1_s8(reinterpret_cast<const std::int8_t*>(weights) + i));
+      const int8x16_t half = i < 16 ? weights.first : weights.last;
+      const int16x8_t wide = i % 16 == 0 ? vmovl_s8(vget_low_s8(half)) : vmovl_high_s8(half);
       const int16x8_t values = vld1q_s16(reinterpret_cast<const std::int16_t*>(x) + i);
       even = vmlal_s16(even, vget_low_s16(wide), vget_low_s16(values));
       odd = vmlal_high_s16(odd, wide, values);
@@ -63,6 +62,7 @@ struct Int8Dot : QuarterSums {
 };
 
 #include "math/kernels_narrow_body.hpp"
+#include "math/exponentials_body.hpp"
 #include "math/kernels_attention_body.hpp"
 #include "math/kernels_table_body.hpp"
 

@@ -19,11 +19,7 @@ namespace {
 #include "math/kernels_half_body.hpp"
 #include "math/kernels_rounding_body.hpp"
 
-inline int8x16_t load_int8(const std::uint8_t* from) {
-  return vld1q_s8(reinterpret_cast<const std::int8_t*>(from));
-}
-
-struct Int4Dot : QuarterSums {
+struct Int4Dot : QuarterSums, Int4Weights {
   using Row = Int4Row;
   static constexpr std::int64_t kXBytes = 32;
   static constexpr std::int64_t kBlockBytes = 16;
@@ -34,17 +30,14 @@ struct Int4Dot : QuarterSums {
       x[i] = static_cast<std::uint8_t>(steps[i]);
     }
   }
-  static Partial dot(const std::uint8_t* weights, const std::uint8_t* x) {
-    const uint8x16_t bytes = vld1q_u8(weights);
-    const int8x16_t low = vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15)));
-    const int8x16_t high = vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4));
-    const int32x4_t sum = vdotq_s32(vdupq_n_s32(0), low, load_int8(x));
-    return vdotq_s32(sum, high, load_int8(x + 16));
+  static Partial dot(Weights weights, const std::uint8_t* x) {
+    const int32x4_t sum = vdotq_s32(vdupq_n_s32(0), weights.first, load_int8(x));
+    return vdotq_s32(sum, weights.last, load_int8(x + 16));
   }
 };
 
 // x: the high bytes of the 32 values, then the low ones, so that 256 * high + low is the value.
-struct Int8Dot : QuarterSums {
+struct Int8Dot : QuarterSums, Int8Weights {
   using Row = Int8Row;
   static constexpr std::int64_t kXBytes = 64;
   static constexpr std::int64_t kBlockBytes = 32;
@@ -57,9 +50,8 @@ struct Int8Dot : QuarterSums {
       x[kBlock + i] = static_cast<std::uint8_t>(low);
     }
   }
-  static Partial dot(const std::uint8_t* weights, const std::uint8_t* x) {
-    const int8x16_t first = load_int8(weights);
-    const int8x16_t last = load_int8(weights + 16);
+  static Partial dot(Weights weights, const std::uint8_t* x) {
+    const auto [first, last] = weights;
     int32x4_t high = vdotq_s32(vdupq_n_s32(0), first, load_int8(x));
     high = vshlq_n_s32(vdotq_s32(high, last, load_int8(x + 16)), 8);
     const int32x4_t sum = vdotq_s32(high, first, load_int8(x + 32));
@@ -68,6 +60,7 @@ struct Int8Dot : QuarterSums {
 };
 
 #include "math/kernels_narrow_body.hpp"
+#include "math/exponentials_body.hpp"
 #include "math/kernels_attention_body.hpp"
 #include "math/kernels_table_body.hpp"
 

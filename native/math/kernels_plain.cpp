@@ -122,7 +122,9 @@ struct Pairs {
 // A block's sum needs no adding up.
 struct WholeSums {
   using Partial = std::int32_t;
+  using Weights = const std::uint8_t*;
 
+  static Weights unpack(const std::uint8_t* block) { return block; }
   static Partial zero() { return 0; }
   static F sums(const Partial* four) {
     return F{static_cast<float>(four[0]), static_cast<float>(four[1]), static_cast<float>(four[2]),
@@ -141,7 +143,7 @@ struct Int4Dot : WholeSums {
       x[i] = static_cast<std::uint8_t>(steps[i]);
     }
   }
-  static Partial dot(const std::uint8_t* weights, const std::uint8_t* x) {
+  static Partial dot(Weights weights, const std::uint8_t* x) {
     std::int32_t sum = 0;
     for (int i = 0; i < 16; ++i) {
       sum += (weights[i] & 15) * static_cast<std::int8_t>(x[i]) +
@@ -162,7 +164,7 @@ struct Int8Dot : WholeSums {
       reinterpret_cast<std::int16_t*>(x)[i] = static_cast<std::int16_t>(steps[i]);
     }
   }
-  static Partial dot(const std::uint8_t* weights, const std::uint8_t* x) {
+  static Partial dot(Weights weights, const std::uint8_t* x) {
     std::int32_t sum = 0;
     for (int i = 0; i < kBlock; ++i) {
       sum += static_cast<std::int8_t>(weights[i]) * reinterpret_cast<const std::int16_t*>(x)[i];
@@ -172,6 +174,7 @@ struct Int8Dot : WholeSums {
 };
 
 #include "math/kernels_narrow_body.hpp"
+#include "math/exponentials_body.hpp"
 #include "math/kernels_attention_body.hpp"
 #include "math/kernels_table_body.hpp"
 

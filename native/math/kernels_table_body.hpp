@@ -25,6 +25,23 @@ void dot_rows(const RowFormat& format, const std::uint8_t* const* rows, std::int
   }
 }
 
+std::size_t tile_bytes(const RowFormat& format) {
+  switch (format.codec) {
+    case Codec::kInt8: return tile_ints_bytes<Int8Dot>(format);
+    case Codec::kInt4: return tile_ints_bytes<Int4Dot>(format);
+    default: return kDotTokens * prepared_half_bytes(format);
+  }
+}
+
+void prepare_tile(const RowFormat& format, const float* x, std::int64_t x_stride,
+                  std::int64_t tokens, std::uint8_t* tile) {
+  switch (format.codec) {
+    case Codec::kInt8: return prepare_ints_tile<Int8Dot>(format, x, x_stride, tokens, tile);
+    case Codec::kInt4: return prepare_ints_tile<Int4Dot>(format, x, x_stride, tokens, tile);
+    case Codec::kFp16: return prepare_half_tile(format, x, x_stride, tokens, tile);
+  }
+}
+
 std::size_t packed_bytes(const RowFormat& format, std::int64_t count) {
   switch (format.codec) {
     case Codec::kInt8: return packed_ints_bytes<Int8Dot>(format, count);
@@ -43,20 +60,20 @@ void pack_rows(const RowFormat& format, const std::uint8_t* const* rows, std::in
 }
 
 void packed_dot(const RowFormat& format, const std::uint8_t* packed, std::int64_t count,
-                const std::uint8_t* prepared, std::int64_t tokens, float* out,
+                const std::uint8_t* tile, std::int64_t tokens, float* out,
                 std::int64_t out_stride) {
   switch (format.codec) {
     case Codec::kInt8:
-      return packed_dot_ints<Int8Dot>(format, packed, count, prepared, tokens, out, out_stride);
+      return packed_dot_ints<Int8Dot>(format, packed, count, tile, tokens, out, out_stride);
     case Codec::kInt4:
-      return packed_dot_ints<Int4Dot>(format, packed, count, prepared, tokens, out, out_stride);
+      return packed_dot_ints<Int4Dot>(format, packed, count, tile, tokens, out, out_stride);
     case Codec::kFp16:
-      return packed_dot_half(format, packed, count, prepared, tokens, out, out_stride);
+      return packed_dot_half(format, packed, count, tile, tokens, out, out_stride);
   }
 }
 
 constexpr Kernels kernels_named(const char* name) {
-  return {name,      prepared_bytes, prepare,  dot_rows,    packed_bytes,
-          pack_rows, packed_dot,     add_rows, decode_rows, tile_add,
+  return {name,         prepared_bytes, prepare,    dot_rows, tile_bytes,  prepare_tile,
+          packed_bytes, pack_rows,      packed_dot, add_rows, decode_rows, tile_add,
           attend};
 }

@@ -11,6 +11,7 @@ constexpr std::int64_t kBytes = Ints::kBytes;
 // and -8 times their sums of steps as int32.
 struct Int4Dot {
   using Row = Int4Row;
+  using Step = std::int8_t;  // a rounded value of x
   static constexpr std::int64_t kStep = kBytes / 16;  // blocks of a vector of weights
   static constexpr std::int64_t kBlockBytes = 16;     // of weights
   static constexpr std::int64_t kXBytes = 2 * kBytes;
@@ -34,9 +35,11 @@ struct Int4Dot {
     Ints::store(block + i * kBytes, Ints::low_nibbles(columns));
     Ints::store(block + (4 + i) * kBytes, Ints::high_nibbles(columns));
   }
-  // Where the four bytes of x for a packed vector are.
-  static const std::uint8_t* x_at(const std::uint8_t* step_x, std::int64_t block, int vector) {
-    return step_x + 16 * block + 4 * (vector % 4) + vector / 4 * kBytes;
+  // The bytes of x that meet packed vectors, four for each.
+  static void put_columns_x(const std::int32_t* steps, std::int8_t* x) {
+    for (int i = 0; i < kBlock; ++i) {
+      x[i] = static_cast<std::int8_t>(steps[i]);
+    }
   }
   static I begin() { return Ints::zero(); }
   static I add_dot(I sum, I weights, I x) { return Ints::add_nibbles_dot(sum, weights, x); }
@@ -47,6 +50,7 @@ struct Int4Dot {
 // of odd ones; after all steps the scales.
 struct Int8Dot {
   using Row = Int8Row;
+  using Step = std::int16_t;
   static constexpr std::int64_t kStep = kBytes / 32;
   static constexpr std::int64_t kBlockBytes = 32;
   static constexpr std::int64_t kXBytes = 2 * kBytes;
@@ -69,8 +73,11 @@ struct Int8Dot {
     Ints::store(block + i * kBytes, Ints::even_int8(columns));
     Ints::store(block + (8 + i) * kBytes, Ints::odd_int8(columns));
   }
-  static const std::uint8_t* x_at(const std::uint8_t* step_x, std::int64_t block, int vector) {
-    return step_x + 32 * block + 4 * (vector % 8) + vector / 8 * kBytes;
+  static void put_columns_x(const std::int32_t* steps, std::int16_t* x) {
+    for (int i = 0; i < kBlock / 2; ++i) {
+      x[i] = static_cast<std::int16_t>(steps[2 * i]);
+      x[kBlock / 2 + i] = static_cast<std::int16_t>(steps[2 * i + 1]);
+    }
   }
   static I begin() { return Ints::zero(); }
   static I add_dot(I sum, I weights, I x) { return Ints::add_pairs_dot(sum, weights, x); }
@@ -277,74 +284,131 @@ inline void pack_int_rows(const RowFormat& format, const std::uint8_t* const* ro
   }
 }
 
-// Dots of a strip's rows with kTokens tokens, all in registers.
-template <typename Dot, int kTokens>
-inline void packed_dot_strip(const RowFormat& format, const std::uint8_t* packed,
-                             std::int64_t count, const std::uint8_t* prepared, float* out,
-                             std::int64_t out_stride) {
-  const PreparedX<Dot> layout(format);
-  const std::size_t x_stride = layout.bytes();
-  const std::size_t scales_at = layout.scales_at();
-  const std::size_t sums_at = layout.sums_at();
-  F sums[kTokens];
-  for (int t = 0; t < kTokens; ++t) {
-    sums[t] = Vec::zero();
+// A tile: of block after block, four bytes of each token for vector after vector of packed quants,
+// then the tokens' scales and for int4 their sums of the block.
+template <typename Dot>
+constexpr std::int64_t tile_block_bytes() {
+  return (Dot::kVectors + 1 + Dot::Row::kOffsets) * 4 * kDotTokens;
+}
+
+template <typename Dot>
+inline std::size_t tile_ints_bytes(const RowFormat& format) {
+  return static_cast<std::size_t>((format.blocks() * tile_block_bytes<Dot>() + 63) / 64 * 64);
+}
+
+template <typename Dot>
+inline void prepare_ints_tile(const RowFormat& format, const float* x, std::int64_t x_stride,
+                              std::int64_t tokens, std::uint8_t* tile) {
+  if (tokens < kDotTokens) {
+    __builtin_memset(tile, 0, tile_ints_bytes<Dot>(format));
+  }
+  for (std::int64_t block = 0; block < format.blocks(); ++block, tile += tile_block_bytes<Dot>()) {
+    float* const scales = reinterpret_cast<float*>(tile) + Dot::kVectors * kDotTokens;
+    const std::int64_t first = block * kBlock;
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      std::int32_t steps[kBlock];
+      typename Dot::Step columns[kBlock];
+      scales[t] = round_block(x + t * x_stride + first, least(kBlock, format.dim - first),
+                              Dot::kLevels, steps);
+      Dot::put_columns_x(steps, columns);
+      for (std::int64_t v = 0; v < Dot::kVectors; ++v) {
+        __builtin_memcpy(tile + 4 * (v * kDotTokens + t),
+                         reinterpret_cast<const std::uint8_t*>(columns) + 4 * v, 4);
+      }
+      if constexpr (Dot::Row::kOffsets) {
+        scales[kDotTokens + t] = scales[t] * static_cast<float>(sum_of_steps(steps));
+      }
+    }
+  }
+}
+
+// Dots of the rows of kStrips strips, one after the other, with kTokens tokens, all in registers:
+// each four bytes of x are loaded once for all strips.
+template <typename Dot, int kStrips, int kTokens>
+inline void packed_dot_strips(const RowFormat& format, const std::uint8_t* packed,
+                              const std::uint8_t* tile, float (*out)[kStrips * kN]) {
+  const std::size_t strip_bytes = packed_strip_bytes<Dot>(format);
+  F sums[kStrips][kTokens];
+  for (int s = 0; s < kStrips; ++s) {
+    for (int t = 0; t < kTokens; ++t) {
+      sums[s][t] = Vec::zero();
+    }
   }
   for (std::int64_t block = 0; block < format.blocks(); ++block) {
-    const std::uint8_t* const x = prepared + block / Dot::kStep * Dot::kXBytes;
-    I dots[kTokens];
-    for (int t = 0; t < kTokens; ++t) {
-      dots[t] = Dot::begin();
+    I dots[kStrips][kTokens];
+    for (int s = 0; s < kStrips; ++s) {
+      for (int t = 0; t < kTokens; ++t) {
+        dots[s][t] = Dot::begin();
+      }
     }
 #pragma GCC unroll 16
     for (int v = 0; v < Dot::kVectors; ++v) {
-      const I weights = Ints::load(packed + v * kBytes);
-      const std::uint8_t* const x_bytes = Dot::x_at(x, block % Dot::kStep, v);
+      I weights[kStrips];
+      for (int s = 0; s < kStrips; ++s) {
+        weights[s] = Ints::load(packed + s * strip_bytes + v * kBytes);
+      }
       for (int t = 0; t < kTokens; ++t) {
-        dots[t] = Dot::add_dot(dots[t], weights, Ints::all_four_bytes(x_bytes + t * x_stride));
+        const I x = Ints::all_four_bytes(tile + 4 * (v * kDotTokens + t));
+        for (int s = 0; s < kStrips; ++s) {
+          dots[s][t] = Dot::add_dot(dots[s][t], weights[s], x);
+        }
       }
     }
-    const F scales = Ints::as_float(Ints::load(packed + Dot::kVectors * kBytes));
-    for (int t = 0; t < kTokens; ++t) {
-      const std::uint8_t* const token = prepared + t * x_stride;
-      const F x_scale = Vec::all(reinterpret_cast<const float*>(token + scales_at)[block]);
-      const F dot = Ints::to_float(Dot::end(dots[t]));
-      sums[t] = Vec::add(sums[t], Vec::mul(dot, Vec::mul(scales, x_scale)));
-      if constexpr (Dot::Row::kOffsets) {
-        const F least_values = Ints::as_float(Ints::load(packed + (Dot::kVectors + 1) * kBytes));
-        const F x_sum = Vec::all(reinterpret_cast<const float*>(token + sums_at)[block]);
-        sums[t] = Vec::add(sums[t], Vec::mul(least_values, x_sum));
+    const float* const x_scales =
+        reinterpret_cast<const float*>(tile) + Dot::kVectors * kDotTokens;
+    for (int s = 0; s < kStrips; ++s) {
+      const std::uint8_t* const lines = packed + s * strip_bytes + Dot::kVectors * kBytes;
+      const F scales = Ints::as_float(Ints::load(lines));
+      for (int t = 0; t < kTokens; ++t) {
+        const F dot = Ints::to_float(Dot::end(dots[s][t]));
+        sums[s][t] = Vec::add(sums[s][t],
+                              Vec::mul(dot, Vec::mul(scales, Vec::all(x_scales[t]))));
+        if constexpr (Dot::Row::kOffsets) {
+          const F least_values = Ints::as_float(Ints::load(lines + kBytes));
+          sums[s][t] = Vec::add(sums[s][t],
+                                Vec::mul(least_values, Vec::all(x_scales[kDotTokens + t])));
+        }
       }
     }
     packed += packed_block_bytes<Dot>();
+    tile += tile_block_bytes<Dot>();
   }
-  for (int t = 0; t < kTokens; ++t) {
-    float values[kN];
-    Vec::store(values, sums[t]);
-    copy_floats(out + t * out_stride, values, count);
+  for (int s = 0; s < kStrips; ++s) {
+    for (int t = 0; t < kTokens; ++t) {
+      Vec::store(out[t] + s * kN, sums[s][t]);
+    }
+  }
+}
+
+// Likewise of `count` rows and `tokens` tokens, which are no more.
+template <typename Dot, int kStrips>
+inline void packed_dot_some(const RowFormat& format, const std::uint8_t* packed,
+                            std::int64_t count, const std::uint8_t* tile, std::int64_t tokens,
+                            float* out, std::int64_t out_stride) {
+  float dots[kDotTokens][kStrips * kN];
+  if (tokens > 2) {
+    packed_dot_strips<Dot, kStrips, kDotTokens>(format, packed, tile, dots);
+  } else {
+    packed_dot_strips<Dot, kStrips, 2>(format, packed, tile, dots);
+  }
+  for (std::int64_t t = 0; t < tokens; ++t) {
+    copy_floats(out + t * out_stride, dots[t], count);
   }
 }
 
 template <typename Dot>
 inline void packed_dot_ints(const RowFormat& format, const std::uint8_t* packed,
-                            std::int64_t count, const std::uint8_t* prepared, std::int64_t tokens,
+                            std::int64_t count, const std::uint8_t* tile, std::int64_t tokens,
                             float* out, std::int64_t out_stride) {
-  const std::size_t x_stride = PreparedX<Dot>(format).bytes();
-  for (std::int64_t i = 0; i < count; i += kN, packed += packed_strip_bytes<Dot>(format)) {
-    const std::int64_t held = least(kN, count - i);
-    std::int64_t t = 0;
-    for (; t + Ints::kTokens <= tokens; t += Ints::kTokens) {
-      packed_dot_strip<Dot, Ints::kTokens>(format, packed, held, prepared + t * x_stride,
-                                           out + t * out_stride + i, out_stride);
-    }
-    for (; t + 2 <= tokens; t += 2) {
-      packed_dot_strip<Dot, 2>(format, packed, held, prepared + t * x_stride,
-                               out + t * out_stride + i, out_stride);
-    }
-    for (; t < tokens; ++t) {
-      packed_dot_strip<Dot, 1>(format, packed, held, prepared + t * x_stride,
-                               out + t * out_stride + i, out_stride);
-    }
+  constexpr std::int64_t kRows = Ints::kStrips * kN;
+  std::int64_t i = 0;
+  for (; i + (Ints::kStrips - 1) * kN < count; i += kRows) {
+    packed_dot_some<Dot, Ints::kStrips>(format, packed, least(kRows, count - i), tile, tokens,
+                                        out + i, out_stride);
+    packed += Ints::kStrips * packed_strip_bytes<Dot>(format);
+  }
+  if (i < count) {
+    packed_dot_some<Dot, 1>(format, packed, count - i, tile, tokens, out + i, out_stride);
   }
 }
 

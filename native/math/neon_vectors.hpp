@@ -104,3 +104,29 @@ struct QuarterSums {
     return vcvtq_f32_s32(vpaddq_s32(vpaddq_s32(four[0], four[1]), vpaddq_s32(four[2], four[3])));
   }
 };
+
+inline int8x16_t load_int8(const std::uint8_t* from) {
+  return vld1q_s8(reinterpret_cast<const std::int8_t*>(from));
+}
+
+// A block's quants in both halves.
+struct BlockWeights {
+  int8x16_t first;
+  int8x16_t last;
+};
+
+struct Int4Weights {
+  using Weights = BlockWeights;
+  static Weights unpack(const std::uint8_t* block) {
+    const uint8x16_t bytes = vld1q_u8(block);
+    return {vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15))),
+            vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4))};
+  }
+};
+
+struct Int8Weights {
+  using Weights = BlockWeights;
+  static Weights unpack(const std::uint8_t* block) {
+    return {load_int8(block), load_int8(block + 16)};
+  }
+};

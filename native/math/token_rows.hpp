@@ -29,14 +29,14 @@ constexpr std::size_t cache_lines(std::size_t bytes) {
   return (bytes + sizeof(CacheLine) - 1) / sizeof(CacheLine);
 }
 
-// Some tokens' x in the form that dot products take.
+// Some tokens' x in the form that dot products take: of one token by itself, of several in tiles.
 struct PreparedInputs {
   const std::uint8_t* data;
   std::int64_t tokens;
-  std::size_t stride;  // bytes
+  std::size_t tile_bytes;
 
-  const std::uint8_t* row(std::int64_t token) const {
-    return data + static_cast<std::size_t>(token) * stride;
+  const std::uint8_t* tile(std::int64_t number) const {
+    return data + static_cast<std::size_t>(number) * tile_bytes;
   }
 };
 

@@ -78,20 +78,25 @@ void answer(const Kernels& kernels, const Case& made, const std::uint8_t* const*
   dots.write();
   Buffer<std::uint8_t> packed(kernels.packed_bytes(format, made.count));
   kernels.pack_rows(format, rows, made.count, packed.data());
-  kernels.packed_dot(format, packed.data(), made.count, prepared.data(), made.tokens, dots.data(),
-                     made.count);
+  Buffer<std::uint8_t> tile(kernels.tile_bytes(format));
+  for (std::int64_t t = 0; t < made.tokens; t += kDotTokens) {
+    const std::int64_t some = made.tokens - t < kDotTokens ? made.tokens - t : kDotTokens;
+    kernels.prepare_tile(format, x + t * format.dim, format.dim, some, tile.data());
+    kernels.packed_dot(format, packed.data(), made.count, tile.data(), some,
+                       dots.data() + t * made.count, made.count);
+  }
   dots.write();
 
   Buffer<float> first(static_cast<std::size_t>(format.dim));
   first.copy(before);
   kernels.add_rows(format, rows, h, made.count, made.columns, first.data());
   first.write();
-  Buffer<float> tile(count * static_cast<std::size_t>(made.columns.padded()));
-  kernels.decode_rows(format, rows, made.count, made.columns, tile.data());
-  tile.write();
+  Buffer<float> decoded(count * static_cast<std::size_t>(made.columns.padded()));
+  kernels.decode_rows(format, rows, made.count, made.columns, decoded.data());
+  decoded.write();
   Buffer<float> all(tokens * static_cast<std::size_t>(format.dim));
   all.copy(before);
-  kernels.tile_add(format, tile.data(), made.count, made.columns, h, made.count, made.tokens,
+  kernels.tile_add(format, decoded.data(), made.count, made.columns, h, made.count, made.tokens,
                    all.data());
   all.write();
 }

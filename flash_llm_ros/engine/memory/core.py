@@ -24,7 +24,7 @@ def core_scratch_bytes(geometry: Geometry, threads: int, tokens: int,
     # Some rows unpacked, and their results.
     each_thread = max(_step_rows(codec) * (4 * codec.dim + 256) for codec in codecs) + 16384
     # Inputs as the kernels want them.
-    prepared = tokens * max(_PREPARED[codec.name] * codec.dim + 512 for codec in codecs)
+    prepared = (tokens + 3) * max(_PREPARED[codec.name] * codec.dim + 512 for codec in codecs)
     sums = 16 * 4 * padded
     batch = 8192 * 48 + 4 * 65536                           # addresses and activations
     experts = 0
@@ -54,7 +54,7 @@ def attention_shape(spec: ModelSpec, context: int, tokens: int, cache_type: str)
 
 
 def _step_rows(codec: RowCodec) -> int:
-    return min(max(32768 // codec.row_bytes // 16 * 16, 16), 512)
+    return min(max(32768 // codec.row_bytes // 32 * 32, 32), 512)
 
 
 def bookkeeping_bytes(geometry: Geometry, cache_slots: int) -> int:
