@@ -27,7 +27,9 @@ void NeuronCore::gate_up_down(int gate_up, int down, Inputs x, Activation activa
 void NeuronCore::dots(int section, Inputs x, const Neurons& neurons, Outputs out) {
   const PreparedInputs prepared = prepare(section, x);
   std::int64_t done = 0;
-  walk(section).for_each_batch(section, BatchMath::most_bundles(1), [&](const Batch& batch) {
+  // A batch notes its groups alone where it takes all of their bundles.
+  const std::int64_t most = BatchMath::most_bundles(1) * find(section).bundles_per_group;
+  walk(section).for_each_batch(section, most, [&](const Batch& batch) {
     math_.activate(batch, neurons, prepared, out.columns_from(done));
     done += batch.size();
   });

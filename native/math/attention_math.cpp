@@ -11,21 +11,24 @@ namespace {
 constexpr std::int64_t kFewTokens = 8;
 constexpr std::int64_t kMostRanges = 512;       // times tokens
 constexpr std::int64_t kQueriesOfUnit = 32;     // whose scores stay in a processor's cache
-constexpr std::int64_t kWorthSharing = 200000;  // products: below, waking a thread takes longer
+constexpr std::int64_t kWorthSharing = 60000;   // products: below, another thread begins too late
 constexpr float kLeastPeak = 1e-30f;
 
 std::int64_t parts(std::int64_t whole, std::int64_t part) { return (whole + part - 1) / part; }
 
 std::size_t size(std::int64_t count) { return static_cast<std::size_t>(count); }
 
-// The largest magnitude; NaN where there is one.
+// The largest magnitude; NaN where there is one. Found as whole numbers, which have the same order.
 float peak_of(const float* values, std::int64_t count) {
-  float peak = 0;
+  std::uint32_t peak = 0;
   for (std::int64_t i = 0; i < count; ++i) {
-    const float magnitude = std::fabs(values[i]);
-    peak = magnitude > peak || magnitude != magnitude ? magnitude : peak;
+    std::uint32_t bits;
+    std::memcpy(&bits, values + i, sizeof bits);
+    peak = std::max(peak, bits & 0x7FFFFFFF);
   }
-  return peak;
+  float found;
+  std::memcpy(&found, &peak, sizeof found);
+  return found;
 }
 
 // The upper half of a float32 that is at least as large, and what it stands for.
@@ -49,9 +52,15 @@ HalfScale in_steps(const float* values, std::int64_t count, float levels, Put pu
   const float peak = peak_of(values, count);
   const bool usable = peak >= kLeastPeak && std::isfinite(peak);
   const HalfScale scale(usable ? peak / levels : std::isfinite(peak) ? 0 : peak);
-  const float inverse = usable ? 1 / scale.value : 0;
+  if (!usable) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      put(i, 0);
+    }
+    return scale;
+  }
+  const float inverse = 1 / scale.value;
   for (std::int64_t i = 0; i < count; ++i) {
-    put(i, usable ? static_cast<int>((values[i] * inverse + 0x1.8p23f) - 0x1.8p23f) : 0);
+    put(i, static_cast<int>((values[i] * inverse + 0x1.8p23f) - 0x1.8p23f));
   }
   return scale;
 }

@@ -86,12 +86,18 @@ class Batch {
     --part;
     for (std::int64_t place = first; place < end; ++part) {
       const std::int64_t part_end = std::min(end, part->place + part->count);
-      for (; place < part_end; ++place) {
-        const std::int64_t nth = place - part->place;
-        const std::int64_t within =
-            part->first_pick < 0 ? nth : picks_[static_cast<std::size_t>(part->first_pick + nth)];
+      const auto use_within = [&](std::int64_t within) {
         use(place, part->first_number + within,
             part->group + static_cast<std::size_t>(within) * bundle_bytes);
+      };
+      if (part->first_pick < 0) {
+        for (; place < part_end; ++place) {
+          use_within(place - part->place);
+        }
+      } else {
+        for (; place < part_end; ++place) {
+          use_within(picks_[static_cast<std::size_t>(part->first_pick + place - part->place)]);
+        }
       }
     }
   }

@@ -5,9 +5,11 @@
 namespace flash_llm {
 namespace {
 
-// What a thread should take at a time: no more than half of a streamed chunk, large beside taking it
-// and beside what kernels fetch ahead, which is another thread's to compute at its end.
-constexpr std::int64_t kUnitBytes = 256 * 1024;
+// What a thread should take at a time of a batch: no more than half of a streamed chunk, large beside
+// taking it, beside what kernels fetch ahead and beside the cache line of results at its end, which are
+// another thread's; of small batches so little that all threads are done at about the same time.
+constexpr std::int64_t kMostUnitBytes = 256 * 1024;
+constexpr std::int64_t kUnitsOfThread = 4;
 constexpr std::int64_t kMostBundles = 8192;
 // Of a section: enough for the threads of a small computer, few to add up.
 constexpr std::int64_t kSegments = 16;
@@ -72,7 +74,10 @@ void BatchMath::activate(const Batch& batch, const Neurons& neurons, const Prepa
   const std::int64_t step = step_rows / neurons.rows();
   const std::int64_t step_bytes =
       step_rows * static_cast<std::int64_t>(batch.format.row_bytes());
-  const std::int64_t steps = x.tokens == 1 ? std::max<std::int64_t>(1, kUnitBytes / step_bytes) : 1;
+  const std::int64_t all_steps = (batch.size() + step - 1) / step;
+  const std::int64_t steps =
+      std::clamp<std::int64_t>(all_steps / (kUnitsOfThread * pool_.threads()), 1,
+                               std::max<std::int64_t>(1, kMostUnitBytes / step_bytes));
   const std::int64_t each = step * steps;
   pool_.share((batch.size() + each - 1) / each, [&](std::int64_t unit, int thread) {
     math_[static_cast<std::size_t>(thread)].activate(

@@ -37,11 +37,13 @@ void BundleMath::fit(const RowFormat& format, int bundle_rows) {
   grow(rows_, listed);
   grow(biases_, listed);
   grow(dots_, std::max(listed, rows * kDotTokens));
+  grow(gates_, dots_.size() / 2);
   grow(unpacked_, cache_lines(std::max(decoded, kernels_.packed_bytes(format, step))));
 }
 
 std::size_t BundleMath::scratch_bytes() const {
-  return bytes_of(rows_) + bytes_of(biases_) + bytes_of(dots_) + bytes_of(unpacked_);
+  return bytes_of(rows_) + bytes_of(biases_) + bytes_of(dots_) + bytes_of(gates_) +
+         bytes_of(unpacked_);
 }
 
 void BundleMath::activate(const Batch& batch, std::int64_t first, std::int64_t end,
@@ -58,7 +60,7 @@ void BundleMath::activate(const Batch& batch, std::int64_t first, std::int64_t e
     list_biases(batch, place, place + count, neurons);
     if (x.tokens == 1) {
       kernels_.dot_rows(format, rows_.data(), rows, x.data, dots_.data());
-      combine(dots_.data(), count, neurons, h.data + place);
+      combine(count, neurons, {h.data + place, 1, h.stride});
       continue;
     }
     kernels_.pack_rows(format, rows_.data(), rows, packed);
@@ -66,9 +68,7 @@ void BundleMath::activate(const Batch& batch, std::int64_t first, std::int64_t e
       const std::int64_t tokens = std::min(kDotTokens, x.tokens - token);
       kernels_.packed_dot(format, packed, rows, x.tile(token / kDotTokens), tokens, dots_.data(),
                           rows);
-      for (std::int64_t t = 0; t < tokens; ++t) {
-        combine(dots_.data() + t * rows, count, neurons, h.row(token + t) + place);
-      }
+      combine(count, neurons, {h.row(token) + place, tokens, h.stride});
     }
   }
 }
@@ -124,31 +124,33 @@ void BundleMath::list_biases(const Batch& batch, std::int64_t first, std::int64_
   });
 }
 
-// h [count] from the dot products of each bundle's rows.
-void BundleMath::combine(const float* dots, std::int64_t count, const Neurons& neurons,
-                         float* h) const {
-  if (neurons.gated) {
-    for (std::int64_t i = 0; i < count; ++i) {
-      h[i] = dots[2 * i];
-    }
-    neurons.activation(h, count, neurons.threshold);
-    for (std::int64_t i = 0; i < count; ++i) {
-      h[i] *= dots[2 * i + 1];
-    }
-    return;
+// h [tokens, count] from the dot products of each bundle's rows.
+void BundleMath::combine(std::int64_t count, const Neurons& neurons, Outputs h) {
+  const std::int64_t all = h.tokens * count;
+  float* const dots = dots_.data();
+  float* const activated = neurons.gated ? gates_.data() : dots;
+  for (std::int64_t i = 0; neurons.gated && i < all; ++i) {
+    activated[i] = dots[2 * i];
   }
-  if (neurons.added) {
-    for (std::int64_t i = 0; i < count; ++i) {
-      h[i] += dots[i];
+  for (std::int64_t i = 0; neurons.bias != nullptr && i < all; ++i) {
+    activated[i] += biases_[static_cast<std::size_t>(i % count)];
+  }
+  kernels_.activate(neurons.activation, neurons.threshold, activated, all);
+  for (std::int64_t t = 0; t < h.tokens; ++t) {
+    const float* const from = activated + t * count;
+    const float* const pairs = dots + 2 * t * count;
+    float* const to = h.row(t);
+    if (neurons.gated) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        to[i] = from[i] * pairs[2 * i + 1];
+      }
+    } else if (neurons.added) {
+      for (std::int64_t i = 0; i < count; ++i) {
+        to[i] += from[i];
+      }
+    } else {
+      std::copy_n(from, count, to);
     }
-    return;
-  }
-  std::copy_n(dots, count, h);
-  for (std::int64_t i = 0; neurons.bias != nullptr && i < count; ++i) {
-    h[i] += biases_[static_cast<std::size_t>(i)];
-  }
-  if (neurons.activation != nullptr) {
-    neurons.activation(h, count, neurons.threshold);
   }
 }
 

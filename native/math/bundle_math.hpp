@@ -43,12 +43,13 @@ class BundleMath {
                  int rows);
   void list_biases(const Batch& batch, std::int64_t first, std::int64_t end,
                    const Neurons& neurons);
-  void combine(const float* dots, std::int64_t count, const Neurons& neurons, float* h) const;
+  void combine(std::int64_t count, const Neurons& neurons, Outputs h);
 
   const Kernels& kernels_;
   std::vector<const std::uint8_t*> rows_;
   std::vector<float> biases_;
   std::vector<float> dots_;          // of some tokens with rows_
+  std::vector<float> gates_;         // every other one of them
   std::vector<CacheLine> unpacked_;  // rows_ packed or decoded for several tokens
 };
 

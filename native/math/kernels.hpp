@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "math/activation.hpp"
 #include "math/kv_tiles.hpp"
 
 namespace flash_llm {
@@ -109,6 +110,10 @@ struct Kernels {
   // on every processor. scores: room for float [queries, kSegmentTokens].
   void (*attend)(const KvTiles& tiles, const std::uint8_t* segment, std::int64_t first,
                  const Queries& queries, float* scores, float* rows);
+
+  // z [count] becomes its activation. `threshold`: up to where the kinds of ReLU are 0; others do not
+  // use it.
+  void (*activate)(Activation activation, float threshold, float* z, std::int64_t count);
 };
 
 extern const Kernels kPlainKernels;

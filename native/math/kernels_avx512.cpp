@@ -36,8 +36,10 @@ struct Ints : Vec512Ints {
 };
 
 #include "math/kernels_wide_body.hpp"
+#include "math/kernels_wide_packed_body.hpp"
 #include "math/kernels_wide_pairs_body.hpp"
 #include "math/exponentials_body.hpp"
+#include "math/kernels_activation_body.hpp"
 #include "math/kernels_attention_body.hpp"
 #include "math/kernels_table_body.hpp"
 

@@ -63,6 +63,7 @@ struct Int8Dot : QuarterSums, Int8Weights {
 
 #include "math/kernels_narrow_body.hpp"
 #include "math/exponentials_body.hpp"
+#include "math/kernels_activation_body.hpp"
 #include "math/kernels_attention_body.hpp"
 #include "math/kernels_table_body.hpp"
 

@@ -175,6 +175,7 @@ struct Int8Dot : WholeSums {
 
 #include "math/kernels_narrow_body.hpp"
 #include "math/exponentials_body.hpp"
+#include "math/kernels_activation_body.hpp"
 #include "math/kernels_attention_body.hpp"
 #include "math/kernels_table_body.hpp"
 

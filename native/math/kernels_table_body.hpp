@@ -75,5 +75,5 @@ void packed_dot(const RowFormat& format, const std::uint8_t* packed, std::int64_
 constexpr Kernels kernels_named(const char* name) {
   return {name,         prepared_bytes, prepare,    dot_rows, tile_bytes,  prepare_tile,
           packed_bytes, pack_rows,      packed_dot, add_rows, decode_rows, tile_add,
-          attend};
+          attend,       activate};
 }

@@ -19,7 +19,7 @@ struct Neurons {
 };
 
 // Bundles of one row, of which nothing but the dot product is wanted, or its sum with what is there.
-constexpr Neurons kPlainRows{1, false, nullptr};
-constexpr Neurons kAddedRows{1, false, nullptr, nullptr, 0, true};
+constexpr Neurons kPlainRows{1, false, Activation::kNone};
+constexpr Neurons kAddedRows{1, false, Activation::kNone, nullptr, 0, true};
 
 }  // namespace flash_llm

@@ -2,14 +2,17 @@
 
 #include <pthread.h>
 
+#include <chrono>
+
 #include "io/signals_blocked.hpp"
 
 namespace flash_llm {
 namespace {
 
-// Jobs of one call follow each other within microseconds; that long a thread looks for the next one
-// before it sleeps, since falling asleep and waking up again take longer.
-constexpr int kLooks = 400;
+// Jobs of a pass follow each other within microseconds; so long a thread looks for the next one, or
+// for the end of another's last unit, before it sleeps: falling asleep and waking up take longer.
+constexpr std::chrono::microseconds kLooking{50};
+constexpr int kLooksAtOnce = 16;
 
 void pause() {
 #if defined(__x86_64__)
@@ -21,12 +24,15 @@ void pause() {
 
 template <typename Condition>
 bool comes_soon(Condition condition) {
-  for (int look = 0; look < kLooks; ++look) {
-    if (condition()) {
-      return true;
+  const auto end = std::chrono::steady_clock::now() + kLooking;
+  do {
+    for (int look = 0; look < kLooksAtOnce; ++look) {
+      if (condition()) {
+        return true;
+      }
+      pause();
     }
-    pause();
-  }
+  } while (std::chrono::steady_clock::now() < end);
   return false;
 }
 
