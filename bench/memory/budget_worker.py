@@ -1,5 +1,6 @@
 """The process that bench.memory.budget measures: answers one prompt, reports its memory as JSON."""
 
+from dataclasses import replace
 import json
 from pathlib import Path
 import sys
@@ -33,9 +34,12 @@ def main() -> None:
     engine = Engine.open(EngineConfig(store, job['budget'], job['mode'], context_length=512,
                                       threads=job['threads'], structured=job['structured']))
     cache_before = cached_bytes(store)
+    spec = engine.model.spec
+    engine.model.spec = replace(spec, end_tokens=())    # as many tokens as were asked for
     generation = engine.start(GenerationRequest(PROMPT, max_tokens=tokens))
     for _ in generation:
         pass
+    engine.model.spec = spec
     for schema in LARGE if job['structured'] else ():
         constrained = engine.start(GenerationRequest(
             PROMPT, max_tokens=tokens, sampling=SamplingParams(temperature=1.5),

@@ -4,7 +4,9 @@ the same prompt: tokens per second, percentiles, bytes read, memory.
 Each run is a process of its own in a memory cgroup whose limit is the bare process of that engine
 (interpreter and imports, no model) + the allowance, which is our memory budget. Model and store are
 dropped from the page cache before every run; the engines take turns. Where xllamacpp is not
-installed only our engine is measured. With --flash the kernel slows this machine's disk down to
+installed only our engine is measured. After each run another process finds how fast memory is read
+and the flash streamed: the roof is what they would allow for the bytes that a token of this engine
+takes from both. With --flash the kernel slows this machine's disk down to
 what robots have (`flash_llm_ros/store/flash_classes.py` names the sources).
 """
 
@@ -22,7 +24,8 @@ from typing import Any
 import numpy as np
 
 from bench.support.command import Report, at_least, byte_size, command, run, show
-from bench.support.worker import bare_bytes, drop_from_page_cache, run_capped
+from bench.support.worker import bare_bytes, drop_from_page_cache, run_capped, run_worker
+from flash_llm_ros.checkpoint.gguf_header import read_header
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.cli.throttled_flash import throttled_flash
 from flash_llm_ros.convert.conversion import convert
@@ -31,7 +34,7 @@ from flash_llm_ros.engine import EngineConfig
 from flash_llm_ros.engine.text.chat_template import Message
 from flash_llm_ros.engine.text.text_part import TextPart
 from flash_llm_ros.store.flash_classes import FLASH_CLASSES
-from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.flash_store import NEURONS, FlashStore
 
 PEER = 'llama.cpp'
 # An answer that repeats its question would flatter the guessing of tokens.
@@ -42,13 +45,16 @@ _MOST_CACHED = 0.01         # share of the weights that does not falsify a cold 
 
 @dataclass(frozen=True)
 class Side:
-    """An engine as it is measured; `weights` is the file or folder that it runs from."""
+    """An engine as it is measured; `weights` is the file or folder that it runs from,
+    `token_bytes` what of it every pass goes over.
+    """
 
     name: str
     module: str
     weights: Path
     bare: int               # bytes
     job: dict[str, Any]
+    token_bytes: int = 0    # 0: not known
 
 
 def prompt_of(store: FlashStore) -> dict[str, Any]:
@@ -57,6 +63,24 @@ def prompt_of(store: FlashStore) -> dict[str, Any]:
     part.load()
     text = part.template.render([Message('user', PROMPT)])
     return {'text': text, 'tokens': part.tokenizer.encode(text)}
+
+
+def store_token_bytes(store: FlashStore) -> int:
+    """Of all sections but an embedding of its own, of experts as many as a token uses."""
+    spec, total = store.manifest.model, 0
+    for section in store.manifest.geometry.sections:
+        if section.name != 'embedding' or spec.embedding.tied:
+            experts = spec.feed_forward.experts
+            uses = 1 if section.copies == 1 or experts is None else experts.active
+            total += uses * section.bundles * section.rows * section.codec.row_bytes
+    return total
+
+
+def gguf_token_bytes(path: Path) -> int:
+    """Of all tensors but an embedding of its own."""
+    tensors = read_header(path).tensors
+    return sum(place.end - place.start for name, place in tensors.items()
+               if name != 'token_embd.weight' or 'output.weight' not in tensors)
 
 
 def sides_of(options: Namespace, store: FlashStore) -> list[Side]:
@@ -73,7 +97,8 @@ def sides_of(options: Namespace, store: FlashStore) -> list[Side]:
     drafts = {'exact, drafts': {'draft': str(options.draft and options.draft.resolve())}}
     sides = [Side(name, ours, path, bare,
                   {**common, 'store': str(path), 'mode': mode, 'lookup_tokens': lookup_tokens,
-                   **drafts.get(name, {})})
+                   **drafts.get(name, {})},
+                  0 if mode == 'gated' else store_token_bytes(store))
              for name, (mode, lookup_tokens) in settings.items()]
     if find_spec('xllamacpp') is None:
         print('xllamacpp is not installed (requirements/bench.txt): only our engine is measured',
@@ -81,8 +106,8 @@ def sides_of(options: Namespace, store: FlashStore) -> list[Side]:
         return sides
     model, bare = options.model.resolve(), bare_bytes(theirs)
     peers = {PEER: False, f'{PEER}, repacked': True} if options.repack else {PEER: False}
-    return [*(Side(name, theirs, model, bare, {**common, 'model': str(model), 'repack': repack})
-              for name, repack in peers.items()), *sides]
+    return [*(Side(name, theirs, model, bare, {**common, 'model': str(model), 'repack': repack},
+                   gguf_token_bytes(model)) for name, repack in peers.items()), *sides]
 
 
 @dataclass(frozen=True)
@@ -111,7 +136,12 @@ def one_run(side: Side, sides: list[Side], case: Case, timeout: float) -> dict[s
             groups = [] if case.flash is None else [stack.enter_context(
                 throttled_flash(side.weights, FLASH_CLASSES[case.flash])).path]
             found = run_capped(side.module, job, side.bare + case.allowance, timeout, groups)
-    return {'side': side.name, **asdict(case), 'load': load, 'bare': side.bare, **found}
+            if 'token_seconds' in found:
+                file = side.weights / NEURONS if side.weights.is_dir() else side.weights
+                found |= run_worker('bench.memory.roof', {
+                    'file': str(file), 'threads': case.threads}, groups, timeout)
+    return {'side': side.name, **asdict(case), 'load': load, 'bare': side.bare,
+            'token_bytes': side.token_bytes, **found}
 
 
 def weight(path: Path) -> int:
@@ -135,6 +165,9 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
     row |= {name: statistics.median(run[name] / len(run['token_seconds']) for run in good)
             for name in ('bytes', 'reads', 'cpu_seconds')}
     return row | {
+        **{name: statistics.median(run[name] for run in good)
+           for name in ('memory_rate', 'flash_rate')},
+        'roof': statistics.median(roof(run) for run in good),
         'tokens_per_second': statistics.median(
             len(run['token_seconds']) / sum(run['token_seconds']) for run in good),
         'tokens_per_pass': statistics.median(
@@ -145,13 +178,20 @@ def summary(runs: list[dict[str, Any]]) -> dict[str, Any]:
         'peak': max(run['peak'] for run in good)}
 
 
+def roof(run: dict[str, Any]) -> float:
+    """Tokens per second that memory and flash would have allowed for the bytes of this run."""
+    tokens = len(run['token_seconds'])
+    return 1 / max(run['token_bytes'] / run['memory_rate'] * (run.get('passes') or tokens) / tokens,
+                   run['bytes'] / tokens / run['flash_rate'], 1e-9)
+
+
 def cells(row: dict[str, Any], peer: float | None) -> list[str]:
     """`peer`: its tokens per second."""
     if 'p50' not in row:
-        return [row['side'], '-', *[''] * 10, str(row['oom_kills'])]
+        return [row['side'], '-', *[''] * 11, str(row['oom_kills'])]
     speed = row['tokens_per_second']
     return [row['side'], f'{speed:.2f}', f'{speed / peer:.2f}' if peer else '',
-            *(f'{row[name] * 1e3:.1f}' for name in ('p50', 'p95', 'p99')),
+            f'{row["roof"]:.1f}', *(f'{row[name] * 1e3:.1f}' for name in ('p50', 'p95', 'p99')),
             f'{row["first_token"]:.2f}', f'{row["tokens_per_pass"]:.2f}',
             f'{row["bytes"] / 1e6:.1f}', f'{row["reads"]:.0f}',
             f'{row["cpu_seconds"] * 1e3:.0f}', f'{row["peak"] / 1e6:.0f}', str(row['oom_kills'])]
@@ -163,9 +203,13 @@ def print_rows(rows: list[dict[str, Any]]) -> str:
     for what in dict.fromkeys(str(row['case']) for row in rows):
         mine = [row for row in rows if str(row['case']) == what]
         peer = next((row for row in mine if row['side'] == PEER), {}).get('tokens_per_second')
-        show(('engine', 'tokens/s', 'gain', 'p50 ms', 'p95', 'p99', 'first token s',
+        show(('engine', 'tokens/s', 'gain', 'roof', 'p50 ms', 'p95', 'p99', 'first token s',
               'tokens/pass', 'MB/token', 'reads', 'CPU ms', 'peak RSS MB', 'OOM kills'),
              [cells(row, peer) for row in mine], what)
+        rates = {name: statistics.median(row[f'{name}_rate'] for row in mine if 'roof' in row)
+                 for name in ('memory', 'flash') if any('roof' in row for row in mine)}
+        print(', '.join(f'{name}: {rate / 1e9:.2f} GB/s between the runs'
+                        for name, rate in rates.items()))
         for why in dict.fromkeys(row['why_not'] for row in mine if row['why_not']):
             print(f'{", ".join(row["side"] for row in mine if row["why_not"] == why)}: {why}')
         texts = {text for row in mine if row['side'].startswith('exact')
@@ -177,7 +221,8 @@ def print_rows(rows: list[dict[str, Any]]) -> str:
         parts.append(f'{what}: ' + ', '.join(
             f'{name} ' + ('no run' if speed is None else f'{speed / peer:.2f}x' if peer
                           else f'{speed:.2f} tokens/s') for name, speed in speeds))
-    print('gain: tokens/s beside llama.cpp. MB and reads per token: ours as the engine counts '
+    print('gain: tokens/s beside llama.cpp. roof: tokens/s at which memory or flash would be busy '
+          'all the time with these bytes. MB and reads per token: ours as the engine counts '
           'them, those of llama.cpp from /proc/self/io and its major page faults.')
     return f'against llama.cpp: {"; ".join(parts)}'
 

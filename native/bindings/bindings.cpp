@@ -32,7 +32,7 @@ Section section_of(NeuronCore& core, int section, int rows) {
 // Bundles of three rows are gated, those of two are not and may have a bias.
 Neurons neurons_of(const Section& section, const std::string& activation, const py::object& bias,
                    float threshold) {
-  Neurons neurons{section.rows, section.rows == 3, activation_of(activation)};
+  Neurons neurons{section.rows, section.rows == 3, activation_of(activation.c_str())};
   if (!(std::isfinite(threshold) && threshold >= 0)) {
     throw ArgumentError("threshold", std::to_string(threshold), "a number from 0 on");
   }
@@ -74,7 +74,7 @@ void rows_dot(NeuronCore& core, int section, const py::object& x, const py::obje
 void gate_up(NeuronCore& core, int section, const py::object& x, const py::object& h,
              const std::string& activation) {
   const Section found = section_of(core, section, 2);
-  const Activation act = activation_of(activation);
+  const Activation act = activation_of(activation.c_str());
   const Pair pair("x", x, core.dim(), "h", h, found.bundles);
   without_interpreter([&] { core.gate_up(section, pair.inputs, act, pair.outputs); });
 }
@@ -83,7 +83,7 @@ void gate_up_down(NeuronCore& core, int gate_up, int down, const py::object& x, 
                   const py::object& out, const std::string& activation) {
   const Section first = section_of(core, gate_up, 2);
   const Section second = section_of(core, down, 1);
-  const Activation act = activation_of(activation);
+  const Activation act = activation_of(activation.c_str());
   require(second.format.dim == first.bundles, "down", down,
           "a section of rows of " + std::to_string(first.bundles) + " values");
   const Pair pair("x", x, core.dim(), "h", h, first.bundles);
@@ -132,7 +132,7 @@ void experts(NeuronCore& core, int gate_up, int down, const py::object& x, const
              const py::object& weights, const py::object& out, const std::string& activation) {
   const Section first = section_of(core, gate_up, 2);
   const Section second = section_of(core, down, 1);
-  const Activation act = activation_of(activation);
+  const Activation act = activation_of(activation.c_str());
   require(second.format.dim == first.bundles && second.bundles == core.dim(), "down", down,
           "a section of " + std::to_string(core.dim()) + " rows of " +
               std::to_string(first.bundles) + " values");

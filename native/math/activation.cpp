@@ -1,5 +1,7 @@
 #include "math/activation.hpp"
 
+#include <string>
+
 #include "errors.hpp"
 
 namespace flash_llm {
@@ -18,15 +20,15 @@ constexpr Named kActivations[] = {{"silu", Activation::kSilu},
 
 }  // namespace
 
-Activation activation_of(const std::string& name) {
+Activation activation_of(const char* name) {
   std::string known;
   for (const Named& one : kActivations) {
-    if (name == one.name) {
+    if (std::string(name) == one.name) {
       return one.activation;
     }
     known += std::string(known.empty() ? "" : ", ") + one.name;
   }
-  throw ArgumentError("activation", "'" + name + "'", "one of " + known);
+  throw ArgumentError("activation", "'" + std::string(name) + "'", "one of " + known);
 }
 
 }  // namespace flash_llm

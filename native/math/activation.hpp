@@ -1,13 +1,11 @@
 // The activation functions of feed-forward blocks.
 #pragma once
 
-#include <string>
-
 namespace flash_llm {
 
 enum class Activation { kNone, kSilu, kGelu, kGeluTanh, kRelu, kRelu2 };
 
 // ArgumentError for a name that is not in the table.
-Activation activation_of(const std::string& name);
+Activation activation_of(const char* name);
 
 }  // namespace flash_llm

@@ -93,7 +93,8 @@ def test_nothing_is_measured_of_a_file_that_stays_in_the_page_cache(tmp_path, mo
 def test_a_row_puts_all_tokens_of_all_runs_together():
     times = [0.1, 0.2, 0.3], [0.2, 0.4, 0.9]
     runs = [{'side': PEER, 'allowance': 7, 'threads': 1, 'flash': None,
-             'bare': 50, 'text': 'a', 'token_seconds': seconds,
+             'bare': 50, 'text': 'a', 'token_seconds': seconds, 'token_bytes': 40,
+             'memory_rate': 250.0, 'flash_rate': 1000.0,
              'first_token_seconds': 1.0, 'bytes': 300 * scale, 'reads': 30, 'cpu_seconds': 0.3,
              'peak': 10 * scale, 'oom_kills': 0} for scale, seconds in enumerate(times, 1)]
     row = summary(runs)
@@ -102,3 +103,5 @@ def test_a_row_puts_all_tokens_of_all_runs_together():
     assert row['p99'] == pytest.approx(pooled[4] + 0.95 * (pooled[5] - pooled[4]))
     assert row['tokens_per_second'] == pytest.approx((3 / 0.6 + 3 / 1.5) / 2)
     assert (row['bytes'], row['reads'], row['peak']) == (150, 10, 20)
+    # 40 bytes of memory, 100 and 200 of flash a token: memory is the first run's limit.
+    assert row['roof'] == pytest.approx((1 / 0.16 + 1 / 0.2) / 2)

@@ -4,7 +4,8 @@
 // A case is eight int64 (codec, dim, rows, tokens, first column block, end, bytes of rows, 0), then
 // rows, x [tokens, dim], h [tokens, rows], out [tokens, dim]. The answer to one, by each kernel: its
 // name in 16 bytes; the dot products [tokens, rows] token by token, then of all tokens at once; out
-// of the first token with rows added; the decoded columns; out of all tokens with rows added.
+// of the first token with rows added; the decoded columns; out of all tokens with rows added; h as it
+// is activated by each function, with a threshold of 0.25.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -99,6 +100,15 @@ void answer(const Kernels& kernels, const Case& made, const std::uint8_t* const*
   kernels.tile_add(format, decoded.data(), made.count, made.columns, h, made.count, made.tokens,
                    all.data());
   all.write();
+
+  constexpr Activation kFunctions[] = {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh,
+                                       Activation::kRelu, Activation::kRelu2};
+  for (const Activation activation : kFunctions) {
+    Buffer<float> activated(tokens * count);
+    memcpy(activated.data(), h, activated.bytes);
+    kernels.activate(activation, 0.25f, activated.data(), made.tokens * made.count);
+    activated.write();
+  }
 }
 
 }  // namespace

@@ -17,6 +17,8 @@ from core_oracle import rounded, stored_row
 import numpy as np
 import pytest
 
+from flash_llm_ros.activation import ACTIVATIONS
+
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 NATIVE = ROOT / 'native'
@@ -134,6 +136,12 @@ class Case:
         outside[columns] = False
         assert np.array_equal(every[:, outside], self.out[:, outside]), label
         assert np.array_equal(first[outside], self.out[0, outside]), label
+
+        for function in ('silu', 'gelu', 'gelu_tanh', 'relu', 'relu2'):
+            found = answer(self.h.size)
+            assert self.same.setdefault(function, found.tobytes()) == found.tobytes(), label
+            wanted = ACTIVATIONS[function](self.h.ravel().astype(np.float64), 0.25)
+            assert np.allclose(found, wanted, 1e-6, 1e-7), f'{function}: {label}'
         return name
 
 
