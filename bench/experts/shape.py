@@ -27,8 +27,8 @@ from bench.experts.shape_files import (
     write_store,
 )
 from bench.memory.capped import PEER, Case, Side, one_run
-from bench.model.kernels import in_huge_pages, seconds
 from bench.support.command import Report, at_least, byte_size, command, run, show
+from bench.support.memory_roof import MemoryRoof
 from bench.support.worker import bare_bytes
 from flash_llm_ros import _native
 from flash_llm_ros.cli.progress import Steps
@@ -68,9 +68,9 @@ def rates_of(store: FlashStore) -> tuple[float, float]:
     path = store.path / NEURONS
     read = _native.measure_reads(path, min(_DEVICE_READ, path.stat().st_size), _IN_FLIGHT, 1.0,
                                  'random')
-    memory = in_huge_pages(_ROOF_BYTES)
-    roof = min(seconds(memory.max) for _ in range(3))
-    return read['bytes'] / read['seconds'], memory.nbytes / roof
+    roof = MemoryRoof(_ROOF_BYTES)
+    seconds = min(roof.thread_seconds() for _ in range(3))
+    return read['bytes'] / read['seconds'], _ROOF_BYTES / seconds
 
 
 def always_bytes(store: FlashStore) -> int:
