@@ -103,7 +103,7 @@ setup(
     license=MANIFEST.findtext('license'),
     python_requires='>=3.10',
     packages=find_packages(include=[NAME, f'{NAME}.*']),
-    package_data={'': ['*.txt', '*.xml']},
+    package_data={'': ['*.txt', '*.xml', 'presets/*.yaml']},
     ext_modules=native_core(),
     cmdclass={'build_ext': BuildNative, 'install_data': InstallData},
     data_files=[

@@ -154,10 +154,13 @@ SETTINGS: dict[str, dict[str, object]] = {
         'rope_type': 'llama3', 'rope_theta': 1e4, 'factor': 8.0, 'low_freq_factor': 1.0,
         'high_freq_factor': 4.0, 'original_max_position_embeddings': 64}},
     'llama-yarn': {'model_type': 'llama', 'rope_parameters': _YARN},
+    'llama-longrope': {'model_type': 'llama', 'head_dim': 16, 'rope_parameters': _LONG},
     'llama-dynamic': {'model_type': 'llama', 'rope_parameters': {
         'rope_type': 'dynamic', 'rope_theta': 1e4, 'factor': 2.0}},
     'mistral': {'model_type': 'mistral', 'sliding_window': 24},
     'mistral-wide': {'model_type': 'mistral', 'sliding_window': 4096},
+    'ministral': {'model_type': 'ministral', 'sliding_window': 24, 'layer_types': [
+        'sliding_attention', 'full_attention', 'sliding_attention']},
     'ministral3': {'model_type': 'ministral3', 'rope_parameters': {
         **_YARN, 'mscale': 1.0, 'mscale_all_dim': 1.0, 'llama_4_scaling_beta': 0.1,
         'original_max_position_embeddings': 256}},
@@ -196,7 +199,11 @@ SETTINGS: dict[str, dict[str, object]] = {
                           'rope_parameters': _HALF},
 }
 # What GGUF has words for.
-IN_GGUF = SETTINGS.keys() - {'mistral', 'qwen2-window', 'gemma3-scaled', 'arcee-gelu'}
+IN_GGUF = (SETTINGS.keys() - {'mistral', 'ministral', 'qwen2-window', 'gemma3-scaled', 'arcee-gelu'}
+           ) | {'llama', 'qwen2', 'minicpm', 'minicpm-tied'}
+_SCALES = {'minicpm.embedding_scale': EMBEDDING, 'minicpm.residual_scale': RESIDUAL,
+           'minicpm.logit_scale': WIDTH}
+GGUF_METADATA = {'minicpm': _SCALES, 'minicpm-tied': _SCALES}   # beside that of config.json
 NOT_IN_LLAMA_CPP = {'phi3'}             # whose windows it leaves out
 WRITTEN: dict[str, Callable[[Path], Path]] = {
     'llama': write_checkpoint,

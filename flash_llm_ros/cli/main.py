@@ -13,6 +13,7 @@ from types import FrameType, ModuleType
 # Each command is a module of this package with `add_arguments`, `run` and an `EPILOG`.
 COMMANDS = {
     'doctor': 'say what this machine is, and which model in which budget it carries',
+    'preset': 'show models by name: where they are, how to convert them, in which budget they run',
     'convert': 'write a flash store from a GGUF file or a Hugging Face folder',
     'calibrate': 'learn from text which neurons a ReLU model needs',
     'verify': "compare a flash store's files with its manifest",

@@ -1,5 +1,6 @@
 """What a conversion will write, and what the disk must have for it; nothing is written yet."""
 
+from collections.abc import Mapping
 import os
 from pathlib import Path
 import shutil
@@ -9,6 +10,7 @@ import numpy as np
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
 from flash_llm_ros.convert.options import ConversionOptions
 from flash_llm_ros.convert.section_formats import SectionFormats
+from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store import flash_store as names
 from flash_llm_ros.store.block_quantisation import relative_error
 from flash_llm_ros.store.flash_store import FlashStore
@@ -26,25 +28,24 @@ class Forecast:
     """The form that a checkpoint gets with these options, and what follows from it."""
 
     def __init__(self, checkpoint: Checkpoint, options: ConversionOptions) -> None:
-        exact, block = options.neurons == 'fp16', checkpoint.spec.feed_forward
-        layout = 'bundled' if block.sparse_by_nature or not block.gated else 'split'
+        exact, layout = options.neurons == 'fp16', layout_of(checkpoint.spec)
         self.sections = SectionFormats(checkpoint, layout, options.neurons, options.int4_loss)
         self.form = StoreFormat(
             layout, self.sections.first,
             options.resident or ('fp32' if exact else _resident(checkpoint)),
             options.block)
         self._checkpoint = checkpoint
-        self._geometry = planned_geometry(checkpoint.spec, self.form)
         # Written anew in other formats, or in the order of their use, beside the first ones.
-        self._twice = bool(self.sections.undecided) or (options.calibrate
-                                                        and block.sparse_by_nature)
+        self._twice = bool(self.sections.undecided) or (
+            options.calibrate and checkpoint.spec.feed_forward.sparse_by_nature)
 
     @property
     def disk_bytes(self) -> int:
         """The most that is on disk at once."""
-        neurons = self._geometry.file_bytes * (2 if self._twice else 1)
-        return (neurons + self._resident_bytes + 3 * len(self._checkpoint.tokenizer_json.encode())
-                + _SMALL_FILES)
+        spec, copies = self._checkpoint.spec, 2 if self._twice else 1
+        return (copies * planned_geometry(spec, self.form).file_bytes
+                + _resident_bytes(spec, self.form)
+                + 3 * len(self._checkpoint.tokenizer_json.encode()) + _SMALL_FILES)
 
     def check_disk(self, target: Path) -> None:
         """Raise OSError where the folder of `target` is not there, or has not the room."""
@@ -62,19 +63,31 @@ class Forecast:
     def store(self, path: Path) -> FlashStore:
         """As it will be, of what is known before: for planning, not for reading."""
         tokenizer = self._checkpoint.tokenizer_json
-        sizes = {names.NEURONS: self._geometry.file_bytes, names.RESIDENT: self._resident_bytes,
-                 names.TOKENIZER: len(tokenizer.encode())}
+        sizes = {names.TOKENIZER: len(tokenizer.encode())}
         if (tables := tokenizer_tables(tokenizer)) is not None:
             sizes[names.TOKENIZER_TABLES] = sum(table.nbytes for table in tables.values())
-        files = {name: FileFacts(bytes=size, sha256='') for name, size in sizes.items()}
-        return FlashStore(path, Manifest(self._checkpoint.spec, self.form.layout,
-                                         self.form.resident, self._geometry, '', files))
+        return planned_store(path, self._checkpoint.spec, self.form, sizes)
 
-    @property
-    def _resident_bytes(self) -> int:
-        layout = attention_layout(self._checkpoint.spec, self.form.resident)
-        return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize
-                   for dtype, shape in layout.values())
+
+def planned_store(path: Path, spec: ModelSpec, form: StoreFormat,
+                  text_files: Mapping[str, int]) -> FlashStore:
+    """A store that is not there yet; `text_files`: bytes of the tokenizer's files."""
+    geometry = planned_geometry(spec, form)
+    sizes = {names.NEURONS: geometry.file_bytes, names.RESIDENT: _resident_bytes(spec, form),
+             **text_files}
+    files = {name: FileFacts(bytes=size, sha256='') for name, size in sizes.items()}
+    return FlashStore(path, Manifest(spec, form.layout, form.resident, geometry, '', files))
+
+
+def layout_of(spec: ModelSpec) -> str:
+    """Whole neurons lie together where predictors may choose them, or where there is no gate."""
+    block = spec.feed_forward
+    return 'bundled' if block.sparse_by_nature or not block.gated else 'split'
+
+
+def _resident_bytes(spec: ModelSpec, form: StoreFormat) -> int:
+    return sum(int(np.prod(shape)) * np.dtype(dtype).itemsize
+               for dtype, shape in attention_layout(spec, form.resident).values())
 
 
 def _resident(checkpoint: Checkpoint) -> str:

@@ -36,12 +36,19 @@ def prospect(checkpoint: Checkpoint, options: ConversionOptions, profile: Device
     doubts = (*checkpoint.doubts, *conversation_doubts(checkpoint))
     forecast = Forecast(checkpoint, options)
     store = forecast.store(checkpoint.path)
-    (choice, parts), *_ = mode_choices(EngineConfig(store.path, _PLENTY), store, None)
-    plan = parts.plan()
-    loading = _LIBRARIES + (0 if checkpoint.spec.core_attention else _GRAPHS)
-    plan = replace(plan, rows=(*plan.rows, replace(plan.rows[0], bytes=loading)))
     return Prospect(store, forecast.disk_bytes, _parts(store), doubts,
-                    budget_floors({choice.mode: plan}, store, profile, budgets))
+                    floors_of(store, profile, budgets))
+
+
+def floors_of(store: FlashStore, profile: DeviceProfile | None, budgets: Sequence[int] = (),
+              context: int = EngineConfig.context_length) -> list[BudgetFloor]:
+    """Of a store that need not be there yet, and is not opened."""
+    config = EngineConfig(store.path, _PLENTY, context_length=context)
+    (choice, parts), *_ = mode_choices(config, store, None)
+    plan = parts.plan()
+    loading = _LIBRARIES + (0 if store.manifest.model.core_attention else _GRAPHS)
+    plan = replace(plan, rows=(*plan.rows, replace(plan.rows[0], bytes=loading)))
+    return budget_floors({choice.mode: plan}, store, profile, budgets)
 
 
 def _parts(store: FlashStore) -> dict[str, int]:

@@ -7,12 +7,10 @@ from pathlib import Path
 import re
 
 from family_checkpoints import (
-    EMBEDDING,
-    RESIDUAL,
+    GGUF_METADATA,
     SETTINGS,
     THRESHOLD,
     VARIANTS,
-    WIDTH,
     WRITTEN,
     FamilyModel,
     reference_of,
@@ -35,8 +33,6 @@ from flash_llm_ros.checkpoint.open import open_checkpoint
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 
 PROMPTS = ('Where is the charging station?', 'x', 'Turn left, then stop. ' * 5)
-GGUF_SCALES = {'minicpm.embedding_scale': EMBEDDING, 'minicpm.residual_scale': RESIDUAL,
-               'minicpm.logit_scale': WIDTH}
 
 
 @pytest.fixture(scope='module', params=[*WRITTEN, 'qwen3', 'gemma2', 'olmo2', 'nemotron-biases',
@@ -102,7 +98,7 @@ def test_a_quantised_store_stays_close(model: FamilyModel, tmp_path: Path) -> No
 def test_gguf_is_the_same_model(variant: str, tmp_path: Path) -> None:
     checkpoint = VARIANTS[variant](tmp_path / 'checkpoint')
     write_gguf(checkpoint, tmp_path / 'model.gguf',
-               metadata=GGUF_SCALES if 'minicpm' in variant else {})
+               metadata=GGUF_METADATA.get(variant, {}))
     folder, file = open_checkpoint(checkpoint), open_checkpoint(tmp_path / 'model.gguf')
     assert file.spec.norm.eps == pytest.approx(folder.spec.norm.eps)
     assert replace(file.spec, name='checkpoint', norm=folder.spec.norm) == folder.spec
