@@ -8,9 +8,8 @@ from flash_llm_ros.report.presets import Preset, presets
 
 EPILOG = """\
 examples:
-  flash_llm preset                            models, and what they take
-  flash_llm preset gemma-3-1b-it              its commands and parameters
-  flash_llm preset smollm3-3b > smollm3.yaml  the same as a file of parameters
+  flash_llm preset                  models, and what they take
+  flash_llm preset gemma-3-1b-it    its commands and parameters, a file for params_file
 
 Sizes are computed for the model's shape by what `flash_llm inspect` uses. They change with the
 context; `flash_llm inspect CHECKPOINT` says what a token reads in other budgets.
