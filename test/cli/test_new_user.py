@@ -26,6 +26,9 @@ LINES = """
 1 flash_llm doctor NOWHERE                                      | No such file
 1 flash_llm doctor STORE --seconds 0                            | must be above 0
 2 flash_llm doctor STORE --seconds nan                          | no number of seconds
+0 flash_llm preset                                              | read a token
+0 flash_llm preset smollm2-135m-instruct                        | dram_budget:
+1 flash_llm preset smollm2                                      | meant?
 0 flash_llm convert CHECKPOINT new.store                        | MB, int8; split layout
 1 flash_llm convert CHECKPOINT new.store                        | --replace
 2 flash_llm convert CHECKPOINT                                  | are required
