@@ -69,8 +69,11 @@ def test_the_model_itself_is_planned_alike(real_gguf: Path) -> None:
 def test_the_least_budget_opens(real_store: Path) -> None:
     """Of a store that is smaller by attention in four bits, which is not always in DRAM."""
     preset = presets()[SMALL]
-    Engine.open(EngineConfig(real_store, preset.bytes_of('least_budget'), lock_memory=False,
-                             context_length=preset.context_length)).close()
+    budget = preset.bytes_of('least_budget')
+    engine = Engine.open(EngineConfig(real_store, budget, lock_memory=False,
+                                      context_length=preset.context_length))
+    engine.close()
+    assert 0.9 * budget < engine.plan.planned <= budget
 
 
 @pytest.mark.parametrize(('change', 'said'), [
