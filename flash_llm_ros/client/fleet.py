@@ -36,7 +36,7 @@ class _Request:
     """One request of the fleet, wherever it is."""
 
     def __init__(self, goal: GenerateText.Goal, answer: PendingAnswer, order: int, *,
-                 again: bool, whole: bool) -> None:
+                 model: str, again: bool, whole: bool) -> None:
         self.goal = goal
         self.answer = answer
         self.rank = -goal.priority, order
@@ -50,7 +50,7 @@ class _Request:
         self.text = ''          # of this attempt
         self.shown = ''         # of all attempts
         self.asked = ''         # model of this attempt
-        self.model = ''         # that said what was shown
+        self.model = model      # of the nodes that may answer, and of who said what was shown
         self.lost = 0           # nodes that have left under it
         self.failed_at: set[str] = set()
 
@@ -131,25 +131,29 @@ class FlashLlmFleet:
         return {node.name: node.status for node in list(self._seen.nodes.values())
                 if node.is_active}
 
-    def generate(self, prompt: str = '', *, timeout: float | None = None, again: bool = False,
-                 **options: Any) -> Answer:
+    def generate(self, prompt: str = '', *, timeout: float | None = None, model: str = '',
+                 again: bool = False, **options: Any) -> Answer:
         """Wait for the whole answer; as ``FlashLlmClient.generate``.
 
-        ``again``: ask another node, too, when one leaves within its answer.
+        ``model``: only nodes with this one are asked, by its name in ~/status. ``again``: ask
+        another node, too, when one leaves within its answer.
         """
-        pending = self._start(make_goal(prompt, **options), None, None, again, whole=True)
+        pending = self._start(
+            make_goal(prompt, **options), None, None, model=model, again=again, whole=True)
         try:
             return pending.result(timeout)
         finally:
             pending.cancel()
 
-    def stream(self, prompt: str = '', *, again: bool = False, **options: Any) -> Iterator[str]:
+    def stream(self, prompt: str = '', *, model: str = '', again: bool = False,
+               **options: Any) -> Iterator[str]:
         """Return an iterator over the text as it comes; leaving the loop early cancels.
 
-        ``again``: when a node leaves within its answer, a node with the same model goes on. What
-        was shown has to be how its answer begins, else NodeLostError is raised.
+        ``model`` as of ``generate``. ``again``: when a node leaves within its answer, a node with
+        the same model goes on. What was shown has to be how its answer begins, else NodeLostError
+        is raised.
         """
-        pending = self.start(prompt, again=again, **options)
+        pending = self.start(prompt, model=model, again=again, **options)
 
         def pieces() -> Iterator[str]:
             try:
@@ -165,14 +169,16 @@ class FlashLlmFleet:
         *,
         on_text: Callable[[str], None] | None = None,
         on_done: Callable[[PendingAnswer], None] | None = None,
+        model: str = '',
         again: bool = False,
         **options: Any,
     ) -> PendingAnswer:
-        """Ask and return at once; as ``FlashLlmClient.start``, and ``again`` as of ``stream``.
+        """Ask and return at once; as ``FlashLlmClient.start``, the rest as of ``stream``.
 
         The callbacks run in the fleet's own thread and must be short.
         """
-        return self._start(make_goal(prompt, **options), on_text, on_done, again, whole=False)
+        return self._start(make_goal(prompt, **options), on_text, on_done,
+                           model=model, again=again, whole=False)
 
     def cancel(self) -> None:
         """Cancel every request of this fleet; returns at once."""
@@ -183,11 +189,12 @@ class FlashLlmFleet:
 
     def _start(
         self, goal: GenerateText.Goal, on_text: Callable[[str], None] | None,
-        on_done: Callable[[PendingAnswer], None] | None, again: bool, whole: bool,
+        on_done: Callable[[PendingAnswer], None] | None, *, model: str, again: bool, whole: bool,
     ) -> PendingAnswer:
         answer = PendingAnswer(
             self._check_may_wait, self._cancel, self._log_failure, on_text, on_done)
-        request = _Request(goal, answer, next(self._numbers), again=again, whole=whole)
+        request = _Request(
+            goal, answer, next(self._numbers), model=model, again=again, whole=whole)
         with self._lock:
             if self._end:
                 raise RuntimeError(self._end)
@@ -270,7 +277,8 @@ class FlashLlmFleet:
                     f'been active for {self._find_timeout:g} s; begin the conversation again.')
         there = ', '.join(f'{name} is {member.seen.state}'
                           for name, member in sorted(self._members.items()))
-        return (f'No node for it was active within {self._find_timeout:g} s. '
+        what = f'with the model {request.model}' if request.model else 'for it'
+        return (f'No node {what} was active within {self._find_timeout:g} s. '
                 f'{there or "None is in the ROS graph"}.')
 
     def _suits(self, member: FleetMember, request: _Request) -> bool:

@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from flash_llm_ros.client import FlashLlmClient, PendingAnswer
+from flash_llm_ros.client import PendingAnswer
 from flash_llm_ros.serve.api_error import INVALID, ApiError, from_outcome, invalid
 from flash_llm_ros.serve.chat_answer import ChatAnswer, answer_of
 from flash_llm_ros.serve.chat_request import ChatRequest, chat_request
@@ -35,11 +35,13 @@ class Limits:
 
 
 class ChatServer:
-    """Chat completions by one client of a node; ``model`` returns the name of its model or ''."""
+    """Chat completions by a client of one node or several."""
 
-    def __init__(self, client: FlashLlmClient, model: Callable[[], str], limits: Limits) -> None:
-        self._client = client
-        self._model = model
+    def __init__(self, start: Callable[..., PendingAnswer], models: Callable[[], list[str]],
+                 limits: Limits) -> None:
+        """``start`` is called with a ``model`` and options of ``make_goal``; ``models``: of now."""
+        self._start = start
+        self._names = models
         self._limits = limits
         self._under_way = 0
 
@@ -86,33 +88,33 @@ class ChatServer:
             self._under_way -= 1
 
     async def _models(self, request: web.Request) -> web.Response:
-        names = filter(None, [self._model()])
-        return web.json_response({'object': 'list', 'data': [_model(name) for name in names]})
+        return web.json_response({'object': 'list', 'data': list(map(_model, self._names()))})
 
     async def _one_model(self, request: web.Request) -> web.Response:
-        return web.json_response(_model(self._checked_model(request.match_info['name'])))
+        name = request.match_info['name']
+        self._check_model(name)
+        return web.json_response(_model(name))
 
-    def _checked_model(self, name: str) -> str:
-        there = self._model()
+    def _check_model(self, name: str) -> None:
+        there = self._names()
         if not there:
-            raise ApiError(503, 'server_error', f'The node {self._client.name} is not there, or '
-                           'not active.', code='not_active')
-        if name != there:
-            raise ApiError(404, INVALID, f'The model {name!r} does not exist; there is {there!r}.',
-                           param='model', code='model_not_found')
-        return there
+            raise ApiError(503, 'server_error', 'No node is there and active.', code='not_active')
+        if name not in there:
+            raise ApiError(404, INVALID, f'The model {name!r} does not exist; there is '
+                           f'{", ".join(map(repr, there))}.', param='model', code='model_not_found')
 
     async def _chat(self, request: web.Request) -> web.StreamResponse:
         asked = chat_request(await _body(request))
-        answer = ChatAnswer(self._checked_model(asked.model))
+        self._check_model(asked.model)
+        answer = ChatAnswer(asked.model)
         loop, events = asyncio.get_running_loop(), asyncio.Queue()
 
         def tell(text: str | None) -> None:
             loop.call_soon_threadsafe(events.put_nowait, text)
 
         try:
-            pending = self._client.start(
-                **asked.options, deadline=self._limits.deadline, on_text=tell,
+            pending = self._start(
+                model=asked.model, **asked.options, deadline=self._limits.deadline, on_text=tell,
                 on_done=lambda pending: tell(None))
         except (RuntimeError, ValueError) as error:
             raise from_outcome(error) from None

@@ -224,6 +224,18 @@ def test_who_will_have_answered_first_is_asked(script: Script) -> None:
     urgent.cancel()
 
 
+def test_only_nodes_with_the_model_that_is_asked_for(script: Script) -> None:
+    from flash_llm_ros.client import NodeLostError
+
+    script.status(ONE, tokens_per_second=9.0)
+    script.status(TWO, tokens_per_second=1.0, model='large')
+    asked = script.fleet.start('Hello', model='large')
+    script.answer(script.sent_to(TWO)[1], 'Hi', TWO)
+    assert asked.result(WAIT).node == TWO
+    with pytest.raises(NodeLostError, match='No node with the model huge was active'):
+        script.fleet.generate('Hello', model='huge')
+
+
 def test_before_its_first_token_a_request_goes_elsewhere(script: Script) -> None:
     from flash_llm_ros.client import NodeLostError
 

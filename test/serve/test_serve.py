@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 import http.client
 import json
 import os
@@ -38,11 +39,11 @@ def node(int8_store: Path) -> Iterator[RunningNode]:
         yield node.activate()
 
 
-@pytest.fixture(scope='module')
-def url(node: RunningNode) -> Iterator[str]:
-    """The server's base URL; it has to end in order, without a traceback."""
+@contextmanager
+def serving(node: RunningNode, *options: str) -> Iterator[str]:
+    """The base URL of a server; it has to end in order, without a traceback."""
     process = subprocess.Popen(
-        [*COMMAND, '--port', '0', '--max-requests', str(MOST), '--name', 'robot.local'],
+        [*COMMAND, '--port', '0', *options],
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env={**os.environ, 'ROS_DOMAIN_ID': str(node.domain), 'PYTHONPATH': ':'.join(sys.path)})
     try:
@@ -56,6 +57,12 @@ def url(node: RunningNode) -> Iterator[str]:
         process.send_signal(signal.SIGTERM)
         _, err = process.communicate(timeout=WAIT)
     assert (process.returncode, err) == (0, '')
+
+
+@pytest.fixture(scope='module')
+def url(node: RunningNode) -> Iterator[str]:
+    with serving(node, '--max-requests', str(MOST), '--name', 'robot.local') as url:
+        yield url
 
 
 @pytest.fixture(scope='module')
@@ -295,6 +302,13 @@ def test_other_ways(url: str) -> None:
     assert asked(url, 'GET', '/../../etc/passwd')[0] == 404
 
 
+def test_a_fleet_answers(node) -> None:
+    with serving(node, '--fleet') as url:
+        status, answer = chat(url)
+        assert status == 200 and answer['usage']['completion_tokens'] == 4
+        assert chat(url, model='gpt-4')[0] == 404
+
+
 def test_a_node_that_is_not_active(node, url, llm) -> None:
     assert node.client.transition('deactivate')
     limit = time.monotonic() + WAIT
@@ -323,7 +337,7 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch) -> None:
     monkeypatch.setattr(server, 'READ_TIMEOUT', 0.1)
 
     async def ask() -> bytes:
-        chats = server.ChatServer(None, lambda: MODEL, server.Limits())
+        chats = server.ChatServer(None, lambda: [MODEL], server.Limits())
         async with chats.listening('127.0.0.1', 0) as url:
             reader, writer = await asyncio.open_connection(*re.search(
                 r'//(.*):(\d+)', url).groups())
