@@ -16,7 +16,7 @@ READERS = ('auto', 'io_uring', 'threads')
 MOST_READS_IN_FLIGHT = 256      # of the native core
 MOST_THREADS = 256
 MOST_SESSIONS = 1000
-_LEAST = {'dram_budget': 1, 'context_length': 2, 'prefill_chunk': 1, 'lookup_tokens': 0,
+_LEAST = {'dram_budget': 1, 'context_length': 2, 'prefill_chunk': 0, 'lookup_tokens': 0,
           'threads': 1, 'reads_in_flight': 1, 'max_sessions': 0}
 _MOST = {'threads': MOST_THREADS, 'reads_in_flight': MOST_READS_IN_FLIGHT,
          'max_sessions': MOST_SESSIONS}
@@ -39,8 +39,8 @@ class EngineConfig:
     context_length: int = field(default=2048, metadata=_KV)
     # Of keys and values, where the core computes attention.
     kv_cache: str = field(default='int8', metadata=_KV)
-    # Prompt tokens computed at once.
-    prefill_chunk: int = field(default=64, metadata=_KV)
+    # Prompt tokens computed at once; 0: as many as fit model, budget and device.
+    prefill_chunk: int = field(default=0, metadata=_KV)
     # Guessed tokens that are computed with one, at most, in mode exact.
     lookup_tokens: int = field(default=4, metadata=_NO_KV)
     # A store of a small model with the same tokenizer, in DRAM, that guesses tokens; None: none.

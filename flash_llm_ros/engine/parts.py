@@ -21,6 +21,7 @@ from flash_llm_ros.engine.model.feed_forward.dense import DenseFeedForward
 from flash_llm_ros.engine.model.feed_forward.experts import ExpertFeedForward
 from flash_llm_ros.engine.model.feed_forward.gated import GatedFeedForward
 from flash_llm_ros.engine.plan import MemoryPlan, Part, PlanRow, plan_memory
+from flash_llm_ros.engine.prompt_chunk import chosen_chunk
 from flash_llm_ros.engine.request.constrained_decoding import ConstraintsPart
 from flash_llm_ros.engine.text.text_part import TextPart
 from flash_llm_ros.store.device_profile import ReadCosts
@@ -103,14 +104,29 @@ def mode_choices(config: EngineConfig, store: FlashStore, costs: ReadCosts | Non
 
     Raises FlashLlmError(INVALID_PARAMETER).
     """
-    manifest, chunk = store.manifest, config.prefill_chunk
+    manifest = store.manifest
     check_mode(config.mode, manifest)
+    config = _with_chunk(config, store, costs)
+    chunk = config.prefill_chunk
     if config.draft_store is not None:
         return _checking_drafts(config, store, costs)
     kinds = {kind.mode: Parts(config, store, kind(store, chunk)) for kind in block_kinds(manifest)}
     slots = {mode: parts.slots for mode, parts in kinds.items()}
     return [(choice, kinds[choice.mode])
             for choice in ranked_modes(config.mode, manifest, slots, costs)]
+
+
+def _with_chunk(config: EngineConfig, store: FlashStore, costs: ReadCosts | None
+                ) -> EngineConfig:
+    if config.prefill_chunk:
+        return config
+    kind = block_kinds(store.manifest)[0]
+
+    def slots_of(chunk: int) -> int:
+        return Parts(replace(config, prefill_chunk=chunk), store, kind(store, chunk)).slots
+
+    return replace(config, prefill_chunk=chosen_chunk(store.manifest, kind.grouped, slots_of, costs,
+                                                      config.context_length))
 
 
 def _checking_drafts(config: EngineConfig, store: FlashStore, costs: ReadCosts | None

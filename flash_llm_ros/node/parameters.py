@@ -134,7 +134,8 @@ TABLE = (
           'Numbers of keys and values: int8, or int16, which takes twice as much; models with '
           'layer norms, learned positions or experts have fp16', choices=KV_CACHES),
     Entry('memory.prefill_chunk', EngineConfig.prefill_chunk, UNCONFIGURED,
-          'Prompt tokens that share one pass over the flash', 'tokens', 1, 4096),
+          'Prompt tokens that share one pass over the flash; 0: 64, or with experts as many as '
+          'take least time by their size, the budget and the device', 'tokens', 0, 4096),
     Entry('memory.max_sessions', EngineConfig.max_sessions, UNCONFIGURED,
           'Conversations that are kept between requests; the one used longest ago gives way',
           'conversations', 0, MOST_SESSIONS),

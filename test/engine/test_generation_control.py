@@ -65,7 +65,7 @@ def test_prompts_the_model_has_no_tokens_for(tmp_path: Path, prompt: str, code: 
 @pytest.mark.parametrize(('options', 'words'), [
     ({'mode': 'turbo'}, "mode is 'turbo'"), ({'context_length': 1}, 'context_length is 1'),
     ({'context_length': 5000}, 'at most 4096'), ({'context_length': True}, 'context_length'),
-    ({'prefill_chunk': 0}, 'prefill_chunk is 0'), ({'threads': 0}, 'threads is 0'),
+    ({'prefill_chunk': -1}, 'prefill_chunk is -1'), ({'threads': 0}, 'threads is 0'),
     ({'reads_in_flight': -1}, 'reads_in_flight is -1'),
     ({'reads_in_flight': 257}, 'at most 256'), ({'reader': 'x'}, "reader is 'x'"),
     ({'budget': 0}, 'dram_budget is 0'),
