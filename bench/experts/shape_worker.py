@@ -88,9 +88,9 @@ def measured(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
     first, whole = at_best(held, trace[:half]), at_best(held, trace)
     expert = groups * engine.geometry.group_bytes
     uses = half * spec.layers * experts.active
+    groups_used = used['hits'] + used['misses'] + used['prefetch_used']
     return {'token_seconds': seconds, 'prompt_tokens_per_second': prompts,
-            'hits': used['hits'] / (used['hits'] + used['misses']),
-            'foreseen': used['prefetch_used'] / (used['hits'] + used['misses']),
+            'hits': used['hits'] / groups_used, 'foreseen': used['prefetch_used'] / groups_used,
             'belady': (whole.hits - first.hits) / uses, 'held': held,
             'bytes': used['flash_bytes'] / half, 'reads': used['flash_reads'] / half,
             'belady_bytes': (whole.misses - first.misses) * expert / half,

@@ -52,7 +52,7 @@ struct Counters {
   Counter hits{0};           // groups used that were pinned or cached
   Counter misses{0};         // groups used that had to be read for it
   Counter prefetched{0};     // groups that prefetch asked the device for
-  Counter prefetch_used{0};  // of those, groups that were then used
+  Counter prefetch_used{0};  // of those, groups that were then used: neither hits nor misses
   BusyClock reading;         // from the first wanted read to the last arrival
   Counter wait_ns{0};        // computing stood still, because its groups had not arrived
   Counter claim_ns{0};       // finding slots (or waiting for one), letting groups go, queueing reads

@@ -26,6 +26,7 @@ std::vector<std::int32_t> GroupCache::claim(int section, const std::vector<std::
   claimed.reserve(groups.size());
   missing.reserve(groups.size());
   std::size_t late = 0;
+  std::size_t foreseen = 0;
   const Stopwatch claiming(counters_.claim_ns);
   std::unique_lock lock(mutex_);
   fault_.reset();
@@ -36,7 +37,7 @@ std::vector<std::int32_t> GroupCache::claim(int section, const std::vector<std::
     if (index >= 0) {
       Entry& entry = at(index);
       table_.claim(index);
-      add(counters_.prefetch_used, entry.fresh);
+      foreseen += entry.fresh;
       late += entry.needed;
       entry.fresh = entry.needed = false;
     }
@@ -53,7 +54,8 @@ std::vector<std::int32_t> GroupCache::claim(int section, const std::vector<std::
     }
     claimed.push_back(first_slot_ + index);
   }
-  add(counters_.hits, groups.size() - missing.size() - late);
+  add(counters_.hits, groups.size() - missing.size() - late - foreseen);
+  add(counters_.prefetch_used, foreseen);
   add(counters_.misses, missing.size() + late);
   submit(Urgency::kDemand, section, missing);
   return claimed;

@@ -51,7 +51,7 @@ def test_a_window_without_room_for_a_token_is_warned_of(experts_store: Path) -> 
 def test_foreseen_experts_change_no_byte(experts_store: Path,
                                          monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ReadAhead, 'end', lambda self: None)
-    answers = []
+    answers, uses = [], []
     for always in (False, True):
         monkeypatch.setattr(ReadAhead, 'begin', lambda self, always=always: always)
         engine = opened_tightly(experts_store)
@@ -62,7 +62,8 @@ def test_foreseen_experts_change_no_byte(experts_store: Path,
         engine.close()
         assert (used['prefetched'] > 0) == (used['prefetch_used'] > 0) == always
         assert used['prefetch_used'] <= used['prefetched']
-    assert answers[0] == answers[1]
+        uses.append(used['hits'] + used['misses'] + used['prefetch_used'])
+    assert answers[0] == answers[1] and uses[0] == uses[1]
 
 
 def test_the_copies_answer_nearly_as_their_original(int8_store: Path,

@@ -160,8 +160,9 @@ class ModelOfTheCache:
         self.late -= late
         self.counts['misses'] += len(missing) + len(late)
         self.counts['crc_checked'] += len(missing)
-        self.counts['hits'] += len(batch) - len(missing) - len(late)
-        self.counts['prefetch_used'] += len(self.unused.intersection(cached))
+        foreseen = self.unused.intersection(cached)
+        self.counts['hits'] += len(batch) - len(missing) - len(late) - len(foreseen)
+        self.counts['prefetch_used'] += len(foreseen)
         if not cached:
             return
         self.unused.difference_update(cached)

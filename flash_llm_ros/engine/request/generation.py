@@ -61,6 +61,7 @@ class GenerationCost:
     flash_reads: int = 0
     window_hits: int = 0
     window_misses: int = 0
+    window_foreseen: int = 0        # groups read ahead for the layer that used them
     active_fraction: float = 1.0
     passes: int = 0                 # of the model for the answer, behind its first tokens
     drafted_tokens: int = 0         # guesses that passes checked: prompt lookup's, a draft model's
@@ -68,8 +69,8 @@ class GenerationCost:
 
     @property
     def hit_rate(self) -> float:
-        """Share of the groups that were in the window, [0, 1]."""
-        groups = self.window_hits + self.window_misses
+        """Share of the groups that were in the window before they were foreseen, [0, 1]."""
+        groups = self.window_hits + self.window_misses + self.window_foreseen
         return self.window_hits / groups if groups else 0.0
 
 
@@ -301,4 +302,5 @@ class Generation:
         stats.generated_tokens = len(self.tokens)
         stats.flash_bytes, stats.flash_reads = used['flash_bytes'], used['flash_reads']
         stats.window_hits, stats.window_misses = used['hits'], used['misses']
+        stats.window_foreseen = used['prefetch_used']
         stats.active_fraction = used['active'] / used['total'] if used['total'] else 1.0

@@ -100,6 +100,7 @@ class Diagnostics:
             'reads from flash': status.flash_reads,
             'window hits': status.window_hits,
             'window misses': status.window_misses,
+            'window groups foreseen': self._report.traffic().prefetch_used,
             'window hit rate': f'{status.hit_rate:.4f}',
             'resident set (B)': status.rss,
         })

@@ -30,6 +30,7 @@ class Traffic:
     flash_reads: int = 0
     hits: int = 0
     misses: int = 0
+    prefetch_used: int = 0
     active_neurons: int = 0
     total_neurons: int = 0
 
@@ -42,7 +43,7 @@ class Traffic:
     @property
     def hit_rate(self) -> float:
         """Share of the groups asked for that were in the window, [0, 1]; 0 before the first."""
-        return self.hits / max(self.hits + self.misses, 1)
+        return self.hits / max(self.hits + self.misses + self.prefetch_used, 1)
 
     @property
     def active_fraction(self) -> float:
@@ -120,10 +121,15 @@ class StatusReport:
             status.time_to_first_token = float(cost.time_to_first_token)
         return status
 
+    def traffic(self) -> Traffic:
+        """Since activation."""
+        worker = self._current_worker()
+        return Traffic() if worker is None else Traffic.since(self._start, worker.counts)
+
     def _add_engine(self, status: EngineStatus, worker: Worker) -> None:
         engine = worker.engine
         plan = engine.plan
-        traffic = Traffic.since(self._start, worker.counts)
+        traffic = self.traffic()
         status.state = PHASES[worker.phase] if worker.active else EngineStatus.INACTIVE
         status.model = engine.model_name
         status.mode = engine.mode
