@@ -159,10 +159,11 @@ def test_what_a_template_writes_can_be_said_and_is_read(
     for choice in ('auto', 'required', *ARGUMENTS):
         assert walk(name, choice).reaches(text) == (choice in ('auto', 'required', tool))
     auto = walk(name, 'auto')
-    for other in ('I go, at {once} or [not] <so>.\n', '', 'Bät', 'I <tool_cal', 'a [TOOL_CALL'):
+    for other in (' I go, at {once} or [not] <so>.\n', '', 'Bät', 'I <tool_cal', 'a [TOOL_CALL'):
         assert auto.reaches(other)
         assert reader(name, other, [3, 5])[1] == other
-    for wrong in (text[:-1], text.replace('{', '{ ', 1), text.replace(tool, 'dance'), ' {'):
+    for wrong in (text[:-1], text.replace('{', '{ ', 1), text.replace(tool, 'dance'), ' {',
+                  f' {text}'):
         assert not auto.reaches(wrong)
     with_text = 'So be it.\n\n' * (name != 'Llama 3') + text
     assert auto.reaches(with_text)

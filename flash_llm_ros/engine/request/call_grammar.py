@@ -8,7 +8,7 @@ from flash_llm_ros.engine.text.call_format import CallFormat
 from flash_llm_ros.engine.text.tools import Tool
 
 # Text does not begin like JSON or a mark.
-_TEXT = r'[^\s{\[<](?s:.*)'
+_TEXT = r'\s*[^\s{\[<](?s:.*)'
 
 
 def call_grammar(form: CallFormat, tools: Sequence[Tool], choice: str) -> str:

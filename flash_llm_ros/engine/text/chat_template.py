@@ -149,7 +149,7 @@ def check_messages(messages: Sequence[Message], context: int) -> None:
         if message.tool_calls and message.role != 'assistant':
             raise FlashLlmError(ErrorCode.INVALID_REQUEST, f'{field} has tool_calls and the role '
                                 f'{message.role}; those of an assistant may have them.')
-        if not message.content.strip() and not message.tool_calls:
+        if not message.content.strip() and not message.tool_calls and message.role != 'tool':
             raise FlashLlmError(ErrorCode.EMPTY_PROMPT,
                                 f'{field}.content is empty; it must hold some text.')
     if messages[-1].role not in ('user', 'tool'):
