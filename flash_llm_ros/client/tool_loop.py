@@ -6,9 +6,11 @@ import time
 from typing import Any
 
 from flash_llm_msgs.msg import ChatMessage, ToolCall
-from flash_llm_ros.client.answer import Answer
+from flash_llm_ros.client.answer import Answer, AnswerError
 from flash_llm_ros.client.flash_llm_client import FlashLlmClient
 from flash_llm_ros.client.toolbox import Toolbox
+from flash_llm_ros.finish_reason import FinishReason
+from flash_llm_ros.store.errors import ErrorCode
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,25 @@ def run_tools(
     said: list[Any] = []
     done: list[tuple[ToolCall, str]] = []
 
+    def too_late() -> TimeoutError:
+        return TimeoutError(f'The deadline of {deadline:g} s has passed after {len(done)} calls.')
+
     def left() -> float:
         if (seconds := limit - time.monotonic()) > 0:
             return seconds
-        raise TimeoutError(f'The deadline of {deadline:g} s has passed after {len(done)} calls.')
+        raise too_late()
 
     while True:
         said += turns
-        answer = llm.generate(
-            messages=turns if session_id else said, session_id=session_id, tools=tools.tools,
-            tool_choice='auto' if len(done) < most_calls else 'none', deadline=left(),
-            **options)
+        try:
+            answer = llm.generate(
+                messages=turns if session_id else said, session_id=session_id, tools=tools.tools,
+                tool_choice='auto' if len(done) < most_calls else 'none', deadline=left(),
+                **options)
+        except AnswerError as error:
+            raise too_late() if error.code is ErrorCode.DEADLINE else error from None
+        if answer.finish_reason is FinishReason.DEADLINE:
+            raise too_late()
         if not answer.tool_calls:
             return ToolRun(answer, tuple(done))
         turns = []

@@ -33,11 +33,12 @@ class Toolbox:
     """
 
     def __init__(self, tools: Iterable[RobotTool], *, domain_id: int | None = None) -> None:
+        listed = list(tools)            # which may raise
         self._own = OwnNode('flash_llm_tools', domain_id)
         self._calling, self._closing = threading.Lock(), threading.Event()
         self._does: dict[str, _Action | _Service | _Topic] = {}
         self.tools: list[Tool] = []     # for a request
-        for tool in tools:
+        for tool in listed:
             kind = _Action if hasattr(tool.kind, 'Goal') else (
                 _Service if hasattr(tool.kind, 'Request') else _Topic)
             self._does[tool.name] = kind(tool, self._own, self._closing)
@@ -118,15 +119,16 @@ class _Action(_Does):
         goal = message_from(self._tool.kind.Goal, arguments)
         limit = time.monotonic() + min(timeout, self._tool.timeout)
         self._wait_for(self._client.server_is_ready, limit)
-        accepted = self._await(self._send(self._client.send_goal_async, goal), limit)
+        sent = self._send(self._client.send_goal_async, goal)
         try:
-            handle = self._await(accepted, limit)
+            handle = self._await(self._await(sent, limit), limit)
             if not handle.accepted:
                 return {'error': 'The goal was rejected.'}
             ended = self._result(handle.get_result_async, limit=limit)
         except BaseException:       # nobody waits for it any more: it shall not go on
             cancelled = threading.Event()
-            accepted.add_done_callback(lambda future: _cancel(future.result(), cancelled))
+            sent.add_done_callback(lambda sent: sent.result().add_done_callback(
+                lambda accepted: _cancel(accepted.result(), cancelled)))
             cancelled.wait(_PATIENCE)
             raise
         return {'status': _ENDS.get(ended.status, 'unknown'), 'result': _plain(ended.result)}

@@ -192,6 +192,15 @@ def test_behind_the_deadline_nothing_goes_on(robot: Robot, run: Callable[..., ob
     assert [robot.done.get(timeout=WAIT) for _ in range(2)] == [('drive', 'nowhere'),
                                                                ('cancelled',)]
     assert len(robot.goals) == 1
+    robot.script.clear()
+    late = says('I am')     # and what the model had no time for is no answer
+    late.finish_reason = 4
+    nothing = says('')
+    nothing.finish_reason, nothing.error.code = 4, 13
+    for answer in (late, nothing):
+        robot.script.append(answer)
+        with pytest.raises(TimeoutError, match='has passed after 0 calls'):
+            run('Go!')
 
 
 def test_only_what_is_on_the_list(robot: Robot, run: Callable[..., object], tools: object) -> None:
