@@ -11,7 +11,7 @@ from flash_llm_ros.store.manifest import Manifest
 _USUAL = 64
 _CHUNKS = (_USUAL, 128, 256, 512)   # of equals the first
 _SHORT = (32, 16)                   # where none of these fits: what is computed at once is slower
-_PROMPT, _ANSWER = 512, 128     # tokens of the request that is weighed, in a context that has both
+_PROMPT, _ANSWER = 512, 128     # tokens of the request that is weighed
 
 
 def chosen_chunk(manifest: Manifest, grouped: Collection[str], slots_of: Callable[[int], int],
@@ -26,13 +26,15 @@ def chosen_chunk(manifest: Manifest, grouped: Collection[str], slots_of: Callabl
     if experts is None:
         return _USUAL
 
+    prompt = min(_PROMPT, context // 2)     # there is room for an answer
+
     def seconds(chunk: int) -> float:
         plan = plan_window(geometry, slots_of(chunk), grouped)
         one, whole = (estimated_reads(geometry, plan, costs, grouped, share).seconds
                       for share in (share_needed(experts, 1), share_needed(experts, chunk)))
-        return -(-_PROMPT // chunk) * whole + _ANSWER * one
+        return -(-prompt // chunk) * whole + _ANSWER * one
 
-    if fitting := [chunk for chunk in _CHUNKS if chunk <= max(context, _USUAL) and slots_of(chunk)]:
+    if fitting := [chunk for chunk in _CHUNKS if chunk <= max(prompt, _USUAL) and slots_of(chunk)]:
         return min(fitting, key=seconds)
     return next((chunk for chunk in _SHORT if slots_of(chunk)), _USUAL)
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from ros_fixtures import running_node
 from ros_prefix import share_directory
 import rosbags.rosbag2 as rosbag2
 
@@ -72,6 +73,17 @@ def test_two_runs_give_the_same_bytes(active_node, prompts, recorded, tmp_path):
     assert len(set(first)) == 3
     done = replay(active_node.domain, prompts, '--expect', recorded / 'answers.json')
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_experts_give_the_same_bytes(experts_store, prompts, tmp_path):
+    """From an empty window, and from one that holds what the first run has left."""
+    with running_node(experts_store) as node:
+        node.activate()
+        done = replay(node.domain, prompts, '--record', tmp_path / 'first')
+        assert done.returncode == 0, done.stdout + done.stderr
+        done = replay(node.domain, prompts, '--expect', tmp_path / 'first')
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert '3 of 3 answers are the same' in done.stdout
 
 
 def test_recorded_bag_is_readable_without_our_messages(recorded):

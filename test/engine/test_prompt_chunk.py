@@ -30,7 +30,7 @@ def chunk(slots_of, costs=COSTS, context: int = 4096, experts=EXPERTS) -> int:
 def test_reading_is_weighed_against_the_window(costs: ReadCosts | None) -> None:
     assert chunk(lambda tokens: MOST, costs) == 64                      # nothing is read
     assert chunk(lambda tokens: QUARTER, costs) == 512                  # it costs nothing
-    assert chunk(lambda tokens: QUARTER, costs, context=200) == 128
+    assert chunk(lambda tokens: QUARTER, costs, context=300) == 128
     assert chunk(lambda tokens: QUARTER, costs, experts=None) == 64     # dense
     assert chunk(lambda tokens: LEAST * (tokens <= 16), costs) == 16    # others do not fit
     assert chunk(lambda tokens: 0, costs) == 64                         # none fits

@@ -1,6 +1,6 @@
 """The worker on a real engine: what is computed behind a cancel or a higher priority, counted."""
 
-from generation_cases import opened
+from generation_cases import KINDS, opened
 import pytest
 from scripted_engine import SETTINGS, Listener
 
@@ -30,9 +30,10 @@ class Passes:
         self._forward(tokens, *arguments, **options)
 
 
-@pytest.fixture(params=['exact', 'gated'])
+@pytest.fixture(params=KINDS)
 def worker(request, stores):
-    engine = opened(stores[request.param], mode=request.param, prefill_chunk=CHUNK, lookup_tokens=0)
+    engine = opened(stores[request.param], mode=KINDS[request.param], prefill_chunk=CHUNK,
+                    lookup_tokens=0)
     bugs = []
     worker = Worker(engine, {**SETTINGS, 'requests.queue_size': 5}, bugs.append)
     worker.passes = Passes(engine.model)
