@@ -146,6 +146,19 @@ def test_chat(active_node: RunningNode, capsys, monkeypatch, int8_store) -> None
     assert 'no flash store' in capsys.readouterr().err
 
 
+def test_chat_says_that_old_turns_are_gone(capsys, monkeypatch, int8_store) -> None:
+    turns = iter(['x' * 60, 'y' * 60])
+    monkeypatch.setattr('builtins.input', lambda prompt: next(turns, None) or end_of_input())
+    assert main(['chat', str(int8_store), '--budget', '60MB', '--context', '160',
+                 '--max-tokens', '20']) == 0
+    first, second, _ = capsys.readouterr().out.split('\n\n')
+    assert 'oldest turns are gone' in second and 'gone' not in first
+
+
+def end_of_input() -> str:
+    raise EOFError
+
+
 def test_top_once(active_node: RunningNode, run) -> None:
     run('prompt', 'Hello', '--max-tokens', '9')
     code, out, _ = run('top', '--once')
