@@ -22,6 +22,7 @@ from transformers.utils import logging
 from bench.quality.fidelity import engine_logits
 from bench.quality.reference_model import reference_logits
 from bench.support.command import Report, command, run, show
+from bench.support.expert_checkpoints import EXPERT_FAMILIES
 from bench.support.family_checkpoints import write_family, write_opt
 from bench.support.tiny_checkpoint import converted
 from flash_llm_ros.checkpoint.errors import CheckpointError
@@ -31,8 +32,6 @@ Config = dict[str, Any]
 TOKENS = np.random.default_rng(0).integers(0, 256, 48).tolist()
 MOST_DIFFERENCE = 2e-3                  # of the largest logit
 GONE = object()                         # a setting that is left out
-_EXPERTS = {'num_local_experts': 4, 'num_experts': 4, 'num_experts_per_tok': 2,
-            'moe_intermediate_size': 96}
 _WINDOW = {'sliding_window': 24}
 _GEMMA = {**_WINDOW, 'query_pre_attn_scalar': 32}
 FAMILIES: dict[str, Callable[[Path], Path]] = {'opt': write_opt} | {
@@ -46,9 +45,7 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {'opt': write_opt} | {
         'gemma3_text': {**_GEMMA, 'num_hidden_layers': 7},
         'nemotron': {'num_attention_heads': 2},
         'stablelm': {'head_dim': None, 'num_attention_heads': 1, 'num_key_value_heads': 1},
-        'mixtral': _EXPERTS, 'olmoe': {**_EXPERTS, 'head_dim': 16},
-        'qwen3_moe': {**_EXPERTS, **_WINDOW}, 'granitemoe': {**_EXPERTS, 'head_dim': 16},
-    }.items()}
+    }.items()} | EXPERT_FAMILIES
 
 
 def rope(kind: str, **settings: object) -> Config:
@@ -91,8 +88,24 @@ CHANGES: dict[str, Config] = {
                                '_sliding_window_pattern': GONE},
     '_sliding_window_pattern': {**_NEAR, '_sliding_window_pattern': 2},
     'num_experts_per_tok': {'num_experts_per_tok': 1},
+    'no num_experts_per_tok': {'num_experts_per_tok': GONE},
+    'moe_k': {'moe_k': 1},
     'norm_topk_prob': {'norm_topk_prob': True},
+    'norm_topk_prob false': {'norm_topk_prob': False},
     'no norm_topk_prob': {'norm_topk_prob': GONE},
+    'n_group': {'n_group': 2, 'topk_group': 1},
+    'no n_group': {'n_group': GONE, 'topk_group': GONE},
+    'routed_scaling_factor': {'routed_scaling_factor': 0.7},
+    'no routed_scaling_factor': {'routed_scaling_factor': GONE},
+    'scoring_func': {'scoring_func': 'softmax'},
+    'no first_k_dense_replace': {'first_k_dense_replace': GONE},
+    'no n_shared_experts': {'n_shared_experts': GONE},
+    'no moe_num_shared_experts': {'moe_num_shared_experts': GONE},
+    'moe_layer_interval': {'moe_layer_interval': 2},
+    'moe_layer_end_index': {'moe_layer_end_index': 1},
+    'use_qk_norm': {'use_qk_norm': False},
+    'qkv_bias': {'qkv_bias': False},
+    'use_bias': {'use_bias': True},
     'clip_qkv': {'clip_qkv': 0.3},
     'decoder_sparse_step': {'decoder_sparse_step': 2},
     'mlp_only_layers': {'mlp_only_layers': [1]},

@@ -24,6 +24,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     'gemma3_text': (('attn_logit_softcapping', 'rope_parameters', 'yarn.truncate'),
                     ('final_logit_softcapping', 'sliding_window_pattern',
                      '_sliding_window_pattern', 'rope_scaling, rope_theta')),
+    'ernie4_5_moe': (('num_experts_per_tok',), ('moe_k',)),
     'nemotron': ((), ('partial_rotary_factor', 'no rope')),
 }
 

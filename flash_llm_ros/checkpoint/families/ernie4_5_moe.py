@@ -29,6 +29,10 @@ class Ernie45Moe(Llama):
             raise ValueError(f'moe_layer_end_index is {last}; it must be the last of {layers} '
                              'layers: only the first ones may be without experts')
         size = config['moe_intermediate_size']
+        active, also = config.get('num_experts_per_tok'), config.get('moe_k')
+        if None not in (active, also) and active != also:
+            raise ValueError(f'num_experts_per_tok is {active} and moe_k is {also}; one of them '
+                             'must go')
         if 'moe_k' in config:           # config.json's names of what others call otherwise
             config = {**config, 'num_experts_per_tok': config['moe_k'],
                       'first_k_dense_replace': config.get('moe_layer_start_index', 1),
