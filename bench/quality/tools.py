@@ -25,6 +25,7 @@ from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 WRITTEN = Path(__file__).with_name('tool_commands.yaml')
 SYSTEM_PROMPT = 'You are a robot. Call the function that does what you are told.'
 _MOST_TOKENS = 80
+_NOTHING = ('<no stop>',)   # beside a stop string no grammar keeps calls out of the text
 _CHOICES = {'none': 'free text', 'auto': 'text or a call', 'required': 'a call'}
 Call = tuple[str, Any]      # name and arguments
 
@@ -108,7 +109,8 @@ def _rows(engine: Engine, tools: dict[str, Any], schemas: dict[str, Any],
             for number, each in enumerate(commands):
                 answers.append(_answer(engine, GenerationRequest(
                     each.text, SYSTEM_PROMPT, max_tokens=_MOST_TOKENS, tools=offered,
-                    tool_choice=choice, keep_system_prompt=True)))
+                    tool_choice=choice, keep_system_prompt=True,
+                    stop=_NOTHING if choice == 'none' else ())))
                 steps(f'{engine.model_name}, {title}', number + 1, len(commands))
         readings = {f'{title}, as trained': [trained(text) for text, *_ in answers],
                     f'{title}, any JSON': [next(calls(text), None) for text, *_ in answers]} if (

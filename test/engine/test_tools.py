@@ -195,6 +195,9 @@ def test_calls_of_untrained_models_are_calls(walk: Callable[[str, str], Walk]) -
             assert not walk(name, 'auto').reaches('So:\n```json\n{"a": 1}\n```')
             assert not walk(name, 'required').reaches(call)
         assert not walk(name, 'auto').reaches('{"a": 1}')
+        none = walk(name, 'none')
+        assert none.reaches('Done.') and not none.reaches(call)
+        assert not none.reaches(f'So:\n```json\n{call}\n```')
     tagged = '<|python_tag|>' + call.replace('arguments', 'parameters')
     assert walk('Llama 3', 'auto').reaches(tagged)
     assert reader('Llama 3', tagged, [3])[1] == ''
@@ -255,6 +258,7 @@ def test_an_answer_is_a_call(engine: Engine) -> None:
     assert asked(engine, 'Go now!', tool_choice='switch').tool_calls[0].id != call.id
     text = asked(engine, tool_choice='none', max_tokens=20)
     assert text.text and text.tool_calls == () and text.stats.forced_tokens == 0
+    assert asked(engine, tool_choice='none', stop=('\0',), max_tokens=20).text     # as it comes
     assert asked(engine, max_tokens=12).prompt_tokens == text.prompt_tokens
 
 

@@ -201,12 +201,14 @@ class Runs:
 
     def _answer_rules(self, request: GenerationRequest, tokens: list[int]
                       ) -> tuple[TextStream, AnswerRules | None, CallReader | None]:
-        may_call = request.tools and request.tool_choice != 'none'
-        if request.constraint is None and not may_call:
+        # A model that has tools would write a call where it may not, unless kept from it.
+        has_grammar = request.tools and request.constraint is None and not request.stop
+        is_free = request.tool_choice == 'none' and self._constraints is None
+        if request.constraint is None and (not has_grammar or is_free):
             return self._tokenizer.stream(), None, None
         if self._constraints is None:
             refuse('structured is false here; it must be true for constraints and tools')
-        if may_call:
+        if has_grammar:
             answer, reader = self._constraints.decoding.start_calls(
                 self._prompts.calls(), request.tools, request.tool_choice, tokens)
             return answer, answer, reader

@@ -12,7 +12,7 @@ _TEXT = r'\s*[^\s{\[<](?s:.*)'
 
 
 def call_grammar(form: CallFormat, tools: Sequence[Tool], choice: str) -> str:
-    """In Lark's notation, all marks as text; `choice` is auto, required or a name.
+    """In Lark's notation, all marks as text; `choice` is a name or one of CHOICES.
 
     An answer has one call at most: what comes next depends on its result.
     """
@@ -22,7 +22,8 @@ def call_grammar(form: CallFormat, tools: Sequence[Tool], choice: str) -> str:
     lines += [f'{_mark(form, mark)}: {json.dumps(mark)}' for mark in form.marks]
     called = [tool for tool in tools if choice in ('auto', 'required', tool.name)]
     starts = []
-    for index, spelling in enumerate(form.spellings if choice == 'auto' else [form.own]):
+    spellings = {'auto': form.spellings, 'none': ()}.get(choice, (form.own,))
+    for index, spelling in enumerate(spellings):
         begin = _symbols(form, spelling.begin)
         if choice == 'auto' and spelling.begin:
             own = re.escape(spelling.begin).replace('/', r'\/')
@@ -34,7 +35,7 @@ def call_grammar(form: CallFormat, tools: Sequence[Tool], choice: str) -> str:
             f'{_symbols(form, f"{spelling.opening}{tool.name}{spelling.middle}")} '
             f'arguments{number} {_symbols(form, spelling.tail)}'
             for number, tool in enumerate(called)))
-    if choice == 'auto':
+    if choice in ('auto', 'none'):
         starts.append('TEXT?')
     lines += [f'arguments{number}: %spaced_json {_schema(tool)}'
               for number, tool in enumerate(called)]
