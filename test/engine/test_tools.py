@@ -285,6 +285,19 @@ def test_a_session_goes_on_with_the_result(engine: Engine) -> None:
             asked(engine, session_id='s', tools=other)
 
 
+def test_a_call_that_was_set_aside_goes_on_to_the_same_end(engine: Engine) -> None:
+    alone = asked(engine, tool_choice='switch')
+    generation = engine.start(request('Go!', tools=TOOLS, tool_choice='switch', raw=False,
+                                      max_tokens=300))
+    pieces = iter(generation)
+    while len(generation.tokens) < len(alone.tokens) // 2:
+        next(pieces)
+    suspended = engine.suspend()
+    asked(engine, 'Stop!', tool_choice='drive_to')
+    engine.resume(suspended)
+    assert ''.join(pieces) == '' and generation.tool_calls == alone.tool_calls
+
+
 def test_a_session_that_loses_turns_keeps_its_tools(engine: Engine) -> None:
     said: list[Message] = []
     while True:
