@@ -8,7 +8,7 @@
 #if defined(__clang__)
 #pragma clang attribute push(__attribute__((target("dotprod"))), apply_to = function)
 #else
-#pragma GCC target("+dotprod")
+#pragma GCC target("arch=armv8.2-a+dotprod")     // as GCC's arm_neon.h has it
 #endif
 
 namespace flash_llm {
