@@ -70,9 +70,9 @@ def measured(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
         model = Model(spec, model.attention, PlantedBlock(model.feed_forward, planted_routing(
             max(job['prompts']) + job['new_tokens'], spec.layers, experts.count,
             experts.active)), model.window, model.chunk)
+    model.observer = recorder = Recorder(range(spec.layers))
     prompts = {length: length / prompt_seconds(model, job['tokens'][:length])
                for length in job['prompts']}
-    model.observer = recorder = Recorder(range(spec.layers))
     position = max(job['prompts'])
     tokens = np.random.default_rng(1).choice(job['tokens'], 2 * half).tolist()
     generated(model, position, tokens[:half])
@@ -80,12 +80,13 @@ def measured(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
     seconds = generated(model, position + half, tokens[half:])
     used = {name: count - before[name] for name, count in engine.stats().items()}
     cpu = cpu_seconds() - cpu
-    rows = np.array(recorder.rows).reshape(2 * half, spec.layers, -1)
-    trace = NeuronTrace('', 1, rows).groups()
+    # A chunk of a prompt is one turn of each layer, as a token is.
+    trace = NeuronTrace('', 1, np.array(recorder.rows).reshape(-1, spec.layers, experts.count)
+                        ).groups()
     groups = engine.geometry.all_layers(EXPERT_SECTIONS[0])[0].stride
     # Those of the embedding's rows, too.
     held = min(model.window.plan.cache_slots // groups, spec.layers * experts.count)
-    first, whole = at_best(held, trace[:half]), at_best(held, trace)
+    first, whole = at_best(held, trace[:-half]), at_best(held, trace)
     expert = groups * engine.geometry.group_bytes
     uses = half * spec.layers * experts.active
     groups_used = used['hits'] + used['misses'] + used['prefetch_used']
