@@ -90,6 +90,7 @@ CHANGES: dict[str, Config] = {
     'num_experts_per_tok': {'num_experts_per_tok': 1},
     'no num_experts_per_tok': {'num_experts_per_tok': GONE},
     'moe_k': {'moe_k': 1},
+    'moe_norm_min': {'moe_norm_min': 0.9},
     'norm_topk_prob': {'norm_topk_prob': True},
     'norm_topk_prob false': {'norm_topk_prob': False},
     'no norm_topk_prob': {'norm_topk_prob': GONE},

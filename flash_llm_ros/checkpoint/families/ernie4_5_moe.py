@@ -8,6 +8,7 @@ from flash_llm_ros.checkpoint.families.family import Config, Tensor
 from flash_llm_ros.checkpoint.families.llama import Llama
 from flash_llm_ros.model_spec import FeedForwardSpec, ModelSpec
 
+_LEAST_SUM = 1e-6       # of shares: less is nothing
 _NAMES = ExpertNames(correction='mlp.moe_statics.e_score_correction_bias',
                      correction_now='mlp.gate.moe_statics.e_score_correction_bias')
 
@@ -28,6 +29,9 @@ class Ernie45Moe(Llama):
         if last not in (-1, layers - 1):
             raise ValueError(f'moe_layer_end_index is {last}; it must be the last of {layers} '
                              'layers: only the first ones may be without experts')
+        if (least := config.get('moe_norm_min') or 0.0) > _LEAST_SUM:
+            raise ValueError(f'moe_norm_min is {least}; it must be at most {_LEAST_SUM}: what the '
+                             'weights of those chosen are divided by is their sum')
         size = config['moe_intermediate_size']
         active, also = config.get('num_experts_per_tok'), config.get('moe_k')
         if None not in (active, also) and active != also:
