@@ -61,6 +61,15 @@ def reaches(walk: Walk, schema: object, value: object) -> bool:
     # A maximum to which no answer comes is none.
     ({'type': 'string', 'maxLength': 2 ** 63 - 1}, ['"a"'], ['1']),
     ({'type': 'array', 'maxItems': 2 ** 31}, ['[1]', '[]'], ['1']),
+    # What no dialect of patterns matches; Python's $ stands before a last end of line, too.
+    ({'type': 'string', 'not': {'pattern': '^a$'}}, ['"b"', '"aa"'], ['"a"', '"a\\n"']),
+    ({'type': 'string', 'not': {'pattern': '^.$'}}, ['"ab"', '"\\n"'], ['"\\r"', '"\u2028"']),
+    ({'type': 'object', 'patternProperties': {r'^\S$': {'type': 'object'}},
+      'additionalProperties': {'type': 'integer'}},
+     ['{" ":1}', '{"a":{}}'], ['{"\ufeff":1}', '{"\x85":1}', '{" ":{}}']),
+    # An enumeration has looked at no item.
+    ({'enum': [[1], {'a': 1}, [], 2], 'unevaluatedItems': False, 'unevaluatedProperties': False},
+     ['[]', '2'], ['[1]', '{"a":1}']),
     # A name that comes twice is one property.
     ({'type': 'object', 'minProperties': 2}, [], ['{"a":1,"a":2}']),
 ])
@@ -112,6 +121,17 @@ def test_numbers_that_would_take_long_are_refused(keyword: str, number: str) -> 
     ('{"multipleOf": 1e-300}', 'minimum and maximum closer'),
     ('{"$id": "http://[", "$ref": "#"}', r"\$id is 'http://\[', which is no URI"),
     (f'{{"pattern": "a{{{"1" * 5000}}}"}}', 'is not understood'),
+    # Each keyword alone has answers; llguidance ends what matches nothing.
+    ('{"type": "string", "format": "date", "maxLength": 2}', 'no answer'),
+    ('{"type": "string", "pattern": "^(?:a|)$", "minLength": 4}', 'no answer'),
+    ('{"anyOf": [{"$ref": "#"}, {"type": "null"}]}', 'refers to itself'),
+    ('{"$defs": {"a": {"$id": [1]}}}', r'\$id is .* must be a text'),
+    ('{"multipleOf": 0.07}', 'minimum and maximum closer'),
+    (json.dumps({'uniqueItems': True, 'type': 'array', 'items': {'enum': [*range(64)]}}),
+     'at most 63'),
+    (json.dumps({'uniqueItems': True, 'type': 'array', 'minItems': 2, 'items': False,
+                 'prefixItems': [{'enum': [1, 2]}, {'const': 1}]}), 'no value left'),
+    ('{"type": "array", "items": {"const": 1}, "minItems": 90000}', 'Too many items'),
 ])
 def test_why_a_schema_is_refused(walk: Walk, schema: str, reason: str) -> None:
     with pytest.raises(ValueError, match=reason):
@@ -169,6 +189,7 @@ def test_the_official_suite(walk: Walk) -> None:
 
 
 def test_the_judge_finds_what_is_wrong() -> None:
+    assert what_is_wrong('{"type": "integer"}', '1e40') == ''
     assert invalid('JSON_SCHEMA', '{"maximum": 0.75}', '0.76')
     assert invalid('JSON_SCHEMA', '{"exclusiveMaximum": 1}', '0.99999999999999999999')
     assert invalid('REGEX', r'\d', '١') and not invalid('REGEX', r'\d', '1')

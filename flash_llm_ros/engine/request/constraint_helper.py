@@ -68,7 +68,7 @@ class Trial:
             allowed = self._allowed(parser)
             for token in forced or [draw.choice(allowed)] if forced or allowed else []:
                 parser.consume_token(token)
-        return '', grammar
+        return parser.get_error(), grammar
 
     def parser(self, kind: str, text: str, choices: list[str]) -> Any:
         """Of a REGEX, CHOICES or a GRAMMAR, in bytes."""
@@ -106,7 +106,7 @@ class Trial:
             if 'NoExtensionBias' in str(error):
                 return True
             raise
-        return not self._allowed(parser)
+        return not set(self._allowed(parser)) - {_END}      # which ends what matches nothing
 
     def _allowed(self, parser: Any) -> list[int]:
         mask = parser.compute_bitmask()
@@ -115,7 +115,7 @@ class Trial:
 
 def what_is_wrong(schema_text: str, answer: str) -> str:
     """What the package jsonschema says against an answer, or ''."""
-    from jsonschema import Draft202012Validator
+    from jsonschema import Draft202012Validator, validators
 
     decimal.getcontext().prec = _DIGITS
     schema = _ascii(json.loads(schema_text, parse_float=decimal.Decimal))
@@ -123,7 +123,11 @@ def what_is_wrong(schema_text: str, answer: str) -> str:
         value = json.loads(answer, parse_float=decimal.Decimal)
     except ValueError as error:
         return str(error)
-    validator = Draft202012Validator(schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
+    # 1e40 is an integer, too.
+    types = Draft202012Validator.TYPE_CHECKER.redefine('integer', lambda _, value: isinstance(
+        value, int | decimal.Decimal) and not isinstance(value, bool) and value % 1 == 0)
+    validator = validators.extend(Draft202012Validator, type_checker=types)(
+        schema, format_checker=Draft202012Validator.FORMAT_CHECKER)
     return next((error.message for error in validator.iter_errors(value)), '')
 
 

@@ -10,7 +10,7 @@ from .reader import Reader, load
 from .rules import Option, Repeated, Rules, expression, literal
 from .values import ANYTHING, NOTHING, Arrays, Contained, Need, Objects, Strings, Words
 
-MOST_UNIQUE = 64            # different items of an array without repetitions
+MOST_UNIQUE = 63            # different items of an array without repetitions
 _MOST_PATTERNS = 4          # of patternProperties, which may overlap in all ways
 _MOST_STATES = 3_000        # of one array or object
 
@@ -158,8 +158,15 @@ class _Grammar:
         if len(bits) > MOST_UNIQUE:
             raise TooHard(f'uniqueItems has {len(bits)} different items; it must have at most '
                           f'{MOST_UNIQUE}')
-        names = [self._rules.new() for _ in range(len(lists) + 1)]
         high = len(bits) if array.high is None else min(array.high, len(bits))
+        if array.low > high:
+            return self._rules.add(self._rules.new(), [])
+        places = [set(lists[min(index, len(lists) - 1)]) for index in range(array.low)]
+        for index, texts in enumerate(places):
+            if sum(not texts.isdisjoint(before) for before in places[:index]) >= len(texts):
+                raise TooHard('uniqueItems would find no value left for an item that has to come; '
+                              'give the first items that have the fewest')
+        names = [self._rules.new() for _ in range(len(lists) + 1)]
         for index, name in enumerate(names):
             texts = lists[min(index, len(lists) - 1)] if index < len(lists) or (
                 array.items != NOTHING) else []
@@ -170,8 +177,6 @@ class _Grammar:
                 f'{comma}{literal(text)} {following}::set_bit({bits[text]}) '
                 f'%if and(bit_clear({bits[text]}), bit_count_lt(_, {high}))' for text in texts]
             self._rules.add_raw(name, '::_: ' + '\n  | '.join(options), (following,))
-        if array.low > high:
-            return self._rules.add(self._rules.new(), [])
         return self._rules.add_raw(self._rules.new(), f': {names[0]}::0', (names[0],))
 
     def _listed(self, need: Need) -> list[str]:
@@ -254,7 +259,8 @@ class _Grammar:
                     continue
                 rest = [pattern for pattern in patterns if pattern not in chosen]
                 terms = [self._key(pattern_text(pattern)) for pattern in chosen]
-                terms += [f'~{self._key(pattern_text(pattern))}' for pattern in rest]
+                terms += [f'~{self._key(pattern_text(pattern, loose=True))}'
+                          for pattern in rest]
                 if known:
                     terms.append(f'~({" | ".join(map(literal, known))})')
                 if names is None:
@@ -293,7 +299,7 @@ def _string(values: Strings, behind: str = '') -> tuple[str, bool]:
     if values.low or values.high is not None or not terms:
         terms.append(string_text(values.low, values.high))
     texts = [expression(f'"(?:{term})"{behind}') for term in terms]
-    texts += ['~' + expression(f'"(?:{pattern_text(pattern)})"{behind}')
+    texts += ['~' + expression(f'"(?:{pattern_text(pattern, loose=True)})"{behind}')
               for pattern in sorted(values.unlike)]
     if values.excluded:
         texts.append('~(' + ' | '.join(literal(f'"{quoted(text)}"{behind}')

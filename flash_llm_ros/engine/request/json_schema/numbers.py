@@ -122,7 +122,11 @@ class Numbers:
                       ('minimum', self.low, self.low_open, 1),
                       ('maximum', self.high, self.high_open, -1)) if bound is not None}
         decimals = _decimals_of(self.multiple)
-        if self.multiple * 10 ** decimals > _MOST_MULTIPLE or decimals > _SURE_DIGITS or (
+        scaled = float(self.multiple)
+        for _ in range(decimals):       # as it counts decimals; of 0.07 it finds too many
+            scaled *= 10
+        if scaled != self.multiple * 10 ** decimals or scaled > _MOST_MULTIPLE or (
+                decimals > _SURE_DIGITS) or (
                 self.excluded or self.not_multiples or self.kind == 'fraction') or (
                 bounds and self.kind == 'any') or any(
                 bound < 0 or bound > 1 << 53 for bound in bounds.values()):

@@ -75,8 +75,11 @@ def quoted(text: str) -> str:
                    else f'\\u{ord(letter):04x}' if letter < ' ' else letter for letter in text)
 
 
-def pattern_text(pattern: str, *, whole: bool = False) -> str:
-    """What the pattern matches, or `whole` what it matches from end to end; raises TooHard."""
+def pattern_text(pattern: str, *, whole: bool = False, loose: bool = False) -> str:
+    """What the pattern matches, or `whole` what it matches from end to end; raises TooHard.
+
+    `loose`: what it matches in any dialect, for what must not be matched.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         try:
@@ -86,28 +89,29 @@ def pattern_text(pattern: str, *, whole: bool = False) -> str:
     if tree.state.flags & ~(re.ASCII | re_parser.SRE_FLAG_UNICODE):
         raise TooHard(f'pattern {pattern!r} has flags, which JSON Schema has not')
     if whole:
-        return _sequence(list(tree))
-    return _anywhere(list(tree), pattern)
+        return _sequence(list(tree), loose)
+    return _anywhere(list(tree), loose)
 
 
 def matches(pattern: str, text: str) -> bool:
     return re.search(pattern, text, re.ASCII) is not None
 
 
-def _anywhere(items: list[Any], pattern: str) -> str:
+def _anywhere(items: list[Any], loose: bool) -> str:
     """The items between anything, unless anchors stand at their ends."""
     if len(items) == 1:
         name, value = str(items[0][0]), items[0][1]
         if name == 'BRANCH':
-            return _either(_anywhere(list(option), pattern) for option in value[1])
+            return _either(_anywhere(list(option), loose) for option in value[1])
         if name == 'SUBPATTERN' and not value[1] and not value[2]:
-            return _anywhere(list(value[3]), pattern)
+            return _anywhere(list(value[3]), loose)
     begin = end = f'{_ANY_CHARACTER}*'
     while items and _is_anchor(items[0], 'AT_BEGINNING'):
         begin, items = '', items[1:]
     while items and _is_anchor(items[-1], 'AT_END'):
-        end, items = '', items[:-1]
-    return begin + _sequence(items) + end
+        # Python's $ stands before a last end of line, too.
+        end, items = r'(?:\\n)?' if loose else '', items[:-1]
+    return begin + _sequence(items, loose) + end
 
 
 def _is_anchor(item: Any, name: str) -> bool:
@@ -118,30 +122,30 @@ def _either(options: Any) -> str:
     return f'(?:{"|".join(options)})'
 
 
-def _sequence(items: Any) -> str:
-    return ''.join(_item(str(name), value) for name, value in items)
+def _sequence(items: Any, loose: bool) -> str:
+    return ''.join(_item(str(name), value, loose) for name, value in items)
 
 
-def _item(name: str, value: Any) -> str:
+def _item(name: str, value: Any, loose: bool) -> str:
     if name in ('LITERAL', 'NOT_LITERAL', 'ANY', 'IN'):
-        return _characters(_set_of(name, value))
+        return _characters(_set_of(name, value, loose))
     if name == 'BRANCH':
-        return _either(_sequence(option) for option in value[1])
+        return _either(_sequence(option, loose) for option in value[1])
     if name == 'SUBPATTERN':
         if value[1] or value[2]:
             raise TooHard('a pattern has flags, which JSON Schema has not')
-        return f'(?:{_sequence(value[3])})'
+        return f'(?:{_sequence(value[3], loose)})'
     if name in ('MAX_REPEAT', 'MIN_REPEAT'):
         least, most, inner = value
         end = '' if most == re_parser.MAXREPEAT else int(most)
-        return f'(?:{_sequence(inner)}){{{int(least)},{end}}}'
+        return f'(?:{_sequence(inner, loose)}){{{int(least)},{end}}}'
     what = {'AT': 'an anchor within', 'GROUPREF': 'a back reference'}.get(name, 'look-around')
     raise TooHard(f'a pattern has {what}, which no grammar keeps to')
 
 
-def _set_of(name: str, value: Any) -> Ranges:
+def _set_of(name: str, value: Any, loose: bool) -> Ranges:
     if name == 'ANY':
-        return _complement(_ENDS_OF_LINES)
+        return _complement(_ENDS_OF_LINES[:1] if loose else _ENDS_OF_LINES)
     if name == 'LITERAL':
         return [(value, value)]
     if name == 'NOT_LITERAL':
@@ -157,16 +161,16 @@ def _set_of(name: str, value: Any) -> Ranges:
         elif kind == 'RANGE':
             found.append(item)
         else:
-            found += _category(str(item), negated)
+            found += _category(str(item), negated != loose)
     return _complement(found) if negated else _joined(found)
 
 
-def _category(name: str, negated: bool) -> Ranges:
-    r"""What all dialects agree on; within [^...], what any of them has."""
+def _category(name: str, of_any: bool) -> Ranges:
+    """What all dialects agree on, or what any of them has, as is meant within [^...]."""
     kind, _, rest = name.removeprefix('CATEGORY_').partition('_')
     wanted, complement = (rest, True) if kind == 'NOT' else (kind, False)
     if wanted == 'SPACE':
-        plain = _BLANK_EVERYWHERE if complement != negated else _BLANK
+        plain = _BLANK_EVERYWHERE if complement != of_any else _BLANK
     else:
         plain = {'DIGIT': [(0x30, 0x39)], 'WORD': _WORD}[wanted]
     return _complement(plain) if complement else plain

@@ -116,8 +116,8 @@ class Reader:
         if number < 0:
             return []
         key = number, positive
-        if key in self._open:           # it is nothing but itself
-            return []
+        if key in self._open:
+            raise TooHard('a part of it refers to itself without end')
         if key not in self._known:
             self._open.add(key)
             schema = self._schemas[number]
@@ -181,7 +181,7 @@ class Reader:
         if keyword in ('enum', 'const'):
             found: list[Values] = []
             for constant in value if keyword == 'enum' else [value]:
-                found += self._of(self._constant(constant)) if isinstance(
+                found += map(unseen, self._of(self._constant(constant))) if isinstance(
                     constant, list | dict) else [scalar(constant)]
             return self._limited(gathered(found))
         if keyword == 'properties':

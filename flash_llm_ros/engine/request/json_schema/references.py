@@ -28,7 +28,9 @@ class Document:
             schema, base = left.pop()
             if not isinstance(schema, dict) or id(schema) in self._bases:
                 continue
-            if isinstance(schema.get('$id'), str):
+            if '$id' in schema:
+                if not isinstance(schema['$id'], str):
+                    raise TooHard(f"$id is {str(schema['$id'])[:60]!r}; it must be a text")
                 base = _joined(base, '$id', schema['$id'])
                 self._places[urldefrag(base).url] = schema
             self._bases[id(schema)] = base
