@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 import pytest
 
-from flash_llm_ros.node.interfaces.sentence_splitter import SentenceSplitter
+from flash_llm_ros.node.interfaces import sentence_splitter
+from flash_llm_ros.node.interfaces.sentence_splitter import MOST_CHARACTERS, SentenceSplitter
 
 # What a person would read aloud in one go, between bars.
 TEXTS = {
@@ -22,7 +23,7 @@ TEXTS = {
     'French': 'Qui est là ?|M. Dupont et Mme. Blanc.|« Entrez ! »|Merci.',
     'Chinese': '你好。|我在这里！|你要去哪里？|「好的。」|走吧',
     'Japanese': 'はい。|わかりました！！|どこへ行きますか？|（待って。）|はい',
-    'Arabic and Hindi': 'أين أنت؟|أنا هنا.|मैं यहाँ हूँ।|ठीक है।',
+    'Arabic, Urdu and Hindi': 'أين أنت؟|أنا هنا.|میں یہاں ہوں۔|मैं यहाँ हूँ।|ठीक है॥|हाँ',
 }
 BETWEEN = {'lines': '\n', 'Chinese': '', 'Japanese': ''}
 
@@ -40,12 +41,22 @@ def test_sentences_are_those_that_a_person_reads(name: str) -> None:
     assert sentences(list(text)) == wanted
 
 
-@given(st.lists(st.text('aB1 .!?…。！"」»)\n,')))
-def test_pieces_do_not_matter_and_nothing_is_lost(pieces: list[str]) -> None:
-    found = sentences(pieces)
-    assert found == sentences([''.join(pieces)])
+@given(st.lists(st.text('aB1 .!?…。！"」»)\n,')), st.sampled_from([3, 7, MOST_CHARACTERS]))
+def test_pieces_do_not_matter_and_nothing_is_lost(pieces: list[str], most: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sentence_splitter, 'MOST_CHARACTERS', most)
+        found = sentences(pieces)
+        assert found == sentences([''.join(pieces)])
+    assert max(map(len, found), default=0) <= most
     assert [letter for letter in ''.join(found) if letter.isalnum()] == [
         letter for letter in ''.join(pieces) if letter.isalnum()]
+
+
+def test_what_has_no_end_is_cut_between_words() -> None:
+    found = sentences(['word ' * 1000])
+    assert ' '.join(found).split() == ['word'] * 1000
+    assert all(len(each) <= MOST_CHARACTERS for each in found)
+    assert list(map(len, sentences(['x' * 2500]))) == [MOST_CHARACTERS, MOST_CHARACTERS, 500]
 
 
 def test_a_sentence_is_told_as_soon_as_the_next_one_begins() -> None:
