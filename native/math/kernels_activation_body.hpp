@@ -6,11 +6,13 @@ constexpr std::int64_t kPowers = 16;
 template <typename Rising>
 inline void sigmoid_times_some(float* z, Rising rising) {
   float powers[kPowers];
+#pragma GCC unroll 1
   for (std::int64_t i = 0; i < kPowers; ++i) {
     const float power = rising(z[i]);
     powers[i] = power > 89 ? 89 : power;
   }
   exponentials<kPowers>(powers);
+#pragma GCC unroll 1
   for (std::int64_t i = 0; i < kPowers; ++i) {
     z[i] /= 1 + powers[i];
   }
