@@ -120,7 +120,7 @@ def test_refusals(fp16_store: Path, drafts: dict[str, Path], tmp_path: Path) -> 
         opened(fp16_store, draft_store=other)
     assert 'the same tokenizer' in str(refused.value)
     with assert_error(ErrorCode.BUDGET_TOO_SMALL):
-        opened(fp16_store, 7_000_000, draft_store=drafts['alike'])
+        opened(fp16_store, 2_000_000, draft_store=drafts['alike'])
 
 
 @pytest.mark.parametrize(('reads', 'used'), [
