@@ -3,7 +3,7 @@ tokens per second, first token, bytes and reads by class of flash.
 
 It is this machine's disk, slowed down by the kernel to what such a device gives at best
 (`flash_llm_ros/store/flash_classes.py` names the sources): no card or module was measured. Runs are
-those of bench.memory.capped.
+those of bench.memory.capped, which says what the roof is.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -20,8 +20,9 @@ from flash_llm_ros.store.flash_classes import FLASH_CLASSES
 
 def print_rows(rows: list[dict[str, Any]]) -> str:
     """One table; returns the headline."""
-    show(('flash', 'MB/s', 'reads/s', 'engine', 'tokens/s', 'gain', 'first token s', 'tokens/pass',
-          'MB/token', 'reads/token', 'peak RSS MB'), [_cells(row, rows) for row in rows])
+    show(('flash', 'MB/s', 'reads/s', 'engine', 'tokens/s', 'gain', 'roof', 'first token s',
+          'tokens/pass', 'MB/token', 'reads/token', 'peak RSS MB'),
+         [_cells(row, rows) for row in rows])
     for row in rows:
         if row['why_not']:
             print(f'{row["flash"]}, {row["side"]}: {row["why_not"]}')
@@ -38,12 +39,12 @@ def _cells(row: dict[str, Any], rows: list[dict[str, Any]]) -> list[str]:
     cells = [row['flash'], f'{kind.bytes_per_second / 1e6:.0f}', str(kind.reads_per_second),
              row['side']]
     if 'p50' not in row:
-        return [*cells, '-', *[''] * 6]
+        return [*cells, '-', *[''] * 7]
     peer = next((other.get('tokens_per_second') for other in rows
                  if (other['flash'], other['side']) == (row['flash'], PEER)), None)
     speed = row['tokens_per_second']
     return [*cells, f'{speed:.2f}', f'{speed / peer:.1f}' if peer else '',
-            f'{row["first_token"]:.1f}', f'{row["tokens_per_pass"]:.2f}',
+            f'{row["roof"]:.2f}', f'{row["first_token"]:.1f}', f'{row["tokens_per_pass"]:.2f}',
             f'{row["bytes"] / 1e6:.1f}', f'{row["reads"]:.0f}', f'{row["peak"] / 1e6:.0f}']
 
 

@@ -12,7 +12,7 @@ from flash_llm_ros.store.device_profile import STREAM_REQUEST
 _MEMORY = 256_000_000       # bytes
 _ROUNDS = 10
 _SECONDS = 0.5              # of reading the flash
-_IN_FLIGHT = 16
+_IN_FLIGHT = 64
 
 
 def main() -> None:
