@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 
-# ROS 2 exists as Python wheels for Python 3.11 only.
+# The versions in requirements/constraints.txt are for Python 3.11.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 MODEL ?= smollm2
 PROMPT ?= Name the capital of France.

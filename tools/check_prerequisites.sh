@@ -10,7 +10,7 @@ lacks() {
 [ -n "$python" ] && [ -x "$(command -v "$python")" ] ||
     lacks "there is no Python ('$python'); on Debian: apt install python3 python3-venv python3-dev"
 "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' ||
-    lacks "$("$python" --version) was found, but ROS 2 exists as wheels for Python 3.11 only; \
+    lacks "$("$python" --version) was found, but the versions in requirements/constraints.txt are for Python 3.11; \
 say make PYTHON=/path/to/python3.11, or use colcon on apt ROS 2 (doc/building.md)"
 "$python" -c 'import ensurepip, venv' 2>/dev/null ||
     lacks "$python cannot make virtual environments; on Debian: apt install python3-venv"

@@ -31,7 +31,8 @@ trial() {           # with the libraries of a resolution; prints a line
             -r requirements/runtime.txt -r requirements/convert.txt -r requirements/structured.txt &&
         "$UV" pip install --only-binary :all: 'pytest<9' pytest-timeout hypothesis &&
         "$UV" pip install --no-deps "$WORK"/wheels/*-"$tag"-*.whl &&
-        cd "$WORK/tests" && "$VIRTUAL_ENV/bin/python" -m pytest -q -p no:cacheprovider "${TESTS[@]}"
+        cd "$WORK/tests" && "$VIRTUAL_ENV/bin/python" -m pytest -q -p no:cacheprovider \
+            -o timeout=600 "${TESTS[@]}"
     } >"$log" 2>&1; then
         tail -n 40 "$log"
         echo "$("$python" -V), $resolution: FAILED; the whole log: $log"
@@ -41,11 +42,11 @@ trial() {           # with the libraries of a resolution; prints a line
         awk '/^(numpy|onnxruntime|tokenizers|llguidance) /{printf "%s %s, ", $1, $2}')$(tail -n 1 "$log")"
 }
 
+rm -rf "$WORK/source" "$WORK/tests"
 mkdir -p "$WORK/log" "$WORK/source"
 [ -x "$UV" ] || { python3 -m venv "$WORK/tools"; "$WORK/tools/bin/pip" --quiet install uv; }
-rm -rf "$WORK/tests" "$WORK"/source/build/lib*
 git ls-files -z --cached --others --exclude-standard |
-    xargs -0 cp --parents --preserve=timestamps -t "$WORK/source"
+    xargs -0 cp --parents -t "$WORK/source"
 cp -r "$WORK/source" "$WORK/tests"
 rm -r "$WORK/tests/flash_llm_ros"       # the wheel is tested, not the source beside it
 
