@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+import errno
 from importlib import import_module
 from importlib.metadata import version
 import os
@@ -52,6 +53,7 @@ exit codes:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code. SystemExit(2) for wrong usage."""
+    _open_closed_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(
         prog='flash_llm', description=__doc__, epilog=EPILOG,
@@ -70,6 +72,17 @@ def main(arguments: list[str] | None = None) -> int:
             command.set_defaults(run=declare(name, command).run)
     options = parser.parse_args(arguments)
     return carry_out(options.run, options)
+
+
+def _open_closed_streams() -> None:
+    """Who is started without an output writes to nobody, not into the next file it opens."""
+    for number, name in ((1, 'stdout'), (2, 'stderr')):
+        if getattr(sys, name) is None:
+            null = os.open(os.devnull, os.O_WRONLY)
+            if null != number:
+                os.dup2(null, number)
+                os.close(null)
+            setattr(sys, name, os.fdopen(number, 'w', closefd=False))
 
 
 def declare(name: str, parser: argparse.ArgumentParser) -> ModuleType:
@@ -122,9 +135,18 @@ def carry_out(run: Callable[[argparse.Namespace], int], options: argparse.Namesp
         print('flash_llm: interrupted', file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:
-        # Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _write_no_more()
         return BROKEN_PIPE
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        _write_no_more()
+        return fail(error)
+
+
+def _write_no_more() -> None:
+    """Python would complain once more when it flushes at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def warn(sentence: str) -> None:

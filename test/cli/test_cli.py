@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 import shutil
+import subprocess
+import sys
 
 import pytest
 from tiny_checkpoint import write_checkpoint
@@ -58,6 +60,18 @@ def test_inspect(int8_store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert facts['model']['layers'] == 3 and facts['calibration'] is None
     assert (facts['layout'], facts['neurons'], facts['resident']) == ('split', 'int8', 'q8')
     assert facts['bytes'] == sum(entry['bytes'] for entry in facts['files'].values())
+
+
+@pytest.mark.parametrize(('redirected', 'code', 'words'), [
+    ('>&-', 0, 'done'), ('2>&-', 0, ''), ('>&- 2>&-', 0, ''), ('>/dev/full', 1, 'No space left')])
+def test_outputs_that_are_closed_or_full(int8_store: Path, redirected: str, code: int,
+                                         words: str) -> None:
+    done = subprocess.run(
+        ['sh', '-c', f'exec "$@" {redirected}', 'sh', sys.executable, '-c',
+         'import sys; from flash_llm_ros.cli.main import main; sys.exit(main())', 'verify',
+         int8_store], capture_output=True, text=True, check=False,
+        env={'PYTHONPATH': ':'.join(sys.path)})
+    assert done.returncode == code and words in done.stderr and 'Traceback' not in done.stderr
 
 
 def test_inspect_a_calibrated_store(planted_store: Path,
