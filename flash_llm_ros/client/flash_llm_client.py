@@ -22,7 +22,7 @@ from flash_llm_ros.client.goal import make_goal
 from flash_llm_ros.client.nodes_there import checked_find_timeout, full_name, not_found
 from flash_llm_ros.client.own_node import OwnNode
 from flash_llm_ros.client.qos import CALLS
-from flash_llm_ros.client.reachable import check_may_wait, why_gone
+from flash_llm_ros.client.reachable import check_may_wait, is_in_executor, why_gone
 from flash_llm_ros.store.errors import ErrorCode
 
 WATCH_PERIOD = 0.1  # s
@@ -87,6 +87,7 @@ class FlashLlmClient:
         self._requests: dict[PendingAnswer, _Request] = {}
         self._waiting: deque[_Request] = deque()
         self._unanswered: set[_Request] = set()
+        self._ran_at = 0.0                  # s of time.monotonic(), when the executor last did
         self._telling: int | None = None    # thread that is in a callback of ours
         self._own = OwnNode('flash_llm_client', domain_id, self._thread_ended) if (
             node is None) else None
@@ -248,7 +249,8 @@ class FlashLlmClient:
             for request in requests:
                 if why:
                     self._lose(request, why)
-                elif not request.is_taken and request.asked_at < late:
+                elif request.asked_at < late and (not request.is_taken or (
+                        self._ran_at < late and not is_in_executor(self._node))):
                     self._lose(request, f'The executor of {self._own_name} has not run for '
                                         f'{self._find_timeout:g} s.')
 
@@ -287,6 +289,7 @@ class FlashLlmClient:
               *arguments: object) -> None:
         """What goes wrong with one request must not take the thread, and so all others, along."""
         before, self._telling = self._telling, threading.get_ident()
+        self._ran_at = time.monotonic()
         try:
             action(*arguments)
         except Exception as error:

@@ -18,6 +18,11 @@ def why_gone(node: Node) -> str:
         return "The client's node was destroyed; no answer can come."
 
 
+def is_in_executor(node: Node) -> bool:
+    """Whether something may run its callbacks; not where its executor was shut down."""
+    return node.executor is not None and node in node.executor.get_nodes()
+
+
 def check_may_wait(node: Node, in_callback: bool) -> None:
     """Raise RuntimeError where waiting would keep the answer from coming.
 

@@ -331,6 +331,27 @@ def test_an_executor_that_never_runs_is_noticed(monkeypatch: pytest.MonkeyPatch)
         assert done.empty()
 
 
+@pytest.mark.parametrize('end', [
+    lambda node: node.executor.shutdown(), lambda node: node.executor.remove_node(node)])
+def test_an_executor_that_ends_is_noticed(end, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has taken the request, which waits for a node that will never come."""
+    from flash_llm_ros.client import FlashLlmClient, NodeLostError
+
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    done: queue.SimpleQueue = queue.SimpleQueue()
+    with own_node(new_domain(), 'SingleThreadedExecutor') as node:
+        llm = FlashLlmClient(node=node, find_timeout=2.0)
+        pending = llm.start('Hello', on_done=done.put)
+        while not llm._requests[pending].is_taken:
+            time.sleep(0.01)
+        end(node)
+        assert done.get(timeout=WAIT) is pending
+        with pytest.raises(NodeLostError, match='executor of commander has not run for 2 s'):
+            pending.result()
+        llm.close()
+        assert done.empty()
+
+
 @pytest.mark.parametrize(('has_own', 'end', 'why'), [
     (False, lambda llm: llm._node.destroy_node(), "client's node was destroyed"),
     (False, lambda llm: llm._node.context.shutdown(), 'rclpy was shut down'),
