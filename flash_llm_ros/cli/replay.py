@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, astuple, dataclass
 import difflib
 import json
 from pathlib import Path
@@ -176,8 +176,11 @@ def _expected(source: Path, node: str) -> list[Exchange]:
                          ErrorCode(answer.code).name if answer.code else '')
                 for answer in read_answers(source, node)]
     try:
-        return [Exchange(**entry) for entry in json.loads(source.read_text())]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        found = [Exchange(**entry) for entry in json.loads(source.read_text())]
+        if not all(isinstance(field, str) for each in found for field in astuple(each)):
+            raise TypeError('it has a field that is no text')
+        return found
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise BagError(f'{source} is neither a bag nor a file written by --json: '
                        f'{error}') from None
 

@@ -11,6 +11,9 @@ from ros_fixtures import running_node
 from ros_prefix import share_directory
 import rosbags.rosbag2 as rosbag2
 
+from flash_llm_ros.cli.bag import BagError
+from flash_llm_ros.cli.replay import _expected
+
 pytestmark = pytest.mark.ros
 PROMPTS = ['What is the capital of France?', 'Größe und 表意文字 😀', 'Say one.\nThen say two.']
 COMMAND = 'import sys; from flash_llm_ros.cli.main import main; sys.exit(main())'
@@ -167,6 +170,14 @@ def test_what_cannot_be_replayed_is_told(active_node, tmp_path, make, arguments,
                                              for word in arguments))
     assert done.returncode == 2
     assert word in done.stderr and done.stderr.count('\n') == 1 and 'Path(' not in done.stderr
+
+
+@pytest.mark.parametrize('text', ['[' * 100_000, '[1]', '[{"prompt": "a"}]', '{"a": 1}', '\xff', (
+    '[{"prompt": "a", "response": 5, "finish_reason": "STOP"}]')])
+def test_expectations_that_are_none_are_told(tmp_path: Path, text: str) -> None:
+    (tmp_path / 'answers.json').write_text(text, encoding='latin-1')
+    with pytest.raises(BagError, match='neither a bag nor a file written by --json'):
+        _expected(tmp_path / 'answers.json', '/flash_llm')
 
 
 def test_without_rosbags_the_command_says_what_to_install(monkeypatch, tmp_path, capsys):

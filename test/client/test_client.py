@@ -316,38 +316,23 @@ def test_a_thread_that_dies_is_noticed(active_node, monkeypatch: pytest.MonkeyPa
         client.start('Hello')
 
 
-def test_an_executor_that_never_runs_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize('end', [
+    None, lambda node: node.executor.shutdown(), lambda node: node.executor.remove_node(node)])
+def test_an_executor_that_runs_no_more_is_noticed(end, monkeypatch: pytest.MonkeyPatch) -> None:
     from flash_llm_ros.client import FlashLlmClient, NodeLostError
 
     monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
     done: queue.SimpleQueue = queue.SimpleQueue()
-    with own_node(new_domain(), 'SingleThreadedExecutor', spin=False) as node:
-        llm = FlashLlmClient(node=node, find_timeout=0.5)
+    with own_node(new_domain(), 'SingleThreadedExecutor', spin=end is not None) as node:
+        llm = FlashLlmClient(node=node, find_timeout=2)
         pending = llm.start('Hello', on_done=done.put)
-        with pytest.raises(NodeLostError, match=r'executor of commander has not run for 0\.5 s'):
+        while end is not None and not llm._requests[pending].is_taken:
+            time.sleep(0.01)
+        if end is not None:
+            end(node)
+        with pytest.raises(NodeLostError, match='executor of commander has not run for 2 s'):
             pending.result(WAIT)
         assert done.get(timeout=WAIT) is pending
-        llm.close()
-        assert done.empty()
-
-
-@pytest.mark.parametrize('end', [
-    lambda node: node.executor.shutdown(), lambda node: node.executor.remove_node(node)])
-def test_an_executor_that_ends_is_noticed(end, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It has taken the request, which waits for a node that will never come."""
-    from flash_llm_ros.client import FlashLlmClient, NodeLostError
-
-    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
-    done: queue.SimpleQueue = queue.SimpleQueue()
-    with own_node(new_domain(), 'SingleThreadedExecutor') as node:
-        llm = FlashLlmClient(node=node, find_timeout=2.0)
-        pending = llm.start('Hello', on_done=done.put)
-        while not llm._requests[pending].is_taken:
-            time.sleep(0.01)
-        end(node)
-        assert done.get(timeout=WAIT) is pending
-        with pytest.raises(NodeLostError, match='executor of commander has not run for 2 s'):
-            pending.result()
         llm.close()
         assert done.empty()
 
