@@ -38,6 +38,7 @@ LINES = """
 0 flash_llm inspect STORE                                       | 3 layers of width 64
 0 flash_llm inspect STORE --json                                | "layout": "split"
 2 flash_llm inspect                                             | are required
+2 flash_llm serve --port x                                      | --port
 1 flash_llm probe NOWHERE                                       | no flash store
 2 flash_llm probe STORE --json NOWHERE/x.json                   | cannot be written
 0 flash_llm bench STORE --budget 60MB --runs 1 --tokens 4       | tokens/s
