@@ -70,6 +70,7 @@ def reaches(walk: Walk, schema: object, value: object) -> bool:
     # An enumeration has looked at no item.
     ({'enum': [[1], {'a': 1}, [], 2], 'unevaluatedItems': False, 'unevaluatedProperties': False},
      ['[]', '2'], ['[1]', '{"a":1}']),
+    ({'type': 'integer', 'multipleOf': 7, 'minimum': -0.5}, ['0', '7'], ['-7', '1']),
     # A name that comes twice is one property.
     ({'type': 'object', 'minProperties': 2}, [], ['{"a":1,"a":2}']),
 ])
@@ -126,6 +127,7 @@ def test_numbers_that_would_take_long_are_refused(keyword: str, number: str) -> 
     ('{"type": "string", "pattern": "^(?:a|)$", "minLength": 4}', 'no answer'),
     ('{"anyOf": [{"$ref": "#"}, {"type": "null"}]}', 'refers to itself'),
     ('{"$defs": {"a": {"$id": [1]}}}', r'\$id is .* must be a text'),
+    ('{"type": "integer", "multipleOf": 3, "maximum": -0.5}', 'minimum and maximum closer'),
     ('{"multipleOf": 0.07}', 'minimum and maximum closer'),
     (json.dumps({'uniqueItems': True, 'type': 'array', 'items': {'enum': [*range(64)]}}),
      'at most 63'),

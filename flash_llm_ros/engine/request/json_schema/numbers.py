@@ -117,7 +117,8 @@ class Numbers:
 
     def llguidance_schema(self) -> dict[str, Any] | None:
         """What llguidance gets right of what `terms` finds too hard: any number of multiples."""
-        bounds = {name: int(bound) + (is_open * inward if bound.denominator == 1 else inward > 0)
+        bounds = {name: math.floor(bound) + (
+                      is_open * inward if bound.denominator == 1 else inward > 0)
                   for name, bound, is_open, inward in (
                       ('minimum', self.low, self.low_open, 1),
                       ('maximum', self.high, self.high_open, -1)) if bound is not None}
