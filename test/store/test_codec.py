@@ -91,8 +91,9 @@ def test_int4_rows_follow_the_definition(data, dim, rows):
             block = weight[start:start + 32].astype(float)
             scale = raw[16 * blocks + start // 32] * tops[0] / 256
             missed = np.abs(row[start:start + 32] - block)
-            # 17 steps for a block of 15 cut its furthest values by one; fp16 ends at 2**-24
-            assert (missed <= 1.5 * scale + moved + 1e-6 * np.abs(block) + 2**-23).all()
+            # 17 steps for a block of 15 cut its furthest values by one; a scale that fp16 does not
+            # reach is 0, and 8 of its steps are up to 8 * 2**-25
+            assert (missed <= 1.5 * scale + moved + 1e-6 * np.abs(block) + 2**-21).all()
 
 
 def test_any_bytes_decode_as_int4_rows_by_the_definition():
