@@ -8,6 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from flash_llm_ros.checkpoint.balanced_keys import (
+    BALANCED_PARTS,
+    balancing_factors,
+    key_sizes,
+    keys_are_balanced,
+)
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.families.family import Family, Tensor
 from flash_llm_ros.checkpoint.weight_scales import WeightScales
@@ -32,6 +38,11 @@ class Checkpoint(ABC):
         """All that there must be, by canonical name."""
         return {tensor.name: tensor for tensor in self.family.tensors(self.spec)}
 
+    @cached_property
+    def _key_sizes(self) -> dict[str, NDArray[np.float32]]:
+        """Of the layers whose keys were read, [kv_heads, head_dim]."""
+        return {}
+
     @abstractmethod
     def shape(self, name: str) -> tuple[int, ...]:
         """Of the tensor that has a canonical one; raises CheckpointError when it is absent."""
@@ -39,12 +50,28 @@ class Checkpoint(ABC):
     def rows(self, name: str, start: int = 0, stop: int | None = None) -> NDArray[np.float32]:
         """Rows [start, stop) of a canonical tensor as float32, C-contiguous, scales folded in.
 
+        Keys with a bias are balanced, and queries against them.
         Of experts' tensors, [experts, out, in], a row is what one expert has.
         """
         tensor = self.tensors[name]
         stop = tensor.shape[0] if stop is None else min(stop, tensor.shape[0])
-        rows = self._stored_rows(name, tensor.first_row + start, tensor.first_row + stop)
-        scale = self.scales.of(name, self.spec)
+        rows = self._scaled_rows(tensor, start, stop)
+        prefix, _, part = name.rpartition('.')
+        if part not in BALANCED_PARTS or not keys_are_balanced(self.spec):
+            return rows
+        factors = balancing_factors(part, self._sizes_of_keys(prefix), self.spec.attention)
+        return rows * factors[start:stop].reshape(-1, *[1] * (rows.ndim - 1))
+
+    def _sizes_of_keys(self, layer: str) -> NDArray[np.float32]:
+        if layer not in self._key_sizes:
+            tensors = [self.tensors[f'{layer}.{part}'] for part in ('k', 'k_bias', 'attention_norm')]
+            self._key_sizes[layer] = key_sizes(self.spec, *(
+                self._scaled_rows(tensor, 0, tensor.shape[0]) for tensor in tensors))
+        return self._key_sizes[layer]
+
+    def _scaled_rows(self, tensor: Tensor, start: int, stop: int) -> NDArray[np.float32]:
+        rows = self._stored_rows(tensor.name, tensor.first_row + start, tensor.first_row + stop)
+        scale = self.scales.of(tensor.name, self.spec)
         return rows if scale == 1 else rows * np.float32(scale)
 
     @abstractmethod
