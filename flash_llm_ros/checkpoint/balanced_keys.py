@@ -17,13 +17,13 @@ BALANCED_PARTS = ('q', 'q_bias', 'k', 'k_bias')     # of a layer's tensors
 
 
 def keys_are_balanced(spec: ModelSpec) -> bool:
-    """Whether a model's keys are: those that a bias is added to, not those that a norm evens out."""
+    """Whether a model's keys are: those with a bias, unless a norm evens them out."""
     return (spec.core_attention and spec.norm.first and spec.attention.bias
             and spec.attention.qk_norm == 'none')
 
 
 def key_sizes(spec: ModelSpec, keys: Array, bias: Array, norm: Array) -> Array:
-    """Sizes of the values of a layer's keys as powers of two around 1, float32 [kv_heads, head_dim].
+    """Sizes of the values of a layer's keys: powers of two around 1, [kv_heads, head_dim].
 
     `keys`: [kv_heads * head_dim, hidden_size], `bias`: one for each row, `norm`: weights of the
     norm of attention's input, whose numbers have a mean square of 1.

@@ -64,7 +64,8 @@ class Checkpoint(ABC):
 
     def _sizes_of_keys(self, layer: str) -> NDArray[np.float32]:
         if layer not in self._key_sizes:
-            tensors = [self.tensors[f'{layer}.{part}'] for part in ('k', 'k_bias', 'attention_norm')]
+            tensors = (self.tensors[f'{layer}.{part}']
+                       for part in ('k', 'k_bias', 'attention_norm'))
             self._key_sizes[layer] = key_sizes(self.spec, *(
                 self._scaled_rows(tensor, 0, tensor.shape[0]) for tensor in tensors))
         return self._key_sizes[layer]

@@ -56,7 +56,7 @@ def test_products_of_queries_and_keys_are_what_they_were(checkpoint: Path) -> No
     assert np.abs(found['k'] - stored['k']).max() > 0
     for part, rows in found.items():
         np.testing.assert_array_equal(opened.rows(f'layers.1.{part}', 3, 21), rows[3:21])
-    half = attention.head_dim // 2
+    half, groups = attention.head_dim // 2, attention.heads // attention.kv_heads
 
     def complex_heads(rows: np.ndarray) -> np.ndarray:
         heads = rows.reshape(-1, 2, half, rows.shape[1])
@@ -64,7 +64,8 @@ def test_products_of_queries_and_keys_are_what_they_were(checkpoint: Path) -> No
 
     angles = np.exp(1j * np.arange(half))[:, None]
     for turned in (1, angles):
-        products = [np.einsum('hdi,hdj->hij', complex_heads(rows['q']).conj(), (
-            turned * complex_heads(rows['k'])).repeat(attention.heads // attention.kv_heads, 0)).real
-            for rows in (stored, found)]
+        products = []
+        for rows in (stored, found):
+            keys = (turned * complex_heads(rows['k'])).repeat(groups, 0)
+            products.append(np.einsum('hdi,hdj->hij', complex_heads(rows['q']).conj(), keys).real)
         np.testing.assert_allclose(*products, rtol=1e-12, atol=1e-12)

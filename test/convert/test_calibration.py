@@ -62,7 +62,7 @@ def opened(store: Path, **options: object) -> Iterator[Engine]:
 
 def recorded(store: Path, folder: Path) -> list[np.ndarray]:
     """FFN inputs of each layer over 700 tokens, in two pieces of the context's 512."""
-    with opened(store, mode='exact', kv_cache='int16') as engine:
+    with opened(store, mode='exact', context_length=512, kv_cache='int16') as engine:
         tokens = np.array(engine.tokenize(TEXT)[:700], np.int64)
         recording: Recording = record(engine, tokens, folder, lambda done, total: None)
         assert engine.model.observer is None
