@@ -28,8 +28,8 @@ def key_sizes(spec: ModelSpec, keys: Array, bias: Array, norm: Array) -> Array:
     `keys`: [kv_heads * head_dim, hidden_size], `bias`: one for each row, `norm`: weights of the
     norm of attention's input, whose numbers have a mean square of 1.
     """
-    square = bias**2 + np.square(keys * norm).sum(1)
-    sizes = np.log2(np.maximum(square, 1e-12)).reshape(-1, spec.attention.head_dim) / 2
+    root = np.hypot(bias, np.linalg.norm(keys * norm, axis=1))
+    sizes = np.log2(np.maximum(root, 1e-6)).reshape(-1, spec.attention.head_dim)
     half = spec.rotary_width // 2       # two that turn together stay together
     sizes[:, :half] = sizes[:, half:2 * half] = np.maximum(sizes[:, :half], sizes[:, half:2 * half])
     steps = np.clip(np.round(sizes - sizes.mean(1, keepdims=True)), -8, 8)

@@ -64,10 +64,14 @@ class Checkpoint(ABC):
 
     def _sizes_of_keys(self, layer: str) -> NDArray[np.float32]:
         if layer not in self._key_sizes:
-            tensors = (self.tensors[f'{layer}.{part}']
-                       for part in ('k', 'k_bias', 'attention_norm'))
-            self._key_sizes[layer] = key_sizes(self.spec, *(
-                self._scaled_rows(tensor, 0, tensor.shape[0]) for tensor in tensors))
+            tensors = [self.tensors[f'{layer}.{part}']
+                       for part in ('k', 'k_bias', 'attention_norm')]
+            rows = [self._scaled_rows(tensor, 0, tensor.shape[0]) for tensor in tensors]
+            for tensor, numbers in zip(tensors, rows, strict=True):
+                if not np.isfinite(numbers).all():      # which would make queries be so, too
+                    raise CheckpointError(f'{self.path}: tensor {tensor.name} holds NaN or '
+                                          'infinity')
+            self._key_sizes[layer] = key_sizes(self.spec, *rows)
         return self._key_sizes[layer]
 
     def _scaled_rows(self, tensor: Tensor, start: int, stop: int) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from flash_llm_ros.store.resident_layout import router_format
 
 EXPERT_IDS, EXPERT_WEIGHTS, SHARED_WEIGHT = 'expert_ids', 'expert_weights', 'shared_weight'
 _NEVER = -1e30          # added to the scores of experts whose group was not chosen
+_LEAST_SUM = 1e-20      # of weights of experts that are not the best by their shares alone
 Rows = Callable[[str], NDArray[np.float32]]      # a tensor by its canonical name
 
 
@@ -32,7 +33,11 @@ def add_router(g: GraphBuilder, experts: ExpertsSpec, layer: int, dim: int, rows
     if experts.normalised:
         last = g.inline('last_axis', np.array([-1], np.int64))
         g.node('ReduceSum', [found, last], ['chosen_together'])
-        g.node('Div', [found, 'chosen_together'], [found := next(steps)])
+        together = 'chosen_together'
+        if experts.corrected or experts.shares == 'sigmoid':    # all of them may be 0
+            least = g.inline('least_sum', np.array(_LEAST_SUM, np.float32))
+            g.node('Add', [together, least], [together := 'together_above_0'])
+        g.node('Div', [found, together], [found := next(steps)])
     if scaled:
         scale = g.inline('scale', np.array(experts.scale, np.float32))
         g.node('Mul', [found, scale], [next(steps)])

@@ -69,3 +69,17 @@ def test_products_of_queries_and_keys_are_what_they_were(checkpoint: Path) -> No
             keys = (turned * complex_heads(rows['k'])).repeat(groups, 0)
             products.append(np.einsum('hdi,hdj->hij', complex_heads(rows['q']).conj(), keys).real)
         np.testing.assert_allclose(*products, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize('part', ['input_layernorm.weight', 'self_attn.k_proj.weight',
+                                  'self_attn.k_proj.bias'])
+def test_what_is_no_number_is_named(part: str, tmp_path: Path) -> None:
+    """And not the queries, which come first and take part in it."""
+    folder = VARIANTS['qwen2'](tmp_path / 'checkpoint')
+    weights = load_file(folder / 'model.safetensors')
+    weights[f'model.layers.1.{part}'].reshape(-1)[5] = np.nan
+    save_file(weights, folder / 'model.safetensors', {'format': 'pt'})
+    name = {'input_layernorm.weight': 'attention_norm', 'self_attn.k_proj.weight': 'k',
+            'self_attn.k_proj.bias': 'k_bias'}[part]
+    with pytest.raises(ValueError, match=rf'tensor layers\.1\.{name} holds NaN or infinity'):
+        converted(folder, tmp_path / 'store', neurons='fp16')

@@ -175,6 +175,27 @@ def test_one_layer_of_experts_with_a_window(tmp_path: Path) -> None:
         assert np.abs(each - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize('family', ['dots1', 'glm4_moe', 'ernie4_5_moe'])
+def test_experts_whose_shares_are_0(family: str, tmp_path: Path) -> None:
+    """Corrections choose three whose shares, of scores of thousands, are 0 or 1 each."""
+    folder = EXPERT_FAMILIES[family](tmp_path / 'checkpoint')
+    tensors = load_file(folder / 'model.safetensors')
+    for name, values in tensors.items():
+        if name.endswith('mlp.gate.weight'):
+            values *= 1e4
+        elif name.endswith('e_score_correction_bias'):
+            values[..., :3], values[..., 3:] = 9, 0
+    save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        expected = reference(torch.from_numpy(TOKENS[None])).logits[0].numpy()
+    engine = opened(converted(folder, tmp_path / 'store', neurons='fp16').path)
+    logits = [logits_of(engine, step) for step in (60, 1)]
+    engine.close()
+    for each in logits:
+        assert np.abs(each - expected).max() <= 1e-3 * np.abs(expected).max()
+
+
 def test_gguf_against_llama_cpp(model: FamilyModel, tmp_path: Path) -> None:
     pytest.importorskip('xllamacpp', reason='not installed: requirements/bench.txt')
     write_gguf(model.checkpoint, tmp_path / 'model.gguf')
