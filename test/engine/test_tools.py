@@ -332,6 +332,9 @@ def test_tools_are_kept_with_the_system_prompt(engine: Engine) -> None:
     ({'tools': (Tool('a', '', '{"type": "string"}'),)}, 'schema of an object'),
     ({'tools': (Tool('a', '', '{"properties": 3}'),)}, 'schema of an object'),
     ({'tools': (Tool('a', '', f'{{"enum": {"[" * 99}{"]" * 99}}}'),)}, 'no JSON: 64'),
+    ({'tools': (Tool('a', '', r'{"properties": {"x": {"title": "\ud800"}}}'),)}, 'no JSON: '),
+    ({'messages': (Message('assistant', '', (ToolCall('', 'a', r'{"x": "\udfff"}'),)),
+                   Message('user', 'x'))}, 'must have a name, and a JSON object'),
     ({'tools': tuple(Tool(f'a{n}', '') for n in range(65))}, 'at most 64'),
     ({'tools': (Tool('a', 'x' * 50_001),)}, 'at most 50000'),
     ({'tool_choice': 'dance'}, 'one of auto, none, required, drive_to, switch'),
@@ -345,6 +348,20 @@ def test_refused(engine: Engine, options: dict, words: str) -> None:
     prompt = '' if 'messages' in options else 'Go!'
     with assert_error(ErrorCode.INVALID_REQUEST, words):
         engine.check(request(prompt, **{'tools': TOOLS, 'raw': False, **options}))
+
+
+@pytest.mark.parametrize('field', ['tool_calls[0].id', 'tool_calls[0].name', 'tool_call_id',
+                                   'name'])
+def test_names_and_ids_are_plain_text_and_count(engine: Engine, field: str) -> None:
+    for text, code, words in (('\ud800', ErrorCode.INVALID_TEXT, 'not valid UTF-8'),
+                              ('\0', ErrorCode.INVALID_TEXT, f'{field} holds a NUL'),
+                              ('x' * 10**6, ErrorCode.PROMPT_TOO_LONG, 'messages have')):
+        call = {'id': 'i', 'name': 'n', 'arguments': '{}'}
+        result = {'tool_call_id': 'i', 'name': 'n'}
+        (call if 'calls' in field else result)[field.rpartition('.')[2]] = text
+        messages = (Message('assistant', '', (ToolCall(**call),)), Message('tool', '', **result))
+        with assert_error(code, words):
+            engine.check(request('', messages=messages, tools=TOOLS, raw=False))
 
 
 def test_a_schema_that_cannot_be_kept_to_is_named(engine: Engine) -> None:

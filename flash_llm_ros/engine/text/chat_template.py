@@ -41,6 +41,13 @@ class Message:
         return {'role': self.role, 'content': self.content,
                 **{key: value for key, value in more.items() if value}}
 
+    @property
+    def texts(self) -> dict[str, str]:
+        """What a template may show of it, but the arguments of calls, by the fields' names."""
+        return {'content': self.content, 'tool_call_id': self.tool_call_id, 'name': self.name,
+                **{f'tool_calls[{index}].{name}': getattr(call, name)
+                   for index, call in enumerate(self.tool_calls) for name in ('id', 'name')}}
+
 
 class ChatTemplate:
     """The model's own chat template, in a sandbox with bounds; without one messages are joined."""
@@ -134,7 +141,7 @@ def check_messages(messages: Sequence[Message], context: int) -> None:
                             f'messages has {len(messages)} entries; a context of {context} tokens '
                             f'takes at most {context}.')
     characters = sum(len(text) for message in messages for text in (
-        message.content, *(call.arguments for call in message.tool_calls)))
+        *message.texts.values(), *(call.arguments for call in message.tool_calls)))
     if characters > context * _CHARACTERS_PER_TOKEN:
         raise FlashLlmError(ErrorCode.PROMPT_TOO_LONG,
                             f'messages have {characters} characters; a context of {context} '
@@ -144,7 +151,8 @@ def check_messages(messages: Sequence[Message], context: int) -> None:
         if message.role not in ROLES:
             raise FlashLlmError(ErrorCode.INVALID_REQUEST, f'{field}.role is {message.role!r}; '
                                 f'it must be one of {", ".join(ROLES)}.')
-        check_text(f'{field}.content', message.content, context)
+        for name, text in message.texts.items():
+            check_text(f'{field}.{name}', text, context)
         check_calls(field, message.tool_calls)
         if message.tool_calls and message.role != 'assistant':
             raise FlashLlmError(ErrorCode.INVALID_REQUEST, f'{field} has tool_calls and the role '

@@ -118,6 +118,7 @@ def _loaded(text: str) -> Any:
                  for inner in (value.values() if isinstance(value, dict) else value)]
     if level:
         raise ValueError(f'{_MOST_LEVELS} values in one another are the most')
+    json.dumps(found, ensure_ascii=False).encode()      # an escape may be half of a character
     return found
 
 
