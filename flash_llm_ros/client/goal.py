@@ -144,7 +144,8 @@ def _chat_message(message: Message) -> ChatMessage:
 def _tool(tool: AnyTool) -> Tool:
     if isinstance(tool, Tool):
         return _copied(tool, Tool)
-    function = _function('tools', tool)
+    function = {name: value for name, value in _function('tools', tool).items()
+                if value is not None}
     return _made(Tool, name=function.get('name', ''), description=function.get('description', ''),
                  parameters=_json('parameters', function.get('parameters', '')))
 

@@ -20,9 +20,13 @@ from flash_llm_ros.serve.chat_request import ChatRequest, chat_request
 LARGEST = 2**20         # B of a body
 READ_TIMEOUT = 30.0     # s in which a body has to be here
 KEEP_ALIVE = 30.0       # s that a connection may wait for its next request
+WRITE_TIMEOUT = 30.0    # s in which a client has to read what is sent
 SHUTDOWN = 2.0          # s that answers have which are under way at the end
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 log = logging.getLogger(__name__)
+# Of what is no HTTP: anybody could fill the log with it.
+_silent = logging.getLogger(f'{__name__}.http')
+_silent.setLevel(logging.CRITICAL)
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class ChatServer:
                         web.get('/v1/models/{name:.+}', self._one_model)])
         runner = web.AppRunner(
             app, handler_cancellation=True, auto_decompress=False, access_log=None,
-            keepalive_timeout=KEEP_ALIVE, shutdown_timeout=SHUTDOWN)
+            keepalive_timeout=KEEP_ALIVE, shutdown_timeout=SHUTDOWN, logger=_silent)
         await runner.setup()
         try:
             await web.TCPSite(runner, host, port).start()
@@ -81,6 +85,8 @@ class ChatServer:
                 404: f'There is nothing at {request.path}.',
                 405: f'{request.path} takes no {request.method}.',
                 413: f'The body has more than {LARGEST} bytes.'}.get(error.status, error.reason)))
+        except ConnectionError:     # the client has left, or does not read
+            return web.Response()
         except Exception:
             log.exception('a request failed')
             return _refusal(ApiError(500, 'server_error', 'This is a bug: please report it.'))
@@ -142,7 +148,15 @@ async def _stream(
     await response.prepare(request)
 
     async def send(event: Any) -> None:
-        await response.write(b'data: ' + json.dumps(event).encode() + b'\n\n')
+        await in_time(response.write(b'data: ' + json.dumps(event).encode() + b'\n\n'))
+
+    async def in_time(writing: Awaitable[None]) -> None:
+        try:
+            await asyncio.wait_for(writing, WRITE_TIMEOUT)
+        except asyncio.TimeoutError:
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionError from None
 
     await send(answer.chunk({'role': 'assistant', 'content': ''}))
     while text is not None:
@@ -158,8 +172,8 @@ async def _stream(
         await send(answer.chunk({}, reason))
         if asked.include_usage:
             await send(answer.usage_chunk(end))
-        await response.write(b'data: [DONE]\n\n')
-    await response.write_eof()
+        await in_time(response.write(b'data: [DONE]\n\n'))
+    await in_time(response.write_eof())
     return response
 
 
@@ -192,7 +206,7 @@ def check_origin(headers: Any, names: Iterable[str]) -> None:
         raise ApiError(403, INVALID, f'The host {host!r} is not served; ask by address, by '
                        'localhost, or start the server with --name.')
     origin = headers.get('Origin')
-    if origin is not None and urlsplit(origin).netloc != headers['Host']:
+    if origin is not None and origin.partition('://')[2] != headers['Host']:
         raise ApiError(403, INVALID, f'Pages of {origin!r} may not ask here.')
 
 

@@ -1,7 +1,7 @@
 """`flash_llm serve` as OpenAI's own client sees it, and as those do who mean no good."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 import http.client
 import json
@@ -10,8 +10,10 @@ from pathlib import Path
 import re
 import signal
 import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -185,6 +187,11 @@ def test_tools_are_called_and_told_what_came_of_it(llm) -> None:
     assert (streamed.function.name, streamed.function.arguments) == (
         call.function.name, call.function.arguments)
     assert final.choices[0].finish_reason == 'tool_calls'
+    bare = {'type': 'function', 'function': {       # as some clients leave things out
+        'name': 'stop', 'description': None, 'parameters': None, 'strict': None}}
+    stop, = llm.chat.completions.create(**{**ask, 'tools': [bare]}, tool_choice='required'
+                                        ).choices[0].message.tool_calls
+    assert (stop.function.name, json.loads(stop.function.arguments)) == ('stop', {})
     result = {'role': 'tool', 'tool_call_id': call.id, 'content': '{"ok": true}'}
     after = llm.chat.completions.create(**{
         **ask, 'messages': [*HELLO, message, result]}, tool_choice='none')
@@ -220,6 +227,7 @@ def test_tools_are_called_and_told_what_came_of_it(llm) -> None:
     ({'messages': [{'role': 'user', 'content': 'x' * 10**5}]}, '100000 characters|context'),
     ({'response_format': {'type': 'yaml'}}, 'response_format is'),
     ({'response_format': {'type': 'json_schema', 'json_schema': 3}}, 'response_format is'),
+    ({'tools': [{'type': 'function', 'function': {'name': 'a', 'description': 7}}]}, 'description'),
     ({'stream_options': 3}, 'stream_options is 3'), ({'a\ud800' * 99: 1}, 'is no parameter'),
 ])
 def test_what_cannot_be_done_is_said(url: str, fields: dict, word: str) -> None:
@@ -282,6 +290,7 @@ def test_what_goes_wrong_within_an_answer(llm) -> None:
 @pytest.mark.parametrize(('status', 'body', 'headers'), [
     (403, {}, {'Host': 'evil.example:8080'}), (403, {}, {'Host': ''}), (403, {}, {'Host': '['}),
     (403, {}, {'Origin': 'http://evil.example'}), (403, {}, {'Origin': 'null'}),
+    (403, {}, {'Origin': 'http://['}), (403, {}, {'Origin': 'http://\u2100.x'.encode()}),
     (415, {}, {'Content_Type': 'text/plain'}), (415, {}, {'Content_Encoding': 'gzip'}),
     (413, b'x' * (2**20 + 1), {}), (400, b'{"model"', {}), (400, b'\xff', {}), (400, b'[1]', {}),
     (400, b'[' * 10**6, {}), (400, b'{"seed":' + b'9' * 10**5 + b'}', {}),
@@ -348,6 +357,76 @@ def test_a_body_that_does_not_come_is_not_waited_for(monkeypatch) -> None:
             return line
 
     assert asyncio.run(ask()).split()[1] == b'408'
+
+
+def until(condition: Callable[[], bool]) -> None:
+    limit = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < limit
+        time.sleep(0.01)
+
+
+class Endless:
+    """Answers that go on until they are cancelled."""
+
+    def __init__(self) -> None:
+        self.under_way = 0
+
+    def start(self, model: str, on_text: object, on_done: object, **options: object) -> object:
+        from flash_llm_ros.client import Answer, FinishReason, PendingAnswer
+
+        ended = threading.Event()
+        pending = PendingAnswer(lambda: None, lambda pending: ended.set(), print, on_text, on_done)
+
+        def say() -> None:
+            while not ended.is_set():
+                pending.add('x' * 10_000)
+                time.sleep(0.001)
+            pending.complete(Answer('', FinishReason.CANCELLED))
+            self.under_way -= 1
+
+        self.under_way += 1
+        threading.Thread(target=say).start()
+        return pending
+
+
+@pytest.mark.parametrize('way', ['reset', 'does not read'])
+def test_a_client_that_is_gone_is_no_news(monkeypatch, caplog, way: str) -> None:
+    """Wherever in an answer it leaves, and where it only seems to be there."""
+    from flash_llm_ros.serve import server
+
+    monkeypatch.setattr(server, 'WRITE_TIMEOUT', 0.1)
+    body = json.dumps({'model': MODEL, 'messages': HELLO, 'stream': True}).encode()
+    head = (b'POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n'
+            b'Content-Type: application/json\r\n\r\n' % len(body))
+
+    def visit(port: int, seconds: float) -> None:
+        with socket.socket() as client:
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(('127.0.0.1', port))
+            client.sendall(head + body)
+            if way == 'reset':
+                time.sleep(seconds)
+                client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack('ii', 1, 0))
+            else:
+                client.recv(1)
+                until(lambda: not answers.under_way)
+
+    async def serve() -> None:
+        async with chats.listening('127.0.0.1', 0) as url:
+            port = int(re.search(r':(\d+)/', url)[1])
+            for number in range(30 if way == 'reset' else 1):
+                await asyncio.to_thread(visit, port, number % 10 / 1000)
+            await asyncio.to_thread(until, lambda: not answers.under_way)
+            for wrong in (b'GET\r\n\r\n', head.replace(b'Host', b'X'), b'\x16\x03\x01' * 9):
+                with socket.create_connection(('127.0.0.1', port), timeout=WAIT) as client:
+                    client.sendall(wrong)
+                    assert b' 400 ' in await asyncio.to_thread(client.recv, 4096)
+
+    answers = Endless()
+    chats = server.ChatServer(answers.start, lambda: [MODEL], server.Limits(requests=40))
+    asyncio.run(serve())
+    assert not caplog.records
 
 
 def test_it_cannot_listen(capsys, monkeypatch, node) -> None:
