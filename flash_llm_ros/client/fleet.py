@@ -83,6 +83,8 @@ class FlashLlmFleet:
         ``find_timeout`` is how many seconds a request waits while no node is active. Raises
         ValueError for a wrong name or time.
         """
+        if isinstance(nodes, str):
+            raise ValueError(f'nodes is {nodes!r}; it has to be a list of names.')
         names = {full_name(name) for name in nodes}
         self._find_timeout = checked_find_timeout(find_timeout)
         self._lock = threading.Lock()

@@ -6,6 +6,9 @@ import importlib
 import json
 from typing import Any
 
+from rclpy.exceptions import InvalidTopicNameException
+from rclpy.validate_full_topic_name import validate_full_topic_name
+
 from flash_llm_msgs.msg import Tool
 from flash_llm_ros.client.interface_name import interface_name
 
@@ -30,9 +33,11 @@ class RobotTool:
 
     def __post_init__(self) -> None:
         interface_name(self.kind)       # raises
-        if not self.where.startswith('/'):
+        try:
+            validate_full_topic_name(self.where)
+        except InvalidTopicNameException:
             raise ValueError(f'{self.name}: where is {self.where!r}; it has to be a name from the '
-                             'root on, such as /navigate_to_pose.')
+                             'root on, such as /navigate_to_pose.') from None
 
     @property
     def kind(self) -> Any:

@@ -74,7 +74,9 @@ class Toolbox:
                 found = self._does[call.name](call.arguments, timeout)
             except (TimeoutError, ValueError) as error:
                 found = {'error': str(error)}
-        text = json.dumps(found, ensure_ascii=False)
+        # What is no text in a message of the robot must not be one in a request, either.
+        text = json.dumps(found, ensure_ascii=False).encode(errors='replace').decode().replace(
+            '\ufffd', '?')
         return text if len(text) <= MOST_CHARACTERS else f'{text[:MOST_CHARACTERS]} ...'
 
 

@@ -203,6 +203,13 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Iterator[Script]:
                 fleet._post(pending.cancel_unsent)
 
 
+def test_names_are_a_list() -> None:
+    from flash_llm_ros.client import FlashLlmFleet
+
+    with pytest.raises(ValueError, match="nodes is 'flash_llm'; it has to be a list"):
+        FlashLlmFleet('flash_llm')
+
+
 def test_who_will_have_answered_first_is_asked(script: Script) -> None:
     """One answers in 1 s, two in 4 s: of five at once the last is there earlier at two."""
     script.status(ONE, tokens_per_second=100.0, time_to_first_token=0.01)

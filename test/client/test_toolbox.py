@@ -61,7 +61,8 @@ class Robot:
 
         def lamp(request: object, response: object) -> object:
             self.done.put(('lamp', request.data))
-            response.success, response.message = True, 'It is ' + 'x' * 5000 * (not request.data)
+            response.success = True
+            response.message = 'It is \ufffd' + 'x' * 5000 * (not request.data)
             return response
 
         self._servers = [ActionServer(
@@ -148,7 +149,8 @@ def test_an_action_a_service_and_a_topic(robot: Robot, run: Callable[..., object
     assert done.answer.text == 'All is done.'
     results = [json.loads(result) for _, result in done.done]
     assert results[0]['status'] == 'succeeded' and results[0]['result']['text'] == 'arrived'
-    assert results[1:] == [{'success': True, 'message': 'It is '}, {'published': True}]
+    # What is no text in the robot's words would be refused in a request.
+    assert results[1:] == [{'success': True, 'message': 'It is ?'}, {'published': True}]
     for count, goal in enumerate(robot.goals):
         assert [message.role for message in goal.messages] == ['user', *['assistant', 'tool']
                                                                 * count]
@@ -212,7 +214,8 @@ def test_only_what_is_on_the_list(robot: Robot, run: Callable[..., object], tool
     for wrong, words in (({'interface': 'nav_msgs/action/Fly'}, 'is not installed here'),
                          ({'interface': 'os/path'}, 'is not installed'),
                          ({'interface': 'os/path/join'}, 'has to be the class of a message'),
-                         ({'where': 'drive'}, 'from the root on')):
+                         ({'where': 'drive'}, 'from the root on'),
+                         ({'where': '/a b'}, 'from the root on'), ({'where': '/'}, 'root on')):
         with pytest.raises(ValueError, match=words):
             RobotTool(**{'name': 'x', 'description': '', 'interface': DRIVE, 'where': '/x',
                          **wrong})
