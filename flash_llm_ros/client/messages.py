@@ -16,7 +16,8 @@ def message_from(kind: type[Message], text: str) -> Message:
     """
     try:
         return _filled(kind, json.loads(text))
-    except (AssertionError, AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AssertionError, AttributeError, KeyError, RecursionError, TypeError,
+            ValueError) as error:
         raise ValueError(f'{text[:80]!r} is no {kind.__name__}: {error}.') from None
 
 

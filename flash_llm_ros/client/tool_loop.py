@@ -35,9 +35,10 @@ def run_tools(
     """Let the model answer, with the tools' help; waits for it, as ``generate`` does.
 
     ``deadline`` in seconds, for all of it: TimeoutError behind it, and an action is cancelled.
-    After ``most_calls`` the model may only answer. ``may`` is asked before each call, in this
-    thread: a person, say, or a look at the battery; False is told the model. With a
-    ``session_id`` only what is new is computed. Other ``options`` and errors as of ``generate``.
+    After ``most_calls`` the model may only answer; what it asks for then is not done. ``may`` is
+    asked before each call, in this thread: a person, say, or a look at the battery; False is told
+    the model. With a ``session_id`` only what is new is computed. Other ``options`` and errors as
+    of ``generate``.
     """
     limit = time.monotonic() + deadline
     turns: list[Any] = [('user', prompt)]       # that the node has not seen
@@ -63,11 +64,11 @@ def run_tools(
             raise too_late() if error.code is ErrorCode.DEADLINE else error from None
         if answer.finish_reason is FinishReason.DEADLINE:
             raise too_late()
-        if not answer.tool_calls:
+        if not answer.tool_calls or len(done) >= most_calls:
             return ToolRun(answer, tuple(done))
         turns = []
         for call in answer.tool_calls:
-            result = (tools.call(call, left()) if may(call) else
+            result = (tools.call(call, left()) if len(done) < most_calls and may(call) else
                       '{"error": "It was not allowed."}')
             done.append((call, result))
             turns.append(ChatMessage(role='tool', content=result, tool_call_id=call.id,

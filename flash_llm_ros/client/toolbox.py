@@ -18,6 +18,7 @@ from flash_llm_ros.client.own_node import OwnNode
 from flash_llm_ros.client.robot_tool import RobotTool
 
 MOST_CHARACTERS = 2_000     # of a result that the model is told
+_CLOSED = 'The toolbox was closed.'
 _POLL = 0.05                # s
 _PATIENCE = 2.0             # s, for the word that an action is cancelled
 _ENDS = {GoalStatus.STATUS_SUCCEEDED: 'succeeded', GoalStatus.STATUS_CANCELED: 'canceled',
@@ -33,16 +34,16 @@ class Toolbox:
     """
 
     def __init__(self, tools: Iterable[RobotTool], *, domain_id: int | None = None) -> None:
-        listed = list(tools)            # which may raise
+        listed = list(tools)
+        self.tools: list[Tool] = [tool.message for tool in listed]      # for a request; may raise
         self._own = OwnNode('flash_llm_tools', domain_id)
         self._calling, self._closing = threading.Lock(), threading.Event()
+        self._closed = False
         self._does: dict[str, _Action | _Service | _Topic] = {}
-        self.tools: list[Tool] = []     # for a request
         for tool in listed:
             kind = _Action if hasattr(tool.kind, 'Goal') else (
                 _Service if hasattr(tool.kind, 'Request') else _Topic)
             self._does[tool.name] = kind(tool, self._own, self._closing)
-            self.tools.append(tool.message)
 
     def __enter__(self) -> 'Toolbox':
         return self
@@ -54,6 +55,9 @@ class Toolbox:
         """End a call that another thread waits for, cancel its action, and leave the graph."""
         self._closing.set()
         with self._calling:
+            if self._closed:
+                return
+            self._closed = True
             self._own.stop()
             for does in self._does.values():
                 does.close()
@@ -70,6 +74,8 @@ class Toolbox:
             raise ValueError(f'{call.name!r} is not on the list of tools: '
                              f'{", ".join(self._does)}.')
         with self._calling:
+            if self._closed:
+                raise RuntimeError(_CLOSED)
             try:
                 found = self._does[call.name](call.arguments, timeout)
             except (TimeoutError, ValueError) as error:
@@ -93,7 +99,7 @@ class _Does:
 
     def _check(self, limit: float, what: str) -> None:
         if self._closing.is_set():
-            raise RuntimeError('The toolbox was closed.')
+            raise RuntimeError(_CLOSED)
         if time.monotonic() > limit:
             raise TimeoutError(f'{self._tool.where} {what}.')
 

@@ -185,6 +185,15 @@ def test_calls_are_limited(robot: Robot, run: Callable[..., object]) -> None:
     assert [[message.role for message in goal.messages] for goal in robot.goals] == [
         ['user'], ['tool'], ['tool']]       # of a session the node has the rest
     assert {robot.done.get(timeout=WAIT) for _ in range(2)} == {('say', 'a'), ('say', 'b')}
+    # Whatever a model answers, no more is done.
+    both = asks_for('say', data='c')
+    both.tool_calls += asks_for('say', data='d').tool_calls
+    robot.script += [both, asks_for('say', data='e')]
+    done = run('Talk!', most_calls=1)
+    assert [result for _, result in done.done] == ['{"published": true}',
+                                                   '{"error": "It was not allowed."}']
+    assert done.answer.tool_calls[0].arguments == '{"data": "e"}'
+    assert robot.done.get(timeout=WAIT) == ('say', 'c') and robot.done.empty()
 
 
 def test_behind_the_deadline_nothing_goes_on(robot: Robot, run: Callable[..., object]) -> None:
@@ -271,3 +280,23 @@ def test_the_tools_of_the_example_are_as_their_interfaces_have_them() -> None:
             schema = json.loads(interface_schema(message.interface, message.bounds))
             Draft202012Validator.check_schema(schema)
             assert bool(schema.get('allOf')) == ('bounds' in tool)
+
+
+def test_once_closed_it_is_closed(domain: int) -> None:
+    from std_msgs.msg import String
+    from std_srvs.srv import SetBool
+
+    from flash_llm_msgs.msg import ToolCall
+    from flash_llm_ros.client import RobotTool, Toolbox
+
+    said = RobotTool('say', 'Says.', String, '/say')
+    with Toolbox([said, RobotTool('lamp', 'Switches.', SetBool, '/lamp')],
+                 domain_id=domain) as tools:
+        tools.close()
+        for name in ('say', 'lamp'):
+            with pytest.raises(RuntimeError, match='The toolbox was closed'):
+                tools.call(ToolCall(name=name, arguments='{"data": true}'), WAIT)
+    threads = threading.active_count()
+    with pytest.raises(TypeError):      # and what cannot be opened leaves nothing behind
+        Toolbox([said, RobotTool('sing', 'Sings.', String, '/say', {'data': WAIT, 'x': {1}})])
+    assert threading.active_count() == threads
