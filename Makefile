@@ -44,7 +44,7 @@ if ( $(3) ) >build/log/$(1).log 2>&1; then echo "$$((SECONDS - start)) s"; \
 else echo 'FAILED'; tail -n 40 build/log/$(1).log; echo 'The whole log: build/log/$(1).log'; exit 1; fi
 endef
 
-.PHONY: setup demo test lint clean
+.PHONY: setup demo test lint manifests clean
 .DELETE_ON_ERROR:
 
 setup: $(DONE)/package $(STORE)/manifest.yaml
@@ -58,6 +58,12 @@ test: setup $(DONE)/test
 lint: $(DONE)/package $(DONE)/test
 	@$(BIN)/ruff check .
 	@$(BIN)/lint-imports --no-logo
+
+# Maintainer and urls are filled in in package.xml alone.
+manifests:
+	@sed -i -e '/<maintainer/d' -e '/<url/d' \
+		-e '/<\/description>/r '<(grep '<maintainer' package.xml) \
+		-e '/<\/license>/r '<(grep '<url' package.xml) flash_llm_msgs/package.xml
 
 clean:
 	rm -rf $(VENV) models build install log dist flash_llm_msgs/build *.egg-info flash_llm_msgs/*.egg-info

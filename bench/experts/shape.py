@@ -92,8 +92,8 @@ def summary(side: str, runs: list[dict[str, Any]], rates: tuple[float, float], a
         return row
     tokens = len(good[0]['token_seconds'])
     if side == PEER:
-        for run in good:
-            run['token_seconds'] = run['token_seconds'][tokens // 2:]
+        for each in good:
+            each['token_seconds'] = each['token_seconds'][tokens // 2:]
     times = np.concatenate([run['token_seconds'] for run in good])
     row |= {f'p{point}': float(np.percentile(times, point)) for point in (50, 95, 99)}
     row['tokens_per_second'] = statistics.median(

@@ -63,7 +63,7 @@ def measure(options: Namespace) -> Report:
                     for name, node in nodes.items()]
             found[calls] = {name: [run for each, run in runs if each == name] for name in nodes}
     rows = [(f'{name}, {calls} at a time', *(f'{figure(runs, part) / 1e6:.1f}'
-                                                     for part in ('peak', 'kept')),
+                                             for part in ('peak', 'kept')),
              str(sum(sum(run['sent'].values()) for run in runs)))
             for calls, by_node in found.items() for name, runs in by_node.items()]
     show(('MB beside budget', 'at most', 'kept', 'messages'), rows)

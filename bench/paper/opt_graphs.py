@@ -19,7 +19,7 @@ class Attention:
 
     def __init__(self, shape: OptShape, context: int, threads: int) -> None:
         session = GraphLoader('', threads, prepack=True).load(_attention_graph(shape, context),
-                                                             'attention')
+                                                              'attention')
         size = shape.dim // shape.heads
         random = np.random.default_rng(0)
         keys = random.standard_normal((2, 1, shape.heads, context, size), np.float32)
@@ -60,7 +60,7 @@ class Predictors:
             for layer in range(shape.layers):
                 session = self._loader.load(files.predictor_graph(layer).read_bytes(),
                                             f'predictor {layer}', tensors,
-                                      f'predictors.{layer}.', self._probe)
+                                            f'predictors.{layer}.', self._probe)
                 self._runs.append((session, _binding(
                     session, {'ffn_input': self._x, 'threshold': self._threshold},
                     {'wanted': self._wanted})))
@@ -103,4 +103,3 @@ def _binding(session: ort.InferenceSession, inputs: Feeds, outputs: Feeds) -> or
     for name, array in outputs.items():
         binding.bind_ortvalue_output(name, ort.OrtValue.ortvalue_from_numpy(array))
     return binding
-

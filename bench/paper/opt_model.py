@@ -154,7 +154,7 @@ class _OpenFile:
         slots = sum(pins.values()) + (cache_slots or chunk * _CHUNKS)
         self.slab_bytes = slots * file.group_bytes
         self.core: Any = _native.NeuronCore(str(file.path), file.group_bytes, file.groups, file.dim,
-                                           slots, **options)
+                                            slots, **options)
         self._ids = {(part.name, part.layer): self.core.add_section(
             part.first_group, part.bundles, part.bundles_per_group, len(part.rows), 'fp16')
             for part in file.parts}

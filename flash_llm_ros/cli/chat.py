@@ -98,6 +98,7 @@ def _engine(options: Namespace) -> Iterator[Ask]:
         EngineConfig(options.store, parse_byte_size('budget', options.budget),
                      context_length=options.context, max_sessions=1),
         lambda line: print(line, file=sys.stderr))
+
     def ask(text: str) -> Iterator[str]:
         generation = engine.start(GenerationRequest(
             text, options.system, max_tokens=options.max_tokens, session_id='chat',

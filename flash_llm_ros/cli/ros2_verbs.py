@@ -26,7 +26,7 @@ class FlashLlmCommand:
         self._parser = parser
         parser.epilog = EPILOG
         add_subparsers_on_demand(parser, cli_name, '_verb', VERBS, required=False,
-                                argv=argv)
+                                 argv=argv)
 
     def main(self, *, parser: ArgumentParser, args: Namespace) -> int:
         """Run the verb, or print the help where there is none."""

@@ -71,7 +71,7 @@ def make_goal(
     _fill(goal, 'messages', [_chat_message(message) for message in _listed(
         'messages', messages, 'messages')])
     _fill(goal, 'constraint', _constraint(json_schema, regex, choices, grammar,
-                                           interface, bounds))
+                                          interface, bounds))
     _fill(goal, 'tools', [_tool(tool) for tool in _listed('tools', tools, 'tools')])
     _fill(goal, 'tool_choice', tool_choice)
     return goal

@@ -27,7 +27,7 @@ class InputStatistics:
 
 
 class LowRankFactors:
-    """For W, float32 [n, d], the factors of every rank that minimise |X (W - outer inner)^T|.
+    """For W, float32 [n, d], the factors of every rank that minimise ``|X (W - outer inner)^T|``.
 
     This is the truncated SVD of W L: its right singular vectors come from an eigendecomposition
     of [d, d].

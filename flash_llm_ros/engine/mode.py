@@ -50,7 +50,7 @@ def _why_exact(manifest: Manifest) -> str | None:
     """Why mode gated cannot be; None where it can."""
     if manifest.calibration is not None:
         if not onnx_runtime.TWO_BITS and any((found.kind, found.size) == ('sketch', 2)
-                                for found in manifest.calibration.predictors):
+                                             for found in manifest.calibration.predictors):
             return ('its predictors have 2 bits, which ONNX Runtime computes since 1.24; '
                     '`flash_llm calibrate` makes others here')
         return None

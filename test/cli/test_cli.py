@@ -146,7 +146,7 @@ def test_convert_refuses(tmp_path: Path, checkpoint_folder: Path,
     (tmp_path / 'a.gguf').write_bytes(b'GGUF but no more')
     assert 'GGUF' in failed(capsys, 'convert', tmp_path / 'a.gguf', new)
     assert 'short.txt' in failed(capsys, 'convert', checkpoint_folder,
-                                       tmp_path / 'short.txt' / 'store')
+                                 tmp_path / 'short.txt' / 'store')
     assert not new.exists()
 
 
@@ -221,7 +221,7 @@ def test_prompt_refuses(int8_store: Path, capsys: pytest.CaptureFixture[str],
 
 def test_a_prompt_of_bytes_that_are_no_text(int8_store: Path,
                                             capsys: pytest.CaptureFixture[str]) -> None:
-    """\\udcff is what Python makes of a byte of the command line that is no UTF-8."""
+    r"""\udcff is what Python makes of a byte of the command line that is no UTF-8."""
     assert 'not valid UTF-8' in failed(capsys, 'prompt', int8_store, 'a\udcff', '--budget', '20MB')
 
 

@@ -153,7 +153,7 @@ def test_an_action_a_service_and_a_topic(robot: Robot, run: Callable[..., object
     assert results[1:] == [{'success': True, 'message': 'It is ?'}, {'published': True}]
     for count, goal in enumerate(robot.goals):
         assert [message.role for message in goal.messages] == ['user', *['assistant', 'tool']
-                                                                * count]
+                                                               * count]
         assert [tool.name for tool in goal.tools] == ['drive_to', 'lamp', 'say', 'sing']
         assert 0 < goal.deadline <= WAIT and goal.sampling.temperature == 0.5
     assert goal.tools[0].interface == DRIVE and goal.tools[0].bounds == '{"raw": {"const": true}}'
@@ -169,7 +169,7 @@ def test_what_goes_wrong_is_told(robot: Robot, run: Callable[..., object]) -> No
                      asks_for('drive_to', prompt='x'), says('No.')]
     done = run('Work!', may=lambda call: '"x"' not in call.arguments)
     assert [robot.done.get(timeout=WAIT) for _ in range(2)] == [('drive', 'the wall'),
-                                                               ('lamp', False)]
+                                                                ('lamp', False)]
     aborted, late, wrong, long, forbidden = (result for _, result in done.done)
     assert json.loads(aborted)['status'] == 'aborted'
     assert json.loads(late) == {'error': '/sing is not there.'}
@@ -201,7 +201,7 @@ def test_behind_the_deadline_nothing_goes_on(robot: Robot, run: Callable[..., ob
     with pytest.raises(TimeoutError, match='deadline of 3 s has passed after 1 call'):
         run('Go!', deadline=3.0)
     assert [robot.done.get(timeout=WAIT) for _ in range(2)] == [('drive', 'nowhere'),
-                                                               ('cancelled',)]
+                                                                ('cancelled',)]
     assert len(robot.goals) == 1
     robot.script.clear()
     late = says('I am')     # and what the model had no time for is no answer
@@ -261,7 +261,7 @@ def test_the_example(robot: Robot, domain: int, tmp_path: Path) -> None:
         commands.publish(String(data='Dance!'))     # fails, and the next is heard
         commands.publish(String(data='Go!'))
         assert [robot.done.get(timeout=WAIT) for _ in range(2)] == [('lamp', True),
-                                                                   ('drive', 'nowhere')]
+                                                                    ('drive', 'nowhere')]
     assert robot.done.get(timeout=WAIT) == ('cancelled',)       # whoever leaves, stops it
     assert robot.goals[0].system_prompt.startswith('You are a robot') and replies.empty()
 

@@ -67,7 +67,7 @@ def test_foreseen_experts_change_no_byte(experts_store: Path,
 
 
 def test_the_copies_answer_nearly_as_their_original(int8_store: Path,
-                                                     experts_store: Path) -> None:
+                                                    experts_store: Path) -> None:
     """The blocks of one random checkpoint, and eight of each scaled by 3 % up or down."""
     found = []
     for store in (int8_store, experts_store):

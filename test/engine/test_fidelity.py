@@ -1,5 +1,4 @@
-"""SmolLM2-135M against transformers on the same dequantised weights: the promises.
-"""
+"""SmolLM2-135M against transformers on the same dequantised weights: the promises."""
 
 from pathlib import Path
 

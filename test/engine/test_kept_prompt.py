@@ -270,7 +270,6 @@ def test_interrupted_while_it_is_computed(int8_store: Path, tmp_path: Path, piec
     engine.close()
 
 
-
 def test_one_that_does_not_fit(int8_store: Path, tmp_path: Path) -> None:
     engine, _ = opened(int8_store, tmp_path, context_length=64)
     with assert_error(ErrorCode.PROMPT_TOO_LONG, 'system_prompt'):

@@ -1,5 +1,4 @@
-"""The memory behind the cores: results never show it, and its counters are what a model of it says.
-"""
+"""The memory behind the cores: results never show it, its counters are what a model of it says."""
 
 from itertools import pairwise
 import math

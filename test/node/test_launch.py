@@ -61,7 +61,7 @@ def launched(tmp_path, namespace, **arguments):
             env={'AMENT_PREFIX_PATH': sys.prefix, **os.environ, 'ROS_DOMAIN_ID': str(domain)})
     try:
         with OperatorClient(f'{namespace}/flash_llm', domain_id=domain,
-                        give_up=lambda: process.poll() is not None) as client:
+                            give_up=lambda: process.poll() is not None) as client:
             client.wait_for_node(60)
             yield Launched(process, client, log_file)
         process.send_signal(signal.SIGINT)

@@ -93,13 +93,13 @@ def test_qos_that_does_not_fit_is_told_while_it_lasts(active_node):
         TokenChunk, f'{client.name}/stream', lambda message: None,
         QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))
     expect_level(client, 'communication', DiagnosticStatus.WARN,
-                  f'/flash_llm_operator gets nothing of {client.name}/stream')
+                 f'/flash_llm_operator gets nothing of {client.name}/stream')
     client.node.destroy_subscription(latched)
     expect_level(client, 'communication', DiagnosticStatus.OK, 'no QoS mismatch')
     hasty = client.node.create_publisher(
         String, f'{client.name}/prompt',
         QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
     expect_level(client, 'communication', DiagnosticStatus.WARN,
-                  f'/flash_llm_operator is not heard on {client.name}/prompt')
+                 f'/flash_llm_operator is not heard on {client.name}/prompt')
     client.node.destroy_publisher(hasty)
     expect_level(client, 'communication', DiagnosticStatus.OK, 'no QoS mismatch')

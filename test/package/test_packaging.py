@@ -1,14 +1,16 @@
 """Manifests, versions, requirements and interfaces that lie in several files agree."""
 
 import ast
-from importlib.metadata import packages_distributions, requires, version
+from importlib.metadata import metadata, packages_distributions, requires, version
 from pathlib import Path
 import re
 import sys
 
+from catkin_pkg.changelog import get_changelog_from_path
 from catkin_pkg.package import Package, parse_package
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from packaging.version import parse as parse_version
 import pytest
 from ros_prefix import share_directory
 
@@ -39,16 +41,35 @@ def test_manifests_are_valid(folder: Path, build_type: str) -> None:
     assert package.licenses == ['Apache-2.0']
 
 
+def released(folder: Path) -> str:
+    """Return the newest version of a changelog, as catkin_prepare_release and bloom read it."""
+    changelog = get_changelog_from_path(str(folder), manifest(folder).name)
+    return max(changelog.foreach_version(), key=lambda entry: parse_version(entry[0]))[0]
+
+
 def test_versions_agree() -> None:
-    newest = re.search(r'^(\d+\.\d+\.\d+) ', (ROOT / 'CHANGELOG.rst').read_text(), re.MULTILINE)
     found = {
         'package.xml': manifest(ROOT).version,
         'flash_llm_msgs/package.xml': manifest(MESSAGES).version,
         'setup.py': version('flash_llm_ros'),
         'flash_llm_msgs/setup.py': version('flash_llm_msgs'),
-        'CHANGELOG.rst': newest[1],
+        'CHANGELOG.rst': released(ROOT),
+        'flash_llm_msgs/CHANGELOG.rst': released(MESSAGES),
     }
     assert len(set(found.values())) == 1, found
+
+
+@pytest.mark.parametrize('name', ['flash_llm_ros', 'flash_llm_msgs'])
+def test_maintainer_and_urls_are_those_of_package_xml(name: str) -> None:
+    (person,) = manifest(ROOT).maintainers
+    urls = {f'{url.type}, {url.url}' for url in manifest(ROOT).urls}
+    (copied,) = manifest(MESSAGES).maintainers
+    assert (copied.name, copied.email) == (person.name, person.email), 'make manifests'
+    assert {f'{url.type}, {url.url}' for url in manifest(MESSAGES).urls} == urls, 'make manifests'
+    installed = metadata(name)
+    assert installed['Maintainer'] == person.name
+    assert installed['Maintainer-email'] == person.email
+    assert set(installed.get_all('Project-URL')) == urls
 
 
 def test_error_codes_are_the_constants_of_the_message() -> None:

@@ -134,7 +134,7 @@ def test_experts_are_runs_of_groups(dim, layers, neurons, experts, group_bytes):
         assert section.first_group + expert * section.stride == next_group
         if at < 2 * experts * layers:
             assert (section.name, expert) == (('expert_gate_up', 'expert_down')[at % 2],
-                                            at // 2 % experts)
+                                              at // 2 % experts)
         next_group += section.groups
     assert geometry.groups == next_group
     assert geometry.waste < 0.03

@@ -283,5 +283,3 @@ def test_wrong_options(tmp_path: Path, options: dict[str, object], words: str) -
     with pytest.raises(ValueError, match=words):
         converted(checkpoint_folder, tmp_path / 'store', **options)
     assert [path.name for path in tmp_path.iterdir()] == ['checkpoint']
-
-

@@ -33,8 +33,7 @@ def opt_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A store of the test's own, free to be damaged; one with layers' graphs where a test has one.
-    """
+    """A store of the test's own, free to be damaged; with layers' graphs where a test has one."""
     case = getattr(request.node, 'callspec', None)
     graphs = case is not None and any(str(value).startswith('layers/')
                                       for value in case.params.values())

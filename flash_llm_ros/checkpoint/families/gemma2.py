@@ -1,5 +1,7 @@
-"""The gemma2 family (arXiv 2408.00118): norms on both sides of attention and block, caps of scores
-and logits, every other layer with a window.
+"""The gemma2 family (arXiv 2408.00118).
+
+It has norms on both sides of attention and block, caps of scores and logits, and every other layer
+has a window.
 """
 
 from typing import Any, ClassVar

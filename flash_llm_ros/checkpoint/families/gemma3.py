@@ -1,5 +1,7 @@
-"""The gemma3 family (arXiv 2503.19786), text alone: gemma2 with norms of queries and keys in place
-of caps; five of six layers have a window, and wavelengths of their own.
+"""The gemma3 family (arXiv 2503.19786), text alone.
+
+It is gemma2 with norms of queries and keys in place of caps; five of six layers have a window, and
+wavelengths of their own.
 """
 
 from dataclasses import replace

@@ -1,5 +1,7 @@
-"""The olmo2 family (arXiv 2501.00656): llama with norms of what attention and block give, and of
-queries and keys over their whole width.
+"""The olmo2 family (arXiv 2501.00656).
+
+It is llama with norms of what attention and block give, and of queries and keys over their whole
+width.
 """
 
 from typing import Any

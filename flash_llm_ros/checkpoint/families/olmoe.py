@@ -1,5 +1,6 @@
-"""The olmoe family (arXiv 2409.02060): llama with norms of queries and keys over their whole width,
-and experts.
+"""The olmoe family (arXiv 2409.02060).
+
+It is llama with norms of queries and keys over their whole width, and experts.
 """
 
 from collections.abc import Iterator

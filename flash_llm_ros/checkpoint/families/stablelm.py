@@ -1,5 +1,6 @@
-"""The stablelm family: llama with layer norms, heads turned in part; the block may be beside
-attention.
+"""The stablelm family: llama with layer norms, heads turned in part.
+
+The block may be beside attention.
 """
 
 from dataclasses import replace

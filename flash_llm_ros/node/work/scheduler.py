@@ -104,7 +104,7 @@ class Scheduler:
         if not self._jobs:
             return None
         job = min((job for job in self._jobs if not self._is_blocked(job)),
-                   key=lambda job: job.rank)
+                  key=lambda job: job.rank)
         self._jobs.remove(job)
         return job
 
@@ -136,7 +136,7 @@ class Scheduler:
     def _drop_ended(self) -> None:
         """Those that were set aside stay: the engine's thread has to clear up behind them."""
         self._jobs = [job for job in self._jobs
-                       if job.generation is not None or not job.request.ended]
+                      if job.generation is not None or not job.request.ended]
 
 
 def _refusal(why: str) -> FlashLlmError:

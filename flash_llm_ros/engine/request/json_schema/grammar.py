@@ -101,7 +101,7 @@ class _Grammar:
     def _list(self, array: Arrays) -> str:
         count, low, high = len(array.prefix), array.low, array.high
         rest = Repeated(self._rules.add(self._rules.new(), [(self._comma,
-                                                           self._value(array.items))]),
+                                                             self._value(array.items))]),
                         max(0, low - max(count, 1)),
                         None if high is None else max(0, high - max(count, 1)))
         if count:
