@@ -18,6 +18,7 @@ from tiny_checkpoint import byte_tokenizer, converted
 import torch
 from transformers import AutoModelForCausalLM, Qwen3MoeConfig
 
+from bench.model.families import llama_cpp_answer
 from bench.quality.reference_model import reference_choices
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.open import open_checkpoint
@@ -219,6 +220,19 @@ def test_gguf_against_llama_cpp(model: FamilyModel, tmp_path: Path) -> None:
         likely = likely[np.arange(len(answer)), answer]
         assert np.abs(likely - [value for _, value in theirs][:len(answer)]).max() < 1e-3 * np.abs(
             found).max()
+
+
+@pytest.mark.parametrize('field', ['glm4moe.expert_weights_norm', 'dots1.expert_weights_norm',
+                                   'dots1.expert_weights_scale'])
+def test_gguf_without_a_field_is_what_llama_cpp_reads(field: str, tmp_path: Path) -> None:
+    pytest.importorskip('xllamacpp', reason='not installed: requirements/bench.txt')
+    family = field.split('.')[0].replace('4moe', '4_moe')
+    write_gguf(EXPERT_FAMILIES[family](tmp_path / 'checkpoint'), tmp_path / 'model.gguf',
+               metadata={field: None})
+    engine = opened(converted(tmp_path / 'model.gguf', tmp_path / 'store', neurons='fp16').path)
+    prompt, answer = greedy(engine, PROMPTS[2])
+    engine.close()
+    assert answer == llama_cpp_answer(tmp_path / 'model.gguf', prompt)[:len(answer)]
 
 
 @pytest.mark.parametrize(('family', 'change', 'said'), [

@@ -38,7 +38,8 @@ class Glm4Moe(Llama):
         return deepseek_block(config)
 
     def config_of_gguf(self, fields: dict[str, Any]) -> Config:
-        config = super().config_of_gguf(fields)
+        # What leaves that out has other weights than a config.json that does.
+        config = super().config_of_gguf({'glm4moe.expert_weights_norm': False, **fields})
         check_sigmoid(config)
         config['model_type'] = 'glm4_moe'
         config['num_hidden_layers'] -= config.get('num_nextn_predict_layers', 0)
