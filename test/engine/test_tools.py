@@ -316,6 +316,25 @@ def test_a_session_that_loses_turns_keeps_its_tools(engine: Engine) -> None:
     assert whole.prompt_tokens == turn.prompt_tokens and turn.tool_calls
 
 
+def test_what_is_left_of_a_session_never_begins_with_a_result(engine: Engine) -> None:
+    """Which a template may show as what the user says."""
+    result = Message('tool', '{"ok": true}', tool_call_id='1', name='drive_to')
+    session = {'session_id': 'r', 'drop_oldest_turns': True}
+    said: list[Message] = []
+    while True:
+        said.append(Message('user', 'Go! ' * 180))
+        turn = asked(engine, said[-1].content, tool_choice='drive_to', **session)
+        if turn.stats.dropped_tokens:
+            break
+        said += [Message('assistant', '', turn.tool_calls), result]
+        turn = asked(engine, '', messages=(result,), tool_choice='none', max_tokens=1, **session)
+        assert not turn.stats.dropped_tokens
+        said.append(Message('assistant', turn.text))
+    whole = [asked(engine, '', messages=tuple(said[place:]), max_tokens=1, tool_choice='none')
+             for place in range(4, len(said), 4)]
+    assert turn.prompt_tokens in [each.prompt_tokens for each in whole]
+
+
 def test_tools_are_kept_with_the_system_prompt(engine: Engine) -> None:
     options = {'system_prompt': 'You are a robot.', 'keep_system_prompt': True, 'max_tokens': 4}
     asked(engine, **options)

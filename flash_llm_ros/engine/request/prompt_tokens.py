@@ -25,7 +25,7 @@ _LONGEST_STOP = 4096    # characters, of all stop strings together
 
 @dataclass(frozen=True)
 class Prompt:
-    """What the model reads, and where in it turns begin that are not the first."""
+    """What the model reads, and where in it later turns begin that can become the first."""
 
     tokens: list[int]
     turns: tuple[int, ...] = ()
@@ -41,7 +41,7 @@ class Prompt:
         for number, begin in enumerate(self.turns):
             said = begin + len(joint)
             if self.tokens[begin:said] != joint:
-                continue        # of a tool, or raw: no conversation begins with it
+                continue        # raw, or of an assistant: no conversation begins with it
             moved = len(opening) - said
             found = Prompt([*opening, *self.tokens[said:]],
                            tuple(later + moved for later in self.turns[number + 1:]), -moved)
@@ -120,19 +120,20 @@ class PromptTokens:
                   turns: Sequence[int], system_prompt: str) -> Prompt:
         """A conversation with a request as its next turn; what is there is left as it is.
 
-        `turns`: where in it turns begin that are not the first; `system_prompt` is the one that it
+        `turns`: where in it later turns begin, but for tools'; `system_prompt` is the one that it
         began with; a turn may repeat it. The oldest turns are left out where the request says so
         and the answer would have too little room.
         """
+        said = [message for message in _turns(request) if message.role != 'system']
         if request.raw:
             text = request.prompt
         else:
-            said = [message for message in _turns(request) if message.role != 'system']
             text = self._template.render_next(said, system_prompt, request.tools)
             if self._template.is_there and conversation[-1] in self._spec.end_tokens:
                 conversation = conversation[:-1]        # the template ends the answer itself
-        prompt = Prompt([*conversation, *self._tokenizer.encode(text, begin=False)],
-                        (*turns, len(conversation)))
+        if said[0].role != 'tool':      # whose result may look like what a user says
+            turns = (*turns, len(conversation))
+        prompt = Prompt([*conversation, *self._tokenizer.encode(text, begin=False)], tuple(turns))
         room = min(request.max_tokens, self._context // _LEAST_ROOM)
         if request.drop_oldest_turns and len(prompt.tokens) + room > self._context:
             prompt = prompt.without_oldest(*self._seams(request, system_prompt),
