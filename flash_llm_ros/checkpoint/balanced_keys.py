@@ -2,8 +2,7 @@
 
 A bias on keys (Qwen2) makes some of a head's values a hundred times as large as others, which a
 scale that they share rounds away. What a query's value is multiplied with and a key's divided by
-leaves their product as it is (SmoothQuant, arXiv 2211.10438); rows of matrices and biases take it,
-and powers of two round nothing.
+leaves their product as it is (SmoothQuant, arXiv 2211.10438); rows of matrices and biases take it.
 """
 
 import numpy as np
@@ -23,16 +22,16 @@ def keys_are_balanced(spec: ModelSpec) -> bool:
 
 
 def key_sizes(spec: ModelSpec, keys: Array, bias: Array, norm: Array) -> Array:
-    """Sizes of the values of a layer's keys: powers of two around 1, [kv_heads, head_dim].
+    """About the largest values of a layer's keys, relative to each other, [kv_heads, head_dim].
 
     `keys`: [kv_heads * head_dim, hidden_size], `bias`: one for each row, `norm`: weights of the
     norm of attention's input, whose numbers have a mean square of 1.
     """
-    root = np.hypot(bias, np.linalg.norm(keys * norm, axis=1))
-    sizes = np.log2(np.maximum(root, 1e-6)).reshape(-1, spec.attention.head_dim)
+    most = np.abs(bias) + 4 * np.linalg.norm(keys * norm, axis=1)   # but for one of 10,000
+    sizes = np.log2(np.maximum(most, 1e-6)).reshape(-1, spec.attention.head_dim)
     half = spec.rotary_width // 2       # two that turn together stay together
     sizes[:, :half] = sizes[:, half:2 * half] = np.maximum(sizes[:, :half], sizes[:, half:2 * half])
-    steps = np.clip(np.round(sizes - sizes.mean(1, keepdims=True)), -8, 8)
+    steps = np.clip(sizes - sizes.mean(1, keepdims=True), -8, 8)
     return np.exp2(steps).astype(np.float32)
 
 

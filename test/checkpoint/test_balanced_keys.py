@@ -68,7 +68,7 @@ def test_products_of_queries_and_keys_are_what_they_were(checkpoint: Path) -> No
         for rows in (stored, found):
             keys = (turned * complex_heads(rows['k'])).repeat(groups, 0)
             products.append(np.einsum('hdi,hdj->hij', complex_heads(rows['q']).conj(), keys).real)
-        np.testing.assert_allclose(*products, rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(*products, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize('part', ['input_layernorm.weight', 'self_attn.k_proj.weight',
