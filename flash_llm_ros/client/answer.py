@@ -102,6 +102,13 @@ class PendingAnswer:
             raise self._outcome
         return self._outcome
 
+    def until_left(self) -> Iterator[str]:
+        """The text as it comes; whoever leaves the loop early cancels the request."""
+        try:
+            yield from self
+        finally:
+            self.cancel()
+
     def __iter__(self) -> Iterator[str]:
         """Yield the text as it comes; at its end raise what ``result`` would."""
         index = 0

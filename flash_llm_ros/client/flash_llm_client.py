@@ -152,15 +152,7 @@ class FlashLlmClient:
 
         ``options`` and errors as of ``generate``; errors come at the end of the text.
         """
-        pending = self.start(prompt, **options)
-
-        def pieces() -> Iterator[str]:
-            try:
-                yield from pending
-            finally:
-                pending.cancel()
-
-        return pieces()
+        return self.start(prompt, **options).until_left()
 
     def start(
         self,

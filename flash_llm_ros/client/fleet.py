@@ -155,15 +155,7 @@ class FlashLlmFleet:
         the same model goes on. What was shown has to be how its answer begins, else NodeLostError
         is raised.
         """
-        pending = self.start(prompt, model=model, again=again, **options)
-
-        def pieces() -> Iterator[str]:
-            try:
-                yield from pending
-            finally:
-                pending.cancel()
-
-        return pieces()
+        return self.start(prompt, model=model, again=again, **options).until_left()
 
     def start(
         self,
