@@ -1,6 +1,8 @@
 """The process of llama.cpp that bench.memory.capped measures: one prompt, greedy, JSON out.
 
 For bench.experts.shape: before it the first so many of its tokens, for each of 'prompts'.
+'decode_seconds' is llama.cpp's own clock: where its threads leave no processor to this one, pieces
+come in bursts.
 """
 
 from itertools import pairwise
@@ -63,6 +65,7 @@ def main() -> None:
         'open_seconds': opened - begin, 'first_token_seconds': times[0] - asked,
         'prompt_tokens_per_second': prompts,
         'token_seconds': [b - a for a, b in pairwise(times)],
+        'decode_seconds': chunks[-1]['timings']['predicted_ms'] / 1e3,
         'text': ''.join(chunk['choices'][0]['text'] for chunk in chunks), 'bytes': bytes_read,
         'reads': faults, 'cpu_seconds': cpu, 'peak': peak_resident_bytes(),
         'version': xllamacpp.__version__}))
