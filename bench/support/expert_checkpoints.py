@@ -14,6 +14,7 @@ from transformers import (
     Ernie4_5_MoeConfig,
     Glm4MoeConfig,
     GraniteMoeConfig,
+    GraniteMoeSharedConfig,
     MixtralConfig,
     OlmoeConfig,
     PretrainedConfig,
@@ -92,6 +93,10 @@ EXPERT_FAMILIES: dict[str, Callable[[Path], Path]] = {
         **SHAPE, intermediate_size=96, num_local_experts=8, num_experts_per_tok=3,
         embedding_multiplier=3.0, residual_multiplier=0.6, attention_multiplier=0.4,
         logits_scaling=2.0)),
+    'granitemoeshared': lambda folder: write_model(folder, GraniteMoeSharedConfig(
+        **SHAPE, intermediate_size=96, num_local_experts=8, num_experts_per_tok=3,
+        shared_intermediate_size=160, embedding_multiplier=3.0, residual_multiplier=0.6,
+        attention_multiplier=0.4, logits_scaling=2.0)),
     'olmoe': lambda folder: write_model(folder, OlmoeConfig(
         **{**SHAPE, 'num_key_value_heads': 4}, intermediate_size=96, num_experts=8,
         num_experts_per_tok=3)),

@@ -20,11 +20,13 @@ from bench.support.tiny_checkpoint import CHAT_TEMPLATE
 # Where GGUF has another name.
 ARCHITECTURES = {'mistral': 'llama', 'mixtral': 'llama', 'ministral3': 'mistral3',
                  'gemma3_text': 'gemma3', 'qwen3_moe': 'qwen3moe', 'qwen2_moe': 'qwen2moe',
-                 'glm4_moe': 'glm4moe', 'ernie4_5_moe': 'ernie4_5-moe'}
+                 'glm4_moe': 'glm4moe', 'ernie4_5_moe': 'ernie4_5-moe',
+                 'granitemoeshared': 'granitemoe'}
 PERMUTED = ('llama', 'minicpm', 'mistral3', 'granite', 'granitemoe', 'smollm3', 'arcee')
 NORMS_LACK_1 = ('gemma2', 'gemma3', 'nemotron')
 EXPERT = re.compile(r'model\.layers\.(\d+)\.\w+\.experts\.\d+\.(\w+)\.weight')
-FUSED = re.compile(r'model\.layers\.(\d+)\.block_sparse_moe\.(input|output)_linear\.weight')
+FUSED = re.compile(
+    r'model\.layers\.(\d+)\.(block_sparse_moe|shared_mlp)\.(input|output)_linear\.weight')
 EXPERT_PARTS = {'w1': 'gate', 'w3': 'up', 'w2': 'down', 'gate_proj': 'gate', 'up_proj': 'up',
                 'down_proj': 'down'}
 
@@ -76,9 +78,10 @@ def gguf_tensors(tensors: Mapping[str, np.ndarray], architecture: str,
             layer, part = match.groups()
             experts[f'blk.{layer}.ffn_{EXPERT_PARTS[part]}_exps.weight'].append(tensors[name])
         elif match := FUSED.fullmatch(name):
-            layer, kind = match.groups()
-            parts = [tensors[name]] if kind == 'output' else np.split(tensors[name], 2, axis=1)
-            found |= {f'blk.{layer}.ffn_{part}_exps.weight': rows for part, rows in zip(
+            layer, block, kind = match.groups()
+            of = 'shexp' if block == 'shared_mlp' else 'exps'
+            parts = [tensors[name]] if kind == 'output' else np.split(tensors[name], 2, axis=-2)
+            found |= {f'blk.{layer}.ffn_{part}_{of}.weight': rows for part, rows in zip(
                 ('down',) if kind == 'output' else ('gate', 'up'), parts, strict=True)}
         else:
             lacks = architecture in NORMS_LACK_1 and name.endswith('norm.weight')
@@ -167,7 +170,8 @@ def _expert_fields(config: Mapping[str, Any]) -> dict[str, object]:
                          'moe_num_experts'),
         'expert_used_count': ('num_experts_per_tok', 'moe_k'),
         'expert_feed_forward_length': ('moe_intermediate_size',),
-        'expert_shared_feed_forward_length': ('shared_expert_intermediate_size',),
+        'expert_shared_feed_forward_length': ('shared_expert_intermediate_size',
+                                              'shared_intermediate_size'),
         'expert_shared_count': ('n_shared_experts', 'moe_num_shared_experts'),
         'leading_dense_block_count': ('first_k_dense_replace', 'moe_layer_start_index'),
         'interleave_moe_layer_step': ('moe_layer_interval',),

@@ -1,6 +1,8 @@
 """GGUF files, every quantisation type that the gguf library dequantises."""
 
 from collections.abc import Iterable
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from numpy.typing import NDArray
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint, in_halves
 from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.families import family_of_gguf
+from flash_llm_ros.checkpoint.families.family import Tensor
 from flash_llm_ros.checkpoint.foreign import check_fields
 from flash_llm_ros.checkpoint.gguf_parts import GgufParts
 from flash_llm_ros.checkpoint.gguf_tokenizer import (
@@ -51,6 +54,11 @@ class GgufCheckpoint(Checkpoint):
         self.chat_template = fields.get('tokenizer.chat_template', '')
         self.doubts = tuple(filter(None, (doubt(fields), '' if self.spec.end_tokens else NO_END)))
         self.check_tensors()
+
+    @cached_property
+    def tensors(self) -> dict[str, Tensor]:
+        return {name: replace(tensor, first_row=0, rows_stored=0) if tensor.gguf_apart else tensor
+                for name, tensor in super().tensors.items()}
 
     def shape(self, name: str) -> tuple[int, ...]:
         return self._parts.shape(self._stored_name(name))

@@ -10,7 +10,7 @@ from flash_llm_ros.checkpoint.families.gemma2 import Gemma2
 from flash_llm_ros.checkpoint.families.gemma3 import Gemma3
 from flash_llm_ros.checkpoint.families.glm4_moe import Glm4Moe
 from flash_llm_ros.checkpoint.families.granite import Granite
-from flash_llm_ros.checkpoint.families.granitemoe import GraniteMoe
+from flash_llm_ros.checkpoint.families.granitemoe import GraniteMoe, GraniteMoeShared
 from flash_llm_ros.checkpoint.families.llama import Llama
 from flash_llm_ros.checkpoint.families.minicpm import MiniCpm
 from flash_llm_ros.checkpoint.families.mistral import Mistral
@@ -40,6 +40,7 @@ FAMILIES: dict[str, Family] = {
     'glm4moe': Glm4Moe(),               # of GGUF
     'granite': Granite(),
     'granitemoe': GraniteMoe(),
+    'granitemoeshared': GraniteMoeShared(),     # of config.json
     'llama': Llama(),
     'minicpm': MiniCpm(),
     'ministral': Mistral(),
@@ -77,4 +78,6 @@ def family_of_gguf(fields: dict[str, Any]) -> Family:
     name = fields.get('general.architecture', '')
     if name == 'llama' and fields.get('llama.expert_count'):
         return family('mixtral')
+    if name == 'granitemoe' and fields.get('granitemoe.expert_shared_feed_forward_length'):
+        return family('granitemoeshared')
     return family(name)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from flash_llm_ros.checkpoint.families.family import Config, Tensor, matrix
+from flash_llm_ros.checkpoint.families.family import Config, Tensor, matrix, parts
 from flash_llm_ros.checkpoint.weight_scales import positive
 from flash_llm_ros.model_spec import ExpertsSpec, FeedForwardSpec, ModelSpec
 
@@ -26,6 +26,7 @@ class ExpertNames:
     correction: str = 'mlp.gate.e_score_correction_bias'
     correction_now: str = ''
     shared: str = 'mlp.shared_experts'
+    shared_gate_up: str = ''            # both in one matrix
     shared_router: str = 'mlp.shared_expert_gate.weight'
     dense: str = 'mlp'
 
@@ -100,6 +101,10 @@ def _dense(spec: ModelSpec, layer: int, names: ExpertNames, huggingface: str, gg
            ) -> Iterator[Tensor]:
     """Of the block that every token uses."""
     d, neurons = spec.hidden_size, spec.feed_forward.always(layer)
-    for part, name, shape in (('gate', names.gate, (neurons, d)), ('up', names.up, (neurons, d)),
-                              ('down', names.down, (d, neurons))):
-        yield from matrix(part, f'{huggingface}.{name}', f'ffn_{part}{gguf}', shape)
+    if names.shared_gate_up:
+        yield from parts({'gate': neurons, 'up': neurons}, f'{huggingface}.{names.shared_gate_up}',
+                         f'ffn_{{}}{gguf}', d)
+    else:
+        for part, name in (('gate', names.gate), ('up', names.up)):
+            yield from matrix(part, f'{huggingface}.{name}', f'ffn_{part}{gguf}', (neurons, d))
+    yield from matrix('down', f'{huggingface}.{names.down}', f'ffn_down{gguf}', (d, neurons))

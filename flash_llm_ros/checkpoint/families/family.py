@@ -43,6 +43,7 @@ class Tensor:
     huggingface_plus: float = 0.0   # what Hugging Face's values lack
     first_row: int = 0      # of the tensor in the files, where it has more
     rows_stored: int = 0    # that tensor's; 0: as many
+    gguf_apart: bool = False    # whether GGUF has these rows as a tensor of their own
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
@@ -152,11 +153,15 @@ def matrix(name: str, huggingface: str, gguf: str, shape: tuple[int, int], bias:
 
 
 def parts(rows: dict[str, int], huggingface: str, gguf: str, columns: int) -> Iterator[Tensor]:
-    """Matrices that the files have as one, one below the other; `rows` of each, by name."""
+    """Matrices that the files have as one, one below the other; `rows` of each, by name.
+
+    GGUF has each by itself where its name has {} for theirs.
+    """
     first, stored = 0, sum(rows.values())
     for name, count in rows.items():
-        yield Tensor(name, f'{huggingface}.weight', f'{gguf}.weight', (count, columns),
-                     first_row=first, rows_stored=stored)
+        yield Tensor(name, f'{huggingface}.weight', f'{gguf.format(name)}.weight',
+                     (count, columns), first_row=first, rows_stored=stored,
+                     gguf_apart='{}' in gguf)
         first += count
 
 
