@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import gguf
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 import jinja2
 import pytest
@@ -100,6 +100,9 @@ def test_pieces_are_whole_characters(kind: str, request: pytest.FixtureRequest) 
     def check(text: str) -> None:
         if kind == 'sentence_piece':        # writes blanks so, and cannot tell the two apart
             text = text.replace('\u2581', ' ')
+        # Hypothesis draws texts of the sources, too; special tokens are not shown.
+        assume(not any(added.content in text
+                       for added in tokenizer.get_added_tokens_decoder().values()))
         ids = tokenizer.encode(text, add_special_tokens=False).ids
         pieces = streamed(tokenizer, ids)
         assert '\ufffd' not in ''.join(pieces)

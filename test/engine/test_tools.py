@@ -14,8 +14,7 @@ import pytest
 from refusals import assert_error
 from tiny_checkpoint import byte_tokenizer
 from tokenizers import AddedToken
-from tool_templates import TEMPLATES
-from transformers.utils.chat_template_utils import render_jinja_template
+from tool_templates import ARGUMENTS, SCHEMAS, TEMPLATES, TOOLS, rendered, template
 
 from bench.request.schema_walk import Walk
 from flash_llm_ros.engine import Engine, FinishReason, Generation, Message, Tool, ToolCall
@@ -23,104 +22,10 @@ from flash_llm_ros.engine.request.call_grammar import call_grammar
 from flash_llm_ros.engine.request.call_reader import CallReader
 from flash_llm_ros.engine.request.constrained_decoding import ConstrainedDecoding
 from flash_llm_ros.engine.text.call_format import HERMES
-from flash_llm_ros.engine.text.chat_template import ChatTemplate
 from flash_llm_ros.engine.text.tokenizer import TextTokenizer
-from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
+from flash_llm_ros.store.errors import ErrorCode
 
-SPECIAL_TOKENS = {'bos_token': '<s>', 'eos_token': '</s>'}
-PLACE = {'type': 'object', 'properties': {
-    'place': {'enum': ['the "dock"', 'kitchen', 'Büro %json {"a": 1}']},
-    'speed': {'type': 'number', 'minimum': 0, 'maximum': 0.5, 'description': '50 %'}},
-    'required': ['place']}
-SWITCH = {'type': 'object', 'properties': {
-    'lamps': {'type': 'array', 'items': {'type': 'string', 'pattern': '^[a-c]{2,4}$'},
-              'maxItems': 2},
-    'how': {'type': 'object', 'properties': {'on': {'type': 'boolean'}}, 'required': ['on'],
-            'additionalProperties': False}}, 'required': ['lamps', 'how']}
-TOOLS = (Tool('drive_to', 'Drives to a place.', json.dumps(PLACE)),
-         Tool('switch', 'Switches <lamps>.', json.dumps(SWITCH)), Tool('battery-level', 'Says it.'))
-# As transformers takes them, written out.
-FUNCTIONS = [{'type': 'function', 'function': {
-    'name': name, 'description': description, 'parameters': parameters}}
-    for name, description, parameters in (
-        ('drive_to', 'Drives to a place.', PLACE), ('switch', 'Switches <lamps>.', SWITCH),
-        ('battery-level', 'Says it.', {'type': 'object', 'properties': {}}))]
-SCHEMAS = {'drive_to': {**PLACE, 'additionalProperties': False},
-           'switch': {**SWITCH, 'additionalProperties': False},
-           'battery-level': {'type': 'object', 'maxProperties': 0}}
-ARGUMENTS = {'drive_to': {'place': 'the "dock"', 'speed': 0.25},
-             'switch': {'lamps': ['ab', 'ccc'], 'how': {'on': True}}, 'battery-level': {}}
 MANY = st.lists(st.integers(0, 200), max_size=12)
-
-
-def template(name: str) -> ChatTemplate:
-    return ChatTemplate(TEMPLATES[name][0], SPECIAL_TOKENS)
-
-
-def rendered(name: str, turns: list[dict], **options: object) -> str:
-    (text,), _ = render_jinja_template([turns], tools=FUNCTIONS, chat_template=TEMPLATES[name][0],
-                                       **{'add_generation_prompt': True, **options},
-                                       **SPECIAL_TOKENS)
-    return text
-
-
-def conversation(arguments: dict) -> tuple[list[dict], list[Message]]:
-    """As transformers takes it, and ours."""
-    function = {'name': 'drive_to', 'arguments': arguments}
-    call = {'type': 'function', 'id': 'abc123xyz', 'function': function}
-    return [
-        {'role': 'user', 'content': 'To the dock!'},
-        {'role': 'assistant', 'content': '', 'tool_calls': [call]},
-        {'role': 'tool', 'content': '{"ok": true}', 'tool_call_id': 'abc123xyz',
-         'name': 'drive_to'},
-        {'role': 'assistant', 'content': 'I am there.'},
-        {'role': 'user', 'content': 'Back, äöü!'},
-    ], [
-        Message('user', 'To the dock!'),
-        Message('assistant', '', (ToolCall('abc123xyz', 'drive_to', json.dumps(arguments)),)),
-        Message('tool', '{"ok": true}', tool_call_id='abc123xyz', name='drive_to'),
-        Message('assistant', 'I am there.'), Message('user', 'Back, äöü!')]
-
-
-@pytest.mark.parametrize('name', TEMPLATES)
-def test_the_prompt_is_what_transformers_makes(name: str) -> None:
-    turns, messages = conversation(ARGUMENTS['drive_to'])
-    if name == 'Granite':       # whose template leaves calls out: they are told it as text
-        turns[1]['content'] = ('<|tool_call|>[{"name": "drive_to", "arguments": '
-                               f'{json.dumps(ARGUMENTS["drive_to"])}}}]')
-    assert template(name).calls().name == ('Mistral' if 'Mistral' in name else name)
-    for count in (1, 3, 5):
-        assert template(name).render(messages[:count], TOOLS) == rendered(name, turns[:count])
-    plain = [Message('user', 'Hello')]
-    assert template(name).render(plain) == render_jinja_template(
-        [[{'role': 'user', 'content': 'Hello'}]], chat_template=TEMPLATES[name][0],
-        add_generation_prompt=True, **SPECIAL_TOKENS)[0][0]
-
-
-def test_a_template_without_tools_is_told_them() -> None:
-    source = ('{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}'
-              '{% if add_generation_prompt %}[assistant]{% endif %}')
-    _, messages = conversation({'place': 'kitchen'})
-    text = ChatTemplate(source).render([Message('system', 'Be kind.'), *messages], TOOLS)
-    system, *turns = re.split(r'(?=\[user\]|\[assistant\])', text)
-    assert system.startswith('[system]Be kind.\n\n')
-    listed = system.partition('<tools>\n')[2].partition('\n</tools>')[0]
-    assert [json.loads(line) for line in listed.split('\n')] == FUNCTIONS
-    assert turns == [
-        '[user]To the dock!',
-        '[assistant]<tool_call>\n{"name": "drive_to", "arguments": {"place": "kitchen"}}\n'
-        '</tool_call>',
-        '[user]<tool_response>\n{"ok": true}\n</tool_response>', '[assistant]I am there.',
-        '[user]Back, äöü!', '[assistant]']
-
-
-@pytest.mark.parametrize('mark', ['<function=', '<arg_key>', '<\uff5ctool\u2581calls', ''])
-def test_an_unknown_format_is_refused(mark: str) -> None:
-    other = ChatTemplate('{% for t in tools %}' + '{{ t }}<tool_call>' * bool(mark) + mark
-                         + '{% endfor %}')
-    for attempt in (other.calls, lambda: other.render([Message('user', 'x')], TOOLS)):
-        with assert_error(ErrorCode.INVALID_REQUEST, 'known are Hermes'):
-            attempt()
 
 
 def reader(name: str, text: str, borders: list[int]) -> tuple[CallReader, str]:
@@ -162,11 +67,12 @@ def test_what_a_template_writes_can_be_said_and_is_read(
     for other in (' I go, at {once} or [not] <so>.\n', '', 'Bät', 'I <tool_cal', 'a [TOOL_CALL'):
         assert auto.reaches(other)
         assert reader(name, other, [3, 5])[1] == other
-    for wrong in (text[:-1], text.replace('{', '{ ', 1), text.replace(tool, 'dance'), ' {',
-                  f' {text}'):
+    for wrong in (text[:-1], text.replace('{', '{ ', 1), text.replace(tool, 'dance'), ' {'):
         assert not auto.reaches(wrong)
     with_text = 'So be it.\n\n' * (name != 'Llama 3') + text
-    assert auto.reaches(with_text)
+    for before in ('\n', ' ', '<think>\n\n</think>\n\n', '<think>The "dock"?</think>'):
+        assert name == 'Llama 3' or auto.reaches(before + text)
+    assert auto.reaches(with_text) and auto.reaches('<think>No.</think>\n\nNo.')
 
     @settings(max_examples=30)
     @given(borders=MANY)
@@ -394,13 +300,3 @@ def test_without_structured_answers_there_are_no_calls(int8_store: Path) -> None
     with assert_error(ErrorCode.INVALID_CONSTRAINT, 'structured is false'):
         engine.start(request('Go!', tools=TOOLS, raw=False))
     engine.close()
-
-
-def test_the_sources_of_this_test() -> None:
-    """They do raise as the models' own do."""
-    turns = [{'role': 'user', 'content': 'x'}, {'role': 'tool', 'content': 'y',
-                                                'tool_call_id': 'short'}]
-    with pytest.raises(Exception, match='length of 9'):
-        rendered('Mistral', turns)
-    with pytest.raises(FlashLlmError, match='length of 9'):
-        template('Mistral').render([Message('user', 'x'), Message('tool', 'y')], TOOLS)

@@ -1,5 +1,12 @@
 """Chat templates with tools, short ones in the manner of the models whose names they have."""
 
+import json
+
+from transformers.utils.chat_template_utils import render_jinja_template
+
+from flash_llm_ros.engine import Tool
+from flash_llm_ros.engine.text.chat_template import ChatTemplate
+
 HERMES = """
 {%- if tools %}{{ '<|im_start|>system\\n' }}
 {%- if messages[0].role == 'system' %}{{ messages[0].content + '\\n\\n' }}{% endif %}
@@ -91,3 +98,38 @@ TEMPLATES = {
     'Mistral': (MISTRAL, '[/INST]', '</s>'),
     'Mistral with [ARGS]': (MISTRAL_NAMED, '[/INST]', '</s>'),
 }
+
+SPECIAL_TOKENS = {'bos_token': '<s>', 'eos_token': '</s>'}
+PLACE = {'type': 'object', 'properties': {
+    'place': {'enum': ['the "dock"', 'kitchen', 'Büro %json {"a": 1}']},
+    'speed': {'type': 'number', 'minimum': 0, 'maximum': 0.5, 'description': '50 %'}},
+    'required': ['place']}
+SWITCH = {'type': 'object', 'properties': {
+    'lamps': {'type': 'array', 'items': {'type': 'string', 'pattern': '^[a-c]{2,4}$'},
+              'maxItems': 2},
+    'how': {'type': 'object', 'properties': {'on': {'type': 'boolean'}}, 'required': ['on'],
+            'additionalProperties': False}}, 'required': ['lamps', 'how']}
+TOOLS = (Tool('drive_to', 'Drives to a place.', json.dumps(PLACE)),
+         Tool('switch', 'Switches <lamps>.', json.dumps(SWITCH)), Tool('battery-level', 'Says it.'))
+# As transformers takes them, written out.
+FUNCTIONS = [{'type': 'function', 'function': {
+    'name': name, 'description': description, 'parameters': parameters}}
+    for name, description, parameters in (
+        ('drive_to', 'Drives to a place.', PLACE), ('switch', 'Switches <lamps>.', SWITCH),
+        ('battery-level', 'Says it.', {'type': 'object', 'properties': {}}))]
+SCHEMAS = {'drive_to': {**PLACE, 'additionalProperties': False},
+           'switch': {**SWITCH, 'additionalProperties': False},
+           'battery-level': {'type': 'object', 'maxProperties': 0}}
+ARGUMENTS = {'drive_to': {'place': 'the "dock"', 'speed': 0.25},
+             'switch': {'lamps': ['ab', 'ccc'], 'how': {'on': True}}, 'battery-level': {}}
+
+
+def template(name: str) -> ChatTemplate:
+    return ChatTemplate(TEMPLATES[name][0], SPECIAL_TOKENS)
+
+
+def rendered(name: str, turns: list[dict], **options: object) -> str:
+    (text,), _ = render_jinja_template([turns], tools=FUNCTIONS, chat_template=TEMPLATES[name][0],
+                                       **{'add_generation_prompt': True, **options},
+                                       **SPECIAL_TOKENS)
+    return text

@@ -7,8 +7,8 @@ import re
 from flash_llm_ros.engine.text.call_format import CallFormat
 from flash_llm_ros.engine.text.tools import Tool
 
-# Text does not begin like JSON or a mark.
-_TEXT = r'\s*[^\s{\[<](?s:.*)'
+# Text does not begin like JSON or a mark, but may with a thought.
+_TEXT = r'\s*(<think>|[^\s{\[<])(?s:.*)'
 
 
 def call_grammar(form: CallFormat, tools: Sequence[Tool], choice: str) -> str:
@@ -28,7 +28,7 @@ def call_grammar(form: CallFormat, tools: Sequence[Tool], choice: str) -> str:
         if choice == 'auto' and spelling.begin:
             own = re.escape(spelling.begin).replace('/', r'\/')
             lines += [_before(index, f'BEFORE{index}'), f'BEFORE{index}: ' + ' & '.join(
-                [f'/({_TEXT})?{own}/', *(_without(other) for other in begins if other != own)])]
+                [rf'/(\s*|{_TEXT}){own}/', *(_without(other) for other in begins if other != own)])]
             begin = f'before{index}'
         starts.append(f'{begin} call{index}')
         lines.append(f'call{index}: ' + ' | '.join(
@@ -49,9 +49,10 @@ def with_tokens(grammar: str, form: CallFormat, tokens: Mapping[str, int]) -> st
                                   f'{_mark(form, mark)}: <[{token}]>')
     for index, spelling in enumerate(form.spellings):
         if spelling.begin in tokens:
-            grammar = re.sub(rf'^{re.escape(_before(index, ""))}.*$',
-                             f'before{index}: TEXT? {_mark(form, spelling.begin)}', grammar,
-                             flags=re.M)
+            grammar = re.sub(
+                rf'^{re.escape(_before(index, ""))}.*$',
+                rf'before{index}: (TEXT | /\\s+/)? {_mark(form, spelling.begin)}', grammar,
+                flags=re.M)
     return grammar
 
 

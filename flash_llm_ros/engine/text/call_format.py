@@ -19,7 +19,11 @@ class Spelling:
 
     def written(self, call: ToolCall) -> str:
         """What a model writes that asks for this."""
-        return f'{self.begin}{self.opening}{call.name}{self.middle}{call.arguments}{self.tail}'
+        return f'{self.head(call.name)}{call.arguments}{self.tail}'
+
+    def head(self, name: str) -> str:
+        """The same before its arguments."""
+        return f'{self.begin}{self.opening}{name}{self.middle}'
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,12 @@ def call_format(template: str) -> CallFormat | None:
                 return found
         if 'ipython' in template and '"parameters": ' in template:
             return LLAMA
-    raise FlashLlmError(
+    raise unknown_format()
+
+
+def unknown_format() -> FlashLlmError:
+    """What a request with tools gets of a model whose calls could not be read."""
+    return FlashLlmError(
         ErrorCode.INVALID_REQUEST, "tools are given, but the model's chat template has a format of "
         'calls that is not known here; known are Hermes (Qwen), Llama 3, Granite and Mistral.')
 

@@ -1,7 +1,8 @@
 """From a request's text to the text that the model reads."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import groupby
 import time
 from typing import Any
@@ -13,6 +14,7 @@ from flash_llm_ros.engine.text.call_format import (
     call_format,
     instructions,
     response,
+    unknown_format,
 )
 from flash_llm_ros.engine.text.tools import Tool, ToolCall, check_calls
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
@@ -70,7 +72,7 @@ class ChatTemplate:
 
     def calls(self) -> CallFormat:
         """How the model writes tool calls; raises FlashLlmError(INVALID_REQUEST)."""
-        return call_format(self._source) or HERMES
+        return self._own_format or HERMES
 
     def render(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str:
         """A conversation and the beginning of the next answer.
@@ -78,19 +80,48 @@ class ChatTemplate:
         A template without tools is given them in the system prompt, calls and results as text.
         Raises FlashLlmError(INVALID_REQUEST) when the template refuses the messages.
         """
-        if 'tool_calls' not in self._source:
+        if 'tools' not in self._source or 'tool_calls' not in self._source:
             messages = [self._with_calls_as_text(message) for message in messages]
         functions = [tool.function for tool in tools] or None
-        if functions and call_format(self._source) is None:
-            messages, functions = _with_instructions(messages, tools), None
+        if functions and self._own_format is None:
+            messages, functions = _with_instructions(messages, tools, self._takes_system), None
         if self._template is None:
             return '\n\n'.join(message.content for message in messages)
         try:
-            return self._template.render([message.mapping for message in messages], functions,
-                                         **self._constants)
+            return self._rendered(messages, functions)
         except Exception as error:      # a template can fail in any way Python code can
             raise FlashLlmError(ErrorCode.INVALID_REQUEST,
                                 f'The chat template refused the messages: {error}.') from None
+
+    def _rendered(self, messages: Sequence[Message],
+                  functions: list[dict[str, Any]] | None = None) -> str:
+        """Raises whatever a template does."""
+        return self._template.render([message.mapping for message in messages], functions,
+                                     **self._constants)
+
+    @cached_property
+    def _own_format(self) -> CallFormat | None:
+        """As `call_format`; refused is also a template that writes calls in other words."""
+        found = call_format(self._source)
+        if found is not None:
+            call = ToolCall('123456789', 'a-call', '{}')
+            try:
+                text = self._rendered([Message('user', 'x'), Message('assistant', '', (call,))],
+                                      [Tool('a', '').function])
+            except Exception:   # one that takes no such conversation: what it says has to do
+                return found
+            if call.name in text and found.own.head(call.name) not in text:
+                raise unknown_format()
+        return found
+
+    @cached_property
+    def _takes_system(self) -> bool:
+        """Whether it has a place for a system prompt."""
+        try:
+            return self._template is None or 'a-system' in self._rendered(
+                [Message('system', 'a-system'), Message('user', 'x')])
+        except Exception:
+            return False
 
     def _with_calls_as_text(self, message: Message) -> Message:
         """For a template that would leave out what an earlier answer asked for."""
@@ -122,8 +153,9 @@ def system_message(system_prompt: str) -> list[Message]:
     return [Message('system', system_prompt)] if system_prompt else []
 
 
-def _with_instructions(messages: Sequence[Message], tools: Sequence[Tool]) -> list[Message]:
-    """For a template that knows neither tools nor their results."""
+def _with_instructions(messages: Sequence[Message], tools: Sequence[Tool],
+                       takes_system: bool) -> list[Message]:
+    """For a template that knows neither tools nor their results, nor, it may be, a system."""
     own = bool(messages) and messages[0].role == 'system'
     told: list[Message] = []
     for are_results, turns in groupby(messages[own:], lambda message: message.role == 'tool'):
@@ -131,7 +163,9 @@ def _with_instructions(messages: Sequence[Message], tools: Sequence[Tool]) -> li
             turns = [Message('user', '\n'.join(response(turn.content) for turn in turns))]
         told += turns
     prompt = '\n\n'.join([*(message.content for message in messages[:own]), instructions(tools)])
-    return [Message('system', prompt), *told]
+    if takes_system:
+        return [Message('system', prompt), *told]
+    return [replace(told[0], content=f'{prompt}\n\n{told[0].content}'), *told[1:]]
 
 
 def check_messages(messages: Sequence[Message], context: int) -> None:
