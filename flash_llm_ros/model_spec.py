@@ -227,7 +227,7 @@ class ModelSpec:
         check(len(self.attention.windows) in (0, self.layers), 'attention.windows',
               self.attention.windows, f'one for each of {self.layers} layers')
         check(not self.norm.output or self.core_attention, 'norm.output', self.norm.output,
-              'false with layer norms, learned positions, experts or a bias on the block')
+              'false with layer norms, learned positions or a bias on the block')
         if (experts := self.feed_forward.experts) is not None:
             check(experts.dense_layers < self.layers, 'feed_forward.experts.dense_layers',
                   experts.dense_layers, f'fewer than all {self.layers} layers')
@@ -261,17 +261,27 @@ class ModelSpec:
         """Whether the core computes attention; else ONNX Runtime does, by the layers' graphs."""
         norm, block = self.norm, self.feed_forward
         return (norm.kind == 'rms' and (norm.first or norm.output) and not norm.parallel
-                and self.positions.kind == 'rotary' and not block.bias and block.experts is None)
+                and self.positions.kind == 'rotary' and not block.bias)
+
+    @property
+    def graphs(self) -> bool:
+        """Whether ONNX Runtime has a part in every pass: attention, or routers of experts."""
+        return not self.core_attention or self.feed_forward.experts is not None
 
     def local(self, layer: int) -> bool:
         """Whether a layer's positions turn with a wavelength of their own."""
         return self.positions.local_theta is not None and self.attention.window(layer) > 0
 
     @property
+    def routed_layers(self) -> range:
+        """Layers with experts."""
+        experts = self.feed_forward.experts
+        return range(0) if experts is None else range(experts.dense_layers, self.layers)
+
+    @property
     def foreseeing_layers(self) -> range:
         """Layers of experts whose input tells those of the next one, by a predictor."""
-        experts = self.feed_forward.experts
-        return range(0) if experts is None else range(experts.dense_layers, self.layers - 1)
+        return self.routed_layers[:-1]
 
     @property
     def rotary_width(self) -> int:

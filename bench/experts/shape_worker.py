@@ -15,30 +15,27 @@ from bench.window.replayer import at_best
 from bench.window.trace import NeuronTrace, Recorder
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.engine.model.feed_forward.block import Array
-from flash_llm_ros.engine.model.feed_forward.experts import ExpertFeedForward
+from flash_llm_ros.engine.model.feed_forward.routers import Routers
 from flash_llm_ros.engine.model.model import Model
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.geometry import EXPERT_SECTIONS
 
 
-class PlantedBlock:
-    """An engine's block, told to use other experts than the router's, with the router's weights."""
+class PlantedRouters:
+    """An engine's routers, which are asked for the weights alone: the experts are other ones."""
 
-    def __init__(self, inner: ExpertFeedForward, used: NDArray[np.bool_]) -> None:
+    def __init__(self, inner: Routers, used: NDArray[np.bool_]) -> None:
         """`used`: bool [tokens, layers, experts], over and over."""
         self._inner = inner
         self._ids = np.nonzero(used)[2].reshape(*used.shape[:2], -1)
         self._next = 0
 
-    def begin(self, dense: bool, last: bool) -> None:
-        self._inner.begin(dense, last)
-
-    def run(self, layer: int, x: Array, out: Array, dense: bool) -> NDArray[np.uint8] | None:
+    def choose(self, layer: int, x: Array) -> tuple[NDArray[np.int64], Array]:
+        _, weights = self._inner.choose(layer, x)
         tokens = np.arange(self._next, self._next + len(x)) % len(self._ids)
-        self._inner.ids[:len(x)] = self._ids[tokens, layer]
         if layer == self._ids.shape[1] - 1:
             self._next += len(x)
-        return self._inner.run(layer, x, out, dense)
+        return self._ids[tokens, layer], weights
 
 
 def prompt_seconds(model: Model, tokens: list[int]) -> float:
@@ -67,9 +64,8 @@ def measured(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
     model, spec, half = engine.model, engine.model.spec, job['new_tokens'] // 2
     experts = spec.feed_forward.experts
     if job['planted']:
-        model = Model(spec, model.attention, PlantedBlock(model.feed_forward, planted_routing(
-            max(job['prompts']) + job['new_tokens'], spec.layers, experts.count,
-            experts.active)), model.window, model.chunk)
+        model.feed_forward.routers = PlantedRouters(model.feed_forward.routers, planted_routing(
+            max(job['prompts']) + job['new_tokens'], spec.layers, experts.count, experts.active))
     model.observer = recorder = Recorder(range(spec.layers))
     prompts = {length: length / prompt_seconds(model, job['tokens'][:length])
                for length in job['prompts']}

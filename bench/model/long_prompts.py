@@ -62,7 +62,7 @@ def cache_bytes(store: FlashStore, context: int, engine: str) -> int:
     if engine == PEER:
         return 2 * _F16 * spec.layers * spec.attention.kv_width * context
     config = EngineConfig(store.path, 1, kv_cache=engine.rpartition(' ')[2], prefill_chunk=1)
-    return attention_of(store, config, context, {}).cache_bytes(context)
+    return attention_of(store, config, context).cache_bytes(context)
 
 
 def best_of(runs: list[dict[str, Any]]) -> dict[str, float]:

@@ -142,7 +142,7 @@ def _model_lines(spec: ModelSpec) -> dict[str, str]:
 def _kv_cache(store: FlashStore) -> str:
     context = min(EngineConfig.context_length, store.manifest.model.max_context)
     config = EngineConfig(store.path, 1, prefill_chunk=1)
-    row = attention_of(store, config, context, {}).cache_row()
+    row = attention_of(store, config, context).cache_row()
     return f'{row.bytes / 1e6:.1f} MB for a context of {row.note}'
 
 

@@ -14,9 +14,9 @@ from flash_llm_ros.store import flash_store as names
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.geometry import Section
 from flash_llm_ros.store.graph_builder import ExternalData
-from flash_llm_ros.store.layer_graphs import final_graph, layer_graph
 from flash_llm_ros.store.neuron_reader import NeuronReader
 from flash_llm_ros.store.resident_layout import attention_layout, up_bias
+from flash_llm_ros.store.stored_graphs import stored_graphs
 from flash_llm_ros.store.stored_weights import bundles, layer_tensors, model_tensors
 from flash_llm_ros.store.tensor_file import TensorFile
 from flash_llm_ros.store.writer import Progress
@@ -82,7 +82,7 @@ class Comparison:
         return order
 
     def _compare_layers(self, progress: Progress) -> None:
-        resident, graphs = self._manifest.resident, not self._spec.core_attention
+        resident = self._manifest.resident
         layout = attention_layout(self._spec, resident)
         nowhere = ExternalData(names.RESIDENT, layout, dict.fromkeys(layout, (0, 0)))
         with TensorFile(self._store.path / names.RESIDENT) as tensors:
@@ -90,17 +90,14 @@ class Comparison:
             for layer in range(self._spec.layers):
                 for name, tensor in layer_tensors(self._spec, self._rows, resident, layer):
                     self._compare(name, tensors.read(name), tensor)
-                if graphs:
-                    self._compare_graph(names.layer_graph(layer), layer_graph(
-                        self._spec, layer, resident, nowhere, self._rows))
                 progress('comparing attention', layer + 1, self._spec.layers)
             sorted_biases = {up_bias(layer): order for layer, order in self._orders.items()}
             for name, tensor in model_tensors(self._spec, self._rows, resident):
                 order = sorted_biases.get(name)
                 self._compare(name, tensors.read(name),
                               tensor if order is None else tensor[order])
-        if graphs:
-            self._compare_graph(names.FINAL_GRAPH, final_graph(self._spec, self._rows))
+        for name, graph in stored_graphs(self._spec, resident, nowhere, self._rows):
+            self._compare_graph(name, graph)
 
     def _compare_graph(self, name: str, graph: bytes) -> None:
         ours, theirs = (dict(_constants(content))

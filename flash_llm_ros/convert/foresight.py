@@ -37,7 +37,7 @@ def measure_foresight(store: FlashStore, texts: list[str]) -> ExpertForesight | 
     with opened(store) as engine:
         model = engine.model
         tokens = tokens_of(engine, texts, _TOKENS)[:engine.config.context_length]
-        recorder = _Recorder(ExpertPredictors(store), model.feed_forward.ids,
+        recorder = _Recorder(ExpertPredictors(store), model.feed_forward.routers.ids,
                              model.spec.foreseeing_layers)
         model.observer = recorder
         for start in range(0, len(tokens), model.chunk):

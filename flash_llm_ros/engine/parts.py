@@ -41,7 +41,7 @@ class Parts:
         guesses = max(config.lookup_tokens, 0 if self.draft is None else MOST_DRAFTED)
         self.logits_rows = 1 + (0 if feed_forward.one_by_one else guesses)
         self.text = TextPart(store, config.clock)
-        self.attention = attention_of(store, config, context, feed_forward.routing)
+        self.attention = attention_of(store, config, context)
         self.constraints = (ConstraintsPart(manifest.model, self.text) if config.structured
                             else None)
         self._all: list[Part] = [

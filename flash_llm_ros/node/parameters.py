@@ -132,7 +132,7 @@ TABLE = (
           'if that is less', 'tokens', 2, 2**20),
     Entry('memory.kv_cache', EngineConfig.kv_cache, UNCONFIGURED,
           'Numbers of keys and values: int8, or int16, which takes twice as much; models with '
-          'layer norms, learned positions or experts have fp16', choices=KV_CACHES),
+          'layer norms or learned positions have fp16', choices=KV_CACHES),
     Entry('memory.prefill_chunk', EngineConfig.prefill_chunk, UNCONFIGURED,
           'Prompt tokens that share one pass over the flash; 0: 64, or with experts as many as '
           'take least time by their size, the budget and the device', 'tokens', 0, 4096),

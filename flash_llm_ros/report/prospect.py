@@ -46,7 +46,7 @@ def floors_of(store: FlashStore, profile: DeviceProfile | None, budgets: Sequenc
     config = EngineConfig(store.path, _PLENTY, context_length=context)
     (choice, parts), *_ = mode_choices(config, store, None)
     plan = parts.plan()
-    loading = _LIBRARIES + (0 if store.manifest.model.core_attention else _GRAPHS)
+    loading = _LIBRARIES + (_GRAPHS if store.manifest.model.graphs else 0)
     plan = replace(plan, rows=(*plan.rows, replace(plan.rows[0], bytes=loading)))
     return budget_floors({choice.mode: plan}, store, profile, budgets)
 

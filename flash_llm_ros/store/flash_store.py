@@ -28,6 +28,10 @@ def layer_graph(layer: int) -> str:
     return f'layers/{layer:02d}.onnx'
 
 
+def router_graph(layer: int) -> str:
+    return f'routers/{layer:02d}.onnx'
+
+
 def predictor_graph(layer: int, folder: str = FIRST_PREDICTORS) -> str:
     return f'{folder}/{layer:02d}.onnx'
 
@@ -179,6 +183,7 @@ class FlashStore:
         needed = [NEURONS, RESIDENT, TOKENIZER, CHAT_TEMPLATE]
         if not self.manifest.model.core_attention:
             needed += [FINAL_GRAPH, *map(layer_graph, layers)]
+        needed += map(router_graph, self.manifest.model.routed_layers)
         if self.manifest.foresight is not None:
             needed += map(predictor_graph, self.manifest.model.foreseeing_layers)
         if self.manifest.calibration is not None:

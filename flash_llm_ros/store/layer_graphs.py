@@ -12,7 +12,7 @@ from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.graph_builder import ExternalData, GraphBuilder, value
 from flash_llm_ros.store.graph_operators import MS
 from flash_llm_ros.store.resident_layout import float_type
-from flash_llm_ros.store.router_graph import Rows, add_router, router_outputs
+from flash_llm_ros.store.router_graph import Rows
 
 
 def layer_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalData, rows: Rows
@@ -30,8 +30,6 @@ def layer_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalData, 
     attended = steps.attention(qkv)
     projected = steps.output(attended)
     steps.into_feed_forward(stream, projected)
-    if spec.feed_forward.routed(layer):
-        add_router(g, spec.feed_forward.experts, layer, spec.hidden_size, rows)
     return g.model(f'layer_{layer}', *_interface(spec, layer, half))
 
 
@@ -177,6 +175,4 @@ def _interface(spec: ModelSpec, layer: int, half: bool
     outputs = [value('ffn_input', TensorProto.FLOAT, stream),
                value('residual', TensorProto.FLOAT, stream),
                value('present_key', cached, cache), value('present_value', cached, cache)]
-    if spec.feed_forward.routed(layer):
-        outputs += router_outputs(spec.feed_forward.experts)
     return inputs, outputs

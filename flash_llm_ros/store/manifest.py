@@ -18,7 +18,7 @@ from flash_llm_ros.checked_fields import (
 )
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError, ReadFailedError
-from flash_llm_ros.store.geometry import LAYOUTS, Geometry, spec_sections
+from flash_llm_ros.store.geometry import ATTENTION_SECTIONS, LAYOUTS, Geometry, spec_sections
 from flash_llm_ros.store.output_file import write_file
 from flash_llm_ros.store.predictor_form import PredictorForm
 
@@ -136,6 +136,12 @@ class Manifest:
         model, found = self.model, self.geometry.sections
         check(self.geometry.dim == model.hidden_size, 'geometry.dim', self.geometry.dim,
               f'{model.hidden_size}, the hidden size of the model')
+        if (model.core_attention and model.feed_forward.experts is not None
+                and not any(section.name in ATTENTION_SECTIONS for section in found)):
+            raise FlashLlmError(
+                ErrorCode.STORE_VERSION,
+                'The store is of an older release, whose mixtures of experts had attention in '
+                'graphs. `flash_llm convert CHECKPOINT STORE` makes a new store.')
         # The number of layers may be a huge one.
         wanted = spec_sections(self.layout, model) if model.layers <= len(found) else []
         check(wanted == [section.spec for section in found],

@@ -15,18 +15,19 @@ POSITIONS = 'positions'         # what is added to the embedding at each positio
 def attention_layout(spec: ModelSpec, resident: str) -> Layout:
     """Tensor name -> (dtype, shape) of resident.safetensors, in file order."""
     d, attention = spec.hidden_size, spec.attention
-    if spec.core_attention:
-        layers = {f'layers.{layer}.{name}': width for layer in range(spec.layers)
-                  for name, width in layer_vectors(spec).items()}
-        return {name: (np.float32, (width,))
-                for name, width in (layers | {'final_norm': d}).items()}
     layout: Layout = {}
     for layer in range(spec.layers):
-        layout |= matrix_layout(f'layers.{layer}.qkv', attention.qkv_width, d, resident)
-        layout |= matrix_layout(f'layers.{layer}.o', d, attention.query_width, resident)
-        if spec.feed_forward.routed(layer):
-            layout |= matrix_layout(f'layers.{layer}.router', spec.feed_forward.experts.count, d,
+        if spec.core_attention:
+            layout |= {f'layers.{layer}.{name}': (np.float32, (width,))
+                       for name, width in layer_vectors(spec).items()}
+        else:
+            layout |= matrix_layout(f'layers.{layer}.qkv', attention.qkv_width, d, resident)
+            layout |= matrix_layout(f'layers.{layer}.o', d, attention.query_width, resident)
+        if layer in spec.routed_layers:
+            layout |= matrix_layout(router_matrix(layer), spec.feed_forward.experts.count, d,
                                     router_format(resident))
+    if spec.core_attention:
+        layout['final_norm'] = (np.float32, (d,))
     if spec.feed_forward.bias:
         layout |= {up_bias(layer): (np.float32, (spec.feed_forward.size,))
                    for layer in range(spec.layers)}
@@ -60,6 +61,11 @@ def layer_vectors(spec: ModelSpec) -> dict[str, int]:
 def up_bias(layer: int) -> str:
     """The tensor added to what a layer's up rows give."""
     return f'up_bias.{layer}'
+
+
+def router_matrix(layer: int) -> str:
+    """A layer's router, which is no tensor of its attention."""
+    return f'router.{layer}'
 
 
 def router_format(resident: str) -> str:

@@ -1,14 +1,14 @@
-"""The router of a layer of experts, a part of the layer's ONNX graph, and what foresees it."""
+"""The router of a layer of experts, and what foresees it: ONNX graphs."""
 
 from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-from onnx import TensorProto, ValueInfoProto
+from onnx import TensorProto
 
 from flash_llm_ros.model_spec import ExpertsSpec, ModelSpec
 from flash_llm_ros.store.graph_builder import ExternalData, GraphBuilder, value
-from flash_llm_ros.store.resident_layout import router_format
+from flash_llm_ros.store.resident_layout import router_format, router_matrix
 
 EXPERT_IDS, EXPERT_WEIGHTS, SHARED_WEIGHT = 'expert_ids', 'expert_weights', 'shared_weight'
 _NEVER = -1e30          # added to the scores of experts whose group was not chosen
@@ -16,13 +16,14 @@ _LEAST_SUM = 1e-20      # of weights of experts that are not the best by their s
 Rows = Callable[[str], NDArray[np.float32]]      # a tensor by its canonical name
 
 
-def add_router(g: GraphBuilder, experts: ExpertsSpec, layer: int, dim: int, rows: Rows) -> None:
-    """ffn_input [1, S, dim] -> expert_ids int64, expert_weights float32, both [1, S, active].
+def router_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalData, rows: Rows
+                 ) -> bytes:
+    """ffn_input [1, S, d] -> expert_ids int64, expert_weights float32, both [1, S, active].
 
     And shared_weight float32 [1, S, 1], where the block that every token uses has one.
     """
-    prefix = f'layers.{layer}'
-    shares = _choose(g, experts, 'ffn_input', prefix, dim, rows, EXPERT_IDS)
+    g, experts, dim = GraphBuilder(resident, data), spec.feed_forward.experts, spec.hidden_size
+    shares = _choose(g, spec, 'ffn_input', layer, rows, EXPERT_IDS)
     scaled = experts.scale != 1
     weights = ['chosen', *(['normalised'] if experts.normalised else []),
                *(['scaled'] if scaled else [])]
@@ -42,16 +43,15 @@ def add_router(g: GraphBuilder, experts: ExpertsSpec, layer: int, dim: int, rows
         scale = g.inline('scale', np.array(experts.scale, np.float32))
         g.node('Mul', [found, scale], [next(steps)])
     if experts.shared_weighed:
-        column = g.inline('shared_router', rows(f'{prefix}.shared_router')[:, None])
+        column = g.inline('shared_router', rows(f'layers.{layer}.shared_router')[:, None])
         g.node('MatMul', ['ffn_input', column], ['shared_score'])
         g.node('Sigmoid', ['shared_score'], [SHARED_WEIGHT])
-
-
-def router_outputs(experts: ExpertsSpec) -> list[ValueInfoProto]:
-    shared = ([value(SHARED_WEIGHT, TensorProto.FLOAT, [1, 'S', 1])] if experts.shared_weighed
-              else [])
-    return [value(EXPERT_IDS, TensorProto.INT64, [1, 'S', experts.active]),
-            value(EXPERT_WEIGHTS, TensorProto.FLOAT, [1, 'S', experts.active]), *shared]
+    outputs = [value(EXPERT_IDS, TensorProto.INT64, [1, 'S', experts.active]),
+               value(EXPERT_WEIGHTS, TensorProto.FLOAT, [1, 'S', experts.active])]
+    if experts.shared_weighed:
+        outputs.append(value(SHARED_WEIGHT, TensorProto.FLOAT, [1, 'S', 1]))
+    return g.model(f'router_{layer}', [value('ffn_input', TensorProto.FLOAT, [1, 'S', dim])],
+                   outputs)
 
 
 def foresight_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalData, rows: Rows
@@ -64,17 +64,17 @@ def foresight_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalDa
     g, experts = GraphBuilder(resident, data), spec.feed_forward.experts
     axis = g.inline('token_axis', np.array([1], np.int64))
     g.node('Unsqueeze', ['ffn_input', axis], ['input'])
-    _choose(g, experts, 'input', f'layers.{layer + 1}', spec.hidden_size, rows, 'chosen')
+    _choose(g, spec, 'input', layer + 1, rows, 'chosen')
     g.node('Squeeze', ['chosen', axis], ['likely'])
     return g.model(f'foresight_{layer}',
                    [value('ffn_input', TensorProto.FLOAT, [1, spec.hidden_size])],
                    [value('likely', TensorProto.INT64, [1, experts.active])])
 
 
-def _choose(g: GraphBuilder, experts: ExpertsSpec, source: str, prefix: str, dim: int, rows: Rows,
-            ids: str) -> str:
+def _choose(g: GraphBuilder, spec: ModelSpec, source: str, layer: int, rows: Rows, ids: str) -> str:
     """`ids` int64 [1, S, active], the best expert first; returns the name of all shares."""
-    g.matmul(source, f'{prefix}.router', 'scores', experts.count, dim,
+    experts = spec.feed_forward.experts
+    g.matmul(source, router_matrix(layer), 'scores', experts.count, spec.hidden_size,
              resident=router_format(g.resident))
     if experts.shares == 'softmax':
         g.node('Softmax', ['scores'], ['shares'], axis=-1)
@@ -82,7 +82,7 @@ def _choose(g: GraphBuilder, experts: ExpertsSpec, source: str, prefix: str, dim
         g.node('Sigmoid', ['scores'], ['shares'])
     ranked = 'shares'
     if experts.corrected:
-        correction = g.inline('correction', rows(f'{prefix}.router_correction'))
+        correction = g.inline('correction', rows(f'layers.{layer}.router_correction'))
         g.node('Add', [ranked, correction], ['corrected'])
         ranked = 'corrected'
     if experts.groups > 1:

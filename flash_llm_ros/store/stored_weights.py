@@ -14,6 +14,7 @@ from flash_llm_ros.store.resident_layout import (
     layer_vectors,
     matrix_tensors,
     router_format,
+    router_matrix,
     up_bias,
 )
 
@@ -63,11 +64,11 @@ def layer_tensors(spec: ModelSpec, rows: Rows, resident: str, layer: int) -> Ten
         for name in layer_vectors(spec):
             yield f'{prefix}.{name}', (_qkv(rows, layer, '_bias') if name == 'qkv_bias' else
                                        rows(f'{prefix}.{name}'))
-        return
-    yield from matrix_tensors(f'{prefix}.qkv', _qkv(rows, layer), resident).items()
-    yield from matrix_tensors(f'{prefix}.o', rows(f'{prefix}.o'), resident).items()
-    if spec.feed_forward.routed(layer):
-        yield from matrix_tensors(f'{prefix}.router', rows(f'{prefix}.router'),
+    else:
+        yield from matrix_tensors(f'{prefix}.qkv', _qkv(rows, layer), resident).items()
+        yield from matrix_tensors(f'{prefix}.o', rows(f'{prefix}.o'), resident).items()
+    if layer in spec.routed_layers:
+        yield from matrix_tensors(router_matrix(layer), rows(f'{prefix}.router'),
                                   router_format(resident)).items()
 
 

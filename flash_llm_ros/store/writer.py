@@ -22,7 +22,6 @@ from flash_llm_ros.store.geometry import (
     spec_sections,
 )
 from flash_llm_ros.store.graph_builder import ExternalData
-from flash_llm_ros.store.layer_graphs import final_graph, layer_graph
 from flash_llm_ros.store.manifest import (
     Calibration,
     ExpertForesight,
@@ -34,7 +33,7 @@ from flash_llm_ros.store.neuron_writer import NeuronWriter
 from flash_llm_ros.store.output_file import write_file
 from flash_llm_ros.store.publication import Publication
 from flash_llm_ros.store.resident_layout import attention_layout, up_bias
-from flash_llm_ros.store.router_graph import foresight_graph
+from flash_llm_ros.store.stored_graphs import stored_graphs
 from flash_llm_ros.store.stored_weights import bundles, layer_tensors, model_tensors
 from flash_llm_ros.store.tensor_file import TensorFile, TensorFileWriter
 from flash_llm_ros.store.tokenizer_tables import tokenizer_tables
@@ -232,25 +231,14 @@ class StoreWriter:
         for layer in range(spec.layers):
             for name, tensor in layer_tensors(spec, rows, resident, layer):
                 writer.write(name, tensor)
+            self._progress('attention', layer + 1, spec.layers)
         for name, tensor in model_tensors(spec, rows, resident):
             writer.write(name, tensor)
         writer.close()
-        if not spec.core_attention:
-            self._write_graphs(ExternalData(names.RESIDENT, layout, writer.offsets))
-
-    def _write_graphs(self, data: ExternalData) -> None:
-        """What ONNX Runtime computes attention with."""
-        spec, resident, rows = self._weights.spec, self._form.resident, self._rows
-        (self.path / 'layers').mkdir()
-        for layer in range(spec.layers):
-            write_file(self.path / names.layer_graph(layer),
-                       layer_graph(spec, layer, resident, data, rows))
-            if layer in spec.foreseeing_layers:
-                (self.path / names.FIRST_PREDICTORS).mkdir(exist_ok=True)
-                write_file(self.path / names.predictor_graph(layer),
-                           foresight_graph(spec, layer, resident, data, rows))
-            self._progress('attention', layer + 1, spec.layers)
-        write_file(self.path / names.FINAL_GRAPH, final_graph(spec, rows))
+        data = ExternalData(names.RESIDENT, layout, writer.offsets)
+        for name, graph in stored_graphs(spec, resident, data, rows):
+            (self.path / name).parent.mkdir(exist_ok=True)
+            write_file(self.path / name, graph)
 
 
 def planned_geometry(spec: ModelSpec, form: StoreFormat) -> Geometry:

@@ -24,7 +24,7 @@ from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.open import open_checkpoint
 from flash_llm_ros.convert.calibration_text import default_text
 from flash_llm_ros.convert.losses import log_softmax
-from flash_llm_ros.engine import GenerationRequest
+from flash_llm_ros.engine import Engine, GenerationRequest
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.flash_store import FlashStore
 
@@ -44,6 +44,11 @@ def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 def store(model: FamilyModel) -> Path:
     """In fp16, which loses nothing."""
     return converted(model.checkpoint, model.checkpoint.with_name('store'), neurons='fp16').path
+
+
+def exact(store: Path, opens=opened, **options) -> Engine:
+    """With as little rounding as there is."""
+    return opens(store, kv_cache='int16', **options)
 
 
 def greedy(engine, prompt: str) -> tuple[list[int], list[int]]:
@@ -77,7 +82,7 @@ def test_logits_and_greedy_tokens(model: FamilyModel, store: Path) -> None:
         expected = model.reference(torch.from_numpy(TOKENS[None])).logits[0].numpy()
     found = []
     for opens, options in ((opened, {}), (opened_tightly, {'threads': 2})):
-        engine = opens(store, **options)
+        engine = exact(store, opens, **options)
         answers = [greedy(engine, prompt) for prompt in PROMPTS]
         found.append(([logits_of(engine, step).tobytes() for step in (60, 1, 7)], answers))
         logits = [logits_of(engine, step) for step in (60, 1)]
@@ -134,7 +139,7 @@ def chosen_by(router: torch.nn.Module, entered: torch.Tensor) -> torch.Tensor:
 
 def test_quantised_experts_stay_close(model: FamilyModel, tmp_path: Path) -> None:
     for neurons, least in (('int8', 0.995), ('int4', 0.95)):
-        engine = opened(converted(model.checkpoint, tmp_path / neurons, neurons=neurons).path)
+        engine = exact(converted(model.checkpoint, tmp_path / neurons, neurons=neurons).path)
         found = logits_of(engine, 60)
         engine.close()
         with torch.no_grad():
@@ -169,7 +174,7 @@ def test_one_layer_of_experts_with_a_window(tmp_path: Path) -> None:
     reference.set_experts_implementation('eager')   # the others take no odd sizes
     with torch.no_grad():
         expected = reference(torch.from_numpy(TOKENS[None])).logits[0].numpy()
-    engine = opened(converted(folder, tmp_path / 'store', neurons='fp16').path)
+    engine = exact(converted(folder, tmp_path / 'store', neurons='fp16').path)
     logits = [logits_of(engine, step) for step in (60, 1)]
     engine.close()
     for each in logits:
@@ -190,7 +195,7 @@ def test_experts_whose_shares_are_0(family: str, tmp_path: Path) -> None:
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     with torch.no_grad():
         expected = reference(torch.from_numpy(TOKENS[None])).logits[0].numpy()
-    engine = opened(converted(folder, tmp_path / 'store', neurons='fp16').path)
+    engine = exact(converted(folder, tmp_path / 'store', neurons='fp16').path)
     logits = [logits_of(engine, step) for step in (60, 1)]
     engine.close()
     for each in logits:
@@ -200,7 +205,7 @@ def test_experts_whose_shares_are_0(family: str, tmp_path: Path) -> None:
 def test_gguf_against_llama_cpp(model: FamilyModel, tmp_path: Path) -> None:
     pytest.importorskip('xllamacpp', reason='not installed: requirements/bench.txt')
     write_gguf(model.checkpoint, tmp_path / 'model.gguf')
-    engine = opened(converted(tmp_path / 'model.gguf', tmp_path / 'store', neurons='fp16').path)
+    engine = exact(converted(tmp_path / 'model.gguf', tmp_path / 'store', neurons='fp16').path)
     answers = [greedy(engine, prompt) for prompt in PROMPTS]
     logits = [np.empty((len(prompt + answer), 258), np.float32) for prompt, answer in answers]
     for (prompt, answer), found in zip(answers, logits, strict=True):
@@ -229,7 +234,7 @@ def test_gguf_without_a_field_is_what_llama_cpp_reads(field: str, tmp_path: Path
     family = field.split('.')[0].replace('4moe', '4_moe')
     write_gguf(EXPERT_FAMILIES[family](tmp_path / 'checkpoint'), tmp_path / 'model.gguf',
                metadata={field: None})
-    engine = opened(converted(tmp_path / 'model.gguf', tmp_path / 'store', neurons='fp16').path)
+    engine = exact(converted(tmp_path / 'model.gguf', tmp_path / 'store', neurons='fp16').path)
     prompt, answer = greedy(engine, PROMPTS[2])
     engine.close()
     assert answer == llama_cpp_answer(tmp_path / 'model.gguf', prompt)[:len(answer)]

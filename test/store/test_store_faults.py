@@ -16,6 +16,8 @@ from bench.faults.damage import flip_bit
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 from flash_llm_ros.store.flash_store import FlashStore
+from flash_llm_ros.store.geometry import plan_geometry
+from flash_llm_ros.store.manifest import Manifest
 
 FILES = ('manifest.yaml', 'resident.safetensors', 'predictors.safetensors', 'layers/01.onnx',
          'layers/final.onnx', 'predictors/02.onnx', 'tokenizer.json', 'tokenizer.safetensors',
@@ -182,6 +184,17 @@ def test_other_format_version(store: Path, version: object) -> None:
     error = refused(store)
     assert error.code is ErrorCode.STORE_VERSION
     assert repr(version) in str(error) and '`flash_llm convert CHECKPOINT STORE`' in str(error)
+
+
+def test_experts_of_before_the_core_had_their_attention(experts_store: Path, store: Path) -> None:
+    shutil.copy(experts_store / 'manifest.yaml', store)
+    sections = Manifest.load(store / 'manifest.yaml').geometry.sections
+    kept = [section.spec for section in sections if section.name not in ('qkv', 'o')]
+    edit_manifest(store, lambda data: data.update(
+        geometry=plan_geometry(data['geometry']['dim'], 'int8', kept).to_dict()))
+    error = refused(store)
+    assert error.code is ErrorCode.STORE_VERSION
+    assert '`flash_llm convert CHECKPOINT STORE`' in str(error)
 
 
 def outside(data: dict, name: str, target: Path) -> None:

@@ -9,7 +9,7 @@ from flash_llm_ros.engine.memory.window import Window
 from flash_llm_ros.engine.model.attention_part import Array, AttentionPart
 from flash_llm_ros.engine.plan import PlanRow
 from flash_llm_ros.store.flash_store import RESIDENT, FlashStore
-from flash_llm_ros.store.resident_layout import attention_layout
+from flash_llm_ros.store.resident_layout import attention_layout, layer_vectors
 
 # Arguments of the core's add_attention -> names of a layer's vectors.
 _VECTORS = {'norm': 'attention_norm', 'feed_forward_norm': 'ffn_norm', 'qkv_bias': 'qkv_bias',
@@ -29,14 +29,16 @@ class CoreAttention(AttentionPart):
         return self._spec.layers * int(np.prod(self._shape(context).cache_shape()))
 
     def estimate(self) -> list[PlanRow]:
-        return [PlanRow('norms', self._store.manifest.files[RESIDENT]['bytes'])]
+        routers = ' and routers' if self._spec.routed_layers else ''
+        return [PlanRow(f'norms{routers}', self._store.manifest.files[RESIDENT]['bytes'])]
 
     def load(self) -> None:
         """Raises FlashLlmError: STORE_CORRUPT, READ_FAILED."""
-        layout = attention_layout(self._spec, self._store.manifest.resident)
+        names = [f'layers.{layer}.{name}' for layer in range(self._spec.layers)
+                 for name in layer_vectors(self._spec)]
         with self._store.tensors(RESIDENT) as tensors:
-            tensors.require(layout)
-            self._vectors = {name: tensors.read(name) for name in layout}
+            tensors.require(attention_layout(self._spec, self._store.manifest.resident))
+            self._vectors = {name: tensors.read(name) for name in [*names, 'final_norm']}
             tensors.drop_page_cache()
 
     def buffers(self) -> list[PlanRow]:

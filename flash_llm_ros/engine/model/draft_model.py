@@ -71,7 +71,7 @@ class DraftPart(Part):
                 f'draft_store is {config.draft_store}, a mixture of experts; it must be a store '
                 'of a dense model, which is small enough to lie in memory.')
         self._feed_forward = DenseFeedForward(self._store, config.prefill_chunk)
-        self._attention = attention_of(self._store, config, context, self._feed_forward.routing)
+        self._attention = attention_of(self._store, config, context)
         self._window = whole_window(mine.geometry)
 
     def estimate(self) -> list[PlanRow]:

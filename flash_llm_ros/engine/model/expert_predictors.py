@@ -6,6 +6,7 @@ from numpy.typing import NDArray
 from flash_llm_ros.engine.model.graph_loader import Feeds, GraphLoader, graph_errors
 from flash_llm_ros.onnx_runtime import ort
 from flash_llm_ros.store.flash_store import RESIDENT, FlashStore, predictor_graph
+from flash_llm_ros.store.resident_layout import router_matrix
 from flash_llm_ros.store.tensor_file import TensorFile
 
 
@@ -23,7 +24,7 @@ class ExpertPredictors:
             for layer in spec.foreseeing_layers:
                 graph = predictor_graph(layer)
                 session = self._loader.load(store.content(graph), graph, tensors,
-                                            f'layers.{layer + 1}.router', self._probe)
+                                            f'{router_matrix(layer + 1)}.', self._probe)
                 with graph_errors(graph):
                     self._bindings[layer] = graph, session, self._bind(session)
             tensors.drop_page_cache()

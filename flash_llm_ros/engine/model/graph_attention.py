@@ -1,6 +1,5 @@
 """Attention in ONNX Runtime: the layers' graphs, with norms and an in-place KV cache."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -22,11 +21,9 @@ _THREAD_BYTES = 160_000
 class GraphAttention(AttentionPart):
     """One ONNX Runtime session a layer; keys and values are updated in place."""
 
-    def __init__(self, store: FlashStore, threads: int, context: int, chunk: int,
-                 routing: Mapping[str, NDArray[Any]]) -> None:
-        """`routing`: arrays [chunk, ...] for what else the graphs give, by outputs' names."""
+    def __init__(self, store: FlashStore, threads: int, context: int, chunk: int) -> None:
         super().__init__(store, context, chunk)
-        self._threads, self._routing = threads, routing
+        self._threads = threads
         self._kv_type = float_type(store.manifest.resident)
         self.cache_type = np.dtype(self._kv_type).name
 
@@ -109,9 +106,7 @@ class GraphAttention(AttentionPart):
             **self._rotary[layer]}
         outputs = {'ffn_input': self._ffn_input[None, :tokens],
                    'residual': self.hidden(layer + 1, tokens)[None],
-                   'present_key': key, 'present_value': value,
-                   **({name: array[None, :tokens] for name, array in self._routing.items()}
-                      if self._spec.feed_forward.routed(layer) else {})}
+                   'present_key': key, 'present_value': value}
         binding = self._sessions[layer].io_binding()
         for name, array in inputs.items():
             binding.bind_ortvalue_input(name, ort.OrtValue.ortvalue_from_numpy(array))

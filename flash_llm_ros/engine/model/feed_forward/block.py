@@ -1,9 +1,6 @@
 """What the forward pass and the memory plan ask of a feed-forward block, whatever its kind."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +21,6 @@ class FeedForwardBlock(Part, ABC):
     mode: str                       # of EngineConfig, that chooses this kind
     grouped: tuple[str, ...] = ()   # sections that generated tokens read group by group
     one_by_one = False              # generated tokens cannot share a pass
-    # What the layers' graphs tell the block beside its input: arrays [tokens, ...] by output name,
-    # filled before each `run`.
-    routing: Mapping[str, NDArray[Any]] = MappingProxyType({})
     active_neurons: int             # used so far, and out of how many
     total_neurons: int
 

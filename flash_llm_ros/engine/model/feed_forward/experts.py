@@ -7,10 +7,10 @@ from flash_llm_ros.engine.memory.window import Window
 from flash_llm_ros.engine.model.expert_predictors import ExpertPredictors
 from flash_llm_ros.engine.model.feed_forward.block import Array, FeedForwardBlock
 from flash_llm_ros.engine.model.feed_forward.read_ahead import ReadAhead
+from flash_llm_ros.engine.model.feed_forward.routers import Routers
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.geometry import DENSE_SECTIONS, EXPERT_SECTIONS
 from flash_llm_ros.store.manifest import ExpertForesight
-from flash_llm_ros.store.router_graph import EXPERT_IDS, EXPERT_WEIGHTS, SHARED_WEIGHT
 
 _LEAST_RECALL = 0.7     # a wrong read costs as much as a right one saves, and its place
 
@@ -18,10 +18,10 @@ _LEAST_RECALL = 0.7     # a wrong read costs as much as a right one saves, and i
 class ExpertFeedForward(FeedForwardBlock):
     """Experts are read to the cache; each that a pass needs once, for all of its tokens.
 
-    What every token uses beside them, and layers without, are streamed as in dense models. The
-    layers' graphs have the routers. Tokens that follow each other share few experts, so
-    guessing some of them does not pay. The next layer's experts can be foreseen from this layer's
-    input and read while it is computed; that is done as long as timed tokens say it is faster.
+    What every token uses beside them, and layers without, are streamed as in dense models. Tokens
+    that follow each other share few experts, so guessing some of them does not pay. The next
+    layer's experts can be foreseen from this layer's input and read while it is computed; that is
+    done as long as timed tokens say it is faster.
     """
 
     mode = 'exact'
@@ -35,14 +35,11 @@ class ExpertFeedForward(FeedForwardBlock):
         self._ranks = _useful_ranks(store.manifest.foresight)
         self.read_ahead = ReadAhead()
         self._ahead = False     # of the token that is computed
-        self.ids = np.zeros((chunk, self._experts.active), np.int64)
-        self._weights = np.zeros((chunk, self._experts.active), np.float32)
-        self.routing = {EXPERT_IDS: self.ids, EXPERT_WEIGHTS: self._weights}
-        if self._experts.shared_weighed:
-            self.routing[SHARED_WEIGHT] = np.zeros((chunk, 1), np.float32)
+        self.routers = Routers(store, chunk)
         self.active_neurons = self.total_neurons = 0
 
     def load(self) -> None:
+        self.routers.load()
         if self._ranks:
             self._predictors = ExpertPredictors(self._store)
 
@@ -63,22 +60,22 @@ class ExpertFeedForward(FeedForwardBlock):
             return None
         tokens, always = len(x), self._block.always(layer)
         core, (gate_up, down) = self._window.core, self._sections(layer)
+        ids, weights = self.routers.choose(layer, x)
         ahead = self._ahead and layer in self._spec.foreseeing_layers
         if tokens == 1 and (ahead or always):
-            core.prefetch_experts(gate_up, down, self.ids[0], True)     # these come first
+            core.prefetch_experts(gate_up, down, ids[0], True)     # these come first
         if tokens == 1 and ahead:
             core.prefetch_experts(*self._sections(layer + 1),
                                   self._predictors.likely(layer, x[0])[:self._ranks])
         if always:
             self._run_always(layer, x, out)
-        core.experts(gate_up, down, x, self.ids[:tokens], self._weights[:tokens], out,
-                     self._block.activation)
+        core.experts(gate_up, down, x, ids, weights, out, self._block.activation)
         if self._timed and layer == self._spec.layers - 1:
             self.read_ahead.end()
-        self.active_neurons += self.ids[:tokens].size * self._block.size
+        self.active_neurons += ids.size * self._block.size
         self.total_neurons += tokens * self._experts.count * self._block.size
         used = np.zeros(self._experts.count, np.uint8)
-        used[self.ids[:tokens]] = 1
+        used[ids] = 1
         return used
 
     def _run_always(self, layer: int, x: Array, out: Array) -> None:
@@ -88,7 +85,7 @@ class ExpertFeedForward(FeedForwardBlock):
         h = self._activations[:len(x) * neurons].reshape(len(x), neurons)
         if self._block.routed(layer) and self._experts.shared_weighed:
             core.gate_up(gate_up, x, h, self._block.activation)
-            h *= self.routing[SHARED_WEIGHT][:len(x)]
+            h *= self.routers.shared_weights[:len(x)]
             core.rows_dot(down, h, out, add=True)
         else:
             core.gate_up_down(gate_up, down, x, h, out, self._block.activation)
