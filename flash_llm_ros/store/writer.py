@@ -231,7 +231,8 @@ class StoreWriter:
         for layer in range(spec.layers):
             for name, tensor in layer_tensors(spec, rows, resident, layer):
                 writer.write(name, tensor)
-            self._progress('attention', layer + 1, spec.layers)
+            if not spec.core_attention:
+                self._progress('attention', layer + 1, spec.layers)
         for name, tensor in model_tensors(spec, rows, resident):
             writer.write(name, tensor)
         writer.close()
