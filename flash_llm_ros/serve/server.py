@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
 import ipaddress
 import json
@@ -22,6 +22,8 @@ READ_TIMEOUT = 30.0     # s in which a body has to be here
 KEEP_ALIVE = 30.0       # s that a connection may wait for its next request
 WRITE_TIMEOUT = 30.0    # s in which a client has to read what is sent
 SHUTDOWN = 2.0          # s that answers have which are under way at the end
+LOOK = 1.0              # s between two looks at whether there is anybody to wait for
+ABSENT = 3              # looks at which no node had the model, after which no answer will come
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 log = logging.getLogger(__name__)
 # Of what is no HTTP: anybody could fill the log with it.
@@ -56,14 +58,14 @@ class ChatServer:
         app.add_routes([web.post('/v1/chat/completions', self._chat),
                         web.get('/v1/models', self._models),
                         web.get('/v1/models/{name:.+}', self._one_model)])
-        runner = web.AppRunner(
-            app, handler_cancellation=True, auto_decompress=False, access_log=None,
-            keepalive_timeout=KEEP_ALIVE, shutdown_timeout=SHUTDOWN, logger=_silent)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=SHUTDOWN)
         await runner.setup()
+        loop = asyncio.get_running_loop()
         try:
-            await web.TCPSite(runner, host, port).start()
-            name, number, *_ = runner.addresses[0]
-            yield f'http://{f"[{name}]" if ":" in name else name}:{number}/v1'
+            with closing(await loop.create_server(
+                    lambda: _Connection(runner.server, loop), host, port)) as listener:
+                name, number, *_ = listener.sockets[0].getsockname()
+                yield f'http://{f"[{name}]" if ":" in name else name}:{number}/v1'
         finally:
             await runner.cleanup()
 
@@ -124,10 +126,13 @@ class ChatServer:
                 on_done=lambda pending: tell(None))
         except (RuntimeError, ValueError) as error:
             raise from_outcome(error) from None
+        def more() -> Awaitable[str | None]:
+            return self._more(asked.model, events)
+
         try:
             if asked.stream:
-                return await _stream(request, asked, answer, pending, events)
-            while await events.get() is not None:
+                return await _stream(request, asked, answer, pending, more)
+            while await more() is not None:
                 pass
             return web.json_response(answer.whole(*answer_of(pending)))
         finally:
@@ -135,12 +140,45 @@ class ChatServer:
             pending.cancel()
 
 
+    async def _more(self, model: str, events: 'asyncio.Queue[str | None]') -> str | None:
+        """Return an answer's next text, None at its end; ApiError where nobody is there to give it.
+
+        DDS misses a node that was killed after 20 s; its ~/status is missed sooner.
+        """
+        absent = 0
+        while True:
+            try:
+                return await asyncio.wait_for(events.get(), LOOK)
+            except asyncio.TimeoutError:
+                absent = 0 if model in self._names() else absent + 1
+                if absent == ABSENT:
+                    raise ApiError(503, 'server_error', 'The node has left before it answered, or '
+                                   'says nothing any more.', code='node_lost') from None
+
+
+class _Connection(web.RequestHandler):
+    """Tells of what is no HTTP, too, as OpenAI's interface does."""
+
+    def __init__(self, server: web.Server, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(server, loop=loop, auto_decompress=False, access_log=None,
+                         keepalive_timeout=KEEP_ALIVE, logger=_silent)
+
+    def handle_error(self, request: web.BaseRequest, status: int = 500,
+                     exc: BaseException | None = None, message: str | None = None,
+                     ) -> web.StreamResponse:
+        super().handle_error(request, status, exc, message)
+        response = _refusal(ApiError(status, INVALID, 'This is no request of HTTP: '
+                                     f'{" ".join((message or str(exc)).split())}'))
+        response.force_close()
+        return response
+
+
 async def _stream(
     request: web.Request, asked: ChatRequest, answer: ChatAnswer, pending: PendingAnswer,
-    events: 'asyncio.Queue[str | None]',
+    more: Callable[[], Awaitable[str | None]],
 ) -> web.StreamResponse:
     """Send server-sent events. Before the first of them an error still has a status of its own."""
-    text = await events.get()
+    text = await more()
     if text is None:
         answer_of(pending)
     response = web.StreamResponse(headers={
@@ -159,10 +197,10 @@ async def _stream(
             raise ConnectionError from None
 
     await send(answer.chunk({'role': 'assistant', 'content': ''}))
-    while text is not None:
-        await send(answer.chunk({'content': text}))
-        text = await events.get()
     try:
+        while text is not None:
+            await send(answer.chunk({'content': text}))
+            text = await more()
         end, reason = answer_of(pending)
     except ApiError as error:
         await send(error.body)
