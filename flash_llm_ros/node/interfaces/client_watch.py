@@ -6,6 +6,7 @@ import time
 from rclpy.callback_groups import CallbackGroup
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
+from rclpy.utilities import get_rmw_implementation_identifier
 
 from flash_llm_ros.node.work.request import Request
 
@@ -54,8 +55,9 @@ class ClientWatch:
         if not self._is_told:
             self._is_told = True
             self._node.get_logger().warning(
-                'The middleware does not show the clients of services: a request whose client has '
-                'left goes on until it is done or its deadline has passed.')
+                f'The middleware {get_rmw_implementation_identifier()} does not show the clients '
+                'of services: a request whose client has left goes on until it is done or its '
+                'deadline has passed.')
         return False
 
     def _clients(self, service: str) -> set[bytes]:
