@@ -15,6 +15,7 @@ from flash_llm_msgs.action import GenerateText
 from flash_llm_msgs.msg import EngineStatus
 from flash_llm_ros.client.answer import Answer, AnswerError, NodeLostError, PendingAnswer
 from flash_llm_ros.client.fleet_member import FleetMember, first_to_answer
+from flash_llm_ros.client.fleet_request import FleetRequest
 from flash_llm_ros.client.goal import make_goal
 from flash_llm_ros.client.nodes_there import checked_find_timeout, full_name
 from flash_llm_ros.client.own_node import OwnNode
@@ -23,40 +24,12 @@ from flash_llm_ros.finish_reason import FinishReason
 from flash_llm_ros.store.errors import ErrorCode
 
 PERIOD = 0.25           # s between two looks at the graph, at deadlines and at who is silent
-MOST_LOST = 2           # nodes that may leave under a request: it may be what ends them
 MOST_SESSIONS = 10_000  # whose nodes are remembered: more than nodes keep
 # The node takes no request now; another does, or it does later.
 NOT_NOW = (ErrorCode.QUEUE_FULL, ErrorCode.NOT_ACTIVE, ErrorCode.TOO_MANY_SESSIONS,
            ErrorCode.CANCELLED)
 # Something is wrong with the node's flash, which says nothing about the request.
 FAULTS = (ErrorCode.READ_FAILED, ErrorCode.CHECKSUM_MISMATCH)
-
-
-class _Request:
-    """One request of the fleet, wherever it is."""
-
-    def __init__(self, goal: GenerateText.Goal, answer: PendingAnswer, order: int, *,
-                 model: str, again: bool, whole: bool) -> None:
-        self.goal = goal
-        self.answer = answer
-        self.rank = -goal.priority, order
-        self.again = again      # also after its first token
-        self.whole = whole      # nobody sees the text before its end
-        self.ends_at = time.monotonic() + goal.deadline if goal.deadline > 0 else math.inf
-        self.nowhere_since = time.monotonic()   # when there was last a node for it
-        self.member: FleetMember | None = None  # who has it
-        self.pending: PendingAnswer | None = None
-        self.attempt = 0
-        self.text = ''          # of this attempt
-        self.shown = ''         # of all attempts
-        self.asked = ''         # model of this attempt
-        self.model = model      # of the nodes that may answer, and of who said what was shown
-        self.lost = 0           # nodes that have left under it
-        self.failed_at: set[str] = set()
-
-    @property
-    def may_be_sent_again(self) -> bool:
-        return self.lost < MOST_LOST and (self.again or not self.text)
 
 
 class FlashLlmFleet:
@@ -92,8 +65,8 @@ class FlashLlmFleet:
         self._closed = False
         self._numbers = itertools.count()
         self._outbox: deque[Callable[[], None]] = deque()
-        self._requests: dict[PendingAnswer, _Request] = {}
-        self._waiting: list[_Request] = []
+        self._requests: dict[PendingAnswer, FleetRequest] = {}
+        self._waiting: list[FleetRequest] = []
         self._members: dict[str, FleetMember] = {}
         self._homes: OrderedDict[str, str] = OrderedDict()  # session -> the node that has it
         self._talking: set[str] = set()     # sessions with a turn under way
@@ -187,7 +160,7 @@ class FlashLlmFleet:
     ) -> PendingAnswer:
         answer = PendingAnswer(
             self._check_may_wait, self._cancel, self._log_failure, on_text, on_done)
-        request = _Request(
+        request = FleetRequest(
             goal, answer, next(self._numbers), model=model, again=again, whole=whole)
         with self._lock:
             if self._end:
@@ -230,7 +203,7 @@ class FlashLlmFleet:
             self._outbox.popleft()()
         self._send_waiting()
 
-    def _wait(self, request: _Request) -> None:
+    def _wait(self, request: FleetRequest) -> None:
         request.nowhere_since = time.monotonic()
         insort(self._waiting, request, key=lambda each: each.rank)
 
@@ -252,7 +225,7 @@ class FlashLlmFleet:
             self._look_at(request)
         self._send_waiting()
 
-    def _look_at(self, request: _Request) -> None:
+    def _look_at(self, request: FleetRequest) -> None:
         """Give a waiting request up whose time is over, or for which no node has come."""
         now = time.monotonic()
         if any(self._suits(member, request) for member in self._members.values()):
@@ -264,7 +237,7 @@ class FlashLlmFleet:
         elif now - request.nowhere_since > self._find_timeout:
             self._fail(request, NodeLostError(self._not_found(request)))
 
-    def _not_found(self, request: _Request) -> str:
+    def _not_found(self, request: FleetRequest) -> str:
         home = self._homes.pop(request.goal.session_id, None)
         if home is not None:
             return (f'The node {home} has the conversation {request.goal.session_id} and has not '
@@ -275,7 +248,7 @@ class FlashLlmFleet:
         return (f'No node {what} was active within {self._find_timeout:g} s. '
                 f'{there or "None is in the ROS graph"}.')
 
-    def _suits(self, member: FleetMember, request: _Request) -> bool:
+    def _suits(self, member: FleetMember, request: FleetRequest) -> bool:
         session = request.goal.session_id
         return (member.is_able and member.name not in request.failed_at
                 and self._homes.get(session, member.name) == member.name
@@ -299,7 +272,7 @@ class FlashLlmFleet:
                     self._waiting.remove(request)
                     self._send(request, member)
 
-    def _send(self, request: _Request, member: FleetMember) -> None:
+    def _send(self, request: FleetRequest, member: FleetMember) -> None:
         goal, session = request.goal, request.goal.session_id
         if request.ends_at < math.inf:
             goal.deadline = max(request.ends_at - time.monotonic(), 1e-3)
@@ -312,7 +285,7 @@ class FlashLlmFleet:
             on_done=lambda pending, attempt=request.attempt: self._post(
                 self._ended, request, attempt, pending))
 
-    def _take_text(self, request: _Request, attempt: int, text: str) -> None:
+    def _take_text(self, request: FleetRequest, attempt: int, text: str) -> None:
         if request.attempt != attempt:
             return
         request.text += text
@@ -327,7 +300,7 @@ class FlashLlmFleet:
             request.shown, request.model = request.text, request.asked
             request.answer.add(new)
 
-    def _ended(self, request: _Request, attempt: int, pending: PendingAnswer) -> None:
+    def _ended(self, request: FleetRequest, attempt: int, pending: PendingAnswer) -> None:
         if request.attempt != attempt:
             return      # it was moved meanwhile
         member, session = request.member, request.goal.session_id
@@ -346,7 +319,7 @@ class FlashLlmFleet:
         self._forget(request)
         request.answer.complete(answer)
 
-    def _failed(self, request: _Request, member: FleetMember, error: Exception) -> None:
+    def _failed(self, request: FleetRequest, member: FleetMember, error: Exception) -> None:
         code = getattr(error, 'code', None)
         if isinstance(error, NodeLostError):
             request.lost += 1
@@ -367,14 +340,14 @@ class FlashLlmFleet:
                 return
         self._fail(request, error)
 
-    def _again(self, request: _Request) -> bool:
+    def _again(self, request: FleetRequest) -> bool:
         """Let a request wait for another node, where it may; returns whether it does."""
         if request.answer.cancel_wanted or not request.may_be_sent_again:
             return False
         self._wait(request)
         return True
 
-    def _move(self, request: _Request) -> None:
+    def _move(self, request: FleetRequest) -> None:
         """Take a request from a node that says nothing, or is not active any more, to another."""
         member = request.member
         elsewhere = any(self._suits(each, request) for each in self._members.values())
@@ -384,18 +357,18 @@ class FlashLlmFleet:
             self._leave(request)
             self._wait(request)
 
-    def _cancel_now(self, request: _Request) -> None:
+    def _cancel_now(self, request: FleetRequest) -> None:
         if request.member is not None:
             request.pending.cancel()
         elif request.answer in self._requests:
             self._forget(request)
             request.answer.cancel_unsent()
 
-    def _fail(self, request: _Request, error: Exception) -> None:
+    def _fail(self, request: FleetRequest, error: Exception) -> None:
         self._forget(request)
         request.answer.fail(error)
 
-    def _leave(self, request: _Request) -> None:
+    def _leave(self, request: FleetRequest) -> None:
         """Take a request from its node; what still comes from there is not heard."""
         request.attempt += 1
         if request.member is not None:
@@ -403,7 +376,7 @@ class FlashLlmFleet:
             self._talking.discard(request.goal.session_id)
             request.member = None
 
-    def _forget(self, request: _Request) -> None:
+    def _forget(self, request: FleetRequest) -> None:
         with self._lock:
             self._requests.pop(request.answer, None)
         self._leave(request)
