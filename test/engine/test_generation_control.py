@@ -25,6 +25,15 @@ def engine(int8_store: Path):
     engine.close()
 
 
+@pytest.fixture(params=KINDS)
+def any_engine(request: pytest.FixtureRequest, stores: dict[str, Path]):
+    """The same of every kind of block."""
+    engine = opened(stores[request.param], mode=KINDS[request.param], context_length=128,
+                    prefill_chunk=4)
+    yield engine
+    engine.close()
+
+
 @pytest.mark.parametrize(('wrong', 'code', 'words'), [
     ({'prompt': ''}, ErrorCode.EMPTY_PROMPT, 'prompt is empty'),
     ({'prompt': ' \n\t'}, ErrorCode.EMPTY_PROMPT, 'prompt is empty'),
@@ -101,9 +110,9 @@ def test_a_small_model_takes_no_more_than_it_can_use(int8_store: Path) -> None:
 
 
 @pytest.mark.parametrize('reason', [FinishReason.CANCELLED, FinishReason.DEADLINE])
-def test_stopped_from_another_thread(engine: Engine, reason: FinishReason) -> None:
-    whole = answer(engine, max_tokens=100).text
-    generation = engine.start(request(max_tokens=100))
+def test_stopped_from_another_thread(any_engine: Engine, reason: FinishReason) -> None:
+    whole = answer(any_engine, max_tokens=100).text
+    generation = any_engine.start(request(max_tokens=100))
     pieces = []
     for piece in generation:
         pieces.append(piece)
@@ -114,7 +123,7 @@ def test_stopped_from_another_thread(engine: Engine, reason: FinishReason) -> No
     assert generation.finish_reason is reason
     assert ''.join(pieces) == generation.text == whole[:7]
     assert generation.stats.generated_tokens == len(generation.tokens) == 7
-    assert answer(engine, max_tokens=100).text == whole
+    assert answer(any_engine, max_tokens=100).text == whole
 
 
 def test_stopped_while_a_stop_string_was_awaited(engine: Engine) -> None:
@@ -129,8 +138,9 @@ def test_stopped_while_a_stop_string_was_awaited(engine: Engine) -> None:
     assert ''.join(pieces) == generation.text == text[:6]
 
 
-def test_stopped_in_the_prompt(engine: Engine) -> None:
-    generation = engine.start(request('x' * 100))
+def test_stopped_in_the_prompt(any_engine: Engine) -> None:
+    expected = answer(any_engine).text
+    generation = any_engine.start(request('x' * 100))
     pieces = 0
     for _ in generation:
         pieces += 1
@@ -139,6 +149,7 @@ def test_stopped_in_the_prompt(engine: Engine) -> None:
             generation.stop(FinishReason.DEADLINE)
     assert pieces == 3 and generation.finish_reason is FinishReason.DEADLINE
     assert generation.tokens == [] and generation.text == ''
+    assert answer(any_engine).text == expected
 
 
 def test_stopped_before_it_began(engine: Engine) -> None:
