@@ -21,21 +21,30 @@ from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.geometry import EXPERT_SECTIONS
 
 
-class PlantedRouters:
-    """An engine's routers, which are asked for the weights alone: the experts are other ones."""
+class PlantedRouting:
+    """In place of an engine's predictors and routers, which are asked for weights alone."""
 
-    def __init__(self, inner: Routers, used: NDArray[np.bool_]) -> None:
-        """`used`: bool [tokens, layers, experts], over and over."""
-        self._inner = inner
+    def __init__(self, routers: Routers, used: NDArray[np.bool_], recall: float) -> None:
+        """`used`: bool [tokens, layers, experts], over and over; `recall`: what is foreseen of it,
+        the rest of which is what other tokens use."""
+        self._routers, self._recall, self._next = routers, recall, 0
         self._ids = np.nonzero(used)[2].reshape(*used.shape[:2], -1)
-        self._next = 0
+        self._random = np.random.default_rng(2)
 
     def choose(self, layer: int, x: Array) -> tuple[NDArray[np.int64], Array]:
-        _, weights = self._inner.choose(layer, x)
-        tokens = np.arange(self._next, self._next + len(x)) % len(self._ids)
+        _, weights = self._routers.choose(layer, x)
+        ids = self._ids[self._tokens(x), layer]
         if layer == self._ids.shape[1] - 1:
             self._next += len(x)
-        return self._ids[tokens, layer], weights
+        return ids, weights
+
+    def likely(self, layer: int, x: Array) -> NDArray[np.int64]:
+        ids = self._ids[self._tokens(x), layer + 1]
+        others = self._random.permutation(self._ids[:, layer + 1])[:len(x)]
+        return np.where(self._random.random(ids.shape) < self._recall, ids, others)
+
+    def _tokens(self, x: Array) -> NDArray[np.int64]:
+        return np.arange(self._next, self._next + len(x)) % len(self._ids)
 
 
 def prompt_seconds(model: Model, tokens: list[int]) -> float:
@@ -64,8 +73,11 @@ def measured(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
     model, spec, half = engine.model, engine.model.spec, job['new_tokens'] // 2
     experts = spec.feed_forward.experts
     if job['planted']:
-        model.feed_forward.routers = PlantedRouters(model.feed_forward.routers, planted_routing(
-            max(job['prompts']) + job['new_tokens'], spec.layers, experts.count, experts.active))
+        block = model.feed_forward
+        block.routers = block.predictors = PlantedRouting(block.routers, planted_routing(
+            max(job['prompts']) + job['new_tokens'], spec.layers, experts.count, experts.active),
+            job['recall'])
+        block.ranks = experts.active if job['recall'] else 0
     model.observer = recorder = Recorder(range(spec.layers))
     prompts = {length: length / prompt_seconds(model, job['tokens'][:length])
                for length in job['prompts']}

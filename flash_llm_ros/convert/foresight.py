@@ -19,15 +19,15 @@ class _Recorder:
         """`layers`: those with a predictor."""
         self._predictors, self._ids, self._layers = predictors, ids, layers
         self.right: list[NDArray[np.bool_]] = []
-        self._likely: list[NDArray[np.int64]] = []
+        self._likely = np.zeros((0, 0), np.int64)       # of the next layer to come
 
     def feed_forward(self, layer: int, ffn_input: NDArray[np.float32],
                      active: NDArray[np.uint8] | None) -> None:
         for likely, used in zip(self._likely, self._ids, strict=False):
             self.right.append(np.isin(likely, used))
-        self._likely = []
+        self._likely = self._likely[:0]
         if layer in self._layers:
-            self._likely = [self._predictors.likely(layer, row).copy() for row in ffn_input]
+            self._likely = self._predictors.likely(layer, ffn_input).copy()
 
 
 def measure_foresight(store: FlashStore, texts: list[str]) -> ExpertForesight | None:
@@ -37,7 +37,7 @@ def measure_foresight(store: FlashStore, texts: list[str]) -> ExpertForesight | 
     with opened(store) as engine:
         model = engine.model
         tokens = tokens_of(engine, texts, _TOKENS)[:engine.config.context_length]
-        recorder = _Recorder(ExpertPredictors(store), model.feed_forward.routers.ids,
+        recorder = _Recorder(ExpertPredictors(store, model.chunk), model.feed_forward.routers.ids,
                              model.spec.foreseeing_layers)
         model.observer = recorder
         for start in range(0, len(tokens), model.chunk):

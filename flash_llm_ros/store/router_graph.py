@@ -11,6 +11,7 @@ from flash_llm_ros.store.graph_builder import ExternalData, GraphBuilder, value
 from flash_llm_ros.store.resident_layout import router_format, router_matrix
 
 EXPERT_IDS, EXPERT_WEIGHTS, SHARED_WEIGHT = 'expert_ids', 'expert_weights', 'shared_weight'
+LIKELY = 'likely'
 _NEVER = -1e30          # added to the scores of experts whose group was not chosen
 _LEAST_SUM = 1e-20      # of weights of experts that are not the best by their shares alone
 Rows = Callable[[str], NDArray[np.float32]]      # a tensor by its canonical name
@@ -23,7 +24,7 @@ def router_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalData,
     And shared_weight float32 [1, S, 1], where the block that every token uses has one.
     """
     g, experts, dim = GraphBuilder(resident, data), spec.feed_forward.experts, spec.hidden_size
-    shares = _choose(g, spec, 'ffn_input', layer, rows, EXPERT_IDS)
+    shares = _choose(g, spec, layer, rows, EXPERT_IDS)
     scaled = experts.scale != 1
     weights = ['chosen', *(['normalised'] if experts.normalised else []),
                *(['scaled'] if scaled else [])]
@@ -56,25 +57,22 @@ def router_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalData,
 
 def foresight_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalData, rows: Rows
                     ) -> bytes:
-    """ffn_input [1, d] float32 of this layer -> likely int64 [1, active]: experts of the next one.
+    """ffn_input [1, S, d] of this layer -> likely int64 [1, S, active]: experts of the next one.
 
     The next layer's router is given this layer's input: what enters two layers in a row differs
     little. The likeliest comes first. Nothing is trained.
     """
     g, experts = GraphBuilder(resident, data), spec.feed_forward.experts
-    axis = g.inline('token_axis', np.array([1], np.int64))
-    g.node('Unsqueeze', ['ffn_input', axis], ['input'])
-    _choose(g, spec, 'input', layer + 1, rows, 'chosen')
-    g.node('Squeeze', ['chosen', axis], ['likely'])
+    _choose(g, spec, layer + 1, rows, LIKELY)
     return g.model(f'foresight_{layer}',
-                   [value('ffn_input', TensorProto.FLOAT, [1, spec.hidden_size])],
-                   [value('likely', TensorProto.INT64, [1, experts.active])])
+                   [value('ffn_input', TensorProto.FLOAT, [1, 'S', spec.hidden_size])],
+                   [value(LIKELY, TensorProto.INT64, [1, 'S', experts.active])])
 
 
-def _choose(g: GraphBuilder, spec: ModelSpec, source: str, layer: int, rows: Rows, ids: str) -> str:
+def _choose(g: GraphBuilder, spec: ModelSpec, layer: int, rows: Rows, ids: str) -> str:
     """`ids` int64 [1, S, active], the best expert first; returns the name of all shares."""
     experts = spec.feed_forward.experts
-    g.matmul(source, router_matrix(layer), 'scores', experts.count, spec.hidden_size,
+    g.matmul('ffn_input', router_matrix(layer), 'scores', experts.count, spec.hidden_size,
              resident=router_format(g.resident))
     if experts.shares == 'softmax':
         g.node('Softmax', ['scores'], ['shares'], axis=-1)

@@ -3,7 +3,7 @@
 from pathlib import Path
 import re
 
-from generation_cases import answer, opened_tightly
+from generation_cases import PLENTY, answer, opened_tightly
 import numpy as np
 import pytest
 
@@ -49,22 +49,28 @@ def test_a_window_without_room_for_a_token_is_warned_of(experts_store: Path) -> 
     assert any("the model's own router chooses 2 of 8 experts a layer" in line for line in lines)
 
 
+def with_room(store: Path) -> Engine:
+    return opened(store, PLENTY)[0]
+
+
 def test_foreseen_experts_change_no_byte(experts_store: Path,
                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither those of answers' tokens, with little room, nor those of a prompt."""
     monkeypatch.setattr(ReadAhead, 'end', lambda self: None)
-    answers, uses = [], []
-    for always in (False, True):
-        monkeypatch.setattr(ReadAhead, 'begin', lambda self, always=always: always)
-        engine = opened_tightly(experts_store)
-        engine.model.feed_forward._ranks = ACTIVE       # however often they are right
+    found = []
+    for opens, ranks, of_tokens in ((opened_tightly, 0, False), (opened_tightly, ACTIVE, True),
+                                    (with_room, ACTIVE, False)):
+        monkeypatch.setattr(ReadAhead, 'begin', lambda self, of_tokens=of_tokens: of_tokens)
+        engine = opens(experts_store)
+        engine.model.feed_forward.ranks = ranks         # however often they are right
         before = engine.stats()
-        answers.append([answer(engine, prompt, max_tokens=20).tokens for prompt in ('Hello', 'x')])
+        answers = [answer(engine, prompt, max_tokens=20).tokens for prompt in ('Hello', 'x')]
         used = {name: count - before[name] for name, count in engine.stats().items()}
         engine.close()
-        assert (used['prefetched'] > 0) == (used['prefetch_used'] > 0) == always
+        assert (used['prefetched'] > 0) == (used['prefetch_used'] > 0) == (ranks > 0)
         assert used['prefetch_used'] <= used['prefetched']
-        uses.append(used['hits'] + used['misses'] + used['prefetch_used'])
-    assert answers[0] == answers[1] and uses[0] == uses[1]
+        found.append((answers, used['hits'] + used['misses'] + used['prefetch_used']))
+    assert found[0] == found[1] == found[2]
 
 
 def test_the_copies_answer_nearly_as_their_original(int8_store: Path,

@@ -20,8 +20,8 @@ class ExpertFeedForward(FeedForwardBlock):
 
     What every token uses beside them, and layers without, are streamed as in dense models. Tokens
     that follow each other share few experts, so guessing some of them does not pay. The next
-    layer's experts can be foreseen from this layer's input and read while it is computed; that is
-    done as long as timed tokens say it is faster.
+    layer's experts can be foreseen from this layer's input and read while it is computed: for a
+    prompt, and for a token as long as timed tokens say it is faster.
     """
 
     mode = 'exact'
@@ -32,7 +32,7 @@ class ExpertFeedForward(FeedForwardBlock):
         """`chunk`: the most tokens of a pass."""
         self._store, self._spec, self._chunk = store, store.manifest.model, chunk
         self._block, self._experts = self._spec.feed_forward, self._spec.feed_forward.experts
-        self._ranks = _useful_ranks(store.manifest.foresight)
+        self.ranks = _useful_ranks(store.manifest.foresight)
         self.read_ahead = ReadAhead()
         self._ahead = False     # of the token that is computed
         self.routers = Routers(store, chunk)
@@ -40,17 +40,19 @@ class ExpertFeedForward(FeedForwardBlock):
 
     def load(self) -> None:
         self.routers.load()
-        if self._ranks:
-            self._predictors = ExpertPredictors(self._store)
+        if self.ranks:
+            self.predictors = ExpertPredictors(self._store, self._chunk)
 
     def attach(self, window: Window) -> None:
         self._window = window
+        expert = self._store.manifest.geometry.all_layers(EXPERT_SECTIONS[0])[0].stride
+        self._room = window.plan.cache_slots // expert      # experts
         most = max(self._block.always(layer) for layer in range(self._spec.layers))
         self._activations = np.zeros(self._chunk * most, np.float32)
 
     def begin(self, dense: bool, last: bool) -> None:
         self._window.stream(DENSE_SECTIONS, last)
-        self._timed = not dense and self._ranks > 0
+        self._timed = not dense and self.ranks > 0
         self._ahead = self._timed and self.read_ahead.begin()
 
     def run(self, layer: int, x: Array, out: Array, dense: bool) -> NDArray[np.uint8] | None:
@@ -61,12 +63,13 @@ class ExpertFeedForward(FeedForwardBlock):
         tokens, always = len(x), self._block.always(layer)
         core, (gate_up, down) = self._window.core, self._sections(layer)
         ids, weights = self.routers.choose(layer, x)
-        ahead = self._ahead and layer in self._spec.foreseeing_layers
-        if tokens == 1 and (ahead or always):
-            core.prefetch_experts(gate_up, down, ids[0], True)     # these come first
-        if tokens == 1 and ahead:
-            core.prefetch_experts(*self._sections(layer + 1),
-                                  self._predictors.likely(layer, x[0])[:self._ranks])
+        used = np.zeros(self._experts.count, np.uint8)
+        used[ids] = 1
+        foreseen = self._foreseen(layer, x)
+        if (foreseen.size or always) and np.count_nonzero(used) <= self._room:
+            core.prefetch_experts(gate_up, down, np.flatnonzero(used), True)    # these come first
+            if foreseen.size:
+                core.prefetch_experts(*self._sections(layer + 1), foreseen)
         if always:
             self._run_always(layer, x, out)
         core.experts(gate_up, down, x, ids, weights, out, self._block.activation)
@@ -74,9 +77,19 @@ class ExpertFeedForward(FeedForwardBlock):
             self.read_ahead.end()
         self.active_neurons += ids.size * self._block.size
         self.total_neurons += tokens * self._experts.count * self._block.size
-        used = np.zeros(self._experts.count, np.uint8)
-        used[ids] = 1
         return used
+
+    def _foreseen(self, layer: int, x: Array) -> NDArray[np.int64]:
+        """Experts of the next layer that are to be read while this one is computed.
+
+        A prompt's tokens agree: what two of them are foreseen to use is hardly ever wrong.
+        """
+        if not self.ranks or layer not in self._spec.foreseeing_layers or (
+                len(x) == 1 and not self._ahead):
+            return np.zeros(0, np.int64)
+        likely = self.predictors.likely(layer, x)[:, :self.ranks]
+        uses = np.bincount(likely.ravel(), minlength=self._experts.count)
+        return np.flatnonzero(uses >= min(len(x), 2))
 
     def _run_always(self, layer: int, x: Array, out: Array) -> None:
         """Add the block of a layer that every token uses."""
