@@ -26,12 +26,10 @@ void NeuronCore::gate_up_down(int gate_up, int down, Inputs x, Activation activa
 
 void NeuronCore::dots(int section, Inputs x, const Neurons& neurons, Outputs out) {
   const PreparedInputs prepared = prepare(section, x);
-  std::int64_t done = 0;
   // A batch notes its groups alone where it takes all of their bundles.
   const std::int64_t most = BatchMath::most_bundles(1) * find(section).bundles_per_group;
-  walk(section).for_each_batch(section, most, [&](const Batch& batch) {
-    math_.activate(batch, neurons, prepared, out.columns_from(done));
-    done += batch.size();
+  walk(section).for_each_batch(section, most, false, [&](const Batch& batch) {
+    math_.activate(batch, neurons, prepared, out.columns_from(batch.number_at(0)));
   });
 }
 
@@ -39,7 +37,8 @@ void NeuronCore::bundled(int section, Inputs x, const Neurons& neurons, Outputs 
   const std::lock_guard turn(calls_);
   const PreparedInputs prepared = prepare(section, x);
   begin_sum(section, out);
-  walk(section).for_each_batch(section, BatchMath::most_bundles(x.tokens), [&](const Batch& batch) {
+  const std::int64_t most = BatchMath::most_bundles(x.tokens);
+  walk(section).for_each_batch(section, most, true, [&](const Batch& batch) {
     const Outputs h = math_.room(x.tokens, batch.size());
     math_.activate(batch, neurons, prepared, h);
     math_.add_last_rows(batch, neurons.bundle_rows, h.read_only());

@@ -29,9 +29,10 @@ class GroupWalk {
         ring_(ring),
         cache_(cache) {}
 
-  // use(batch), for batches of at most so many bundles that make up the section, in order.
+  // use(batch), for batches of at most so many bundles that make up the section: in their order, or
+  // pinned and streamed groups by turns, so that no ring is full for long and no device idle.
   template <typename Use>
-  void for_each_batch(int section, std::int64_t most, Use use) {
+  void for_each_batch(int section, std::int64_t most, bool in_order, Use use) {
     const Section& found = sections_[static_cast<std::size_t>(section)];
     const std::int64_t groups = found.groups();
     if (found.pinned < groups && !ring_) {
@@ -55,9 +56,21 @@ class GroupWalk {
         use(batch_);
       }
     };
-    // Where reads are behind, they need the processor more than a second thread on what is pinned.
-    use_groups(0, found.pinned, found.pin_slot, found.pinned < groups && ring_->behind());
+    std::int64_t used = 0;
+    const auto use_pinned = [&](std::int64_t count) {
+      // Where reads are behind, they need the processor more than a second thread on what is pinned.
+      use_groups(used, count, found.pin_slot + used, found.pinned < groups && ring_->behind());
+      used += count;
+    };
+    if (in_order || found.pinned == groups) {
+      use_pinned(found.pinned);
+    }
     for (std::int64_t local = found.pinned; local < groups;) {
+      const std::int64_t chunks = parts(groups - local, ring_->chunk_groups());
+      const std::int64_t share = parts(found.pinned - used, chunks);
+      if (share >= ring_->chunk_groups() || chunks == 1) {
+        use_pinned(share);
+      }
       const StreamRing::Chunk chunk = ring_->acquire(section, local);
       use_groups(local, chunk.groups, chunk.slot, ring_->behind());
       ring_->release();
@@ -132,6 +145,10 @@ class GroupWalk {
   }
 
  private:
+  static std::int64_t parts(std::int64_t whole, std::int64_t part) {
+    return (whole + part - 1) / part;
+  }
+
   const Sections& sections_;
   const Slab& slab_;
   Counters& counters_;

@@ -31,6 +31,7 @@ class StreamRing {
   // The cyclic order in which sections will be wanted; reading ahead begins at once, and goes on
   // behind whatever is wanted out of order.
   void set_order(std::vector<int> order);
+  std::int64_t chunk_groups() const { return chunk_groups_; }
   // Whether the chunk acquired last had to be waited for: reading is what takes time.
   bool behind() const { return behind_; }
   // The chunk that begins with this group, waited for. What failed while it was read ahead, which

@@ -9,6 +9,8 @@ from core_oracle import write_neuron_file
 import numpy as np
 import pytest
 
+from flash_llm_ros.store.errors import ChecksumError
+
 PARTS = [(40, 0, 2), (61, 0, 1), (30, 2, 3), (55, 0, 1), (17, 2, 2), (23, 0, 1)]
 
 
@@ -346,6 +348,30 @@ def test_time_is_counted_where_it_goes(made, core_class):
     assert 0 < cold['claim_ns'] < elapsed[0]
     assert (warm['read_ns'], warm['wait_ns']) == (0, 0)
     assert 0 < warm['claim_ns'] < elapsed[1]
+    core.close()
+
+
+@each_core
+def test_pinned_and_streamed_groups_take_turns(tmp_path, core_class):
+    """Else the ring would be full, and the device idle, while a large pinned share is computed.
+
+    A fault shows what has been computed by then.
+    """
+    made = write_neuron_file(tmp_path / 'neurons.bin', np.random.default_rng(0), 'int8', 64, 1024,
+                             [(150, 0, 1)])
+    part = made.sections[0]
+    core = Setting({0: 6}, ring=(1, 2)).open(made, core_class)
+    x = np.ones((1, made.dim), np.float32)
+    out = np.full((1, part.bundles), np.nan, np.float32)
+    assert part.groups == 10
+    made.flip_bit(part.first_group + 8, 10)
+    with pytest.raises(ChecksumError):
+        core.rows_dot(0, x, out)
+    done = ~np.isnan(out).reshape(part.groups, part.bundles_per_group)
+    assert done.all(axis=1).tolist() == [True] * 5 + [False, True, True, False, False]
+    made.flip_bit(part.first_group + 8, 10)
+    core.rows_dot(0, x, out)
+    assert np.allclose(out[0], part.weights[:, 0] @ x[0], rtol=1e-3, atol=1e-3)
     core.close()
 
 
