@@ -2,7 +2,9 @@
 of a token behind long prompts, the prompt's tokens per second, and what the KV cache takes.
 
 Each run is a process of its own; the engines take turns, and the fastest round of each is shown.
-The context is as long as it is called, so that the last new token fills it.
+The context is as long as it is called, so that the last new token fills it. After each run another
+process finds how fast memory is read: the roof is what that would allow for the weights and the
+KV cache of one token.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -12,7 +14,7 @@ import sys
 import time
 from typing import Any
 
-from bench.memory.capped import PEER, opened_store
+from bench.memory.capped import PEER, gguf_token_bytes, opened_store, store_token_bytes
 from bench.quality.held_out_text import other_text
 from bench.support.command import Report, at_least, command, run, show
 from bench.support.worker import run_worker
@@ -65,13 +67,18 @@ def cache_bytes(store: FlashStore, context: int, engine: str) -> int:
     return attention_of(store, config, context).cache_bytes(context)
 
 
-def best_of(runs: list[dict[str, Any]]) -> dict[str, float]:
-    """Of the fastest run: tokens per second of decoding and of the prompt, seconds of processor."""
+def best_of(runs: list[dict[str, Any]], token_bytes: int) -> dict[str, float]:
+    """Of the fastest run: tokens per second of decoding, what memory would have allowed, seconds of
+    processor.
+
+    `token_bytes`: what of weights and KV cache a token goes over.
+    """
     def decoding(found: dict[str, Any]) -> float:
         return found.get('decode_seconds', sum(found['token_seconds']))
 
     best = min(runs, key=decoding)
     return {'tokens_per_second': len(best['token_seconds']) / decoding(best),
+            'roof': best['memory_rate'] / token_bytes,
             'cpu_seconds': best['cpu_seconds'] / len(best['token_seconds']),
             'first_token': min(found['first_token_seconds'] for found in runs)}
 
@@ -86,13 +93,18 @@ def measure(options: Namespace) -> Report:
         for done in range(options.rounds * len(cases)):
             case = [*cases][done % len(cases)]
             module, job = cases[case]
-            runs[case].append(run_worker(module, {**job, 'threads': case[1]}, (),
-                                         options.timeout))
+            job = {**job, 'threads': case[1]}
+            runs[case].append(run_worker(module, job, (), options.timeout) | run_worker(
+                'bench.memory.roof', {'file': str(store.neurons), 'threads': case[1]}, (),
+                options.timeout))
             steps('runs', done + 1, options.rounds * len(cases))
-    rows = [{'behind': context, 'threads': threads, 'engine': engine,
-             'prompt_tokens': len(cases[context, threads, engine][1]['tokens']),
-             'cache_bytes': cache_bytes(store, context, engine), **best_of(found)}
-            for (context, threads, engine), found in runs.items()]
+    rows = []
+    for (context, threads, engine), found in runs.items():
+        cache = cache_bytes(store, context, engine)
+        weights = gguf_token_bytes(options.model) if engine == PEER else store_token_bytes(store)
+        rows.append({'behind': context, 'threads': threads, 'engine': engine,
+                     'prompt_tokens': len(cases[context, threads, engine][1]['tokens']),
+                     'cache_bytes': cache, **best_of(found, weights + cache)})
     return Report(rows, print_rows(rows))
 
 
@@ -102,11 +114,11 @@ def print_rows(rows: list[dict[str, Any]]) -> str:
              if row['engine'] == PEER}
     gains = [row['tokens_per_second'] / peers[place] if (place := (row['behind'], row['threads']))
              in peers else None for row in rows]
-    show(('behind tokens', 'threads', 'engine', 'tokens/s', 'gain', 'CPU ms', 'prompt tokens/s',
-          'KV cache MB'),
+    show(('behind tokens', 'threads', 'engine', 'tokens/s', 'gain', 'roof', 'CPU ms',
+          'prompt tokens/s', 'KV cache MB'),
          [(str(row['behind']), str(row['threads']), row['engine'],
            f'{row["tokens_per_second"]:.1f}', '' if gain is None else f'{gain:.2f}',
-           f'{row["cpu_seconds"] * 1e3:.1f}',
+           f'{row["roof"]:.1f}', f'{row["cpu_seconds"] * 1e3:.1f}',
            f'{row["prompt_tokens"] / row["first_token"]:.0f}', f'{row["cache_bytes"] / 1e6:.1f}')
           for row, gain in zip(rows, gains, strict=True)])
     return '; '.join(f'behind {row["behind"]}, {row["threads"]} threads, {row["engine"]}: '
