@@ -56,10 +56,14 @@ def test_the_prompt_is_what_transformers_makes(name: str) -> None:
         add_generation_prompt=True, **SPECIAL_TOKENS)[0][0]
 
 
-def test_a_template_without_tools_is_told_them() -> None:
+@pytest.mark.parametrize('head', ['', (
+    '{% if xml_tools %}{{ xml_tools }}Answer with <tool_call></tool_call>!{% endif %}')])
+def test_a_template_without_tools_is_told_them(head: str) -> None:
+    """Also one that looks for them under another name."""
     source = ('{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}'
               '{% if add_generation_prompt %}[assistant]{% endif %}')
     _, messages = conversation({'place': 'kitchen'})
+    source = head + source
     text = ChatTemplate(source).render([Message('system', 'Be kind.'), *messages], TOOLS)
     system, *turns = re.split(r'(?=\[user\]|\[assistant\])', text)
     assert system.startswith('[system]Be kind.\n\n')

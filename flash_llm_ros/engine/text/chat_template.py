@@ -101,17 +101,23 @@ class ChatTemplate:
 
     @cached_property
     def _own_format(self) -> CallFormat | None:
-        """As `call_format`; refused is also a template that writes calls in other words."""
+        """As `call_format`, by what the template does: None, where it shows no tools.
+
+        Raises FlashLlmError(INVALID_REQUEST) also where it writes calls in other words.
+        """
         found = call_format(self._source)
-        if found is not None:
-            call = ToolCall('123456789', 'a-call', '{}')
-            try:
-                text = self._rendered([Message('user', 'x'), Message('assistant', '', (call,))],
-                                      [Tool('a', '').function])
-            except Exception:   # one that takes no such conversation: what it says has to do
-                return found
-            if call.name in text and found.own.head(call.name) not in text:
-                raise unknown_format()
+        if found is None:
+            return None
+        tool, call = Tool('a-tool', ''), ToolCall('123456789', 'a-call', '{}')
+        messages = [Message('user', 'x'), Message('assistant', '', (call,))]
+        try:
+            if tool.name not in self._rendered(messages[:1], [tool.function]):
+                return None
+            text = self._rendered(messages, [tool.function])
+        except Exception:       # one that takes no such conversation: what it says has to do
+            return found
+        if call.name in text and found.own.head(call.name) not in text:
+            raise unknown_format()
         return found
 
     @cached_property
