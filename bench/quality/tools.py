@@ -1,5 +1,5 @@
 """How many of 60 spoken commands become the right call of one of eight tools, with the grammar of
-calls and without.
+calls and without, and how many of 20 other sayings none.
 
 The commands and tools of tool_commands.yaml, greedy. Free text is read twice: as the model was
 trained to spell a call, and, kindly, as any JSON in it that has a name and arguments. A right call
@@ -23,7 +23,8 @@ from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest, Tool
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
 WRITTEN = Path(__file__).with_name('tool_commands.yaml')
-SYSTEM_PROMPT = 'You are a robot. Call the function that does what you are told.'
+SYSTEM_PROMPT = ('You are a robot. Call the function that does what you are told. '
+                 'Where none does, answer in words.')
 _MOST_TOKENS = 80
 _NOTHING = ('<no stop>',)   # beside a stop string no grammar keeps calls out of the text
 _CHOICES = {'none': 'free text', 'auto': 'text or a call', 'required': 'a call'}
@@ -47,13 +48,13 @@ class Command:
                    for key, value in self.arguments.items())
 
 
-def written() -> tuple[dict[str, Any], list[Command]]:
-    """Descriptions and schemas of the tools by name, and the commands."""
+def written() -> tuple[dict[str, Any], list[Command], list[str]]:
+    """Descriptions and schemas of the tools by name, the commands, and what needs no call."""
     found = yaml.safe_load(WRITTEN.read_text())
     tools = {name: (tool['description'], {
         'type': 'object', 'properties': tool['properties'], 'required': list(tool['properties'])})
         for name, tool in found['tools'].items()}
-    return tools, [Command(*line) for line in found['commands']]
+    return tools, [Command(*line) for line in found['commands']], found['talk']
 
 
 def trained(text: str) -> Call | None:
@@ -77,22 +78,22 @@ def calls(text: str) -> Iterator[Call]:
 
 
 def measure(options: Namespace) -> Report:
-    tools, commands = written()
+    tools, commands, talk = written()
     schemas = {name: schema for name, (_, schema) in tools.items()}
     rows, figures = [], []
     for store in options.stores:
         engine = Engine.open(EngineConfig(store, options.budget, structured=True,
                                           context_length=2048))
         try:
-            for row in _rows(engine, tools, schemas, commands):
+            for row in _rows(engine, tools, schemas, commands, talk):
                 figures.append({'store': str(store), 'model': engine.model_name, **row})
                 rows.append((engine.model_name, row['answer'], *(
-                    f'{row[key]}' for key in ('right', 'right_tool', 'call')),
+                    f'{row[key]}' for key in ('right', 'right_tool', 'call', 'words')),
                     f'{row["tokens"]:.1f}', f'{row["forced"]:.1f}'))
         finally:
             engine.close()
     show(('model', 'answer', f'right, of {len(commands)}', 'the right tool', 'a call',
-          'tokens', 'of these forced'), rows)
+          f'no call, of {len(talk)}', 'tokens', 'of these forced'), rows)
     best = {answer: ', '.join(f'{row["right"]}' for row in figures if row['answer'] == answer)
             for answer in dict.fromkeys(row['answer'] for row in figures)}
     return Report(figures, f'right calls of {len(commands)}: ' + '; '.join(
@@ -100,30 +101,36 @@ def measure(options: Namespace) -> Report:
 
 
 def _rows(engine: Engine, tools: dict[str, Any], schemas: dict[str, Any],
-          commands: list[Command]) -> Iterator[dict[str, Any]]:
+          commands: list[Command], talk: list[str]) -> Iterator[dict[str, Any]]:
+    said = [*(each.text for each in commands), *talk]
     offered = tuple(Tool(name, description, json.dumps(schema))
                     for name, (description, schema) in tools.items())
     for choice, title in _CHOICES.items():
         answers = []
         with Steps() as steps:
-            for number, each in enumerate(commands):
+            for number, text in enumerate(said):
                 answers.append(_answer(engine, GenerationRequest(
-                    each.text, SYSTEM_PROMPT, max_tokens=_MOST_TOKENS, tools=offered,
+                    text, SYSTEM_PROMPT, max_tokens=_MOST_TOKENS, tools=offered,
                     tool_choice=choice, keep_system_prompt=True,
                     stop=_NOTHING if choice == 'none' else ())))
-                steps(f'{engine.model_name}, {title}', number + 1, len(commands))
+                steps(f'{engine.model_name}, {title}', number + 1, len(said))
         readings = {f'{title}, as trained': [trained(text) for text, *_ in answers],
                     f'{title}, any JSON': [next(calls(text), None) for text, *_ in answers]} if (
             choice == 'none') else {title: [call for _, call, *_ in answers]}
+        costs = [cost for *_, cost in answers[:len(commands)]]
         for answer, found in readings.items():
+            words = [call is None and text.strip() != ''
+                     for call, (text, *_) in zip(found, answers, strict=True)][len(commands):]
+            found = found[:len(commands)]
             yield {'answer': answer,
                    'right': sum(map(lambda each, call: each.is_right(call, schemas), commands,
                                     found)),
                    'right_tool': sum(call is not None and call[0] == each.name
                                      for each, call in zip(commands, found, strict=True)),
                    'call': sum(call is not None for call in found),
-                   'tokens': sum(cost.generated_tokens for *_, cost in answers) / len(answers),
-                   'forced': sum(cost.forced_tokens for *_, cost in answers) / len(answers),
+                   'words': sum(words),
+                   'tokens': sum(cost.generated_tokens for cost in costs) / len(costs),
+                   'forced': sum(cost.forced_tokens for cost in costs) / len(costs),
                    'calls': found}
 
 

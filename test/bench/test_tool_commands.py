@@ -7,9 +7,10 @@ from bench.quality.tools import calls, trained, written
 
 
 def test_what_is_wanted_is_valid_and_right() -> None:
-    tools, commands = written()
+    tools, commands, talk = written()
     schemas = {name: schema for name, (_, schema) in tools.items()}
     assert len(tools) == 8 and len({command.text for command in commands}) == 60
+    assert len({*talk, *(command.text for command in commands)}) == 80
     for command in commands:
         wanted = {key: value[-1] if isinstance(value, list) else value
                   for key, value in command.arguments.items()}
