@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
-from contextlib import asynccontextmanager, closing
+from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import dataclass
 import ipaddress
 import json
@@ -118,7 +118,8 @@ class ChatServer:
         loop, events = asyncio.get_running_loop(), asyncio.Queue()
 
         def tell(text: str | None) -> None:
-            loop.call_soon_threadsafe(events.put_nowait, text)
+            with suppress(RuntimeError):    # the server has ended; nobody waits for it
+                loop.call_soon_threadsafe(events.put_nowait, text)
 
         try:
             pending = self._start(

@@ -57,11 +57,10 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 class Endless:
-    """Answers that go on until they are cancelled; or say something and no more."""
+    """Answers that go on until they are cancelled."""
 
-    def __init__(self, goes_on: bool = True) -> None:
+    def __init__(self) -> None:
         self.under_way = 0
-        self._goes_on = goes_on
 
     def start(self, model: str, on_text: object, on_done: object, **options: object) -> object:
         from flash_llm_ros.client import Answer, FinishReason, PendingAnswer
@@ -70,10 +69,9 @@ class Endless:
         pending = PendingAnswer(lambda: None, lambda pending: ended.set(), print, on_text, on_done)
 
         def say() -> None:
-            pending.add('x' * 10_000)
-            while not ended.wait(0.001):
-                if self._goes_on:
-                    pending.add('x' * 10_000)
+            while not ended.is_set():
+                pending.add('x' * 10_000)
+                time.sleep(0.001)
             pending.complete(Answer('', FinishReason.CANCELLED))
             self.under_way -= 1
 
@@ -129,6 +127,23 @@ def test_a_client_that_is_gone_is_no_news(monkeypatch, caplog, way: str) -> None
     assert not caplog.records
 
 
+class Silent:
+    """An answer that has begun and does not go on; nobody hears that it is cancelled."""
+
+    def __init__(self) -> None:
+        self.pending: object = None
+        self.cancelled: list[object] = []
+        self.failures: list[object] = []
+
+    def start(self, model: str, on_text: object, on_done: object, **options: object) -> object:
+        from flash_llm_ros.client import PendingAnswer
+
+        self.pending = PendingAnswer(lambda: None, self.cancelled.append,
+                                     lambda *what: self.failures.append(what), on_text, on_done)
+        self.pending.add('xxx')
+        return self.pending
+
+
 @pytest.mark.parametrize('stream', [True, False])
 def test_a_node_that_says_nothing_any_more_is_not_waited_for(monkeypatch, stream: bool) -> None:
     """It was killed within its answer, which DDS does not tell."""
@@ -139,7 +154,7 @@ def test_a_node_that_says_nothing_any_more_is_not_waited_for(monkeypatch, stream
     async def serve() -> None:
         async with chats.listening('127.0.0.1', 0) as url:
             asking = asyncio.create_task(asyncio.to_thread(ask, url))
-            await asyncio.to_thread(until, lambda: answers.under_way)
+            await asyncio.to_thread(until, lambda: answers.pending)
             await asyncio.sleep(1)      # as long as it is there, it may take its time
             assert not asking.done()
             there.clear()
@@ -147,7 +162,7 @@ def test_a_node_that_says_nothing_any_more_is_not_waited_for(monkeypatch, stream
             assert status == (200 if stream else 503)
             assert '"code": "node_lost"' in body and '[DONE]' not in body
             assert ('xxx' in body) == stream
-            await asyncio.to_thread(until, lambda: not answers.under_way)
+            assert answers.cancelled == [answers.pending]
 
     def ask(url: str) -> tuple[int, str]:
         connection = http.client.HTTPConnection(url[7:-3], timeout=WAIT)
@@ -157,6 +172,8 @@ def test_a_node_that_says_nothing_any_more_is_not_waited_for(monkeypatch, stream
         answer = connection.getresponse()
         return answer.status, answer.read().decode()
 
-    answers, there = Endless(goes_on=False), [MODEL]
+    answers, there = Silent(), [MODEL]
     chats = server.ChatServer(answers.start, lambda: list(there), server.Limits())
     asyncio.run(serve())
+    answers.pending.lose('The client was closed.')      # when the server has ended
+    assert answers.failures == []
