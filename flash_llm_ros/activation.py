@@ -35,7 +35,17 @@ def relu2(z: Array, threshold: float) -> Array:
     return np.square(relu(z, threshold))
 
 
+def clamped_swiglu(z: Array, threshold: float) -> Array:
+    """gpt-oss's, of a gate: at most 7, times a steeper sigmoid; `threshold` does not matter.
+
+    The up value that it is multiplied with is kept within 7, too, and 1 is added to it.
+    """
+    z = np.minimum(z, np.float32(7))
+    return z / (1 + np.exp(-np.float32(1.702) * np.maximum(z, -30)))
+
+
 # Most of their values are exact zeros, so that a predictor may decide.
 SPARSE: dict[str, Callable[[Array, float], Array]] = {'relu': relu, 'relu2': relu2}
 ACTIVATIONS: dict[str, Callable[[Array, float], Array]] = {
-    'silu': silu, 'gelu': gelu, 'gelu_tanh': gelu_tanh, **SPARSE}
+    'silu': silu, 'gelu': gelu, 'gelu_tanh': gelu_tanh, 'clamped_swiglu': clamped_swiglu,
+    **SPARSE}

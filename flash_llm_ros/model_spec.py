@@ -30,6 +30,7 @@ class AttentionSpec:
     qk_norm: str = 'none'               # of each head of queries and keys, or of their whole width
     soft_cap: float = 0.0               # scores are cap * tanh(score / cap); 0: as they are
     windows: tuple[int, ...] = ()       # how far each layer looks back; 0, or no windows: on all
+    sinks: bool = False                 # a score of each head's own that shares in the softmax
 
     def __post_init__(self) -> None:
         check_integers(self, ('heads', 'kv_heads', 'head_dim'))
@@ -75,6 +76,7 @@ class ExpertsSpec:
     scale: float = 1.0                  # of all weights
     shared: int = 0                     # neurons of the block that every token uses; 0: none
     shared_weighed: bool = False        # by a sigmoid of a score of its own
+    biased: bool = False                # the router's scores and all rows of experts
     dense_layers: int = 0               # without experts
     dense_size: int = 0                 # neurons of the block they have instead
 
@@ -94,6 +96,8 @@ class ExpertsSpec:
               f'no more than {self.active_groups} of {self.groups} groups have')
         check(self.shared > 0 or not self.shared_weighed, 'shared_weighed', self.shared_weighed,
               'false without shared neurons')
+        check(not (self.biased and self.shared), 'biased', self.biased,
+              'false beside shared neurons')
         check((self.dense_layers > 0) == (self.dense_size > 0), 'dense_size', self.dense_size,
               f'that of {self.dense_layers} dense layers')
 
@@ -114,6 +118,8 @@ class FeedForwardSpec:
         check_choice(self, 'activation', ACTIVATIONS)
         check_numbers(self, ('relu_threshold',), lambda value: value >= 0, 'a number from 0 on')
         check(not (self.gated and self.bias), 'bias', self.bias, 'false in a block with a gate')
+        check(self.experts is not None or self.activation != 'clamped_swiglu', 'activation',
+              self.activation, 'another one in a block without experts')
         check(self.experts is None or (self.gated and not self.relu_threshold), 'experts',
               self.experts, 'none in a block without gate or with a threshold')
 
@@ -226,8 +232,10 @@ class ModelSpec:
         check_numbers(self, ('logit_cap',), lambda value: value >= 0, 'a number from 0 on')
         check(len(self.attention.windows) in (0, self.layers), 'attention.windows',
               self.attention.windows, f'one for each of {self.layers} layers')
-        check(not self.norm.output or self.core_attention, 'norm.output', self.norm.output,
-              'false with layer norms, learned positions or a bias on the block')
+        for name, value in (('attention.sinks', self.attention.sinks),
+                            ('norm.output', self.norm.output)):
+            check(not value or self.core_attention, name, value,
+                  'false with layer norms, learned positions or a bias on the block')
         if (experts := self.feed_forward.experts) is not None:
             check(experts.dense_layers < self.layers, 'feed_forward.experts.dense_layers',
                   experts.dense_layers, f'fewer than all {self.layers} layers')

@@ -2,9 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Callable
+import json
 from pathlib import Path
 import shutil
 
+import gguf
 import numpy as np
 from safetensors.numpy import load_file, save_file
 import torch
@@ -13,6 +15,7 @@ from transformers import (
     Dots1Config,
     Ernie4_5_MoeConfig,
     Glm4MoeConfig,
+    GptOssConfig,
     GraniteMoeConfig,
     GraniteMoeSharedConfig,
     MixtralConfig,
@@ -30,6 +33,7 @@ SHAPE = {'vocab_size': 258, 'hidden_size': 64, 'num_hidden_layers': 3, 'num_atte
          'eos_token_id': 257, 'pad_token_id': 0, 'tie_word_embeddings': False}
 
 
+_MXFP4 = gguf.GGMLQuantizationType.MXFP4
 # Of single tensors, in files of transformers 5.
 _NAMES_NOW = {'block_sparse_moe.gate.': 'mlp.gate.', 'mlp.moe_statics': 'mlp.gate.moe_statics'}
 
@@ -62,11 +66,56 @@ def write_mixtral(folder: Path) -> Path:
                                              num_experts_per_tok=2))
 
 
+def write_gpt_oss(folder: Path) -> Path:
+    """Experts' weights are such as MXFP4 has, and biases so large that many gates meet their limit.
+    """
+    write_model(folder, GptOssConfig(
+        **SHAPE, head_dim=32, intermediate_size=96, num_local_experts=8, num_experts_per_tok=3,
+        sliding_window=24, rope_parameters={
+            # YaRN's ramp ends at a whole number, where llama.cpp's ends in any case.
+            'rope_type': 'yarn', 'rope_theta': 172_250.0, 'factor': 4.0, 'truncate': False,
+            'original_max_position_embeddings': 128}), seed=21)
+    tensors = load_file(folder / 'model.safetensors')
+    for name, values in tensors.items():
+        if values.ndim == 3:
+            packed = gguf.quantize(np.ascontiguousarray(values.swapaxes(1, 2)), _MXFP4)
+            tensors[name] = np.ascontiguousarray(gguf.dequantize(packed, _MXFP4).swapaxes(1, 2))
+        elif name.endswith(('_proj_bias', 'router.bias', 'sinks')):
+            values *= 30 if 'gate_up' in name else 4
+        elif name.endswith('q_proj.weight'):
+            values /= 4         # so that experts do not make much of a cache of 16 bits
+    save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
+    return folder
+
+
+def in_mxfp4(folder: Path, copy: Path) -> Path:
+    """The same with blocks and scales in the place of experts' weights, as gpt-oss has them."""
+    shutil.copytree(folder, copy)
+    tensors = {}
+    for name, values in load_file(folder / 'model.safetensors').items():
+        if values.ndim == 3:
+            rows = np.ascontiguousarray(values.swapaxes(1, 2))
+            packed = gguf.quantize(rows, _MXFP4).reshape(*rows.shape[:2], -1, 17)
+            # There the halves of a block lie beside each other, here one value after the other.
+            nibbles = np.concatenate([packed[..., 1:] & 15, packed[..., 1:] >> 4], axis=-1)
+            tensors[f'{name}_blocks'] = nibbles[..., ::2] | nibbles[..., 1::2] << 4
+            tensors[f'{name}_scales'] = np.ascontiguousarray(packed[..., 0])
+        else:
+            tensors[name] = values
+    save_file(tensors, copy / 'model.safetensors', metadata={'format': 'pt'})
+    config = json.loads((copy / 'config.json').read_text())
+    config['quantization_config'] = {'quant_method': 'mxfp4'}
+    (copy / 'config.json').write_text(json.dumps(config))
+    return copy
+
+
 def fused(folder: Path, copy: Path) -> Path:
     """The same with all experts of a layer in one tensor each: gate above up, and down.
 
-    With the other names of transformers 5, too.
+    With the other names of transformers 5, too; gpt-oss's, which are so in any case, in MXFP4.
     """
+    if any('sinks' in name for name in load_file(folder / 'model.safetensors')):
+        return in_mxfp4(folder, copy)
     shutil.copytree(folder, copy)
     tensors, experts = {}, defaultdict(dict)
     for name, tensor in load_file(folder / 'model.safetensors').items():
@@ -100,6 +149,7 @@ EXPERT_FAMILIES: dict[str, Callable[[Path], Path]] = {
         **SHAPE, intermediate_size=96, num_local_experts=8, num_experts_per_tok=3,
         shared_intermediate_size=160, embedding_multiplier=3.0, residual_multiplier=0.6,
         attention_multiplier=0.4, logits_scaling=2.0)),
+    'gpt_oss': write_gpt_oss,
     'olmoe': lambda folder: write_model(folder, OlmoeConfig(
         **{**SHAPE, 'num_key_value_heads': 4}, intermediate_size=96, num_experts=8,
         num_experts_per_tok=3)),

@@ -21,7 +21,7 @@ from bench.support.tiny_checkpoint import CHAT_TEMPLATE
 ARCHITECTURES = {'mistral': 'llama', 'mixtral': 'llama', 'ministral3': 'mistral3',
                  'gemma3_text': 'gemma3', 'qwen3_moe': 'qwen3moe', 'qwen2_moe': 'qwen2moe',
                  'glm4_moe': 'glm4moe', 'ernie4_5_moe': 'ernie4_5-moe',
-                 'granitemoeshared': 'granitemoe'}
+                 'granitemoeshared': 'granitemoe', 'gpt_oss': 'gpt-oss'}
 PERMUTED = ('llama', 'minicpm', 'mistral3', 'granite', 'granitemoe', 'smollm3', 'arcee')
 NORMS_LACK_1 = ('gemma2', 'gemma3', 'nemotron')
 EXPERT = re.compile(r'model\.layers\.(\d+)\.\w+\.experts\.\d+\.(\w+)\.weight')
@@ -41,8 +41,10 @@ def write_gguf(folder: Path, path: Path, kind: Type = Type.F32,
     """
     config = json.loads((folder / 'config.json').read_text())
     architecture = ARCHITECTURES.get(config['model_type'], config['model_type'])
-    tensors = gguf_tensors(load_file(folder / 'model.safetensors'), architecture,
-                           config['num_hidden_layers'])
+    stored = load_file(folder / 'model.safetensors')
+    if architecture == 'gpt-oss':
+        stored = with_split_gates(stored)
+    tensors = gguf_tensors(stored, architecture, config['num_hidden_layers'])
     extra = {**factor_tensors(config), **extra}
     writer = gguf.GGUFWriter(path, architecture)
     fields = {**fields_of(config, architecture), **byte_tokenizer_fields(), **metadata}
@@ -90,6 +92,22 @@ def gguf_tensors(tensors: Mapping[str, np.ndarray], architecture: str,
             vector = tensors[name][0] if len(tensors[name]) == 1 else tensors[name]
             found[known] = vector + np.float32(lacks)
     return found | {name: np.stack(parts) for name, parts in experts.items()}
+
+
+def with_split_gates(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """gpt-oss's: gate and up apart, as rows, under names that the library knows."""
+    found = {}
+    for name, tensor in tensors.items():
+        rows = tensor.swapaxes(1, 2) if tensor.ndim == 3 else tensor
+        name = name.replace('_proj_bias', '_proj.bias').removesuffix('.sinks') + (
+            '.sinks.weight' if name.endswith('.sinks') else '')
+        name += '.weight' if tensor.ndim == 3 else ''
+        if 'gate_up_proj' in name:
+            found |= {name.replace('gate_up', part): np.ascontiguousarray(rows[:, first::2])
+                      for first, part in enumerate(('gate', 'up'))}
+        else:
+            found[name] = np.ascontiguousarray(rows)
+    return found
 
 
 def permuted(tensor: np.ndarray, heads: int) -> np.ndarray:
@@ -184,6 +202,8 @@ def _expert_fields(config: Mapping[str, Any]) -> dict[str, object]:
              for field, of in names.items()}
     if 'n_routed_experts' in config:
         found['expert_gating_func'] = 2         # sigmoid
+    if 'swiglu_limit' in config:
+        found['expert_feed_forward_length'] = config['intermediate_size']
     if 'moe_k' in config:
         found['expert_shared_feed_forward_length'] = (config['moe_num_shared_experts']
                                                       * config['moe_intermediate_size'])

@@ -91,7 +91,7 @@ class Checkpoint(ABC):
         """Raise CheckpointError for a tensor of another shape, and for one that nobody reads."""
         known = {name for tensor in self.tensors.values()
                  for name in (*tensor.huggingface_names, tensor.huggingface_now, tensor.fused,
-                              tensor.gguf)}
+                              tensor.blocks, tensor.scales, tensor.gguf)}
         if self.spec.embedding.tied:
             known.add('lm_head.weight')     # which is the embedding once more
         for name in self.stored_names():

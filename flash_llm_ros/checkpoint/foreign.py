@@ -78,7 +78,7 @@ _ONE_WAY = 'only text that is read from left to right is supported'
 def check_config(path: Path, config: dict[str, Any]) -> None:
     """Raise ValueError for a folder whose weights nobody here reads; before any are opened."""
     quantised = config.get('quantization_config')
-    if isinstance(quantised, dict):
+    if isinstance(quantised, dict) and quantised.get('quant_method') != 'mxfp4':
         kind = quantised.get('quant_method', 'unknown')
         raise ValueError(f'quantization_config: the weights are quantised by {kind}, which is not '
                          "read; take the model's folder before that, or a GGUF file of it")

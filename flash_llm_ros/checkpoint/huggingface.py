@@ -23,11 +23,13 @@ from flash_llm_ros.checkpoint.foreign import (
     missing_tokenizer,
     missing_weights,
 )
+from flash_llm_ros.checkpoint.mxfp4 import mxfp4_values
 from flash_llm_ros.checkpoint.special_tokens import NO_END, NO_TOKEN, TEMPLATE_NAMES, end_tokens
 from flash_llm_ros.exits import EXITS
 from flash_llm_ros.model_spec import ModelSpec
 
 _DTYPES = ('F64', 'F32', 'F16', 'BF16')
+_BYTES = ('U8',)
 _HEAD = 'lm_head.weight'
 _INNER = ('embed_tokens.', 'layers.', 'norm.', 'decoder.')      # of a model without its head
 _COMPARED = 4096                    # rows at a time
@@ -101,8 +103,7 @@ class HuggingFaceCheckpoint(Checkpoint):
 
     def shape(self, name: str) -> tuple[int, ...]:
         tensor = self.tensors[name]
-        if tensor.fused in self._index:
-            shape = tuple(self._numbers(tensor.fused).get_shape())
+        if (shape := self._fused_shape(tensor)) is not None:
             fits = (*tensor.shape[:1], tensor.fused_rows, *tensor.shape[2:])
             return tensor.shape if shape == fits else shape
         if not tensor.split:
@@ -118,14 +119,40 @@ class HuggingFaceCheckpoint(Checkpoint):
 
     def _stored_rows(self, name: str, start: int, stop: int) -> NDArray[np.float32]:
         tensor = self.tensors[name]
-        if tensor.fused in self._index:
-            end = tensor.fused_first + tensor.shape[1]
-            return _float32(self._numbers(tensor.fused)[start:stop, tensor.fused_first:end])
+        if self._fused_shape(tensor) is not None:
+            return self._fused_rows(tensor, start, stop)
         if not tensor.split:
             rows = self._whole_rows(tensor, start, stop)
             return rows + np.float32(plus) if (plus := tensor.huggingface_plus) else rows
         return np.stack([_float32(self._numbers(part)[:])
                          for part in tensor.huggingface_names[start:stop]])
+
+    def _fused_shape(self, tensor: Tensor) -> tuple[int, ...] | None:
+        """[experts, fused rows, in], or [experts, fused rows]; None where experts are split."""
+        if tensor.blocks in self._index:
+            packed, scales = (tuple(self._slice(name, _BYTES).get_shape())
+                              for name in (tensor.blocks, tensor.scales))
+            if packed != (*scales, 16):
+                raise CheckpointError(f'{self.path}: tensor {tensor.blocks} has shape {packed}, '
+                                      f'its scales have {scales}; each needs 16 bytes')
+            return (*scales[:-1], 32 * scales[-1])
+        if tensor.fused not in self._index:
+            return None
+        shape = tuple(self._numbers(tensor.fused).get_shape())
+        return (shape[0], *shape[:0:-1]) if tensor.fused_turned else shape
+
+    def _fused_rows(self, tensor: Tensor, start: int, stop: int) -> NDArray[np.float32]:
+        """Experts [start, stop) of it."""
+        rows = tensor.fused_slice
+        if tensor.blocks in self._index:
+            return mxfp4_values(*(self._slice(name, _BYTES)[start:stop][:, rows]
+                                  for name in (tensor.blocks, tensor.scales)))
+        numbers = self._numbers(tensor.fused)
+        if tensor.fused_turned:
+            return _float32(numbers[start:stop].swapaxes(1, 2)[:, rows])
+        if rows.step == 1:
+            return _float32(numbers[start:stop, rows.start:rows.stop])
+        return _float32(numbers[start:stop][:, rows])
 
     def _whole_rows(self, tensor: Tensor, start: int, stop: int) -> NDArray[np.float32]:
         numbers = self._numbers(self._key(tensor))
@@ -141,19 +168,19 @@ class HuggingFaceCheckpoint(Checkpoint):
 
     def _numbers(self, key: str) -> Any:
         """A tensor of the folder that can be sliced; CheckpointError where it is quantised."""
-        part = self._slice(key)
-        if (dtype := part.get_dtype()) not in _DTYPES:
-            raise CheckpointError(f'{self.path}: tensor {key} is {dtype}; it must be one of '
-                                  f'{", ".join(_DTYPES)}')
-        return part
+        return self._slice(key, _DTYPES)
 
-    def _slice(self, key: str) -> Any:
+    def _slice(self, key: str, dtypes: tuple[str, ...]) -> Any:
         if key not in self._index:
             raise CheckpointError(f'{self.path}: tensor {key} is missing')
         try:
-            return self._shards[self._index[key]].get_slice(self._stored[key])
+            part = self._shards[self._index[key]].get_slice(self._stored[key])
         except SafetensorError as error:
             raise CheckpointError(f'{self.path}: tensor {key}: {error}') from None
+        if (dtype := part.get_dtype()) not in dtypes:
+            raise CheckpointError(f'{self.path}: tensor {key} is {dtype}; it must be one of '
+                                  f'{", ".join(dtypes)}')
+        return part
 
     def _spec(self, config: dict[str, Any], has_head: bool, tokenizer: Tokenizer) -> ModelSpec:
         tied = config.get('tie_word_embeddings', self.family.tied_by_default)

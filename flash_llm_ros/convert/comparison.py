@@ -141,7 +141,7 @@ def _together(found: Iterator[Array], expected: Iterator[Array]
 
 
 def _rounded(section: Section, rows: Array) -> Array:
-    flat = rows.reshape(-1, section.codec.dim)
+    flat = rows.reshape(-1, section.row_values)
     return section.codec.decode(section.codec.encode(flat)).reshape(rows.shape)
 
 

@@ -17,8 +17,9 @@ _INT4_MOST = 50000              # magnitude whose scale and offset surely fit
 class RowCodec(Protocol):
     """What the store and the engine need of a codec of rows of ``dim`` values."""
 
-    name: ClassVar[str]
+    name: str
     dim: int
+    biased: bool                # whether rows are given, and give, one value more
 
     @property
     def row_bytes(self) -> int:
@@ -36,6 +37,7 @@ class Int8Codec:
     """int8 values, zero padded to whole blocks of 32, then one fp16 scale per block."""
 
     name: ClassVar[str] = 'int8'
+    biased: ClassVar[bool] = False
     dim: int
 
     @property
@@ -71,6 +73,7 @@ class Int4Codec:
     """
 
     name: ClassVar[str] = 'int4'
+    biased: ClassVar[bool] = False
     dim: int
 
     @property
@@ -135,6 +138,7 @@ class Fp16Codec:
     """Plain little-endian half precision values."""
 
     name: ClassVar[str] = 'fp16'
+    biased: ClassVar[bool] = False
     dim: int
 
     @property
@@ -155,18 +159,54 @@ class Fp16Codec:
         return data.view('<f2').astype(np.float32).reshape(len(data), self.dim)
 
 
+@dataclass(frozen=True)
+class BiasedCodec:
+    """Rows of another codec, each with its bias behind it, float32."""
+
+    biased: ClassVar[bool] = True
+    rows: RowCodec
+
+    @property
+    def name(self) -> str:
+        return self.rows.name
+
+    @property
+    def dim(self) -> int:
+        """Without the bias."""
+        return self.rows.dim
+
+    @property
+    def row_bytes(self) -> int:
+        return self.rows.row_bytes + 4
+
+    def encode(self, rows: np.ndarray) -> np.ndarray:
+        """float32 [n, dim + 1], the bias last."""
+        rows = _checked_rows(rows, self.dim + 1)
+        biases = np.ascontiguousarray(rows[:, -1:], '<f4').view(np.uint8)
+        return np.concatenate([self.rows.encode(rows[:, :-1]), biases], axis=1)
+
+    def decode(self, data: np.ndarray) -> np.ndarray:
+        data = _checked_bytes(data, self.row_bytes)
+        biases = np.ascontiguousarray(data[:, -4:]).view('<f4').astype(np.float32)
+        return np.concatenate([self.rows.decode(data[:, :-4]), biases], axis=1)
+
+
 _CODECS: dict[str, type[Int8Codec] | type[Int4Codec] | type[Fp16Codec]] = {
     codec.name: codec for codec in (Int8Codec, Int4Codec, Fp16Codec)
 }
 CODEC_NAMES = tuple(_CODECS)
 
 
-def row_codec(name: str, dim: int) -> RowCodec:
-    """The codec called ``name`` for rows of ``dim`` values; FieldError if there is none."""
+def row_codec(name: str, dim: int, biased: bool = False) -> RowCodec:
+    """The codec called ``name`` for rows of ``dim`` values; FieldError if there is none.
+
+    ``biased``: each row has a value more, which is added to dot products with it.
+    """
     check(name in _CODECS, 'codec', name, f'one of {", ".join(_CODECS)}')
     check(isinstance(dim, int) and not isinstance(dim, bool) and dim > 0, 'dim', dim,
           'a positive integer')
-    return _CODECS[name](dim)
+    codec = _CODECS[name](dim)
+    return BiasedCodec(codec) if biased else codec
 
 
 def _blocks(dim: int) -> int:

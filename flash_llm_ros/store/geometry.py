@@ -32,6 +32,7 @@ class SectionSpec(NamedTuple):
     """What has to be stored, before it is known how.
 
     ``bundles`` bundles of ``rows`` rows of ``dim`` values; ``copies`` times, once for each expert.
+    ``biased`` rows have a value more.
     """
 
     name: str
@@ -40,6 +41,7 @@ class SectionSpec(NamedTuple):
     bundles: int
     dim: int
     copies: int = 1
+    biased: bool = False
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,7 @@ class Section:
     @property
     def spec(self) -> SectionSpec:
         return SectionSpec(self.name, self.layer, self.rows, self.bundles, self.codec.dim,
-                           self.copies)
+                           self.copies, self.codec.biased)
 
     @property
     def groups(self) -> int:
@@ -82,6 +84,11 @@ class Section:
     @property
     def bundle_bytes(self) -> int:
         return self.rows * self.codec.row_bytes
+
+    @property
+    def row_values(self) -> int:
+        """The bias of a row included."""
+        return self.codec.dim + self.codec.biased
 
     @property
     def label(self) -> str:
@@ -126,6 +133,8 @@ class Geometry:
               f'{self.dim}, as in all sections but o and down')
         check(section.copies == 1 or section.name in EXPERT_SECTIONS, f'{where}.copies',
               section.copies, f'1 for {section.name}')
+        check(not section.codec.biased or section.name in EXPERT_SECTIONS, f'{where}.biased',
+              section.codec.biased, f'false for {section.name}')
         used = section.bundles_per_group * section.bundle_bytes + CHECKSUM_BYTES
         check(used <= self.group_bytes, f'{where}.bundles_per_group', section.bundles_per_group,
               f'so few that {used} bytes fit in group_bytes ({self.group_bytes})')
@@ -213,6 +222,7 @@ class _PlainSection:
     dim: int
     copies: int = 1
     stride: int = 0
+    biased: bool = False
 
     def __post_init__(self) -> None:
         check_choice(self, 'name', ROWS_OF)
@@ -222,7 +232,8 @@ class _PlainSection:
 
     def with_codec(self) -> Section:
         fields = vars(self).copy()
-        return Section(**fields | {'codec': row_codec(self.codec, fields.pop('dim'))})
+        codec = row_codec(self.codec, fields.pop('dim'), fields.pop('biased'))
+        return Section(**fields | {'codec': codec})
 
 
 @dataclass(frozen=True)
@@ -239,6 +250,8 @@ def _plain(section: Section) -> dict[str, Any]:
     plain = vars(section) | {'codec': section.codec.name, 'dim': section.codec.dim}
     if section.copies == 1:
         del plain['copies'], plain['stride']
+    if section.codec.biased:
+        plain['biased'] = True
     return plain
 
 
@@ -277,10 +290,11 @@ def model_sections(layout: str, dim: int, layers: int, neurons: int, vocabulary:
     check(gated or layout == 'bundled', 'layout', layout, 'bundled for neurons without gate')
     check(experts is None or layout == 'split', 'layout', layout, 'split for experts')
     block = FeedForwardSpec(neurons, 'silu', gated, experts=experts)
+    biased = experts is not None and experts.biased
     shapes: dict[str, tuple[int, ...]] = {
         'bundle': (2 + gated, neurons, dim),
-        'expert_gate_up': (2, neurons, dim, experts.count if experts else 0),
-        'expert_down': (1, dim, neurons, experts.count if experts else 0)}
+        'expert_gate_up': (2, neurons, dim, experts.count if experts else 0, biased),
+        'expert_down': (1, dim, neurons, experts.count if experts else 0, biased)}
     if attention is not None:
         shapes |= {'qkv': (1, attention.qkv_width, dim), 'o': (1, dim, attention.query_width)}
     specs = []
@@ -301,8 +315,9 @@ def plan_geometry(dim: int, codecs: str | Sequence[str], section_specs: Iterable
     """Choose the smallest group size that wastes less than ``max_waste`` in every section.
 
     ``codecs``: the name of all sections' codec, or one for each. ``section_specs``:
-    (name, layer, rows, bundles, dim, copies) in file order; ``dim`` is the hidden size. ``block``
-    and ``min_group_bytes`` are bytes; experts have longer groups, so that their tables stay small.
+    (name, layer, rows, bundles, dim, copies, biased) in file order; ``dim`` is the hidden size.
+    ``block`` and ``min_group_bytes`` are bytes; experts have longer groups, so that their tables
+    stay small.
     The search ends at 256 KiB (or four of the longest bundle); beyond, the size with the least
     waste is taken. ValueError names a field that is wrong.
     """
@@ -314,7 +329,8 @@ def plan_geometry(dim: int, codecs: str | Sequence[str], section_specs: Iterable
     check(len(names) == len(specs), 'codecs', names, f'one for each of {len(specs)} sections')
     for spec in specs:
         check(spec.bundles > 0, f'{spec.name}.bundles', spec.bundles, 'a positive integer')
-    found = [row_codec(name, spec.dim) for name, spec in zip(names, specs, strict=True)]
+    found = [row_codec(name, spec.dim, spec.biased)
+             for name, spec in zip(names, specs, strict=True)]
     sizes = [spec.rows * codec.row_bytes for spec, codec in zip(specs, found, strict=True)]
     experts = {(spec.bundles, size) for spec, size in zip(specs, sizes, strict=True)
                if spec.copies > 1}

@@ -32,9 +32,9 @@ class NeuronReader:
         os.close(self._fd)
 
     def bundles(self, name: str, layer: int = MODEL_WIDE) -> NDArray[np.float32]:
-        """A whole section, float32 [bundles, rows, dim]; ReadFailedError, ChecksumError."""
+        """A whole section, float32 [bundles, rows, row values]; ReadFailedError, ChecksumError."""
         section = self._geometry.section(name, layer)
-        found = np.empty((section.bundles, section.rows, section.codec.dim), np.float32)
+        found = np.empty((section.bundles, section.rows, section.row_values), np.float32)
         for start, part in self.parts(section):
             found[start:start + len(part)] = part
         return found
@@ -43,7 +43,7 @@ class NeuronReader:
         """The section in order, some megabytes at a time, each with its first bundle's number."""
         for first, encoded in self.encoded(section, copy):
             decoded = section.codec.decode(encoded.reshape(-1, section.codec.row_bytes))
-            yield first, decoded.reshape(-1, section.rows, section.codec.dim)
+            yield first, decoded.reshape(-1, section.rows, section.row_values)
 
     def encoded(self, section: Section, copy: int = 0
                 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:

@@ -22,7 +22,7 @@ class NeuronWriter:
 
     def write(self, section: Section, parts: Iterable[NDArray[np.float32]],
               copy: int = 0) -> None:
-        """Write a whole section; `parts` yields float32 [bundles, rows, dim] in bundle order.
+        """Write a whole section; `parts` yields float32 [bundles, rows, row values] in their order.
 
         Raises ValueError when sections come in another order, bundles are missing, or a weight
         is more than the codec can hold.
@@ -53,7 +53,7 @@ class NeuronWriter:
             raise ValueError(f'section {self._pending[0][0].label} was not written')
 
     def _encoded(self, section: Section, part: NDArray[np.float32]) -> NDArray[np.uint8]:
-        rows = np.ascontiguousarray(part, dtype=np.float32).reshape(-1, section.codec.dim)
+        rows = np.ascontiguousarray(part, dtype=np.float32).reshape(-1, section.row_values)
         try:
             return section.codec.encode(rows).reshape(-1, section.bundle_bytes)
         except ValueError as error:

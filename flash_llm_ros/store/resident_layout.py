@@ -49,6 +49,8 @@ def layer_vectors(spec: ModelSpec) -> dict[str, int]:
         vectors['qkv_bias'] = attention.qkv_width
     if attention.output_bias:
         vectors['o_bias'] = d
+    if attention.sinks:
+        vectors['sinks'] = attention.heads
     if attention.qk_norm == 'head':
         vectors |= {'q_norm': attention.head_dim, 'k_norm': attention.head_dim}
     elif attention.qk_norm == 'width':

@@ -72,7 +72,8 @@ def foresight_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalDa
 def _choose(g: GraphBuilder, spec: ModelSpec, layer: int, rows: Rows, ids: str) -> str:
     """`ids` int64 [1, S, active], the best expert first; returns the name of all shares."""
     experts = spec.feed_forward.experts
-    g.matmul('ffn_input', router_matrix(layer), 'scores', experts.count, spec.hidden_size,
+    bias = rows(f'layers.{layer}.router_bias') if experts.biased else None
+    g.matmul('ffn_input', router_matrix(layer), 'scores', experts.count, spec.hidden_size, bias,
              resident=router_format(g.resident))
     if experts.shares == 'softmax':
         g.node('Softmax', ['scores'], ['shares'], axis=-1)

@@ -31,12 +31,16 @@ class Rows(Protocol):
 
 def bundles(spec: ModelSpec, rows: Rows, section: Section, copy: int
             ) -> Iterator[NDArray[np.float32]]:
-    """float32 [bundles, rows, dim] of a section, some thousand bundles or an expert at a time."""
+    """float32 [bundles, rows, row values] of a section, some thousand bundles or an expert at once.
+    """
     prefix = f'layers.{section.layer}'
     if section.name in EXPERT_SECTIONS:
         names = section.name.removeprefix('expert_').split('_')
-        yield np.stack([rows(f'{prefix}.expert_{name}', copy, copy + 1)[0] for name in names],
-                       axis=1)
+        parts = [rows(f'{prefix}.expert_{name}', copy, copy + 1)[0] for name in names]
+        if section.codec.biased:
+            biases = [rows(f'{prefix}.expert_{name}_bias', copy, copy + 1)[0] for name in names]
+            parts = list(map(np.column_stack, zip(parts, biases, strict=True)))
+        yield np.stack(parts, axis=1)
         return
     columns = rows(f'{prefix}.down').T if section.name == 'bundle' else None
     for start in range(0, section.bundles, _ROWS_AT_ONCE):

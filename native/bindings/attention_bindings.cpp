@@ -54,7 +54,7 @@ int add_attention(NeuronCore& core, int qkv, int o, const py::object& cache, int
                   std::int64_t window, const py::object& norm, const py::object& feed_forward_norm,
                   const py::object& qkv_bias, const py::object& o_bias,
                   const py::object& query_norm, const py::object& key_norm,
-                  const py::object& output_norm, bool norm_heads) {
+                  const py::object& output_norm, const py::object& sinks, bool norm_heads) {
   const AttentionShape shape = without_interpreter([&] { return core.attention_shape(); });
   const std::vector<std::int64_t> cache_shape{shape.kv_heads, shape.cache_tiles(),
                                               static_cast<std::int64_t>(shape.tiles().bytes())};
@@ -71,6 +71,7 @@ int add_attention(NeuronCore& core, int qkv, int o, const py::object& cache, int
       values_of("output_norm", output_norm, core.dim()),
       values_of("feed_forward_norm", feed_forward_norm, core.dim()),
       values_of("qkv_bias", qkv_bias, shape.qkv_width()), values_of("o_bias", o_bias, core.dim()),
+      values_of("sinks", sinks, shape.heads),
       checked<std::uint8_t>("cache", cache, cache_shape, true)};
   return without_interpreter([&] { return core.add_attention(std::move(layer)); });
 }
@@ -130,12 +131,14 @@ void bind_attention(py::class_<NeuronCore>& core) {
            py::arg("norm") = py::none(), py::arg("feed_forward_norm") = py::none(),
            py::arg("qkv_bias") = py::none(), py::arg("o_bias") = py::none(),
            py::arg("query_norm") = py::none(), py::arg("key_norm") = py::none(),
-           py::arg("output_norm") = py::none(), py::arg("norm_heads") = true,
+           py::arg("output_norm") = py::none(), py::arg("sinks") = py::none(),
+           py::arg("norm_heads") = true,
            py::keep_alive<1, 4>(),
            "A layer's sections of single rows and KV cache uint8 [shape.cache_shape()]; returns its "
            "number. `rotation`: which of the shape's, or -1; `window`: how many tokens a token sees, "
            "itself included; 0: all. Norms and biases are float32, those of queries and keys of each "
-           "head or, without norm_heads, of their width; None: none.")
+           "head or, without norm_heads, of their width; sinks, of each head: a score that shares in the "
+           "softmax and adds nothing. None: none.")
       .def("attention", &attention, py::arg("layer"), py::arg("hidden"), py::arg("position"),
            py::arg("residual"), py::arg("feed_forward_input"),
            "residual = hidden + attention of normed hidden, normed where there is an output norm, "

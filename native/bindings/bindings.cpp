@@ -58,10 +58,11 @@ std::unique_ptr<NeuronCore> make_core(const py::object& path, std::int64_t group
 
 int add_section(NeuronCore& core, std::int64_t first_group, std::int64_t bundles,
                 std::int64_t bundles_per_group, int rows, const std::string& codec,
-                std::optional<std::int64_t> dim, std::int64_t copies, std::int64_t stride) {
+                std::optional<std::int64_t> dim, std::int64_t copies, std::int64_t stride,
+                bool biased) {
   return without_interpreter([&] {
     return core.add_section(first_group, bundles, bundles_per_group, rows, codec,
-                            dim.value_or(core.dim()), copies, stride);
+                            dim.value_or(core.dim()), copies, stride, biased);
   });
 }
 
@@ -314,9 +315,10 @@ PYBIND11_MODULE(_native, module) {
       .def("add_section", &add_section, py::arg("first_group"), py::arg("bundles"),
            py::arg("bundles_per_group"), py::arg("rows"), py::arg("codec"),
            py::arg("dim") = py::none(), py::arg("copies") = 1, py::arg("stride") = 0,
+           py::arg("biased") = false,
            "Registers consecutive groups of bundles of `rows` rows in a codec; returns an id. Single "
            "rows may have another `dim` than the core. The `copies` of a layer's experts begin "
-           "`stride` groups apart.")
+           "`stride` groups apart. biased: each row ends with a float32 that is added to its product.")
       .def("pin", &NeuronCore::pin, py::arg("section"), py::arg("groups"), unlocked,
            "Loads the section's first groups into slots for good; once per section.")
       .def("set_ring", &NeuronCore::set_ring, py::arg("chunk_groups"), py::arg("chunks"), unlocked,
@@ -358,7 +360,7 @@ PYBIND11_MODULE(_native, module) {
            py::arg("weights"), py::arg("out"), py::arg("activation"),
            "out float32 [S, dim] += the sum of weights [S, k] times what the experts ids, int64 [S, "
            "k], make of x [S, dim]: act(x @ gate.T) * (x @ up.T) @ down.T of their copies of both "
-           "sections. Added in the order of the experts, whichever are there first.")
+           "sections (clamped_swiglu: times 1 + (x @ up.T) within its limit). Added in the order of the experts, whichever are there first.")
       .def("prefetch", &prefetch, py::arg("section"), py::arg("wanted"), py::arg("needed") = false,
            "Starts reads of the groups with a bundle whose uint8 in wanted [bundles] is not 0, as "
            "far as idle slots are left; failed reads are forgotten. needed: the section's next call "

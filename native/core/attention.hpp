@@ -21,6 +21,7 @@ struct AttentionLayer {
   std::vector<float> feed_forward_norm;
   std::vector<float> qkv_bias;
   std::vector<float> o_bias;
+  std::vector<float> sinks;  // of heads, see AttentionMath::attend
   std::uint8_t* cache;
 };
 

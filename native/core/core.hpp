@@ -59,9 +59,10 @@ class NeuronCore {
 
   // Of rows of `dim` values in this codec: int8, int4 or fp16. Only bundles of one row may have
   // another `dim` than the core. `copies` of it, one for each expert, begin `stride` groups apart.
+  // `biased`: see RowFormat; not where rows are added.
   int add_section(std::int64_t first_group, std::int64_t bundles, std::int64_t bundles_per_group,
                   int rows, const std::string& codec, std::int64_t dim, std::int64_t copies = 1,
-                  std::int64_t stride = 0);
+                  std::int64_t stride = 0, bool biased = false);
   // The section's shape; ArgumentError if there is none, or if it has not so many rows.
   Section section(int index, int least_rows, int most_rows);
   void pin(int section, std::int64_t groups);

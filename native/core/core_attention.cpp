@@ -96,7 +96,8 @@ void NeuronCore::attention(int number, Inputs hidden, std::int64_t position, Out
     norm_parts(qkv.row(token), shape.query_width(), layer.query_norm, attention.eps);
     norm_parts(qkv.row(token) + shape.query_width(), keys, layer.key_norm, attention.eps);
   }, layer.query_norm.empty());
-  attention.math.attend(math_.pool(), layer.reach, layer.cache, qkv, position, attended);
+  attention.math.attend(math_.pool(), layer.reach, layer.sinks, layer.cache, qkv, position,
+                        attended);
   std::copy_n(hidden.data, tokens * dim_, residual.data);
   if (layer.output_norm.empty()) {
     dots(layer.o, attended.read_only(), kAddedRows, residual);

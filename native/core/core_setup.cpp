@@ -16,11 +16,12 @@ constexpr std::int64_t kMostSlots = std::numeric_limits<std::int32_t>::max();
 // One read call delivers less than 2 GiB.
 constexpr std::int64_t kMostChunkBytes = std::int64_t{1} << 30;
 
-RowFormat format_of(const std::string& codec, std::int64_t dim) {
+RowFormat format_of(const std::string& codec, std::int64_t dim, bool biased) {
   if (codec != "int8" && codec != "int4" && codec != "fp16") {
     throw ArgumentError("codec", "'" + codec + "'", "one of int8, int4, fp16");
   }
-  return {codec == "int8" ? Codec::kInt8 : codec == "int4" ? Codec::kInt4 : Codec::kFp16, dim};
+  return {codec == "int8" ? Codec::kInt8 : codec == "int4" ? Codec::kInt4 : Codec::kFp16, dim,
+          biased};
 }
 
 std::int64_t checked_dim(std::int64_t dim) {
@@ -81,14 +82,14 @@ void NeuronCore::close() {
 int NeuronCore::add_section(std::int64_t first_group, std::int64_t bundles,
                             std::int64_t bundles_per_group, int rows,
                             const std::string& codec, std::int64_t dim, std::int64_t copies,
-                            std::int64_t stride) {
+                            std::int64_t stride, bool biased) {
   const std::lock_guard turn(calls_);
   check_open();
   require(bundles >= 1, "bundles", bundles, "at least 1");
   require(rows >= 1 && rows <= 3, "rows", rows, "1, 2 or 3");
   require(dim == dim_ || rows == 1, "dim", dim,
           std::to_string(dim_) + ", as the core has it, for bundles of several rows");
-  const RowFormat format = format_of(codec, checked_dim(dim));
+  const RowFormat format = format_of(codec, checked_dim(dim), biased);
   const std::int64_t fitting = (group_bytes_ - kChecksumBytes) /
                                (rows * static_cast<std::int64_t>(format.row_bytes()));
   require(bundles_per_group >= 1 && bundles_per_group <= fitting, "bundles_per_group",

@@ -16,7 +16,8 @@ constexpr Named kActivations[] = {{"silu", Activation::kSilu},
                                   {"gelu", Activation::kGelu},
                                   {"gelu_tanh", Activation::kGeluTanh},
                                   {"relu", Activation::kRelu},
-                                  {"relu2", Activation::kRelu2}};
+                                  {"relu2", Activation::kRelu2},
+                                  {"clamped_swiglu", Activation::kClampedSwiglu}};
 
 }  // namespace
 

@@ -126,8 +126,9 @@ AttentionMath::Units AttentionMath::units(std::int64_t window, std::int64_t posi
           few ? segments : 1};
 }
 
-void AttentionMath::attend(ThreadPool& pool, const LayerReach& reach, std::uint8_t* cache,
-                           Outputs qkv, std::int64_t position, Outputs out) {
+void AttentionMath::attend(ThreadPool& pool, const LayerReach& reach,
+                           const std::vector<float>& sinks, std::uint8_t* cache, Outputs qkv,
+                           std::int64_t position, Outputs out) {
   find_angles(position, qkv.tokens);
   pool.share(qkv.tokens, [&](std::int64_t token, int) {
     take_in(reach.rotation, cache, qkv.row(token), position, token);
@@ -140,7 +141,7 @@ void AttentionMath::attend(ThreadPool& pool, const LayerReach& reach, std::uint8
     attend_unit(how, unit, cache, scratch_[size(thread)]);
   }, products < kWorthSharing);
   pool.share(qkv.tokens, [&](std::int64_t token, int) {
-    put_together(how, token, out.row(token));
+    put_together(how, sinks, token, out.row(token));
   });
 }
 
@@ -290,15 +291,17 @@ void AttentionMath::attend_unit(const Units& units, std::int64_t unit, const std
   }
 }
 
-void AttentionMath::put_together(const Units& units, std::int64_t token, float* out) {
+void AttentionMath::put_together(const Units& units, const std::vector<float>& sinks,
+                                 std::int64_t token, float* out) {
   for (std::int64_t head = 0; head < shape_.heads; ++head, out += shape_.head_dim) {
     const std::int64_t kv_head = head / shape_.group();
     const AttendedRow sum = row(units, 0, kv_head, token, head % shape_.group());
     for (std::int64_t range = 1; range < units.ranges; ++range) {
       fold(sum, row(units, range, kv_head, token, head % shape_.group()));
     }
+    const float sunk = sinks.empty() ? 0 : std::exp(sinks[size(head)] - sum.peak());
     for (std::int64_t i = 0; i < shape_.head_dim; ++i) {
-      out[i] = sum.data[i] / sum.total();
+      out[i] = sum.data[i] / (sum.total() + sunk);
     }
   }
 }

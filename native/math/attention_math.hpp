@@ -70,9 +70,10 @@ class AttentionMath {
 
   // out [tokens, query width] of queries, keys and values, which lie side by side in qkv [tokens,
   // qkv width], of tokens from `position` on. Keys and values go to their places in a layer's cache
-  // [kv heads, tiles]; qkv is turned in place.
-  void attend(ThreadPool& pool, const LayerReach& reach, std::uint8_t* cache, Outputs qkv,
-              std::int64_t position, Outputs out);
+  // [kv heads, tiles]; qkv is turned in place. `sinks`, one for each head or none: a score that takes
+  // its share of the softmax, of which nothing is added.
+  void attend(ThreadPool& pool, const LayerReach& reach, const std::vector<float>& sinks,
+              std::uint8_t* cache, Outputs qkv, std::int64_t position, Outputs out);
 
  private:
   struct Scratch {
@@ -100,7 +101,8 @@ class AttentionMath {
   void put_value(std::uint8_t* tile, std::int64_t place, const float* value) const;
   void attend_unit(const Units& units, std::int64_t unit, const std::uint8_t* cache,
                    Scratch& scratch);
-  void put_together(const Units& units, std::int64_t token, float* out);
+  void put_together(const Units& units, const std::vector<float>& sinks, std::int64_t token,
+                    float* out);
   // A query's, of a range of segments.
   AttendedRow row(const Units& units, std::int64_t range, std::int64_t kv_head,
                   std::int64_t token, std::int64_t head);

@@ -1,6 +1,7 @@
 #include "math/bundle_math.hpp"
 
 #include <algorithm>
+#include <cstring>
 
 namespace flash_llm {
 namespace {
@@ -60,6 +61,7 @@ void BundleMath::activate(const Batch& batch, std::int64_t first, std::int64_t e
     list_biases(batch, place, place + count, neurons);
     if (x.tokens == 1) {
       kernels_.dot_rows(format, rows_.data(), rows, x.data, dots_.data());
+      add_row_biases(format, rows, 1);
       combine(count, neurons, {h.data + place, 1, h.stride});
       continue;
     }
@@ -68,6 +70,7 @@ void BundleMath::activate(const Batch& batch, std::int64_t first, std::int64_t e
       const std::int64_t tokens = std::min(kDotTokens, x.tokens - token);
       kernels_.packed_dot(format, packed, rows, x.tile(token / kDotTokens), tokens, dots_.data(),
                           rows);
+      add_row_biases(format, rows, tokens);
       combine(count, neurons, {h.row(token) + place, tokens, h.stride});
     }
   }
@@ -124,11 +127,26 @@ void BundleMath::list_biases(const Batch& batch, std::int64_t first, std::int64_
   });
 }
 
+void BundleMath::add_row_biases(const RowFormat& format, std::int64_t rows, std::int64_t tokens) {
+  for (std::int64_t i = 0; format.biased && i < rows; ++i) {
+    float bias;
+    std::memcpy(&bias, rows_[static_cast<std::size_t>(i)] + format.values_bytes(), sizeof bias);
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      dots_[static_cast<std::size_t>(t * rows + i)] += bias;
+    }
+  }
+}
+
 // h [tokens, count] from the dot products of each bundle's rows.
 void BundleMath::combine(std::int64_t count, const Neurons& neurons, Outputs h) {
   const std::int64_t all = h.tokens * count;
   float* const dots = dots_.data();
   float* const activated = neurons.gated ? gates_.data() : dots;
+  const bool clamped = neurons.gated && neurons.activation == Activation::kClampedSwiglu;
+  for (std::int64_t i = 0; clamped && i < all; ++i) {
+    float& up = dots[2 * i + 1];
+    up = 1 + (up > kSwigluLimit ? kSwigluLimit : up < -kSwigluLimit ? -kSwigluLimit : up);
+  }
   for (std::int64_t i = 0; neurons.gated && i < all; ++i) {
     activated[i] = dots[2 * i];
   }

@@ -43,6 +43,8 @@ class BundleMath {
                  int rows);
   void list_biases(const Batch& batch, std::int64_t first, std::int64_t end,
                    const Neurons& neurons);
+  // To the dot products of so many tokens with rows_.
+  void add_row_biases(const RowFormat& format, std::int64_t rows, std::int64_t tokens);
   void combine(std::int64_t count, const Neurons& neurons, Outputs h);
 
   const Kernels& kernels_;

@@ -20,6 +20,7 @@ constexpr std::int64_t kDotTokens = 4;
 // 16; one uint8 per block, one int8 per block, two fp16. A value is (quant - 8) * scale + offset;
 // scale = uint8 * first fp16 / 256, offset = int8 * second fp16 / 128.
 // fp16: plain half precision.
+// biased: behind all that a float32, which is added to dot products with the row; kernels do not.
 // Whoever changes rows, groups or sections counts kStoreFormat on, and store/manifest.py's
 // FORMAT_VERSION: a library that was compiled before would compute nonsense without an error.
 constexpr int kStoreFormat = 6;
@@ -27,10 +28,15 @@ constexpr int kStoreFormat = 6;
 struct RowFormat {
   Codec codec;
   std::int64_t dim;
+  bool biased = false;
 
   std::int64_t blocks() const { return (dim + 31) / 32; }
   std::int64_t padded_dim() const { return 32 * blocks(); }
   std::size_t row_bytes() const {
+    return values_bytes() + (biased ? sizeof(float) : 0);
+  }
+  // Without the bias.
+  std::size_t values_bytes() const {
     switch (codec) {
       case Codec::kInt8: return static_cast<std::size_t>(padded_dim() / 32 * 34);
       case Codec::kInt4: return static_cast<std::size_t>(padded_dim() / 32 * 18 + 4);

@@ -56,5 +56,8 @@ void activate(Activation activation, float threshold, float* z, std::int64_t cou
     case Activation::kRelu2:
       return each_value(z, count,
                         [=](float value) { return value > threshold ? value * value : 0; });
+    case Activation::kClampedSwiglu:
+      each_value(z, count, [](float value) { return value > kSwigluLimit ? kSwigluLimit : value; });
+      return sigmoid_times(z, count, [](float value) { return -kSwigluSlope * value; });
   }
 }

@@ -243,7 +243,9 @@ def test_gguf_without_a_field_is_what_llama_cpp_reads(field: str, tmp_path: Path
 @pytest.mark.parametrize(('family', 'change', 'said'), [
     ('mixtral', {'num_experts_per_tok': 9}, 'active is 9; it must be at most count, 8'),
     ('mixtral', {'hidden_act': 'elu'}, "activation is 'elu'"),
-    ('mixtral', {'model_type': 'gpt_oss'}, "model type 'gpt_oss' is not supported"),
+    ('gpt_oss', {'swiglu_limit': 5.0}, 'swiglu_limit is 5.0; it must be 7.0'),
+    ('gpt_oss', {'swiglu_alpha': 1.0}, 'swiglu_alpha is 1.0; it must be 1.702'),
+    ('gpt_oss', {'quantization_config': {'quant_method': 'fp8'}}, 'weights are quantised by fp8'),
     ('mixtral', {'model_type': 'deepseek_v3'}, "model type 'deepseek_v3' is not supported"),
     ('qwen2_moe', {'mlp_only_layers': [1]}, 'only the first layers may be without experts'),
     ('qwen2_moe', {'decoder_sparse_step': 2}, 'decoder_sparse_step is 2; it must be 1'),

@@ -9,7 +9,8 @@ from flash_llm_ros.activation import ACTIVATIONS
 
 RIGHT = {'silu': functional.silu, 'gelu': functional.gelu, 'relu': functional.relu,
          'gelu_tanh': lambda z: functional.gelu(z, approximate='tanh'),
-         'relu2': lambda z: functional.relu(z) ** 2}
+         'relu2': lambda z: functional.relu(z) ** 2,
+         'clamped_swiglu': lambda z: z.clamp(max=7) * torch.sigmoid(1.702 * z.clamp(max=7))}
 
 
 @pytest.mark.parametrize('name', ACTIVATIONS)

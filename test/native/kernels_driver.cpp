@@ -102,7 +102,8 @@ void answer(const Kernels& kernels, const Case& made, const std::uint8_t* const*
   all.write();
 
   constexpr Activation kFunctions[] = {Activation::kSilu, Activation::kGelu, Activation::kGeluTanh,
-                                       Activation::kRelu, Activation::kRelu2};
+                                       Activation::kRelu, Activation::kRelu2,
+                                       Activation::kClampedSwiglu};
   for (const Activation activation : kFunctions) {
     Buffer<float> activated(tokens * count);
     memcpy(activated.data(), h, activated.bytes);

@@ -25,6 +25,7 @@ class Shape:
     qk_norm: str = 'none'
     first: bool = True          # a norm of what attention is given, and the block
     output: bool = False        # a norm of what attention gives
+    sinks: bool = False
 
     @property
     def frequencies(self) -> list[float]:
@@ -42,11 +43,12 @@ class Shape:
 
 SHAPES = [Shape(64, 9, 3, 64, 64), Shape(48, 4, 4, 8, 4), Shape(96, 12, 2, 80, 80),
           Shape(32, 5, 1, 48, 0)]
-# As gemma2's, gemma3's, olmo2's, and with a scale of stretched positions.
+# As gemma2's, gemma3's, olmo2's, with a scale of stretched positions, and as gpt-oss's.
 KINDS = [Shape(64, 4, 2, 32, 32, window=40, soft_cap=3.0, output=True),
          Shape(64, 4, 1, 64, 64, window=300, qk_norm='head', output=True),
          Shape(48, 4, 4, 16, 16, qk_norm='width', first=False, output=True),
-         Shape(64, 6, 2, 48, 32, window=1, scale=1.3), Shape(64, 2, 2, 32, 0, window=257)]
+         Shape(64, 6, 2, 48, 32, window=1, scale=1.3), Shape(64, 2, 2, 32, 0, window=257),
+         Shape(96, 8, 1, 64, 64, window=128, scale=1.3, sinks=True)]
 
 
 class Layer:
@@ -66,6 +68,8 @@ class Layer:
             self.vectors |= {'norm': self.norm, 'feed_forward_norm': self.last_norm}
         if shape.output:
             self.vectors['output_norm'] = rng.random(shape.dim).astype(np.float32)
+        if shape.sinks:     # one of which takes nearly all, and one nothing
+            self.vectors['sinks'] = np.linspace(-90, 20, shape.heads).astype(np.float32)
         if shape.qk_norm != 'none':
             self.vectors |= {
                 name: (1 + rng.random(heads * shape.head_dim)).astype(np.float32)
@@ -104,8 +108,12 @@ class Layer:
             scores[np.triu_indices(len(hidden), 1)] = -np.inf
             if shape.window:
                 scores[np.tril_indices(len(hidden), -shape.window)] = -np.inf
+            if shape.sinks:
+                sunk = np.full((len(hidden), 1), self.vectors['sinks'][head], np.float64)
+                scores = np.concatenate([scores, sunk], axis=1)
             weights = np.exp(scores - scores.max(axis=1, keepdims=True))
-            attended[:, head] = weights / weights.sum(axis=1, keepdims=True) @ value[:, shared]
+            weights = (weights / weights.sum(axis=1, keepdims=True))[:, :len(hidden)]
+            attended[:, head] = weights @ value[:, shared]
         o = self.made.sections[1].weights[:, 0]
         given = attended.reshape(len(hidden), -1) @ o.T + self.o_bias
         residual = hidden + (normed(given, self.vectors['output_norm']) if shape.output else given)

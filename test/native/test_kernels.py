@@ -137,7 +137,7 @@ class Case:
         assert np.array_equal(every[:, outside], self.out[:, outside]), label
         assert np.array_equal(first[outside], self.out[0, outside]), label
 
-        for function in ('silu', 'gelu', 'gelu_tanh', 'relu', 'relu2'):
+        for function in ('silu', 'gelu', 'gelu_tanh', 'relu', 'relu2', 'clamped_swiglu'):
             found = answer(self.h.size)
             assert self.same.setdefault(function, found.tobytes()) == found.tobytes(), label
             wanted = ACTIVATIONS[function](self.h.ravel().astype(np.float64), 0.25)

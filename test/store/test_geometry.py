@@ -88,12 +88,12 @@ def test_the_sections_of_a_model():
     ungated = model_sections('bundled', 576, 1, 1536, 49152, tied=True, gated=False)
     assert ungated[0][:5] == ('bundle', 0, 2, 1536, 576)
     experts = model_sections('split', 576, 2, 512, 49152, tied=True, experts=ExpertsSpec(32, 8))
-    assert experts[2:] == [
+    assert [spec[:6] for spec in experts[2:]] == [
         ('expert_gate_up', 1, 2, 512, 576, 32), ('expert_down', 1, 1, 576, 512, 32),
         ('embedding', -1, 1, 49152, 576, 1)]
     mixed = model_sections('split', 576, 2, 512, 9, tied=True, experts=ExpertsSpec(
         32, 8, shared=100, dense_layers=1, dense_size=900))
-    assert mixed == [
+    assert [spec[:6] for spec in mixed] == [
         ('gate_up', 0, 2, 900, 576, 1), ('down', 0, 1, 576, 900, 1),
         ('gate_up', 1, 2, 100, 576, 1), ('down', 1, 1, 576, 100, 1),
         ('expert_gate_up', 1, 2, 512, 576, 32), ('expert_down', 1, 1, 576, 512, 32),
@@ -118,17 +118,20 @@ def test_known_sizes():
     assert gate_up.groups == 128 and gate_up.label == 'gate_up of layer 29'
 
 
-@pytest.mark.parametrize(('dim', 'layers', 'neurons', 'experts', 'group_bytes'), [
-    (1024, 24, 512, 32, 30_208),        # Granite-3.1-1B-A400M
-    (2048, 16, 1024, 64, 32_768),       # OLMoE-1B-7B
-    (2048, 48, 768, 128, 32_768),       # Qwen3-30B-A3B
+@pytest.mark.parametrize(('dim', 'layers', 'neurons', 'experts', 'biased', 'group_bytes'), [
+    (1024, 24, 512, 32, False, 30_208),         # Granite-3.1-1B-A400M
+    (2048, 16, 1024, 64, False, 32_768),        # OLMoE-1B-7B
+    (2048, 48, 768, 128, False, 32_768),        # Qwen3-30B-A3B
+    (2880, 24, 2880, 32, True, 32_768),         # gpt-oss-20b
 ])
-def test_experts_are_runs_of_groups(dim, layers, neurons, experts, group_bytes):
+def test_experts_are_runs_of_groups(dim, layers, neurons, experts, biased, group_bytes):
     """One expert behind the other, each its gate and up rows and then its down rows."""
     specs = model_sections('split', dim, layers, neurons, 50_000, False,
-                           experts=ExpertsSpec(experts, 8))
+                           experts=ExpertsSpec(experts, 8, biased=biased))
     geometry = plan_geometry(dim, 'int4', specs)
     assert geometry.group_bytes == group_bytes
+    assert geometry.section('expert_down', 1).bundle_bytes == (
+        bytes_of_row('int4', neurons) + 4 * biased)
     next_group = 0
     for at, (section, expert) in enumerate(geometry.runs()):
         assert section.first_group + expert * section.stride == next_group

@@ -166,7 +166,14 @@ ACTIVATIONS = {
     'gelu_tanh': lambda z: z * (1 + np.tanh((2 / np.pi) ** 0.5 * (z + 0.044715 * z ** 3))) / 2,
     'relu': lambda z: np.maximum(z, 0),
     'relu2': lambda z: np.maximum(z, 0) ** 2,
+    'clamped_swiglu': lambda z: np.minimum(z, 7) / (1 + np.exp(-1.702 * np.minimum(z, 7))),
 }
+
+
+def times_up(activation: str, gate: np.ndarray, up: np.ndarray) -> np.ndarray:
+    """What neurons with a gate give, of what both rows give."""
+    up = 1 + np.clip(up, -7, 7) if activation == 'clamped_swiglu' else up
+    return ACTIVATIONS[activation](gate) * up
 
 
 def ungated(part: SectionFile, x: np.ndarray, activation: str, bias: np.ndarray | None = None
@@ -179,4 +186,4 @@ def ungated(part: SectionFile, x: np.ndarray, activation: str, bias: np.ndarray 
 def gated(part: SectionFile, x: np.ndarray, activation: str) -> np.ndarray:
     """float64 activations [S, bundles] of a gate_up or bundle section."""
     x = x.astype(np.float64)
-    return ACTIVATIONS[activation](x @ part.weights[:, 0].T) * (x @ part.weights[:, 1].T)
+    return times_up(activation, x @ part.weights[:, 0].T, x @ part.weights[:, 1].T)

@@ -9,6 +9,7 @@ from flash_llm_ros.checkpoint.families.family import Family
 from flash_llm_ros.checkpoint.families.gemma2 import Gemma2
 from flash_llm_ros.checkpoint.families.gemma3 import Gemma3
 from flash_llm_ros.checkpoint.families.glm4_moe import Glm4Moe
+from flash_llm_ros.checkpoint.families.gpt_oss import GptOss
 from flash_llm_ros.checkpoint.families.granite import Granite
 from flash_llm_ros.checkpoint.families.granitemoe import GraniteMoe, GraniteMoeShared
 from flash_llm_ros.checkpoint.families.llama import Llama
@@ -38,6 +39,8 @@ FAMILIES: dict[str, Family] = {
     'gemma3_text': Gemma3(),            # of config.json, alone or within that of gemma3
     'glm4_moe': Glm4Moe(),
     'glm4moe': Glm4Moe(),               # of GGUF
+    'gpt-oss': GptOss(),                # of GGUF
+    'gpt_oss': GptOss(),
     'granite': Granite(),
     'granitemoe': GraniteMoe(),
     'granitemoeshared': GraniteMoeShared(),     # of config.json

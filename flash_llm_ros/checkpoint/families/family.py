@@ -34,10 +34,13 @@ class Tensor:
     shape: tuple[int, ...]  # [out, in] of a matrix, [experts, out, in] of a layer's experts'
     interleaved_heads: int = 0  # GGUF pairs the rows of so many heads, as llama's paper turns them
     # Of experts, where `huggingface` has {} for the number of one: the tensor that may hold all of
-    # them in its place, [experts, fused_rows, in], from its row `fused_first` on.
+    # them in its place, [experts, fused_rows, in], from its row `fused_first` on, every
+    # `fused_step`-th row; turned: [experts, in, fused_rows].
     fused: str = ''
     fused_first: int = 0
     fused_rows: int = 0
+    fused_step: int = 1
+    fused_turned: bool = False
     huggingface_now: str = ''       # its name in newer files
     huggingface_interleaved: bool = False   # Hugging Face pairs those rows, too
     huggingface_plus: float = 0.0   # what Hugging Face's values lack
@@ -49,6 +52,22 @@ class Tensor:
     def stored_shape(self) -> tuple[int, ...]:
         """Of the tensor in the files."""
         return (self.rows_stored or self.shape[0], *self.shape[1:])
+
+    @property
+    def fused_slice(self) -> slice:
+        """Its rows of the fused tensor."""
+        step = self.fused_step
+        return slice(self.fused_first, self.fused_first + step * (self.shape[1] - 1) + 1, step)
+
+    @property
+    def blocks(self) -> str:
+        """The tensor that may hold the fused one's values in MXFP4, [experts, fused_rows, blocks,
+        16], scaled by `scales`."""
+        return self.fused and f'{self.fused}_blocks'
+
+    @property
+    def scales(self) -> str:
+        return self.fused and f'{self.fused}_scales'
 
     @property
     def split(self) -> bool:

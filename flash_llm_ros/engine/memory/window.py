@@ -36,7 +36,7 @@ class Window:
             ids = [self.core.add_section(section.first_group, section.bundles,
                                          section.bundles_per_group, section.rows,
                                          section.codec.name, section.codec.dim,
-                                         section.copies, section.stride)
+                                         section.copies, section.stride, section.codec.biased)
                    for section in geometry.sections]
             self._ids = {(section.name, section.layer): ids[index]
                          for index, section in enumerate(geometry.sections)}

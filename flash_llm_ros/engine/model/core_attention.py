@@ -14,7 +14,7 @@ from flash_llm_ros.store.resident_layout import attention_layout, layer_vectors
 # Arguments of the core's add_attention -> names of a layer's vectors.
 _VECTORS = {'norm': 'attention_norm', 'feed_forward_norm': 'ffn_norm', 'qkv_bias': 'qkv_bias',
             'o_bias': 'o_bias', 'query_norm': 'q_norm', 'key_norm': 'k_norm',
-            'output_norm': 'attention_output_norm'}
+            'output_norm': 'attention_output_norm', 'sinks': 'sinks'}
 
 
 class CoreAttention(AttentionPart):
