@@ -56,8 +56,9 @@ def test_the_prompt_is_what_transformers_makes(name: str) -> None:
         add_generation_prompt=True, **SPECIAL_TOKENS)[0][0]
 
 
-@pytest.mark.parametrize('head', ['', (
-    '{% if xml_tools %}{{ xml_tools }}Answer with <tool_call></tool_call>!{% endif %}')])
+@pytest.mark.parametrize('head', [
+    '', '{% if xml_tools %}{{ xml_tools }}Answer with <tool_call></tool_call>!{% endif %}',
+    '{% if "tools" in messages[0] %}<|tool|>{{ messages[0].tools }}<|/tool|>{% endif %}'])
 def test_a_template_without_tools_is_told_them(head: str) -> None:
     """Also one that looks for them under another name."""
     source = ('{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}'
@@ -83,8 +84,9 @@ def test_a_template_without_tools_shows_no_calls_of_its_own() -> None:
     calls = ('{% for m in messages %}[{{ m.role }}]{{ m.content }}{% for c in m.tool_calls or () %}'
              '<|call|>{{ c.function.name + c.function.arguments }}{% endfor %}{% endfor %}')
     _, messages = conversation({'place': 'kitchen'})
-    assert ChatTemplate(calls).render(messages, TOOLS) == ChatTemplate(plain).render(
-        messages, TOOLS)
+    for head in ('', '{% if xml_tools %}{{ xml_tools }}{% endif %}'):
+        assert ChatTemplate(head + calls).render(messages, TOOLS) == ChatTemplate(plain).render(
+            messages, TOOLS)
 
 
 @pytest.mark.parametrize('refusal', ["{{ raise_exception('System role not supported') }}", ''])
@@ -120,7 +122,7 @@ def test_a_template_that_does_not_write_what_it_says_is_refused() -> None:
 
 @pytest.mark.parametrize('mark', ['<function=', '<arg_key>', '<\uff5ctool\u2581calls', ''])
 def test_an_unknown_format_is_refused(mark: str) -> None:
-    other = ChatTemplate('{% for t in tools %}' + '{{ t }}<tool_call>' * bool(mark) + mark
+    other = ChatTemplate('{% for t in tools %}{{ t }}' + '<tool_call>' * bool(mark) + mark
                          + '{% endfor %}')
     for attempt in (other.calls, lambda: other.render([Message('user', 'x')], TOOLS)):
         with assert_error(ErrorCode.INVALID_REQUEST, 'known are Hermes'):

@@ -62,13 +62,11 @@ LLAMA = CallFormat('Llama 3', Spelling('', *_LLAMA),
 _OTHERS = ('<function=', '<arg_key>', '[CALL_ID]', '<\uff5ctool', '<|tool_calls_section_begin|>')
 
 
-def call_format(template: str) -> CallFormat | None:
-    """The format of a chat template's model; None: the template has no tools.
+def call_format(template: str) -> CallFormat:
+    """What a chat template with tools says of calls.
 
-    Raises FlashLlmError(INVALID_REQUEST) for one that is not known.
+    Raises FlashLlmError(INVALID_REQUEST) for a format that is not known.
     """
-    if 'tools' not in template:
-        return None
     if not any(other in template for other in _OTHERS):
         if '[ARGS]' in template:
             return MISTRAL_NAMED

@@ -51,6 +51,11 @@ class Message:
                    for index, call in enumerate(self.tool_calls) for name in ('id', 'name')}}
 
 
+# What a template is tried with.
+_QUESTION = Message('user', 'x')
+_TOOL = Tool('a-tool', '')
+
+
 class ChatTemplate:
     """The model's own chat template, in a sandbox with bounds; without one messages are joined."""
 
@@ -80,13 +85,11 @@ class ChatTemplate:
         A template without tools is given them in the system prompt, calls and results as text.
         Raises FlashLlmError(INVALID_REQUEST) when the template refuses the messages.
         """
-        if 'tools' not in self._source or 'tool_calls' not in self._source:
+        if 'tool_calls' not in self._source or not self._shows_tools:
             messages = [self._with_calls_as_text(message) for message in messages]
         functions = [tool.function for tool in tools] or None
         if functions and self._own_format is None:
             messages, functions = _with_instructions(messages, tools, self._takes_system), None
-        if self._template is None:
-            return '\n\n'.join(message.content for message in messages)
         try:
             return self._rendered(messages, functions)
         except Exception as error:      # a template can fail in any way Python code can
@@ -96,38 +99,44 @@ class ChatTemplate:
     def _rendered(self, messages: Sequence[Message],
                   functions: list[dict[str, Any]] | None = None) -> str:
         """Raises whatever a template does."""
+        if self._template is None:
+            return '\n\n'.join(message.content for message in messages)
         return self._template.render([message.mapping for message in messages], functions,
                                      **self._constants)
 
-    @cached_property
-    def _own_format(self) -> CallFormat | None:
-        """As `call_format`, by what the template does: None, where it shows no tools.
-
-        Raises FlashLlmError(INVALID_REQUEST) also where it writes calls in other words.
-        """
-        found = call_format(self._source)
-        if found is None:
-            return None
-        tool, call = Tool('a-tool', ''), ToolCall('123456789', 'a-call', '{}')
-        messages = [Message('user', 'x'), Message('assistant', '', (call,))]
+    def _attempt(self, messages: Sequence[Message], tools: Sequence[Tool] = ()) -> str | None:
+        """None where the template refuses the messages."""
         try:
-            if tool.name not in self._rendered(messages[:1], [tool.function]):
-                return None
-            text = self._rendered(messages, [tool.function])
-        except Exception:       # one that takes no such conversation: what it says has to do
-            return found
-        if call.name in text and found.own.head(call.name) not in text:
-            raise unknown_format()
-        return found
+            return self._rendered(messages, [tool.function for tool in tools] or None)
+        except Exception:
+            return None
+
+    @cached_property
+    def _shows_tools(self) -> bool:
+        """Whether the model reads of the tools that the template is given."""
+        shown = self._attempt([_QUESTION], [_TOOL])
+        return 'tools' in self._source and (shown is None or _TOOL.name in shown)
 
     @cached_property
     def _takes_system(self) -> bool:
         """Whether it has a place for a system prompt."""
-        try:
-            return self._template is None or 'a-system' in self._rendered(
-                [Message('system', 'a-system'), Message('user', 'x')])
-        except Exception:
-            return False
+        prompt = Message('system', 'a-system')
+        return prompt.content in (self._attempt([prompt, _QUESTION]) or '')
+
+    @cached_property
+    def _own_format(self) -> CallFormat | None:
+        """Of calls; None where it shows no tools.
+
+        Raises FlashLlmError(INVALID_REQUEST) for one that is not known, or not written as it says.
+        """
+        if not self._shows_tools:
+            return None
+        found = call_format(self._source)
+        call = ToolCall('123456789', 'a-call', '{}')
+        written = self._attempt([_QUESTION, Message('assistant', '', (call,))], [_TOOL]) or ''
+        if call.name in written and found.own.head(call.name) not in written:
+            raise unknown_format()
+        return found
 
     def _with_calls_as_text(self, message: Message) -> Message:
         """For a template that would leave out what an earlier answer asked for."""
