@@ -18,6 +18,7 @@ from rclpy.node import Node
 
 from flash_llm_msgs.action import GenerateText
 from flash_llm_ros.client.answer import Answer, PendingAnswer
+from flash_llm_ros.client.client_request import ClientRequest
 from flash_llm_ros.client.goal import make_goal
 from flash_llm_ros.client.nodes_there import checked_find_timeout, full_name, not_found
 from flash_llm_ros.client.own_node import OwnNode
@@ -30,21 +31,6 @@ RESULT_LATE = 2.0   # s after the end of a goal
 ASK_AGAIN = 0.5     # s after a node has said that it is not active
 ENDED = (GoalStatus.STATUS_SUCCEEDED, GoalStatus.STATUS_CANCELED, GoalStatus.STATUS_ABORTED)
 MOST_UNANSWERED = 8     # goals at once that the node has not accepted: services lose more than 10
-
-
-class _Request:
-    """One goal of the client: its answer and how far it has come."""
-
-    def __init__(self, goal: GenerateText.Goal, answer: PendingAnswer) -> None:
-        self.goal = goal
-        self.answer = answer
-        self.asked_at = time.monotonic()
-        self.send_at = self.asked_at            # not before
-        self.is_taken = False                   # the executor has it
-        self.servers: set[bytes] = set()    # who may have it, once it is sent
-        self.is_cancelling = False
-        self.handle: ClientGoalHandle | None = None
-        self.ended_at: float | None = None      # where its result is not here yet
 
 
 class FlashLlmClient:
@@ -84,9 +70,9 @@ class FlashLlmClient:
         self._end = ''      # why nothing can be asked any more
         self._closed = False
         self._outbox: deque[Callable[[], None]] = deque()
-        self._requests: dict[PendingAnswer, _Request] = {}
-        self._waiting: deque[_Request] = deque()
-        self._unanswered: set[_Request] = set()
+        self._requests: dict[PendingAnswer, ClientRequest] = {}
+        self._waiting: deque[ClientRequest] = deque()
+        self._unanswered: set[ClientRequest] = set()
         self._ran_at = 0.0                  # s of time.monotonic(), when the executor last did
         self._telling: int | None = None    # thread that is in a callback of ours
         self._own = OwnNode('flash_llm_client', domain_id, self._thread_ended) if (
@@ -183,7 +169,7 @@ class FlashLlmClient:
         self._check_alive()
         answer = PendingAnswer(
             self._check_may_wait, self._cancel, self._log_failure, on_text, on_done)
-        request = _Request(goal, answer)
+        request = ClientRequest(goal, answer)
         with self._lock:
             if self._end:
                 raise RuntimeError(self._end)
@@ -266,7 +252,7 @@ class FlashLlmClient:
 
     # What follows runs in the callback group.
 
-    def _post(self, action: Callable[[], None], request: _Request) -> None:
+    def _post(self, action: Callable[[], None], request: ClientRequest) -> None:
         self._outbox.append(lambda: self._tell(request, action))
         try:
             self._wake.trigger()
@@ -277,7 +263,7 @@ class FlashLlmClient:
         while self._outbox:
             self._outbox.popleft()()
 
-    def _tell(self, request: _Request | None, action: Callable[..., None],
+    def _tell(self, request: ClientRequest | None, action: Callable[..., None],
               *arguments: object) -> None:
         """What goes wrong with one request must not take the thread, and so all others, along."""
         before, self._telling = self._telling, threading.get_ident()
@@ -292,7 +278,7 @@ class FlashLlmClient:
         finally:
             self._telling = before
 
-    def _send(self, request: _Request) -> None:
+    def _send(self, request: ClientRequest) -> None:
         request.is_taken = True
         self._waiting.append(request)
         self._watch.reset()
@@ -302,7 +288,7 @@ class FlashLlmClient:
         servers = self._servers() if self._waiting and self._action.server_is_ready() else None
         if not servers:
             return
-        later: list[_Request] = []
+        later: list[ClientRequest] = []
         while self._waiting and len(self._unanswered) < MOST_UNANSWERED:
             request = self._waiting.popleft()
             if request.answer.done:
@@ -313,7 +299,7 @@ class FlashLlmClient:
                 self._tell(request, self._send_to, request, servers)
         self._waiting.extendleft(reversed(later))
 
-    def _send_to(self, request: _Request, servers: set[bytes]) -> None:
+    def _send_to(self, request: ClientRequest, servers: set[bytes]) -> None:
         future = self._action.send_goal_async(request.goal, lambda message: self._tell(
             request, request.answer.take, message.feedback.chunk))
         request.servers = servers
@@ -322,7 +308,7 @@ class FlashLlmClient:
         future.add_done_callback(lambda future: self._post(
             lambda: self._accepted(request, future.result()), request))
 
-    def _accepted(self, request: _Request, handle: ClientGoalHandle) -> None:
+    def _accepted(self, request: ClientRequest, handle: ClientGoalHandle) -> None:
         self._unanswered.discard(request)
         self._send_waiting()
         if not handle.accepted:
@@ -333,13 +319,13 @@ class FlashLlmClient:
         if request.answer.cancel_wanted:
             self._cancel_sent(request)
 
-    def _ask_for_result(self, request: _Request) -> None:
+    def _ask_for_result(self, request: ClientRequest) -> None:
         request.ended_at = None
         request.handle.get_result_async().add_done_callback(lambda future: self._post(
             lambda: self._finished(request, future.result()), request))
 
     def _finished(
-        self, request: _Request, response: GenerateText.Impl.GetResultService.Response,
+        self, request: ClientRequest, response: GenerateText.Impl.GetResultService.Response,
     ) -> None:
         if response.status == GoalStatus.STATUS_UNKNOWN:
             self._lose_with_node(request)
@@ -351,7 +337,7 @@ class FlashLlmClient:
             self._forget(request)
             request.answer.finish(response.result, self.name)
 
-    def _may_become_active(self, request: _Request, result: GenerateText.Result) -> bool:
+    def _may_become_active(self, request: ClientRequest, result: GenerateText.Result) -> bool:
         """A node that has just been started is there before it is active."""
         patience = min(self._find_timeout, request.goal.deadline or math.inf)
         return (result.error.code == ErrorCode.NOT_ACTIVE and not request.answer.cancel_wanted
@@ -362,7 +348,7 @@ class FlashLlmClient:
         if request is not None:
             self._post(lambda: self._cancel_sent(request), request)
 
-    def _cancel_sent(self, request: _Request) -> None:
+    def _cancel_sent(self, request: ClientRequest) -> None:
         if not request.servers:
             self._forget(request)
             request.answer.cancel_unsent()
@@ -396,15 +382,15 @@ class FlashLlmClient:
         found = self._node.get_publishers_info_by_topic(f'{self.name}/generate/_action/status')
         return {bytes(endpoint.endpoint_gid) for endpoint in found}
 
-    def _lose_with_node(self, request: _Request) -> None:
+    def _lose_with_node(self, request: ClientRequest) -> None:
         # A node that was started again in its place has another identity and knows of no goal.
         self._lose(request, f'The node {self.name} has left before it answered.')
 
-    def _lose(self, request: _Request, message: str) -> None:
+    def _lose(self, request: ClientRequest, message: str) -> None:
         self._forget(request)
         request.answer.lose(message)
 
-    def _forget(self, request: _Request) -> None:
+    def _forget(self, request: ClientRequest) -> None:
         with self._lock:
             self._requests.pop(request.answer, None)
         self._unanswered.discard(request)
