@@ -14,6 +14,7 @@ from bench.support.process_figures import cpu_seconds, peak_resident_bytes, resi
 from bench.window.replayer import at_best
 from bench.window.trace import NeuronTrace, Recorder
 from flash_llm_ros.engine import Engine, EngineConfig
+from flash_llm_ros.engine.memory.window_plan import groups_streamed
 from flash_llm_ros.engine.model.feed_forward.block import Array
 from flash_llm_ros.engine.model.feed_forward.routers import Routers
 from flash_llm_ros.engine.model.model import Model
@@ -97,9 +98,12 @@ def measured(engine: Engine, job: dict[str, Any]) -> dict[str, Any]:
     first, whole = at_best(held, trace[:-half]), at_best(held, trace)
     expert = groups * engine.geometry.group_bytes
     uses = half * spec.layers * experts.active
-    groups_used = used['hits'] + used['misses'] + used['prefetch_used']
+    # Of experts' groups, and next to none of the embedding's; what every token uses is not counted.
+    streamed = groups_streamed(engine.geometry, model.window.plan, model.feed_forward.grouped)
+    missed, foreseen = ((used[name] - late) / (uses * groups) for name, late in (
+        ('misses', half * streamed), ('prefetch_used', 0)))
     return {'token_seconds': seconds, 'prompt_tokens_per_second': prompts,
-            'hits': used['hits'] / groups_used, 'foreseen': used['prefetch_used'] / groups_used,
+            'hits': 1 - missed - foreseen, 'foreseen': foreseen,
             'belady': (whole.hits - first.hits) / uses, 'held': held,
             'bytes': used['flash_bytes'] / half, 'reads': used['flash_reads'] / half,
             'belady_bytes': (whole.misses - first.misses) * expert / half,
