@@ -118,7 +118,7 @@ def test_a_client_that_is_gone_is_no_news(monkeypatch, caplog, way: str) -> None
             for wrong in (b'GET\r\n\r\n', head.replace(b'Host', b'X'), b'\x16\x03\x01' * 9,
                           b'GET / HTTP/1.1\r\nA: ' + b'x' * 10_000 + b'\r\n\r\n'):
                 status, told = await asyncio.to_thread(send, port, wrong)
-                assert status == 400
+                assert status in (400, 403)     # who misses a Host depends on aiohttp
                 assert json.loads(told)['error']['type'] == 'invalid_request_error'
 
     answers = Endless()
