@@ -43,9 +43,9 @@ def convert(source: str | Path | Checkpoint, target: str | Path, options: Conver
     with StoreWriter(checkpoint, target, form, progress, options.replace) as writer:
         store = writer.write()
         if sections.undecided:
-            codecs = sections.measured(store, texts, progress)
+            codecs, head_root = sections.measured(store, texts, progress)
             if codecs != sections.first:
-                store = writer.recode(replace(form, codecs=codecs))
+                store = writer.recode(replace(form, codecs=codecs), head_root)
         if options.calibrate and checkpoint.spec.feed_forward.sparse_by_nature:
             chosen = CalibrationOptions(most_tokens=options.most_tokens)
             writer.seal(calibrate_new(writer, texts, chosen, progress))

@@ -8,7 +8,8 @@ import math
 import numpy as np
 
 from flash_llm_ros.convert.ffn_weights import Array, FfnWeights
-from flash_llm_ros.convert.low_rank import InputStatistics, LowRankFactors
+from flash_llm_ros.convert.input_statistics import InputStatistics
+from flash_llm_ros.convert.low_rank import LowRankFactors
 from flash_llm_ros.convert.predictor import Predictor
 from flash_llm_ros.convert.predictor_choice import Candidate, choose
 from flash_llm_ros.convert.predictor_quality import Judge, Quality

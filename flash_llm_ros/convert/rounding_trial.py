@@ -54,21 +54,30 @@ class ReplacedLayer:
 class RoundedHead:
     """A window's embedding and head, the head in int4, and the embedding where they are tied."""
 
-    def __init__(self, window: Window, store: FlashStore, section: Section) -> None:
-        self._window, self._store, self._section = window, store, section
+    def __init__(self, window: Window, store: FlashStore, section: Section,
+                 root: Array | None) -> None:
+        """`root`: as `RowCodec.encode` asks for."""
+        self._window, self._store, self._section, self._root = window, store, section, root
         self._tied = store.manifest.model.embedding.tied
+        self._codec = row_codec('int4', section.codec.dim)
 
     def embed(self, tokens: NDArray[np.int64], out: Array) -> None:
         self._window.embed(tokens, out)
         if self._tied:
-            out[:] = int4_rounded(out)
+            out[:] = int4_rounded(out, self._root)
 
     def logits(self, normed: Array, out: Array) -> None:
         self._window.logits(normed, out)    # read all the same: it is in a stream
         x = rounded(normed, 'int4')
+        for first, rows in self._encoded:
+            out[:, first:first + len(rows)] = x @ self._codec.decode(rows).T
+
+    @cached_property
+    def _encoded(self) -> list[tuple[int, NDArray[np.uint8]]]:
+        """Rows and where they begin: made once, for every pass."""
         with NeuronReader(self._store) as reader:
-            for first, rows in reader.parts(self._section):
-                out[:, first:first + len(rows)] = x @ int4_rounded(rows[:, 0]).T
+            return [(first, self._codec.encode(rows[:, 0], self._root))
+                    for first, rows in reader.parts(self._section)]
 
 
 class RoundingTrial:
@@ -79,9 +88,11 @@ class RoundingTrial:
     on, by nothing from its last one on. That is measured at three layers and taken off.
     """
 
-    def __init__(self, store: FlashStore, engine: Engine, tokens: NDArray[np.int64]) -> None:
-        """`tokens`: at most the engine's context."""
+    def __init__(self, store: FlashStore, engine: Engine, tokens: NDArray[np.int64],
+                 head_root: Array | None = None) -> None:
+        """`tokens`: at most the engine's context. `head_root`: the head is rounded with it."""
         self._store, self._model, self._tokens = store, engine.model, tokens
+        self._head_root = head_root
         self._exact = self._logits(engine.model)
 
     @cached_property
@@ -135,13 +146,13 @@ class RoundingTrial:
 
     def _head_logits(self, section: Section) -> Array:
         model = self._model
-        window = RoundedHead(model.window, self._store, section)
+        window = RoundedHead(model.window, self._store, section, self._head_root)
         return self._logits(Model(model.spec, model.attention, model.feed_forward, window,
                                   model.chunk))
 
 
-def int4_rounded(rows: Array) -> Array:
-    """float32 [..., d] as an int4 store holds it."""
+def int4_rounded(rows: Array, root: Array | None = None) -> Array:
+    """float32 [..., d] as an int4 store holds it; `root` as of `RowCodec.encode`."""
     codec = row_codec('int4', rows.shape[-1])
     flat = np.ascontiguousarray(rows).reshape(-1, rows.shape[-1])
-    return codec.decode(codec.encode(flat)).reshape(rows.shape)
+    return codec.decode(codec.encode(flat, root)).reshape(rows.shape)

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
 from flash_llm_ros.convert.calibration import opened
 from flash_llm_ros.convert.calibration_text import tokens_of
+from flash_llm_ros.convert.head_inputs import head_inputs_root
+from flash_llm_ros.convert.input_statistics import Array
 from flash_llm_ros.convert.rounding_trial import RoundingTrial
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.flash_store import FlashStore
@@ -17,6 +18,7 @@ from flash_llm_ros.store.writer import Progress
 
 INT4_LOSS = 0.025       # nats a token: about 2.5 % of perplexity
 _TOKENS = 256
+_HEAD_TOKENS = 4096     # on which the head's errors make up for each other
 # Squared error relative to the rows: 4-bit sources stay below 1e-5, others reach 5e-3.
 _NOTHING_LOST = 1e-4
 _LOOKED_AT = 256        # rows of a matrix that tell whether it has more than 4 bits
@@ -44,36 +46,45 @@ class SectionFormats:
     """
 
     def __init__(self, checkpoint: Checkpoint, layout: str, neurons: str, loss: float) -> None:
-        """`loss`: nats a token that rounding to int4 may cost together; inf measures nothing."""
+        """`loss`: nats a token that rounding to int4 may cost together; inf keeps nothing int8."""
         spec = checkpoint.spec
         self._loss = loss
         self._specs = spec_sections(layout, spec)
         self.first = (neurons,) * len(self._specs)
         self.undecided: list[int] = []
-        if neurons == 'int4' and loss < np.inf:
+        self._head = 'embedding' if spec.embedding.tied else 'head'
+        if neurons == 'int4':
             # Attention's have a format of their own.
             loses = [section.copies == 1 and section.name not in ATTENTION_SECTIONS
+                     and (loss < np.inf or section.name == self._head)
                      and _loses(checkpoint, section)
                      for section in self._specs]
             self.first = tuple('int8' if lost else 'int4' for lost in loses)
             self.undecided = [index for index, section in enumerate(self._specs) if loses[index]
-                              and (section.name != 'embedding' or spec.embedding.tied)
+                              and (section.layer >= 0 or section.name == self._head)
                               and not (section.layer >= 0 and spec.feed_forward.experts)]
 
     def measured(self, store: FlashStore, texts: list[str], progress: Progress
-                 ) -> tuple[str, ...]:
-        """The codecs to use, of a store that has the `first` ones; FlashLlmError, ValueError."""
+                 ) -> tuple[tuple[str, ...], Array | None]:
+        """The codecs to use, of a store that has the `first` ones, and the head's root.
+
+        The head is rounded for other tokens than it is tried on. Raises FlashLlmError, ValueError.
+        """
         prices: dict[int, Price] = {}
         with opened(store) as engine:
-            tokens = tokens_of(engine, texts, _TOKENS)[:engine.config.context_length]
-            trial = RoundingTrial(store, engine, tokens)
+            tokens = tokens_of(engine, texts, _TOKENS + _HEAD_TOKENS)
+            tried = min(_TOKENS, engine.config.context_length, len(tokens) // 2)
+            root = (head_inputs_root(engine, tokens[tried:])
+                    if any(self._specs[index].name == self._head for index in self.undecided)
+                    else None)
+            trial = RoundingTrial(store, engine, tokens[:tried], root)
             for done, index in enumerate(self.undecided, 1):
                 section = store.manifest.geometry.sections[index]
                 prices[index] = Price(_more_bytes(section), trial.divergence(section))
                 progress('trying 4 bits', done, len(self.undecided))
         kept = worth_keeping(prices, self._loss)
         return tuple('int4' if index in prices and index not in kept else codec
-                     for index, codec in enumerate(self.first))
+                     for index, codec in enumerate(self.first)), root
 
 
 def worth_keeping(prices: Mapping[int, Price], loss: float) -> set[int]:
@@ -108,7 +119,7 @@ def _loses(checkpoint: Checkpoint, section: SectionSpec) -> bool:
                for name in _MATRICES[section.name])
 
 
-def _error(rows: NDArray[np.float32]) -> float:
+def _error(rows: Array) -> float:
     """Squared error of int4 rows relative to their squares; 1 where they do not fit."""
     codec = row_codec('int4', rows.shape[1])
     try:

@@ -6,11 +6,11 @@ from typing import ClassVar, Protocol
 import numpy as np
 
 from flash_llm_ros.checked_fields import check
-from flash_llm_ros.store.four_bit_lines import fitted_lines, nearest
+from flash_llm_ros.store.four_bit_lines import BLOCK, carried, fitted_lines, nearest
 
-BLOCK = 32                      # values that share a scale, in int8 and int4 rows
 _INT8_LIMIT = 127
 _INT4_ROWS_AT_ONCE = 64         # to stay within the processor's caches
+_CARRIED_ROWS_AT_ONCE = 1024    # value by value: many rows for each of many steps
 _INT4_MOST = 50000              # magnitude whose scale and offset surely fit
 
 
@@ -25,8 +25,12 @@ class RowCodec(Protocol):
     def row_bytes(self) -> int:
         """Bytes of one encoded row; always even, so that 16 bit fields stay aligned."""
 
-    def encode(self, rows: np.ndarray) -> np.ndarray:
-        """float32 [n, dim] -> uint8 [n, row_bytes]; ValueError on what cannot be stored."""
+    def encode(self, rows: np.ndarray, root: np.ndarray | None = None) -> np.ndarray:
+        """float32 [n, dim] -> uint8 [n, row_bytes]; ValueError on what cannot be stored.
+
+        `root`, of the covariance of the rows' inputs: errors are to make up for each other on these
+        (`four_bit_lines.carried`). Only int4 rounds so far that it does.
+        """
 
     def decode(self, data: np.ndarray) -> np.ndarray:
         """uint8 [n, row_bytes] -> float32 [n, dim]."""
@@ -44,7 +48,7 @@ class Int8Codec:
     def row_bytes(self) -> int:
         return _blocks(self.dim) * (BLOCK + 2)
 
-    def encode(self, rows: np.ndarray) -> np.ndarray:
+    def encode(self, rows: np.ndarray, root: np.ndarray | None = None) -> np.ndarray:
         blocks = _in_blocks(_checked_rows(rows, self.dim))
         with np.errstate(over='ignore'):
             scales = (np.abs(blocks).max(axis=2) / np.float32(_INT8_LIMIT)).astype(np.float16)
@@ -80,26 +84,27 @@ class Int4Codec:
     def row_bytes(self) -> int:
         return _blocks(self.dim) * (BLOCK // 2 + 2) + 4
 
-    def encode(self, rows: np.ndarray) -> np.ndarray:
+    def encode(self, rows: np.ndarray, root: np.ndarray | None = None) -> np.ndarray:
         rows = _checked_rows(rows, self.dim)
         if (largest := np.abs(rows).max(initial=0)) > _INT4_MOST:
             raise ValueError(f'int4 rows: largest magnitude {largest:g} may need a scale above the '
                              f'fp16 range; it must be at most {_INT4_MOST}')
         data = np.empty((len(rows), self.row_bytes), np.uint8)
-        for start in range(0, len(rows), _INT4_ROWS_AT_ONCE):
-            some = slice(start, start + _INT4_ROWS_AT_ONCE)
-            data[some] = self._encoded(rows[some])
+        at_once = _INT4_ROWS_AT_ONCE if root is None else _CARRIED_ROWS_AT_ONCE
+        for start in range(0, len(rows), at_once):
+            some = slice(start, start + at_once)
+            data[some] = self._encoded(rows[some], root)
         return data
 
-    def _encoded(self, rows: np.ndarray) -> np.ndarray:
+    def _encoded(self, rows: np.ndarray, root: np.ndarray | None) -> np.ndarray:
         # Behind the row its last value again, which widens no block.
         padded = np.pad(rows, ((0, 0), (0, -self.dim % BLOCK)), mode='edge')
         blocks = padded.reshape(len(rows), -1, BLOCK)
-        # Large values weigh more: few of them carry most of what a row says.
-        weights = blocks * blocks
-        weights += weights.mean(axis=2, keepdims=True)
-        weights += weights.max(axis=2, keepdims=True) == 0
-        weights.reshape(len(rows), -1)[:, self.dim:] = 0
+        weights = _weights(blocks) if root is None else np.empty_like(blocks)
+        flat = weights.reshape(len(rows), -1)
+        if root is not None:
+            flat[:, :self.dim] = root.diagonal() ** 2
+        flat[:, self.dim:] = 0
         _, scales, offsets = fitted_lines(blocks, weights)
         scales, offsets = scales[:, :, 0], offsets[:, :, 0]
         top_scale = _top(scales, 255 / 256)
@@ -107,7 +112,10 @@ class Int4Codec:
         scale_codes = _codes(scales, top_scale / np.float32(256), 0, 255)
         offset_codes = _codes(offsets, top_offset / np.float32(128), -127, 127)
         # Against the rounded line, so that decoding meets the values that were aimed at.
-        quants = nearest(blocks, *_lines(scale_codes, offset_codes, top_scale, top_offset))
+        lines = _lines(scale_codes, offset_codes, top_scale, top_offset)
+        quants = nearest(blocks, *lines)
+        if root is not None:
+            quants.reshape(len(rows), -1)[:, :self.dim] = carried(rows, *lines, root)
         low, high = np.split(quants.astype(np.uint8), 2, axis=2)
         count = len(rows)
         return np.concatenate([(low | high << 4).reshape(count, -1), scale_codes.astype(np.uint8),
@@ -145,7 +153,7 @@ class Fp16Codec:
     def row_bytes(self) -> int:
         return 2 * self.dim
 
-    def encode(self, rows: np.ndarray) -> np.ndarray:
+    def encode(self, rows: np.ndarray, root: np.ndarray | None = None) -> np.ndarray:
         rows = _checked_rows(rows, self.dim)
         with np.errstate(over='ignore'):
             halves = rows.astype('<f2', order='C')
@@ -219,6 +227,14 @@ def _in_blocks(rows: np.ndarray) -> np.ndarray:
     padded = np.zeros((count, _blocks(dim) * BLOCK), np.float32)
     padded[:, :dim] = rows
     return padded.reshape(count, _blocks(dim), BLOCK)
+
+
+def _weights(blocks: np.ndarray) -> np.ndarray:
+    """Large values weigh more: few of them carry most of what a row says."""
+    weights = blocks * blocks
+    weights += weights.mean(axis=2, keepdims=True)
+    weights += weights.max(axis=2, keepdims=True) == 0
+    return weights
 
 
 def _top(values: np.ndarray, share: float) -> np.ndarray:

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+BLOCK = 32                      # values that share a scale, in int8 and int4 rows
 # Steps that a block's span may have. 15 fill the range; with fewer, the steps of a source that
 # left the ends unused are found; with more, the block's two furthest values are cut.
 _SPANS = (15, 14, 13, 12, 16, 17)
@@ -46,6 +47,30 @@ def nearest(blocks: Array, scales: Array, offsets: Array) -> Array:
     """q, 0 to 15, of the point next to each value on its block's line; shapes as above."""
     slopes = np.where(scales == 0, np.inf, scales)
     return np.rint((blocks - offsets) / slopes + 8).clip(0, 15)
+
+
+def carried(rows: Array, scales: Array, offsets: Array, root: Array) -> Array:
+    """q as of `nearest`, but each of a value that makes up for what earlier ones of its row miss.
+
+    The values' products with inputs are to be right together (GPTQ, arXiv 2210.17323; in this form
+    2307.13304, section 3): `root` is the upper triangular V, float32 [dim, dim], of the inputs'
+    covariance V V^T. The squared error of the products of errors E is |E V|^2, of which column j is
+    V[j, j] (E[j] + sum of E[i] V[i, j] / V[j, j] over i < j), so that sum is added to value j.
+    `rows` float32 [n, dim]; a line of `scales` and `offsets` [n, blocks, 1] for each `BLOCK` of
+    them. Returns q as float32 [n, dim].
+    """
+    dim, carry = len(root), root / root.diagonal()
+    errors, quants = np.zeros((2, dim, len(rows)), np.float32)
+    slopes = np.where(scales == 0, np.inf, scales)
+    for block, first in enumerate(range(0, dim, BLOCK)):
+        some = slice(first, min(first + BLOCK, dim))
+        scale, slope, offset = (part[:, block, 0] for part in (scales, slopes, offsets))
+        aims = rows[:, some].T + carry[:first, some].T @ errors[:first]
+        for column, aim in enumerate(aims, first):
+            aim += carry[first:column, column] @ errors[first:column]
+            quants[column] = np.rint((aim - offset) / slope + 8).clip(0, 15)
+            errors[column] = rows[:, column] - ((quants[column] - 8) * scale + offset)
+    return quants.T
 
 
 def _sums(a: Array, b: Array) -> Array:

@@ -21,13 +21,13 @@ class NeuronWriter:
         self._file = OutputFile(path)
 
     def write(self, section: Section, parts: Iterable[NDArray[np.float32]],
-              copy: int = 0) -> None:
+              copy: int = 0, root: NDArray[np.float32] | None = None) -> None:
         """Write a whole section; `parts` yields float32 [bundles, rows, row values] in their order.
 
-        Raises ValueError when sections come in another order, bundles are missing, or a weight
-        is more than the codec can hold.
+        `root`: as `RowCodec.encode` asks for. Raises ValueError when sections come in another
+        order, bundles are missing, or a weight is more than the codec can hold.
         """
-        self.write_encoded(section, (self._encoded(section, part) for part in parts), copy)
+        self.write_encoded(section, (self._encoded(section, part, root) for part in parts), copy)
 
     def write_encoded(self, section: Section, parts: Iterable[NDArray[np.uint8]],
                       copy: int = 0) -> None:
@@ -52,10 +52,11 @@ class NeuronWriter:
         if self._pending:
             raise ValueError(f'section {self._pending[0][0].label} was not written')
 
-    def _encoded(self, section: Section, part: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def _encoded(self, section: Section, part: NDArray[np.float32],
+                 root: NDArray[np.float32] | None) -> NDArray[np.uint8]:
         rows = np.ascontiguousarray(part, dtype=np.float32).reshape(-1, section.row_values)
         try:
-            return section.codec.encode(rows).reshape(-1, section.bundle_bytes)
+            return section.codec.encode(rows, root).reshape(-1, section.bundle_bytes)
         except ValueError as error:
             raise ValueError(f'{section.label}: {error}') from None
 

@@ -16,6 +16,7 @@ from flash_llm_ros.store import flash_store as names
 from flash_llm_ros.store.flash_store import FlashStore, file_sha256
 from flash_llm_ros.store.geometry import (
     ATTENTION_SECTIONS,
+    MODEL_WIDE,
     Geometry,
     Section,
     plan_geometry,
@@ -99,8 +100,12 @@ class StoreWriter:
             write_file(self.path / names.SPECIAL_TOKENS, json.dumps(special, indent=2) + '\n')
         return self.seal(None)
 
-    def recode(self, form: StoreFormat) -> FlashStore:
-        """Write the neurons again in other codecs; those that stay are copied."""
+    def recode(self, form: StoreFormat, head_root: NDArray[np.float32] | None
+               ) -> FlashStore:
+        """Write the neurons again in other codecs; those that stay are copied.
+
+        `head_root`: of the output head, as `RowCodec.encode` asks for.
+        """
         written = FlashStore.open(self.path)
         self._form, self.geometry = form, planned_geometry(self._weights.spec, form)
         kept = self.path / f'{names.NEURONS}.recoded'
@@ -112,7 +117,8 @@ class StoreWriter:
                     parts = (part for _, part in reader.encoded(before, copy))
                     writer.write_encoded(section, parts, copy)
                 else:
-                    writer.write(section, self._bundles(section, copy), copy)
+                    root = head_root if section.layer == MODEL_WIDE else None
+                    writer.write(section, self._bundles(section, copy), copy, root)
                 self._neurons_done(section, copy)
         writer.close()
         return self._exchanged(kept, names.NEURONS)

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from flash_llm_ros.convert.low_rank import InputStatistics, LowRankFactors
+from flash_llm_ros.convert.input_statistics import InputStatistics
+from flash_llm_ros.convert.low_rank import LowRankFactors
 
 
 @pytest.mark.parametrize('rank', [1, 4, 12])
