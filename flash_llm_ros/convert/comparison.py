@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
 from flash_llm_ros.store import flash_store as names
 from flash_llm_ros.store.flash_store import FlashStore
-from flash_llm_ros.store.geometry import Section
+from flash_llm_ros.store.geometry import Section, head_section
 from flash_llm_ros.store.graph_builder import ExternalData
 from flash_llm_ros.store.neuron_reader import NeuronReader
 from flash_llm_ros.store.resident_layout import attention_layout, up_bias
@@ -24,6 +24,9 @@ from flash_llm_ros.store.writer import Progress
 # Squared error relative to the weights as this machine rounds them: another one may round some
 # halves the other way.
 _SAME = 1e-4
+# The same of int4 heads, relative to weights that are not rounded: how they were follows from a
+# text that is not at hand. SmolLM2's is off by 0.0095, no number by more than 0.15 of its largest.
+_NEARLY_SAME = 0.05
 _STEP = 0.25        # how far a single number may be off: of its row's largest; 4 bits have 1/7
 _SIGNATURE = 32     # numbers that tell neurons apart
 Array = NDArray[np.float32]
@@ -56,7 +59,7 @@ class Comparison:
                 raise self._differs(f'{field} is {ours[field]}, in the checkpoint {value}')
 
     def _compare_neurons(self, progress: Progress) -> None:
-        geometry = self._manifest.geometry
+        geometry, head = self._manifest.geometry, head_section(self._spec)
         with NeuronReader(self._store) as reader:
             for section, copy in geometry.runs():
                 found = (part for _, part in reader.parts(section, copy))
@@ -65,8 +68,12 @@ class Comparison:
                     ours, theirs = np.concatenate(list(found)), np.concatenate(list(expected))
                     order = self._orders[section.layer] = self._order(section, ours, theirs)
                     found, expected = iter([ours]), iter([theirs[order]])
-                self._compare_parts(section.label, (
-                    (part, _rounded(section, rows)) for part, rows in _together(found, expected)))
+                pairs = _together(found, expected)
+                if section.name == head and section.codec.name == 'int4':
+                    self._compare_parts(section.label, pairs, _NEARLY_SAME)
+                else:
+                    self._compare_parts(section.label, ((part, _rounded(section, rows))
+                                                        for part, rows in pairs))
                 progress('comparing', section.first_group + copy * section.stride
                          + section.groups, geometry.groups)
 
@@ -114,7 +121,8 @@ class Comparison:
         self._compare_parts(name, [tuple(np.atleast_1d(tensor).astype(np.float32)
                                          for tensor in (found, expected))])
 
-    def _compare_parts(self, name: str, parts: Iterable[tuple[Array, Array]]) -> None:
+    def _compare_parts(self, name: str, parts: Iterable[tuple[Array, Array]],
+                       same: float = _SAME) -> None:
         missed = size = 0.0
         for found, expected in parts:
             largest = np.abs(expected).max(axis=-1, keepdims=True, initial=0)
@@ -122,7 +130,7 @@ class Comparison:
                 raise self._differs(f'{name} holds other numbers')
             missed += np.square(found - expected, dtype=np.float64).sum()
             size += np.square(expected, dtype=np.float64).sum()
-        if missed > _SAME * size:
+        if missed > same * size:
             raise self._differs(f'{name} holds other numbers')
 
     def _differs(self, what: str) -> ValueError:

@@ -13,7 +13,13 @@ from flash_llm_ros.convert.input_statistics import Array
 from flash_llm_ros.convert.rounding_trial import RoundingTrial
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.flash_store import FlashStore
-from flash_llm_ros.store.geometry import ATTENTION_SECTIONS, Section, SectionSpec, spec_sections
+from flash_llm_ros.store.geometry import (
+    ATTENTION_SECTIONS,
+    Section,
+    SectionSpec,
+    head_section,
+    spec_sections,
+)
 from flash_llm_ros.store.writer import Progress
 
 INT4_LOSS = 0.025       # nats a token: about 2.5 % of perplexity
@@ -52,7 +58,7 @@ class SectionFormats:
         self._specs = spec_sections(layout, spec)
         self.first = (neurons,) * len(self._specs)
         self.undecided: list[int] = []
-        self._head = 'embedding' if spec.embedding.tied else 'head'
+        self._head = head_section(spec)
         if neurons == 'int4':
             # Attention's have a format of their own.
             loses = [section.copies == 1 and section.name not in ATTENTION_SECTIONS

@@ -275,6 +275,11 @@ def spec_sections(layout: str, spec: ModelSpec) -> list[SectionSpec]:
                           block.experts, spec.attention if spec.core_attention else None)
 
 
+def head_section(spec: ModelSpec) -> str:
+    """The name of the section that the output head is."""
+    return 'embedding' if spec.embedding.tied else 'head'
+
+
 def model_sections(layout: str, dim: int, layers: int, neurons: int, vocabulary: int, tied: bool,
                    gated: bool = True, experts: ExpertsSpec | None = None,
                    attention: AttentionSpec | None = None) -> list[SectionSpec]:
