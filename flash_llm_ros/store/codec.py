@@ -187,11 +187,11 @@ class BiasedCodec:
     def row_bytes(self) -> int:
         return self.rows.row_bytes + 4
 
-    def encode(self, rows: np.ndarray) -> np.ndarray:
+    def encode(self, rows: np.ndarray, root: np.ndarray | None = None) -> np.ndarray:
         """float32 [n, dim + 1], the bias last."""
         rows = _checked_rows(rows, self.dim + 1)
         biases = np.ascontiguousarray(rows[:, -1:], '<f4').view(np.uint8)
-        return np.concatenate([self.rows.encode(rows[:, :-1]), biases], axis=1)
+        return np.concatenate([self.rows.encode(rows[:, :-1], root), biases], axis=1)
 
     def decode(self, data: np.ndarray) -> np.ndarray:
         data = _checked_bytes(data, self.row_bytes)
