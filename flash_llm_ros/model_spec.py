@@ -200,6 +200,24 @@ class PositionSpec:
 
 
 @dataclass(frozen=True)
+class ConvolutionSpec:
+    """Layers with a gated short convolution in the place of attention (LFM2, arXiv 2511.23404)."""
+
+    layers: tuple[int, ...]
+    taps: int                           # tokens that it is of, the newest included
+
+    def __post_init__(self) -> None:
+        check_integers(self, ('taps',), least=2)
+        check(len(self.layers) > 0 and list(self.layers) == sorted({*self.layers})
+              and self.layers[0] >= 0, 'layers', self.layers, 'numbers of layers, in their order')
+
+    @property
+    def before(self) -> int:
+        """How many tokens before the newest it is of."""
+        return self.taps - 1
+
+
+@dataclass(frozen=True)
 class EmbeddingSpec:
     vocab_size: int
     tied: bool                          # whether the output head is the embedding
@@ -210,7 +228,7 @@ class EmbeddingSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A decoder-only transformer of equal layers."""
+    """A decoder-only transformer; its layers are equal but for what has a list of layers."""
 
     name: str
     model_type: str
@@ -225,6 +243,7 @@ class ModelSpec:
     end_tokens: tuple[int, ...]
     begin_token: int | None = None      # put before every prompt when not None
     logit_cap: float = 0.0              # logits are cap * tanh(logit / cap); 0: as they are
+    convolution: ConvolutionSpec | None = None
 
     def __post_init__(self) -> None:
         check_integers(self, ('hidden_size', 'layers', 'max_context'))
@@ -239,6 +258,11 @@ class ModelSpec:
         if (experts := self.feed_forward.experts) is not None:
             check(experts.dense_layers < self.layers, 'feed_forward.experts.dense_layers',
                   experts.dense_layers, f'fewer than all {self.layers} layers')
+        if (convolution := self.convolution) is not None:
+            check(self.core_attention and self.norm.first and not self.norm.output, 'convolution',
+                  convolution, 'none unless the core computes attention, and norms are first only')
+            check(convolution.layers[-1] < self.layers, 'convolution.layers', convolution.layers,
+                  f'some of {self.layers} layers')
         self._check_turned()
         self._check_tokens()
 
@@ -275,6 +299,14 @@ class ModelSpec:
     def graphs(self) -> bool:
         """Whether ONNX Runtime has a part in every pass: attention, or routers of experts."""
         return not self.core_attention or self.feed_forward.experts is not None
+
+    def convolves(self, layer: int) -> bool:
+        """Whether a layer has a convolution in the place of attention."""
+        return self.convolution is not None and layer in self.convolution.layers
+
+    def cached_width(self, layer: int) -> int:
+        """Numbers that a layer's cache has of each token: key and value, or what is convolved."""
+        return self.hidden_size if self.convolves(layer) else 2 * self.attention.kv_width
 
     def local(self, layer: int) -> bool:
         """Whether a layer's positions turn with a wavelength of their own."""

@@ -18,6 +18,7 @@ from transformers import (
     GptOssConfig,
     GraniteMoeConfig,
     GraniteMoeSharedConfig,
+    Lfm2MoeConfig,
     MixtralConfig,
     OlmoeConfig,
     PretrainedConfig,
@@ -54,7 +55,8 @@ def write_model(folder: Path, config: PretrainedConfig, seed: int = 11) -> Path:
             tensor.mul_(4)
         tensor.copy_(tensor.half())         # nothing is lost in fp16 stores and files
     head = model.lm_head.weight.data
-    head[[token for token in range(len(head)) if token not in printable_tokens()]] = 0
+    head[[token for token in range(len(head)) if token not in printable_tokens()]] *= (
+        0.125 if config.tie_word_embeddings else 0)
     model.save_pretrained(folder)
     (folder / 'chat_template.jinja').write_text(CHAT_TEMPLATE)
     byte_tokenizer().save(str(folder / 'tokenizer.json'))
@@ -168,6 +170,10 @@ EXPERT_FAMILIES: dict[str, Callable[[Path], Path]] = {
         **SHAPE, head_dim=32, moe_intermediate_size=96, intermediate_size=160, n_routed_experts=8,
         n_shared_experts=1, num_experts_per_tok=3, first_k_dense_replace=1, use_qk_norm=True,
         attention_bias=True, routed_scaling_factor=1.5, num_nextn_predict_layers=0)),
+    'lfm2_moe': lambda folder: write_model(folder, Lfm2MoeConfig(
+        **{**SHAPE, 'num_hidden_layers': 5, 'tie_word_embeddings': True}, num_experts=8,
+        num_experts_per_tok=3, moe_intermediate_size=96, intermediate_size=160, num_dense_layers=2,
+        layer_types=['conv', 'full_attention', 'conv', 'conv', 'full_attention']), seed=13),
     'ernie4_5_moe': lambda folder: write_model(folder, Ernie4_5_MoeConfig(
         **SHAPE, moe_intermediate_size=96, intermediate_size=160, moe_num_experts=8,
         moe_num_shared_experts=2, moe_k=3), seed=14),

@@ -86,7 +86,7 @@ def write_family(folder: Path, model_type: str, **changes: object) -> Path:
         elif 'embed' in name:
             random *= 1 if config.tie_word_embeddings or 'gemma' in model_type else 4
         else:
-            random *= tensor.shape[1] ** -0.5
+            random *= tensor[0].numel() ** -0.5
         tensor.data.copy_(random.half())
     head = model.lm_head.weight.data
     head[256:] = 0                      # no answer ends
@@ -170,6 +170,9 @@ SETTINGS: dict[str, dict[str, object]] = {
     'granite': {'model_type': 'granite', 'embedding_multiplier': 3.0, 'logits_scaling': 0.5,
                 'residual_multiplier': 0.7, 'attention_multiplier': 0.3, 'head_dim': 16,
                 'tie_word_embeddings': True},
+    'lfm2': {'model_type': 'lfm2', 'num_hidden_layers': 5, 'head_dim': 16, 'layer_types': [
+        'conv', 'full_attention', 'conv', 'conv', 'full_attention'], 'block_multiple_of': 48,
+        'block_ffn_dim_multiplier': 1.1, 'tie_word_embeddings': True},
     'smollm3': {'model_type': 'smollm3', 'num_hidden_layers': 5, 'head_dim': 16,
                 'tie_word_embeddings': True},
     'phi3': {'model_type': 'phi3', 'sliding_window': 24, 'head_dim': 16},

@@ -21,7 +21,8 @@ from bench.support.tiny_checkpoint import CHAT_TEMPLATE
 ARCHITECTURES = {'mistral': 'llama', 'mixtral': 'llama', 'ministral3': 'mistral3',
                  'gemma3_text': 'gemma3', 'qwen3_moe': 'qwen3moe', 'qwen2_moe': 'qwen2moe',
                  'glm4_moe': 'glm4moe', 'ernie4_5_moe': 'ernie4_5-moe',
-                 'granitemoeshared': 'granitemoe', 'gpt_oss': 'gpt-oss'}
+                 'granitemoeshared': 'granitemoe', 'gpt_oss': 'gpt-oss',
+                 'lfm2_moe': 'lfm2moe'}
 PERMUTED = ('llama', 'minicpm', 'mistral3', 'granite', 'granitemoe', 'smollm3', 'arcee')
 NORMS_LACK_1 = ('gemma2', 'gemma3', 'nemotron')
 EXPERT = re.compile(r'model\.layers\.(\d+)\.\w+\.experts\.\d+\.(\w+)\.weight')
@@ -87,10 +88,10 @@ def gguf_tensors(tensors: Mapping[str, np.ndarray], architecture: str,
                 ('down',) if kind == 'output' else ('gate', 'up'), parts, strict=True)}
         else:
             lacks = architecture in NORMS_LACK_1 and name.endswith('norm.weight')
-            known = names.get_name(name.replace('correction_bias', 'correction.bias'),
+            known = names.get_name(name.replace('correction_bias', 'correction.bias')
+                                   .replace('expert_bias', 'expert_bias.bias'),
                                    ('.weight', '.bias'))
-            vector = tensors[name][0] if len(tensors[name]) == 1 else tensors[name]
-            found[known] = vector + np.float32(lacks)
+            found[known] = np.squeeze(tensors[name]) + np.float32(lacks)
     return found | {name: np.stack(parts) for name, parts in experts.items()}
 
 
@@ -154,10 +155,11 @@ def fields_of(config: Mapping[str, Any], kind: str) -> dict[str, object]:
         **_expert_fields(config),
         'context_length': config['max_position_embeddings'],
         'embedding_length': config['hidden_size'],
-        'feed_forward_length': config['intermediate_size'],
+        'feed_forward_length': _block_size(config),
         'attention.head_count': heads,
-        'attention.head_count_kv': config['num_key_value_heads'],
-        'attention.layer_norm_rms_epsilon': config.get('rms_norm_eps'),
+        'attention.head_count_kv': _kv_heads(config),
+        'attention.layer_norm_rms_epsilon': config.get('rms_norm_eps', config.get('norm_eps')),
+        'shortconv.l_cache': config.get('conv_L_cache'),
         'attention.layer_norm_epsilon': config.get('norm_eps') or config.get('layer_norm_eps'),
         'attention.sliding_window': config.get('sliding_window') if kind != 'llama' else None,
         'attention.scale': config.get('attention_multiplier'),
@@ -182,6 +184,22 @@ def fields_of(config: Mapping[str, Any], kind: str) -> dict[str, object]:
     return {'general.name': 'tiny', **{f'{kind}.{key}': value for key, value in found.items()}}
 
 
+def _block_size(config: Mapping[str, Any]) -> int:
+    size = config['intermediate_size']
+    if config.get('block_auto_adjust_ff_dim'):
+        step = config['block_multiple_of']
+        size = int(config['block_ffn_dim_multiplier'] * int(2 * size / 3))
+        size = (size + step - 1) // step * step
+    return size
+
+
+def _kv_heads(config: Mapping[str, Any]) -> int | list[int]:
+    heads = config['num_key_value_heads']
+    if 'conv_L_cache' not in config:
+        return heads
+    return [0 if kind == 'conv' else heads for kind in config['layer_types']]
+
+
 def _expert_fields(config: Mapping[str, Any]) -> dict[str, object]:
     names = {
         'expert_count': ('num_local_experts', 'num_experts', 'n_routed_experts',
@@ -191,7 +209,8 @@ def _expert_fields(config: Mapping[str, Any]) -> dict[str, object]:
         'expert_shared_feed_forward_length': ('shared_expert_intermediate_size',
                                               'shared_intermediate_size'),
         'expert_shared_count': ('n_shared_experts', 'moe_num_shared_experts'),
-        'leading_dense_block_count': ('first_k_dense_replace', 'moe_layer_start_index'),
+        'leading_dense_block_count': ('first_k_dense_replace', 'moe_layer_start_index',
+                                      'num_dense_layers'),
         'interleave_moe_layer_step': ('moe_layer_interval',),
         'expert_group_count': ('n_group',),
         'expert_group_used_count': ('topk_group',),
@@ -200,7 +219,7 @@ def _expert_fields(config: Mapping[str, Any]) -> dict[str, object]:
         'nextn_predict_layers': ('num_nextn_predict_layers',)}
     found = {field: next((config[name] for name in of if config.get(name)), None)
              for field, of in names.items()}
-    if 'n_routed_experts' in config:
+    if 'n_routed_experts' in config or 'use_expert_bias' in config:
         found['expert_gating_func'] = 2         # sigmoid
     if 'swiglu_limit' in config:
         found['expert_feed_forward_length'] = config['intermediate_size']

@@ -33,6 +33,7 @@ _KEYS = {                               # config.json: GGUF, behind the architec
     'routed_scaling_factor': 'expert_weights_scale',
     'norm_topk_prob': 'expert_weights_norm',
     'scoring_func': 'expert_gating_func',
+    'conv_L_cache': 'shortconv.l_cache',
     'num_nextn_predict_layers': 'nextn_predict_layers',
     'rope_theta': 'rope.freq_base',
     'rope_local_base_freq': 'rope.freq_base_swa',

@@ -43,7 +43,7 @@ _KINDS = {
     PreTokenizer((r'\p{N}', _WORDS)): (
         'smollm', 'starcoder', 'refact', 'command-r', 'codeshell', 'exaone', 'minerva-7b'),
     PreTokenizer((_LLAMA3,), whole_words=True, begins=True): (
-        'llama-bpe', 'llama3', 'llama-v3', 'falcon3', 'pixtral'),
+        'llama-bpe', 'llama3', 'llama-v3', 'falcon3', 'pixtral', 'lfm2'),
     PreTokenizer((_LLAMA3,)): ('dbrx', 'smaug-bpe'),
     PreTokenizer((_QWEN2,)): ('qwen2', 'deepseek-r1-qwen', 'stablelm2', 'megrez'),
     PreTokenizer((_by_case('', r'\p{N}'),), whole_words=True, begins=True): ('tekken',),

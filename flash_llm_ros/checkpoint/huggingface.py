@@ -31,7 +31,7 @@ from flash_llm_ros.model_spec import ModelSpec
 _DTYPES = ('F64', 'F32', 'F16', 'BF16')
 _BYTES = ('U8',)
 _HEAD = 'lm_head.weight'
-_INNER = ('embed_tokens.', 'layers.', 'norm.', 'decoder.')      # of a model without its head
+_INNER = ('embed_tokens.', 'layers.', 'norm.', 'embedding_norm.', 'decoder.')     # without a head
 _COMPARED = 4096                    # rows at a time
 # As transformers has it since version 5.
 _NOT_TIED = (f'tie_word_embeddings is true, but {_HEAD} is not the embedding: it is taken as the '
@@ -108,8 +108,8 @@ class HuggingFaceCheckpoint(Checkpoint):
             return tensor.shape if shape == fits else shape
         if not tensor.split:
             shape = tuple(self._numbers(self._key(tensor)).get_shape())
-            one_row = len(tensor.shape) == 1 and shape[:-1] == (1,)
-            return shape[1:] if one_row else shape
+            more = len(shape) > len(tensor.shape)   # a vector as a matrix of one row, a channel
+            return tuple(count for count in shape if count > 1) if more else shape
         shapes = {tuple(self._numbers(part).get_shape()) for part in tensor.huggingface_names}
         wrong = shapes - {tensor.shape[1:]}
         return (tensor.shape[0], *wrong.pop()) if wrong else tensor.shape
@@ -158,9 +158,9 @@ class HuggingFaceCheckpoint(Checkpoint):
         numbers = self._numbers(self._key(tensor))
         if tensor.huggingface_interleaved:
             return in_halves(_float32(numbers[:]), tensor.interleaved_heads)[start:stop]
-        if len(numbers.get_shape()) > len(tensor.shape):    # a vector as a matrix of one row
+        if numbers.get_shape()[0] == 1 and stop > 1:        # a vector as a matrix of one row
             return _float32(numbers[0:1, start:stop][0])
-        return _float32(numbers[start:stop])
+        return _float32(numbers[start:stop]).reshape(stop - start, *tensor.shape[1:])
 
     def _key(self, tensor: Tensor) -> str:
         now = tensor.huggingface_now

@@ -134,7 +134,9 @@ def _model_lines(spec: ModelSpec) -> dict[str, str]:
         'model': f'{spec.name} ({spec.model_type}), {spec.layers} layers of width '
                  f'{spec.hidden_size}, each of {spec.feed_forward.text}',
         'attention': f'{spec.attention.heads} heads, {spec.attention.kv_heads} for keys and '
-                     f'values, context of at most {spec.max_context} tokens',
+                     f'values, context of at most {spec.max_context} tokens'
+                     + ('' if spec.convolution is None else
+                        f'; a convolution instead in {len(spec.convolution.layers)} layers'),
         'vocabulary': f'{spec.embedding.vocab_size} tokens, head '
                       + ('tied to the embedding' if spec.embedding.tied else 'of its own')}
 

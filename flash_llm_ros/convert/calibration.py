@@ -152,7 +152,8 @@ def opened(store: FlashStore, threads: int = 1) -> Iterator[Engine]:
     sizes = store.manifest.files
     window = min(sizes[names.NEURONS]['bytes'], _MOST_WINDOW)
     budget = (3 * sizes[names.RESIDENT]['bytes'] + 16 * sizes[names.TOKENIZER]['bytes']
-              + 8 * spec.layers * spec.attention.kv_width * context + window + _SPARE_BYTES)
+              + 4 * sum(map(spec.cached_width, range(spec.layers))) * context + window
+              + _SPARE_BYTES)
     engine = Engine.open(EngineConfig(store.path, budget, mode='exact', context_length=context,
                                       kv_cache='int16', verify=False, lock_memory=False,
                                       threads=threads))

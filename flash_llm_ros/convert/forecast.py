@@ -92,7 +92,9 @@ def _resident_bytes(spec: ModelSpec, form: StoreFormat) -> int:
 
 def _resident(checkpoint: Checkpoint) -> str:
     """4 bits where the source has no more to keep, 8 bits otherwise; three layers tell."""
-    last = checkpoint.spec.layers - 1
+    spec = checkpoint.spec
+    last = spec.layers - 1
     error = max(relative_error(checkpoint.rows(f'layers.{layer}.{part}'), 'q4')
-                for layer in sorted({0, last // 2, last}) for part in 'qo')
+                for layer in sorted({0, last // 2, last})
+                for part in (('conv_in', 'conv_out') if spec.convolves(layer) else 'qo'))
     return 'q4' if error < _Q4_ERROR else 'q8'

@@ -7,15 +7,24 @@ from itertools import groupby
 from typing import Any, NamedTuple
 
 from flash_llm_ros.checked_fields import check, check_choice, check_integers, structured
-from flash_llm_ros.model_spec import AttentionSpec, ExpertsSpec, FeedForwardSpec, ModelSpec
+from flash_llm_ros.model_spec import (
+    AttentionSpec,
+    ConvolutionSpec,
+    ExpertsSpec,
+    FeedForwardSpec,
+    ModelSpec,
+)
 from flash_llm_ros.store.codec import CODEC_NAMES, RowCodec, row_codec
 
 CHECKSUM_BYTES = 4
 MIN_GROUP_BYTES = 4096
 MODEL_WIDE = -1
-ROWS_OF = {'qkv': (1,), 'o': (1,), 'gate_up': (2,), 'down': (1,), 'bundle': (2, 3),
-           'expert_gate_up': (2,), 'expert_down': (1,), 'embedding': (1,), 'head': (1,)}
-ATTENTION_SECTIONS = ('qkv', 'o')       # of models whose attention the core computes
+ROWS_OF = {'qkv': (1,), 'o': (1,), 'conv_in': (1,), 'conv_out': (1,), 'gate_up': (2,),
+           'down': (1,), 'bundle': (2, 3), 'expert_gate_up': (2,), 'expert_down': (1,),
+           'embedding': (1,), 'head': (1,)}
+CONVOLUTION_SECTIONS = ('conv_in', 'conv_out')      # of layers with a convolution instead
+# Of models whose attention the core computes.
+ATTENTION_SECTIONS = ('qkv', 'o', *CONVOLUTION_SECTIONS)
 DENSE_SECTIONS = ('gate_up', 'down')    # of blocks that every token uses
 EXPERT_SECTIONS = ('expert_gate_up', 'expert_down')
 _LAYER_SECTIONS = {'split': DENSE_SECTIONS, 'bundled': ('bundle',)}
@@ -272,7 +281,8 @@ def spec_sections(layout: str, spec: ModelSpec) -> list[SectionSpec]:
     block = spec.feed_forward
     return model_sections(layout, spec.hidden_size, spec.layers, block.size,
                           spec.embedding.vocab_size, spec.embedding.tied, block.gated,
-                          block.experts, spec.attention if spec.core_attention else None)
+                          block.experts, spec.attention if spec.core_attention else None,
+                          spec.convolution)
 
 
 def head_section(spec: ModelSpec) -> str:
@@ -282,14 +292,15 @@ def head_section(spec: ModelSpec) -> str:
 
 def model_sections(layout: str, dim: int, layers: int, neurons: int, vocabulary: int, tied: bool,
                    gated: bool = True, experts: ExpertsSpec | None = None,
-                   attention: AttentionSpec | None = None) -> list[SectionSpec]:
+                   attention: AttentionSpec | None = None,
+                   convolution: ConvolutionSpec | None = None) -> list[SectionSpec]:
     """The sections of a whole model in file order: layer after layer, then the model-wide ones.
 
     ``dim`` is the hidden size, ``neurons`` the FFN width, ``tied`` whether the output head is the
     embedding itself, ``gated`` whether neurons have gate rows; without, they are bundled. A down
     section has a row for each of ``dim`` outputs, a bundle the down column of its neuron.
     ``experts``: of so many neurons each; what every token uses beside them is split, too.
-    ``attention``: its matrices are sections, too.
+    ``attention``: its matrices are sections, too, and those of its layers' ``convolution``.
     """
     check(layout in LAYOUTS, 'layout', layout, f'one of {", ".join(LAYOUTS)}')
     check(gated or layout == 'bundled', 'layout', layout, 'bundled for neurons without gate')
@@ -301,12 +312,15 @@ def model_sections(layout: str, dim: int, layers: int, neurons: int, vocabulary:
         'expert_gate_up': (2, neurons, dim, experts.count if experts else 0, biased),
         'expert_down': (1, dim, neurons, experts.count if experts else 0, biased)}
     if attention is not None:
-        shapes |= {'qkv': (1, attention.qkv_width, dim), 'o': (1, dim, attention.query_width)}
+        shapes |= {'qkv': (1, attention.qkv_width, dim), 'o': (1, dim, attention.query_width),
+                   'conv_in': (1, 3 * dim, dim), 'conv_out': (1, dim, dim)}
     specs = []
     for layer in range(layers):
         always = block.always(layer)
         shapes |= {'gate_up': (2, always, dim), 'down': (1, dim, always)}
-        names = [*(ATTENTION_SECTIONS if attention is not None else ()),
+        convolves = convolution is not None and layer in convolution.layers
+        mixing = CONVOLUTION_SECTIONS if convolves else ('qkv', 'o')
+        names = [*(mixing if attention is not None else ()),
                  *(_LAYER_SECTIONS[layout] if always else ()),
                  *(EXPERT_SECTIONS if block.routed(layer) else ())]
         specs += [SectionSpec(name, layer, *shapes[name]) for name in names]

@@ -19,7 +19,7 @@ def attention_layout(spec: ModelSpec, resident: str) -> Layout:
     for layer in range(spec.layers):
         if spec.core_attention:
             layout |= {f'layers.{layer}.{name}': (np.float32, (width,))
-                       for name, width in layer_vectors(spec).items()}
+                       for name, width in layer_vectors(spec, layer).items()}
         else:
             layout |= matrix_layout(f'layers.{layer}.qkv', attention.qkv_width, d, resident)
             layout |= matrix_layout(f'layers.{layer}.o', d, attention.query_width, resident)
@@ -41,10 +41,12 @@ def float_type(resident: str) -> type[np.floating]:
     return np.float32 if resident == 'fp32' else np.float16
 
 
-def layer_vectors(spec: ModelSpec) -> dict[str, int]:
+def layer_vectors(spec: ModelSpec, layer: int) -> dict[str, int]:
     """Names and widths of what the core's attention needs of a layer beside its sections."""
     d, attention = spec.hidden_size, spec.attention
     vectors = {'attention_norm': d, 'ffn_norm': d} if spec.norm.first else {}
+    if spec.convolves(layer):
+        return vectors | {'conv': d * spec.convolution.taps}
     if attention.bias:
         vectors['qkv_bias'] = attention.qkv_width
     if attention.output_bias:

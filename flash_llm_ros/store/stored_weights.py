@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.model_spec import ModelSpec
-from flash_llm_ros.store.geometry import EXPERT_SECTIONS, Section
+from flash_llm_ros.store.geometry import CONVOLUTION_SECTIONS, EXPERT_SECTIONS, Section
 from flash_llm_ros.store.resident_layout import (
     POSITIONS,
     float_type,
@@ -52,7 +52,7 @@ def bundles(spec: ModelSpec, rows: Rows, section: Section, copy: int
             parts.append(rows(f'{prefix}.up', start, stop))
         if columns is not None:
             parts.append(columns[start:stop])
-        if section.name in ('o', 'down'):
+        if section.name in ('o', 'down', *CONVOLUTION_SECTIONS):
             parts.append(rows(f'{prefix}.{section.name}', start, stop))
         if section.name == 'qkv':
             parts.append(_qkv(rows, section.layer)[start:stop])
@@ -65,9 +65,9 @@ def layer_tensors(spec: ModelSpec, rows: Rows, resident: str, layer: int) -> Ten
     """A layer's tensors of resident.safetensors, rounded already."""
     prefix = f'layers.{layer}'
     if spec.core_attention:
-        for name in layer_vectors(spec):
+        for name in layer_vectors(spec, layer):
             yield f'{prefix}.{name}', (_qkv(rows, layer, '_bias') if name == 'qkv_bias' else
-                                       rows(f'{prefix}.{name}'))
+                                       rows(f'{prefix}.{name}').ravel())
     else:
         yield from matrix_tensors(f'{prefix}.qkv', _qkv(rows, layer), resident).items()
         yield from matrix_tensors(f'{prefix}.o', rows(f'{prefix}.o'), resident).items()

@@ -101,11 +101,9 @@ def test_logits_and_greedy_tokens(model: FamilyModel, store: Path) -> None:
 
 def test_how_well_the_next_layer_is_foreseen(model: FamilyModel, store: Path) -> None:
     """Against transformers: the next layer's router, given what enters this layer's block."""
-    blocks = [getattr(layer, 'mlp', None) or layer.block_sparse_moe
-              for layer in model.reference.model.layers]
-    routers = [block.gate if hasattr(block, 'gate') else block.router for block in blocks
-               if hasattr(block, 'experts')]
-    blocks = blocks[-len(routers):]
+    blocks = [next(getattr(layer, name) for name in ('mlp', 'block_sparse_moe', 'feed_forward')
+                   if hasattr(layer, name)) for layer in model.reference.model.layers]
+    blocks = [block for block in blocks if hasattr(block, 'experts')]
     inputs: list[torch.Tensor] = []
     hooks = [block.register_forward_pre_hook(lambda _, given: inputs.append(given[0][0]))
              for block in blocks]
@@ -118,17 +116,19 @@ def test_how_well_the_next_layer_is_foreseen(model: FamilyModel, store: Path) ->
         hook.remove()
     right = []
     for layer in range(len(blocks) - 1):
-        likely, used = (chosen_by(routers[layer + 1], entered)
+        likely, used = (chosen_by(blocks[layer + 1], entered)
                         for entered in inputs[layer:layer + 2])
         right.append((likely[:, :, None] == used[:, None, :]).any(-1).float())
     assert foresight.recall == pytest.approx(torch.cat(right).mean(0).tolist(), abs=0.01)
 
 
-def chosen_by(router: torch.nn.Module, entered: torch.Tensor) -> torch.Tensor:
+def chosen_by(block: torch.nn.Module, entered: torch.Tensor) -> torch.Tensor:
     """Experts of each token by transformers' router, the best first."""
+    router = block.gate if hasattr(block, 'gate') else block.router
+    bias = getattr(block, 'expert_bias', None)
     with torch.no_grad():
-        logits, _, ids = router(entered)
-    correction = getattr(router, 'e_score_correction_bias', None)
+        logits, _, ids = router(entered) if bias is None else router(entered, bias)
+    correction = getattr(router, 'e_score_correction_bias', bias)
     if correction is not None:
         ranked = logits.sigmoid() + correction
     else:
@@ -181,15 +181,15 @@ def test_one_layer_of_experts_with_a_window(tmp_path: Path) -> None:
         assert np.abs(each - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
-@pytest.mark.parametrize('family', ['dots1', 'glm4_moe', 'ernie4_5_moe'])
+@pytest.mark.parametrize('family', ['dots1', 'glm4_moe', 'ernie4_5_moe', 'lfm2_moe'])
 def test_experts_whose_shares_are_0(family: str, tmp_path: Path) -> None:
     """Corrections choose three whose shares, of scores of thousands, are 0 or 1 each."""
     folder = EXPERT_FAMILIES[family](tmp_path / 'checkpoint')
     tensors = load_file(folder / 'model.safetensors')
     for name, values in tensors.items():
-        if name.endswith('mlp.gate.weight'):
+        if name.endswith(('mlp.gate.weight', 'feed_forward.gate.weight')):
             values *= 1e4
-        elif name.endswith('e_score_correction_bias'):
+        elif name.endswith(('e_score_correction_bias', 'expert_bias')):
             values[..., :3], values[..., 3:] = 9, 0
     save_file(tensors, folder / 'model.safetensors', metadata={'format': 'pt'})
     reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
@@ -254,6 +254,10 @@ def test_gguf_without_a_field_is_what_llama_cpp_reads(field: str, tmp_path: Path
     ('dots1', {'topk_group': 1}, 'active is 3; it must be no more than 1 of 4 groups have'),
     ('glm4_moe', {'routed_scaling_factor': 0}, 'routed_scaling_factor is 0; it must be a positive'),
     ('glm4_moe', {'first_k_dense_replace': 3}, 'dense_layers is 3; it must be fewer than all 3'),
+    ('lfm2_moe', {'conv_bias': True}, 'conv_bias is true; convolutions have no biases here'),
+    ('lfm2_moe', {'conv_L_cache': 1}, 'taps is 1; it must be an integer of at least 2'),
+    ('lfm2_moe', {'layer_types': ['conv', 'mamba'] * 3}, 'layer_types has mamba; only'),
+    ('lfm2_moe', {'num_hidden_layers': 3}, 'convolution.layers is (0, 2, 3); it must be some of 3'),
     ('ernie4_5_moe', {'moe_layer_interval': 2}, 'moe_layer_interval is 2; it must be 1'),
     ('ernie4_5_moe', {'moe_layer_end_index': 1}, 'moe_layer_end_index is 1; it must be the last'),
     ('ernie4_5_moe', {'use_bias': True}, 'use_bias is true'),

@@ -35,8 +35,8 @@ from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 PROMPTS = ('Where is the charging station?', 'x', 'Turn left, then stop. ' * 5)
 
 
-@pytest.fixture(scope='module', params=[*WRITTEN, 'qwen3', 'gemma2', 'olmo2', 'nemotron-biases',
-                                        'stablelm-parallel'])
+@pytest.fixture(scope='module', params=[*WRITTEN, 'qwen3', 'gemma2', 'lfm2', 'olmo2',
+                                        'nemotron-biases', 'stablelm-parallel'])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> FamilyModel:
     folder = VARIANTS[request.param](tmp_path_factory.mktemp(request.param) / 'checkpoint')
     return FamilyModel(request.param, folder, reference_of(folder))
@@ -140,7 +140,7 @@ def test_the_text_model_within_one_of_pictures(prefixes: tuple[str, str], tmp_pa
         np.testing.assert_array_equal(within.rows(name), expected)
 
 
-@pytest.mark.parametrize('name', ['llama', 'opt', 'gemma3', 'qwen3'])
+@pytest.mark.parametrize('name', ['llama', 'opt', 'gemma3', 'qwen3', 'lfm2'])
 def test_folders_of_a_model_without_its_head(name: str, tmp_path: Path) -> None:
     """As `AutoModel` saves them: names of tensors lack their beginning."""
     folder = (write_checkpoint(tmp_path, tie_word_embeddings=True) if name == 'llama'
@@ -238,6 +238,20 @@ def test_the_first_minicpm_files_name_no_scales(tmp_path: Path) -> None:
     folder, file = open_checkpoint(folder), open_checkpoint(tmp_path / 'model.gguf')
     for name in ('embedding', 'layers.2.o', 'layers.0.down', 'final_norm', 'head'):
         np.testing.assert_allclose(file.rows(name), folder.rows(name), rtol=1e-6)
+
+
+def test_the_first_lfm2_files_have_other_names(tmp_path: Path) -> None:
+    folder = VARIANTS['lfm2'](tmp_path / 'checkpoint')
+    spec, config = open_checkpoint(folder).spec, json.loads((folder / 'config.json').read_text())
+    kinds = config.pop('layer_types')
+    (folder / 'config.json').write_text(json.dumps(config | {
+        'full_attn_idxs': [layer for layer, kind in enumerate(kinds) if kind != 'conv'],
+        'block_ff_dim': config.pop('intermediate_size'),
+        'tie_embedding': config.pop('tie_word_embeddings')}))
+    theirs = AutoModelForCausalLM.from_pretrained(folder)
+    assert theirs.config.layer_types == kinds
+    assert theirs.model.layers[0].feed_forward.w1.out_features == spec.feed_forward.size
+    assert open_checkpoint(folder).spec == spec
 
 
 def test_a_scaled_weight_outside_of_fp16_is_refused(tmp_path: Path) -> None:

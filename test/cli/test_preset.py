@@ -49,7 +49,7 @@ def test_what_is_printed_can_be_typed(name: str, capsys: pytest.CaptureFixture[s
 def test_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(['preset']) == 0
     shown = [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]]
-    assert shown == list(presets()) and len(shown) == 11
+    assert shown == list(presets()) and len(shown) == 13
     assert main(['preset', 'smollm2-135m']) == 1
     assert f'is {SMALL} meant?' in capsys.readouterr().err
 

@@ -377,11 +377,11 @@ def test_guessed_and_forced_tokens_are_remembered_rightly(int8_store: Path, tmp_
         assert first.text in choices
         found = say(engine, 'a', prompt, constraint=limit, max_tokens=40)
         assert found.stats.cached_tokens < len(found.prompt_tokens)
-        cached = engine.model.attention._cache[..., :len(found.prompt_tokens), :].copy()
+        cached = np.stack(engine.model.attention._cache)
         tokens = np.array(found.prompt_tokens)
         for start in range(0, len(tokens), engine.model.chunk):
             engine.model.forward(tokens[start:start + engine.model.chunk], start, dense=True)
-        expected = engine.model.attention._cache[..., :len(tokens), :]
+        expected = np.stack(engine.model.attention._cache)
         error = np.abs(cached.astype(np.float32) - expected).max()
         assert error < 0.1 * expected.astype(np.float32).std()
         engine.reset_session('')

@@ -12,6 +12,8 @@ from flash_llm_ros.checkpoint.families.glm4_moe import Glm4Moe
 from flash_llm_ros.checkpoint.families.gpt_oss import GptOss
 from flash_llm_ros.checkpoint.families.granite import Granite
 from flash_llm_ros.checkpoint.families.granitemoe import GraniteMoe, GraniteMoeShared
+from flash_llm_ros.checkpoint.families.lfm2 import Lfm2
+from flash_llm_ros.checkpoint.families.lfm2_moe import Lfm2Moe
 from flash_llm_ros.checkpoint.families.llama import Llama
 from flash_llm_ros.checkpoint.families.minicpm import MiniCpm
 from flash_llm_ros.checkpoint.families.mistral import Mistral
@@ -44,6 +46,9 @@ FAMILIES: dict[str, Family] = {
     'granite': Granite(),
     'granitemoe': GraniteMoe(),
     'granitemoeshared': GraniteMoeShared(),     # of config.json
+    'lfm2': Lfm2(),
+    'lfm2_moe': Lfm2Moe(),
+    'lfm2moe': Lfm2Moe(),               # of GGUF
     'llama': Llama(),
     'minicpm': MiniCpm(),
     'ministral': Mistral(),

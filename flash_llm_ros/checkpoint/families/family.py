@@ -14,6 +14,7 @@ from flash_llm_ros.checkpoint.gguf_config import GgufConfig
 from flash_llm_ros.checkpoint.weight_scales import WeightScales
 from flash_llm_ros.model_spec import (
     AttentionSpec,
+    ConvolutionSpec,
     EmbeddingSpec,
     FeedForwardSpec,
     ModelSpec,
@@ -114,6 +115,10 @@ class Family(ABC):
     def layer_tensors(self, spec: ModelSpec, layer: int) -> Iterator[Tensor]:
         """Those of a layer, in the order in which a token meets them."""
 
+    def convolution(self, config: Config) -> ConvolutionSpec | None:
+        """Which layers have one in the place of attention."""
+        return None
+
     def scales(self, config: Config) -> WeightScales:
         """What the family multiplies with beside its weights."""
         return WeightScales()
@@ -142,7 +147,8 @@ class Family(ABC):
             attention=self.attention(config), feed_forward=self.feed_forward(config),
             norm=self.norm(config), positions=self.positions(config),
             embedding=EmbeddingSpec(config['vocab_size'], tied), end_tokens=end_tokens,
-            begin_token=begin_token, logit_cap=self.cap(config, 'final_logit_softcapping'))
+            begin_token=begin_token, logit_cap=self.cap(config, 'final_logit_softcapping'),
+            convolution=self.convolution(config))
 
     def tensors(self, spec: ModelSpec) -> Iterator[Tensor]:
         """All that a checkpoint of this specification must have."""

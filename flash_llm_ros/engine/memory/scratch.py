@@ -40,7 +40,7 @@ def scratch_bytes(manifest: Manifest, context: int, chunk: int, threads: int,
     core = core_scratch_bytes(manifest.geometry, threads, chunk,
                               0 if experts is None else experts.active)
     if spec.core_attention:
-        floats += chunk * spec.hidden_size + sampling
+        floats += chunk * spec.hidden_size * (5 if spec.convolution else 1) + sampling
         core += attention_shape(spec, context, chunk, 'int8').scratch_bytes(spec.hidden_size,
                                                                             threads)
     else:

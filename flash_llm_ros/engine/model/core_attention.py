@@ -1,4 +1,7 @@
-"""Attention in the native core, whose matrices are sections of the neuron file."""
+"""Attention in the native core, whose matrices are sections of the neuron file.
+
+Layers with a convolution in its place have that of `core_convolution`.
+"""
 
 from typing import Any
 
@@ -7,6 +10,7 @@ import numpy as np
 from flash_llm_ros.engine.memory.core import attention_shape
 from flash_llm_ros.engine.memory.window import Window
 from flash_llm_ros.engine.model.attention_part import Array, AttentionPart
+from flash_llm_ros.engine.model.core_convolution import CoreConvolution
 from flash_llm_ros.engine.plan import PlanRow
 from flash_llm_ros.store.flash_store import RESIDENT, FlashStore
 from flash_llm_ros.store.resident_layout import attention_layout, layer_vectors
@@ -23,10 +27,16 @@ class CoreAttention(AttentionPart):
     def __init__(self, store: FlashStore, cache_type: str, context: int, chunk: int) -> None:
         """`cache_type`: int8 or int16; the others as `AttentionPart`."""
         super().__init__(store, context, chunk)
-        self.cache_type = cache_type
+        self._kv_type = cache_type
+        self._convolved_type = np.dtype(np.float16 if cache_type == 'int8' else np.float32)
+        self.cache_type = cache_type + (f', of convolutions in {self._convolved_type}'
+                                        if self._spec.convolution else '')
 
     def cache_bytes(self, context: int) -> int:
-        return self._spec.layers * int(np.prod(self._shape(context).cache_shape()))
+        tiles = int(np.prod(self._shape(context).cache_shape()))
+        return sum(self._convolved_type.itemsize * int(np.prod(self._convolved_shape(context)))
+                   if self._spec.convolves(layer) else tiles
+                   for layer in range(self._spec.layers))
 
     def estimate(self) -> list[PlanRow]:
         routers = ' and routers' if self._spec.routed_layers else ''
@@ -35,7 +45,7 @@ class CoreAttention(AttentionPart):
     def load(self) -> None:
         """Raises FlashLlmError: STORE_CORRUPT, READ_FAILED."""
         names = [f'layers.{layer}.{name}' for layer in range(self._spec.layers)
-                 for name in layer_vectors(self._spec)]
+                 for name in layer_vectors(self._spec, layer)]
         with self._store.tensors(RESIDENT) as tensors:
             tensors.require(attention_layout(self._spec, self._store.manifest.resident))
             self._vectors = {name: tensors.read(name) for name in [*names, 'final_norm']}
@@ -46,17 +56,29 @@ class CoreAttention(AttentionPart):
 
     def allocate(self) -> None:
         super().allocate()
-        shape = self._shape(self.context).cache_shape()
-        self._cache = np.full((self._spec.layers, *shape), 0, np.uint8)  # touches every page
+        spec, tiles = self._spec, self._shape(self.context).cache_shape()
+        self._cache = [np.full(self._convolved_shape(self.context), 0, self._convolved_type)
+                       if spec.convolves(layer) else np.full(tiles, 0, np.uint8)
+                       for layer in range(spec.layers)]     # full() touches every page
+        self._convolutions: dict[int, CoreConvolution] = {}
+        self._numbers: dict[int, int] = {}      # layers -> the core's own numbers of them
         self._normed = np.zeros_like(self._ffn_input)
         self._block = np.zeros_like(self._ffn_input) if self._spec.norm.output else None
 
     def attach(self, window: Window) -> None:
         self._core, spec = window.core, self._spec
         self._core.set_attention(self._shape(self.context), spec.norm.eps)
+        scratch = (np.zeros((4, *self._ffn_input.shape), np.float32)
+                   if spec.convolution is not None else None)
         for layer in range(spec.layers):
+            if spec.convolves(layer):
+                self._convolutions[layer] = CoreConvolution(
+                    window, layer, self._cache[layer], scratch,
+                    self._vector(layer, 'conv').reshape(spec.hidden_size, -1),
+                    (self._vector(layer, 'attention_norm'), self._vector(layer, 'ffn_norm')))
+                continue
             rotation = int(spec.local(layer)) if spec.positions.turns(layer) else -1
-            self._core.add_attention(
+            self._numbers[layer] = self._core.add_attention(
                 window.section('qkv', layer), window.section('o', layer), self._cache[layer],
                 rotation=rotation, window=spec.attention.window(layer),
                 norm_heads=spec.attention.qk_norm == 'head',
@@ -67,7 +89,10 @@ class CoreAttention(AttentionPart):
         hidden = self.hidden(layer, tokens)
         if layer:
             self._add_block(layer - 1, 0, hidden)
-        self._core.attention(layer, hidden, position, residual, ffn_input)
+        if layer in self._convolutions:
+            self._convolutions[layer].run(hidden, position, residual, ffn_input)
+        else:
+            self._core.attention(self._numbers[layer], hidden, position, residual, ffn_input)
         if self._block is None:
             return ffn_input, residual
         self._block[:tokens] = 0
@@ -75,9 +100,13 @@ class CoreAttention(AttentionPart):
 
     def rows(self, count: int) -> list[memoryview]:
         """Whole tiles: what lies in the last one behind `count` tokens is never looked at."""
+        if not count:
+            return []
         tiles = -(-count // self._shape(self.context).tile_tokens)
-        return [memoryview(head[:tiles]).cast('B')
-                for layer in self._cache for head in layer] if count else []
+        places = [place for layer, cache in enumerate(self._cache) for place in
+                  ([cache[-self.context:][:count]] if self._spec.convolves(layer) else
+                   [head[:tiles] for head in cache])]
+        return [memoryview(place).cast('B') for place in places]
 
     def final_norm(self, first: int, end: int) -> Array:
         normed = self._normed[:end - first]
@@ -95,5 +124,9 @@ class CoreAttention(AttentionPart):
     def _vector(self, layer: int, name: str) -> Array | None:
         return self._vectors.get(f'layers.{layer}.{name}')
 
+    def _convolved_shape(self, context: int) -> tuple[int, int]:
+        """Zeros, as if there were tokens before the first one, and what is convolved of each."""
+        return self._spec.convolution.before + context, self._spec.hidden_size
+
     def _shape(self, context: int) -> Any:
-        return attention_shape(self._spec, context, self._chunk, self.cache_type)
+        return attention_shape(self._spec, context, self._chunk, self._kv_type)
