@@ -43,6 +43,7 @@ FAMILIES: dict[str, Callable[[Path], Path]] = {'opt': write_opt} | {
         'gemma2': {**_GEMMA, 'num_hidden_layers': 4, 'attn_logit_softcapping': 3.0,
                    'final_logit_softcapping': 8.0},
         'gemma3_text': {**_GEMMA, 'num_hidden_layers': 7},
+        'lfm2': {'head_dim': 16, 'layer_types': ['conv', 'full_attention', 'conv']},
         'nemotron': {'num_attention_heads': 2},
         'stablelm': {'head_dim': None, 'num_attention_heads': 1, 'num_key_value_heads': 1},
     }.items()} | EXPERT_FAMILIES
