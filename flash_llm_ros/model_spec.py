@@ -295,11 +295,6 @@ class ModelSpec:
         return (norm.kind == 'rms' and (norm.first or norm.output) and not norm.parallel
                 and self.positions.kind == 'rotary' and not block.bias)
 
-    @property
-    def graphs(self) -> bool:
-        """Whether ONNX Runtime has a part in every pass: attention, or routers of experts."""
-        return not self.core_attention or self.feed_forward.experts is not None
-
     def convolves(self, layer: int) -> bool:
         """Whether a layer has a convolution in the place of attention."""
         return self.convolution is not None and layer in self.convolution.layers

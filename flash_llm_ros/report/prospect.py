@@ -15,7 +15,8 @@ from flash_llm_ros.store.flash_store import RESIDENT, TOKENIZER, TOKENIZER_TABLE
 from flash_llm_ros.store.geometry import ATTENTION_SECTIONS
 
 _PLENTY = 1 << 50       # bytes, to see what is not the window
-# What libraries take beside the weights that a plan knows before it is loaded, and what graphs do.
+# What libraries take beside the weights that a plan knows before it is loaded, and what graphs of
+# attention do.
 _LIBRARIES, _GRAPHS = 1_500_000, 12_500_000
 
 
@@ -46,7 +47,7 @@ def floors_of(store: FlashStore, profile: DeviceProfile | None, budgets: Sequenc
     config = EngineConfig(store.path, _PLENTY, context_length=context)
     (choice, parts), *_ = mode_choices(config, store, None)
     plan = parts.plan()
-    loading = _LIBRARIES + (_GRAPHS if store.manifest.model.graphs else 0)
+    loading = _LIBRARIES + (0 if store.manifest.model.core_attention else _GRAPHS)
     plan = replace(plan, rows=(*plan.rows, replace(plan.rows[0], bytes=loading)))
     return budget_floors({choice.mode: plan}, store, profile, budgets)
 

@@ -12,6 +12,8 @@ from bench.support.memory_cgroup import cgroup_version
 from flash_llm_ros.cli.main import main
 from flash_llm_ros.engine import Engine, EngineConfig
 from flash_llm_ros.engine.model.feed_forward.read_ahead import ReadAhead
+from flash_llm_ros.report.prospect import floors_of
+from flash_llm_ros.store.flash_store import FlashStore
 
 LAYERS, EXPERTS, ACTIVE = 3, 8, 2
 
@@ -47,6 +49,13 @@ def test_a_window_without_room_for_a_token_is_warned_of(experts_store: Path) -> 
     engine.close()
     assert not [line for line in lines if 'a token uses' in line]
     assert any("the model's own router chooses 2 of 8 experts a layer" in line for line in lines)
+
+
+def test_the_least_budget_is_known_before(experts_store: Path) -> None:
+    engine = opened_tightly(experts_store)
+    engine.close()
+    least = floors_of(FlashStore.open(experts_store), None, context=512)[0].budget
+    assert least == pytest.approx(engine.config.dram_budget, abs=3_000_000)
 
 
 def with_room(store: Path) -> Engine:

@@ -21,7 +21,8 @@ class Scratch(Part):
     def buffers(self) -> list[PlanRow]:
         needed = scratch_bytes(self._manifest, self._context, self._chunk, self._threads,
                                self._logits_rows)
-        graphs = self._manifest.model.graphs or self._manifest.calibration is not None
+        model, calibration = self._manifest.model, self._manifest.calibration
+        graphs = not model.core_attention or model.routed_layers or calibration is not None
         needed += _GRAPHS_SLACK if graphs else _SLACK
         return [PlanRow('scratch', needed, f'{self._chunk} prompt tokens at once')]
 
