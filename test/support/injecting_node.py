@@ -2,7 +2,8 @@
 
 '[prefill=3]' only the first, '[say] A b.' has these words instead of its pieces, '[fault]' and
 '[bug]' raise after the first token, '[hang]' and '[hold]' begin with a native call that does not
-return, the latter with the interpreter's lock; in a conversation the last message counts.
+return, the latter with the interpreter's lock, '[reads 1+:stall100]' sets FAULTS of the preloaded
+shim from then on (bench/faults/shims/reads.c); in a conversation the last message counts.
 Environment variables: TEST_OPEN_SECONDS slows the opening of a store, TEST_SYSFS stands in for
 /sys, TEST_OBJECTS names a file for the count of Python's objects; results are then kept for 1 s.
 """
@@ -43,6 +44,8 @@ class Injected:
             ctypes.CDLL(None).sleep(3600)
         if '[hold]' in self._prompt:
             ctypes.PyDLL(None).sleep(3600)
+        if reads := re.search(r'\[reads (\S+)\]', self._prompt):
+            os.environ['FAULTS'] = reads.group(1)
         said = re.findall(r'\s*\S+', self._prompt.partition('[say] ')[2])
         words = itertools.chain(said, itertools.repeat(''))
         for piece, word in zip(self._generation, words, strict=False):
