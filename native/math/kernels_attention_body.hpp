@@ -215,9 +215,10 @@ inline void attend_to(const KvTiles& tiles, const std::uint8_t* segment, std::in
   for (std::int64_t q = 0; q < queries.count; ++q) {
     float* const row = rows + q * stride;
     __builtin_memset(row, 0, static_cast<std::size_t>(stride) * sizeof *row);
-    const std::int64_t unseen = queries.begin(q) - first;
+    const std::int64_t unseen = queries.begin(q) <= first ? 0 : queries.begin(q) - first;
     const std::int64_t seen = least(tokens, queries.end(q) - first);
-    weigh(scores + q * kSegmentTokens, unseen < 0 ? 0 : unseen, seen <= unseen || seen < 0 ? 0 : seen,
+    const bool any = unseen < seen;     // else the window may begin far behind the segment
+    weigh(scores + q * kSegmentTokens, any ? unseen : 0, any ? seen : 0,
           AttendedRow{row, tiles.padded_dim()});
   }
   for (std::int64_t t = from; t < tokens; t += kTileTokens) {
