@@ -38,8 +38,14 @@ void set_attention(NeuronCore& core, const AttentionShape& shape, float eps) {
   without_interpreter([&] { core.set_attention(shape, eps); });
 }
 
-py::tuple cache_shape(const AttentionShape& shape) {
-  return py::make_tuple(shape.kv_heads, shape.cache_tiles(), shape.tiles().bytes());
+void require_window(std::int64_t window) {
+  require(window >= 0 && window < (std::int64_t{1} << 31), "window", window,
+          "a number of tokens, or 0");
+}
+
+py::tuple cache_shape(const AttentionShape& shape, std::int64_t window) {
+  require_window(window);
+  return py::make_tuple(shape.kv_heads, shape.cache_tiles(window), shape.tiles().bytes());
 }
 
 std::vector<float> values_of(const char* name, const py::object& array, std::int64_t count) {
@@ -56,11 +62,11 @@ int add_attention(NeuronCore& core, int qkv, int o, const py::object& cache, int
                   const py::object& query_norm, const py::object& key_norm,
                   const py::object& output_norm, const py::object& sinks, bool norm_heads) {
   const AttentionShape shape = without_interpreter([&] { return core.attention_shape(); });
-  const std::vector<std::int64_t> cache_shape{shape.kv_heads, shape.cache_tiles(),
-                                              static_cast<std::int64_t>(shape.tiles().bytes())};
   require(rotation >= -1 && rotation < static_cast<int>(shape.rotations.size()), "rotation", rotation,
           "-1 or one of the shape's " + std::to_string(shape.rotations.size()));
-  require(window >= 0, "window", window, "a number of tokens, or 0");
+  require_window(window);
+  const std::vector<std::int64_t> cache_shape{shape.kv_heads, shape.cache_tiles(window),
+                                              static_cast<std::int64_t>(shape.tiles().bytes())};
   require(query_norm.is_none() == key_norm.is_none(), "key_norm", !key_norm.is_none(),
           "given where query_norm is");
   const std::int64_t kv_width = shape.kv_heads * shape.head_dim;
@@ -113,8 +119,9 @@ void bind_attention_shape(py::module_& module) {
       .def(py::init(&shape_of), py::arg("heads"), py::arg("kv_heads"), py::arg("head_dim"),
            py::arg("context"), py::arg("tokens"), py::arg("kv_bits"), py::arg("rotations"),
            py::arg("soft_cap") = 0.0f)
-      .def("cache_shape", &cache_shape,
-           "Of a layer's cache, uint8 [kv_heads, tiles, bytes].")
+      .def("cache_shape", &cache_shape, py::arg("window") = 0,
+           "Of the cache, uint8 [kv_heads, tiles, bytes], of a layer whose tokens see so many others, "
+           "themselves included; 0: all. Token t lies in tile t // tile_tokens % tiles.")
       .def_property_readonly_static(
           "tile_tokens", [](const py::object&) { return kTileTokens; },
           "How many tokens' keys and values a tile holds.")
@@ -134,11 +141,11 @@ void bind_attention(py::class_<NeuronCore>& core) {
            py::arg("output_norm") = py::none(), py::arg("sinks") = py::none(),
            py::arg("norm_heads") = true,
            py::keep_alive<1, 4>(),
-           "A layer's sections of single rows and KV cache uint8 [shape.cache_shape()]; returns its "
-           "number. `rotation`: which of the shape's, or -1; `window`: how many tokens a token sees, "
-           "itself included; 0: all. Norms and biases are float32, those of queries and keys of each "
-           "head or, without norm_heads, of their width; sinks, of each head: a score that shares in the "
-           "softmax and adds nothing. None: none.")
+           "A layer's sections of single rows and KV cache uint8 [shape.cache_shape(window)]; returns "
+           "its number. `rotation`: which of the shape's, or -1; `window`: how many tokens a token "
+           "sees, itself included; 0: all. Norms and biases are float32, those of queries and keys of "
+           "each head or, without norm_heads, of their width; sinks, of each head: a score that shares "
+           "in the softmax and adds nothing. None: none.")
       .def("attention", &attention, py::arg("layer"), py::arg("hidden"), py::arg("position"),
            py::arg("residual"), py::arg("feed_forward_input"),
            "residual = hidden + attention of normed hidden, normed where there is an output norm, "

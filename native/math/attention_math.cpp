@@ -122,8 +122,8 @@ AttentionMath::Units AttentionMath::units(std::int64_t window, std::int64_t posi
       std::min(tokens, std::max<std::int64_t>(1, kQueriesOfUnit / shape_.group()));
   const std::int64_t segments = parts(position + tokens, kSegmentTokens);
   const bool few = tokens <= kFewTokens && tokens * segments <= kMostRanges;
-  return {window, position, tokens, block, parts(tokens, block), few ? 1 : segments,
-          few ? segments : 1};
+  return {window, shape_.cache_tiles(window), position, tokens, block, parts(tokens, block),
+          few ? 1 : segments, few ? segments : 1};
 }
 
 void AttentionMath::attend(ThreadPool& pool, const LayerReach& reach,
@@ -131,7 +131,7 @@ void AttentionMath::attend(ThreadPool& pool, const LayerReach& reach,
                            std::int64_t position, Outputs out) {
   find_angles(position, qkv.tokens);
   pool.share(qkv.tokens, [&](std::int64_t token, int) {
-    take_in(reach.rotation, cache, qkv.row(token), position, token);
+    take_in(reach, cache, qkv.row(token), position, token);
   });
   const Units how = units(reach.window, position, qkv.tokens);
   const std::int64_t all = position + qkv.tokens;
@@ -164,19 +164,20 @@ void AttentionMath::find_angles(std::int64_t position, std::int64_t tokens) {
   angles_tokens_ = tokens;
 }
 
-void AttentionMath::take_in(int rotation, std::uint8_t* cache, float* qkv, std::int64_t position,
-                            std::int64_t token) {
+void AttentionMath::take_in(const LayerReach& reach, std::uint8_t* cache, float* qkv,
+                            std::int64_t position, std::int64_t token) {
   const std::int64_t group = shape_.group();
   for (std::int64_t head = 0; head < shape_.heads; ++head, qkv += shape_.head_dim) {
-    turn(rotation, qkv, token);
+    turn(reach.rotation, qkv, token);
     const std::int64_t kv_head = head / group;
     put_query(qkv, size((kv_head * shape_.most_tokens + token) * group + head % group));
   }
-  const std::int64_t tile = (position + token) / kTileTokens;
+  const std::int64_t tiles = shape_.cache_tiles(reach.window);
+  const std::int64_t tile = (position + token) / kTileTokens % tiles;
   const std::int64_t place = (position + token) % kTileTokens;
   for (std::int64_t kv_head = 0; kv_head < shape_.kv_heads; ++kv_head, qkv += shape_.head_dim) {
-    turn(rotation, qkv, token);
-    std::uint8_t* const to = cache + size(kv_head * shape_.cache_tiles() + tile) * tiles_.bytes();
+    turn(reach.rotation, qkv, token);
+    std::uint8_t* const to = cache + size(kv_head * tiles + tile) * tiles_.bytes();
     put_key(to, place, qkv);
     put_value(to, place, qkv + shape_.kv_heads * shape_.head_dim);
   }
@@ -281,7 +282,7 @@ void AttentionMath::attend_unit(const Units& units, std::int64_t unit, const std
     if (from + kSegmentTokens <= queries.begin(0)) {
       continue;
     }
-    const std::int64_t tile = kv_head * shape_.cache_tiles() + from / kTileTokens;
+    const std::int64_t tile = kv_head * units.tiles + from / kTileTokens % units.tiles;
     float* const rows = segment == begin ? first.data : scratch.rows.data();
     kernels_.attend(tiles_, cache + size(tile) * tiles_.bytes(), from, queries,
                     scratch.scores.data(), rows);

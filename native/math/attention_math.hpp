@@ -1,6 +1,7 @@
 // Attention of some tokens to the keys and values of all before them.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
@@ -36,7 +37,14 @@ struct AttentionShape {
   }
   std::int64_t qkv_width() const { return (heads + 2 * kv_heads) * head_dim; }
   KvTiles tiles() const { return {kv_bits, head_dim}; }
-  std::int64_t cache_tiles() const { return (context + kTileTokens - 1) / kTileTokens; }
+  // Of a layer's cache: a ring of whole segments where tokens see only so many others. What tokens
+  // see that share a call is still there when all of them have come.
+  std::int64_t cache_tiles(std::int64_t window) const {
+    constexpr std::int64_t tiles = kSegmentTokens / kTileTokens;
+    const std::int64_t whole = (context + kTileTokens - 1) / kTileTokens;
+    const std::int64_t segments = (window + most_tokens + kSegmentTokens - 1) / kSegmentTokens;
+    return window == 0 ? whole : std::min(whole, segments * tiles);
+  }
 };
 
 // What layers differ in.
@@ -70,8 +78,8 @@ class AttentionMath {
 
   // out [tokens, query width] of queries, keys and values, which lie side by side in qkv [tokens,
   // qkv width], of tokens from `position` on. Keys and values go to their places in a layer's cache
-  // [kv heads, tiles]; qkv is turned in place. `sinks`, one for each head or none: a score that takes
-  // its share of the softmax, of which nothing is added.
+  // [kv heads, cache_tiles of its window]; qkv is turned in place. `sinks`, one for each head or none:
+  // a score that takes its share of the softmax, of which nothing is added.
   void attend(ThreadPool& pool, const LayerReach& reach, const std::vector<float>& sinks,
               std::uint8_t* cache, Outputs qkv, std::int64_t position, Outputs out);
 
@@ -83,6 +91,7 @@ class AttentionMath {
   // How a call is shared out: heads that share keys, `block` tokens and `range` segments a unit.
   struct Units {
     std::int64_t window;
+    std::int64_t tiles;  // of the cache
     std::int64_t position;
     std::int64_t tokens;
     std::int64_t block;
@@ -93,7 +102,7 @@ class AttentionMath {
 
   Units units(std::int64_t window, std::int64_t position, std::int64_t tokens) const;
   void find_angles(std::int64_t position, std::int64_t tokens);
-  void take_in(int rotation, std::uint8_t* cache, float* qkv, std::int64_t position,
+  void take_in(const LayerReach& reach, std::uint8_t* cache, float* qkv, std::int64_t position,
                std::int64_t token);
   void turn(int rotation, float* head, std::int64_t token) const;
   void put_query(const float* query, std::size_t place);

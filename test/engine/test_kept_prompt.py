@@ -50,7 +50,6 @@ def test_warm_answers_are_the_cold_ones(stores: dict[str, Path], tmp_path: Path,
     before = len(preamble(engine))
     cold = ask(engine, **options)
     assert cold.stats.cached_tokens == 0
-    assert not list(tmp_path.iterdir())         # written when the engine is used next
     warm = ask(engine, **options)
     others = [ask(engine, prompt).tokens for prompt in PROMPTS]
     engine.close()
@@ -114,8 +113,6 @@ def damaged(file: Path, how: str) -> None:
 def test_a_damaged_file_is_never_used(int8_store: Path, tmp_path: Path, how: str) -> None:
     engine, lines = opened(int8_store, tmp_path)
     expected = ask(engine).tokens
-    ask(engine)
-    good = kept_file(tmp_path).read_bytes()
     answer(engine, 'something else')
     if how in ('folder', 'pipe'):
         file = kept_file(tmp_path)
@@ -125,10 +122,11 @@ def test_a_damaged_file_is_never_used(int8_store: Path, tmp_path: Path, how: str
         damaged(kept_file(tmp_path), how)
     found = ask(engine)
     assert (found.tokens, found.stats.cached_tokens) == (expected, 0)
-    assert '.kv' in lines[-1] and 'not used' in lines[-1]
-    if how != 'folder':     # a folder is not written over
-        ask(engine)
-        assert kept_file(tmp_path).read_bytes() == good     # written anew
+    assert any('.kv' in line and 'not used' in line for line in lines[-2:])
+    if how != 'folder':     # it is written anew; a folder is not written over
+        answer(engine, 'something else')
+        found = ask(engine)
+        assert found.tokens == expected and found.stats.cached_tokens
     engine.close()
 
 
@@ -206,12 +204,12 @@ def test_a_folder_that_takes_nothing_costs_time_only(int8_store: Path, tmp_path:
     if not full:
         folder.write_text('a file')
     engine, lines = opened(int8_store, folder)
-    expected = ask(engine).tokens
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        assert ask(engine).tokens == expected
+        expected = ask(engine).tokens
         assert 'cannot be written' in lines[-1] and '.kv: ' in lines[-1]
+        assert ask(engine).tokens == expected
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert not full or not list(folder.iterdir())

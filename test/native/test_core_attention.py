@@ -83,7 +83,7 @@ class Layer:
         told = AttentionShape(shape.heads, shape.kv_heads, shape.head_dim, context, tokens, bits,
                               shape.rotations, shape.soft_cap)
         core.set_attention(told, EPS)
-        cache = np.zeros(told.cache_shape(), np.uint8)
+        cache = np.zeros(told.cache_shape(shape.window), np.uint8)
         assert core.add_attention(0, 1, cache, rotation=1 if shape.turned else -1,
                                   window=shape.window, norm_heads=shape.qk_norm == 'head',
                                   **self.vectors) == 0
@@ -138,11 +138,14 @@ def turned(heads: np.ndarray, shape: Shape) -> np.ndarray:
                            heads[..., 2 * half:]], axis=2)
 
 
-def computed(core: NeuronCore, hidden: np.ndarray, parts: list[int]
+def computed(core: NeuronCore, hidden: np.ndarray, parts: list[int], guess: int = 0
              ) -> tuple[np.ndarray, np.ndarray]:
+    """In passes of so many tokens, each behind one of `guess` tokens that all were wrong."""
     residual, block_input = np.full((2, *hidden.shape), np.nan, np.float32)
-    position = 0
+    position, wrong = 0, np.ones((guess, hidden.shape[1]), np.float32)
     for count in parts:
+        if guess:
+            core.attention(0, wrong, position, np.empty_like(wrong), np.empty_like(wrong))
         part = slice(position, position + count)
         core.attention(0, hidden[part], position, residual[part], block_input[part])
         position += count
@@ -158,8 +161,8 @@ def test_against_float64(tmp_path, monkeypatch, kernels, shape, bits, limit):
     rng = np.random.default_rng(shape.dim)
     layer = Layer(tmp_path, rng, shape)
     hidden = rng.standard_normal((300, shape.dim)).astype(np.float32)
-    core, _ = layer.open(rng, 320, bits, 64)
-    found = computed(core, hidden, [1, 31, 64, 64, 64, 40, 5, 1, 30])
+    core, _ = layer.open(rng, 400, bits, 64)
+    found = computed(core, hidden, [1, 31, 64, 64, 64, 40, 5, 1, 30], guess=64)
     for got, wanted in zip(found, layer.answer(hidden), strict=True):
         error = np.linalg.norm(got - wanted, axis=1) / np.linalg.norm(wanted, axis=1)
         assert error.max() < limit

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from transformers import LlamaForCausalLM
+from transformers import AutoModelForCausalLM
 
 
 class ReferenceModel:
@@ -11,7 +11,7 @@ class ReferenceModel:
 
     def __init__(self, checkpoint: Path) -> None:
         torch.set_num_threads(1)        # more only wait for each other in a model this small
-        self.model = LlamaForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
+        self.model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32).eval()
         with torch.no_grad():
             for name, weight in self.model.named_parameters():
                 if 'mlp' in name or 'embed_tokens' in name or 'lm_head' in name:

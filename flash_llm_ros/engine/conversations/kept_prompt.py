@@ -56,6 +56,7 @@ class KeptPrompt:
                     open_private(folder, self._name) as file:
                 read_snapshot(file, str(self.path), self._key,
                               model.attention.rows(len(self.tokens)))
+                model.end = len(self.tokens)
                 os.utime(file.fileno())
         except FileNotFoundError:
             return False

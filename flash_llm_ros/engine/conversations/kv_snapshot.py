@@ -28,7 +28,7 @@ class KvSnapshot:
 
         Raises FlashLlmError(READ_FAILED) where the folder takes no file, or no more bytes.
         """
-        self.length, self._logits = length, logits
+        self.length, self._logits, self._end = length, logits, model.end
         try:
             with private_folder(folder):
                 self._file = tempfile.TemporaryFile(dir=folder)     # noqa: SIM115 - see close()
@@ -50,6 +50,7 @@ class KvSnapshot:
             self._file.seek(0)
         except OSError as error:
             raise ReadFailedError(f'{_NAME} cannot be read: {error.strerror}.') from None
+        model.end = self._end
         read_snapshot(self._file, _NAME, _NO_KEY, self._parts(model))
 
     def close(self) -> None:

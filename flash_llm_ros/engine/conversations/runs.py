@@ -120,7 +120,8 @@ class Runs:
             generation = Generation(
                 self._model, stream, prompt.tokens, request, self._config.context_length,
                 self._lookup_tokens, rules, reader, draft=self._draft, cached=cached,
-                border=0 if kept is None else len(kept.tokens))
+                border=0 if kept is None else len(kept.tokens),
+                at_border=lambda: self._keep_prompt(kept))
         except BaseException:
             if session is not None:
                 self.sessions.abandon(session)
@@ -136,7 +137,6 @@ class Runs:
         snapshot = KvSnapshot(self._config.kv_folder, self._model, self._model.length, logits=True)
         suspended = Suspended(self._run, snapshot)
         self._run.generation.pause()
-        self._keep_prompt(self._run)
         self._run = self._kept_in_place = None
         self.sessions.leave()
         return suspended
@@ -189,15 +189,11 @@ class Runs:
                                    min(generation.rows, len(tokens) - 1))
             else:
                 self.sessions.abandon(run.session)
-        self._keep_prompt(run)
 
-    def _keep_prompt(self, run: Run) -> None:
-        """Write the system prompt that this run was the first to compute."""
-        kept = run.kept
-        if (kept is not None and kept is not self._kept_in_place
-                and self._model.length >= len(kept.tokens)):
-            kept.keep(self._model, self._log)
-            self._kept_in_place = kept
+    def _keep_prompt(self, kept: KeptPrompt) -> None:
+        """Write the system prompt, which was computed just now and nothing behind it yet."""
+        kept.keep(self._model, self._log)
+        self._kept_in_place = kept
 
     def _answer_rules(self, request: GenerationRequest, tokens: list[int]
                       ) -> tuple[TextStream, AnswerRules | None, CallReader | None]:
@@ -230,7 +226,7 @@ class Runs:
         if kept is None or not kept.begins(tokens):
             self._kept_in_place = None
             return 0, None
-        if self._kept_in_place is not kept:
+        if self._kept_in_place is not kept or not self._model.reaches(len(kept.tokens)):
             self._kept_in_place = kept if kept.restore(self._model, self._log) else None
         return (0 if self._kept_in_place is None else len(kept.tokens)), kept
 

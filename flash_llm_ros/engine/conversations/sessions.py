@@ -95,6 +95,7 @@ class Sessions:
                 return 0
             if present is not session:
                 self._bring_back(session)
+            self._check_reach(session)
             return session.rows
 
     def leave(self) -> None:
@@ -172,7 +173,13 @@ class Sessions:
             session.snapshot.close()
             session.snapshot = None
 
+    def _check_reach(self, session: Session) -> None:
+        """A turn that came to no end may have taken the place of what the session goes on from."""
+        if not self._model.reaches(session.rows):
+            session.rows = 0
+
     def _put_away(self, session: Session) -> None:
+        self._check_reach(session)
         if session.rows:
             try:
                 session.snapshot = KvSnapshot(self._folder, self._model, session.rows)

@@ -71,6 +71,10 @@ class AttentionPart(Part, ABC):
     def rows(self, count: int) -> list[memoryview]:
         """The bytes of the first `count` tokens' keys and values, in their place."""
 
+    def reaches(self, count: int, end: int) -> bool:
+        """Whether all that tokens behind the first `count` see is there, once `end` have come."""
+        return True
+
     @abstractmethod
     def final_norm(self, first: int, end: int) -> Array:
         """What the head is given of these tokens of the last pass, float32 [end - first, d]."""

@@ -33,10 +33,7 @@ class CoreAttention(AttentionPart):
                                         if self._spec.convolution else '')
 
     def cache_bytes(self, context: int) -> int:
-        tiles = int(np.prod(self._shape(context).cache_shape()))
-        return sum(self._convolved_type.itemsize * int(np.prod(self._convolved_shape(context)))
-                   if self._spec.convolves(layer) else tiles
-                   for layer in range(self._spec.layers))
+        return sum(kind.itemsize * int(np.prod(shape)) for shape, kind in self._caches(context))
 
     def estimate(self) -> list[PlanRow]:
         routers = ' and routers' if self._spec.routed_layers else ''
@@ -56,10 +53,13 @@ class CoreAttention(AttentionPart):
 
     def allocate(self) -> None:
         super().allocate()
-        spec, tiles = self._spec, self._shape(self.context).cache_shape()
-        self._cache = [np.full(self._convolved_shape(self.context), 0, self._convolved_type)
-                       if spec.convolves(layer) else np.full(tiles, 0, np.uint8)
-                       for layer in range(spec.layers)]     # full() touches every page
+        spec = self._spec
+        self._cache = [np.full(shape, 0, kind)      # touches every page
+                       for shape, kind in self._caches(self.context)]
+        self._tile_tokens = self._shape(self.context).tile_tokens
+        self._rings = {(window, cache.shape[1] * self._tile_tokens)
+                       for layer, cache in enumerate(self._cache)
+                       if (window := spec.attention.window(layer)) and not spec.convolves(layer)}
         self._convolutions: dict[int, CoreConvolution] = {}
         self._numbers: dict[int, int] = {}      # layers -> the core's own numbers of them
         self._normed = np.zeros_like(self._ffn_input)
@@ -99,14 +99,21 @@ class CoreAttention(AttentionPart):
         return ffn_input, self._block[:tokens]
 
     def rows(self, count: int) -> list[memoryview]:
-        """Whole tiles: what lies in the last one behind `count` tokens is never looked at."""
+        """Whole tiles: what lies in the last one behind `count` tokens is never looked at.
+
+        All tiles of a layer whose tokens see so few others that it keeps no more of them.
+        """
         if not count:
             return []
-        tiles = -(-count // self._shape(self.context).tile_tokens)
+        tiles = -(-count // self._tile_tokens)
         places = [place for layer, cache in enumerate(self._cache) for place in
                   ([cache[-self.context:][:count]] if self._spec.convolves(layer) else
                    [head[:tiles] for head in cache])]
         return [memoryview(place).cast('B') for place in places]
+
+    def reaches(self, count: int, end: int) -> bool:
+        return count == 0 or all(end - max(0, count + 1 - window) <= tokens
+                                 for window, tokens in self._rings)
 
     def final_norm(self, first: int, end: int) -> Array:
         normed = self._normed[:end - first]
@@ -124,9 +131,17 @@ class CoreAttention(AttentionPart):
     def _vector(self, layer: int, name: str) -> Array | None:
         return self._vectors.get(f'layers.{layer}.{name}')
 
-    def _convolved_shape(self, context: int) -> tuple[int, int]:
-        """Zeros, as if there were tokens before the first one, and what is convolved of each."""
-        return self._spec.convolution.before + context, self._spec.hidden_size
+    def _caches(self, context: int) -> list[tuple[tuple[int, ...], np.dtype]]:
+        """Of each layer: a ring of tiles where its tokens see fewer others than the context has.
+
+        Of a convolution zeros, as if there were tokens before the first one, and what is convolved
+        of each.
+        """
+        spec, shape = self._spec, self._shape(context)
+        return [((spec.convolution.before + context, spec.hidden_size), self._convolved_type)
+                if spec.convolves(layer) else
+                (shape.cache_shape(spec.attention.window(layer)), np.dtype(np.uint8))
+                for layer in range(spec.layers)]
 
     def _shape(self, context: int) -> Any:
         return attention_shape(self._spec, context, self._chunk, self._kv_type)

@@ -21,6 +21,7 @@ class Model:
         self.logits = np.zeros((logits_rows, spec.embedding.vocab_size), np.float32)
         self.observer: ForwardObserver | None = None
         self.length = 0     # tokens whose keys and values the last request has computed
+        self.end = 0        # of all that were since position 0, going back left out
 
     def forward(self, tokens: NDArray[np.int64], position: int, dense: bool,
                 logits: NDArray[np.float32] | None = None) -> None:
@@ -44,9 +45,14 @@ class Model:
         self.run_layers(0, count, position, dense, logits)
         self.length = position + count
 
+    def reaches(self, count: int) -> bool:
+        """Whether other tokens can follow the first `count` of those in the KV cache."""
+        return self.attention.reaches(count, self.end)
+
     def run_layers(self, first: int, count: int, position: int, dense: bool,
                    logits: NDArray[np.float32] | None) -> None:
         """From layer `first` on, which `count` tokens enter as `attention.hidden` holds them."""
+        self.end = position + count if position == 0 else max(self.end, position + count)
         for layer in range(first, self.spec.layers):
             ffn_input, residual = self.attention.run(layer, count, position)
             active = self.feed_forward.run(layer, ffn_input, residual, dense)

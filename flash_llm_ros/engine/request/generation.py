@@ -1,6 +1,6 @@
 """One request from prompt to answer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 import time
@@ -86,15 +86,17 @@ class Generation:
     def __init__(self, model: Model, stream: TextStream, tokens: list[int],
                  request: GenerationRequest, context: int, lookup_tokens: int = 0,
                  rules: AnswerRules | None = None, reader: CallReader | None = None, *,
-                 draft: DraftModel | None = None, cached: int = 0, border: int = 0) -> None:
+                 draft: DraftModel | None = None, cached: int = 0, border: int = 0,
+                 at_border: Callable[[], None] = lambda: None) -> None:
         """`rules` are the request's constraint; `stream` has to give the text they are about.
 
         `reader` takes the calls out of an answer that may have some.
-        The first `cached` tokens are in the KV cache; a chunk of the prompt ends at `border`.
+        The first `cached` tokens are in the KV cache; a chunk of the prompt ends at `border`, and
+        `at_border` is called behind it.
         """
         self._model, self._stream, self._context = model, stream, context
         self._prompt = np.asarray(tokens, np.int64)
-        self._border = border
+        self._border, self._at_border = border, at_border
         self._max_tokens = request.max_tokens
         self._sampler = Sampler(request.sampling, self._prompt, model.spec.embedding.vocab_size)
         self._drafts: DraftSource = PromptLookup(tokens, lookup_tokens)
@@ -155,6 +157,8 @@ class Generation:
                 self._model.forward(tokens[start:end], start, dense=True,
                                     logits=logits[:1] if last else None)
                 self.rows = end
+                if end == self._border:
+                    self._at_border()
                 if not last:
                     yield ''
             else:
