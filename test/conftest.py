@@ -6,6 +6,7 @@ import signal
 
 os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')      # as the commands do, before NumPy is there
 os.environ['RUST_BACKTRACE'] = '0'      # of a panic: it takes 50 MB, which budgets would count
+os.environ['ROS_PYTHON_CHECK_FIELDS'] = '1'     # as Humble's messages do always
 
 from fault_fixtures import allocation_shim, shim, shimmed  # noqa: F401
 from hypothesis import settings

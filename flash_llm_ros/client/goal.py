@@ -6,6 +6,7 @@ from typing import Any
 
 from flash_llm_msgs.action import GenerateText
 from flash_llm_msgs.msg import ChatMessage, OutputConstraint, SamplingOptions, Tool, ToolCall
+from flash_llm_ros.client.checked_message import checked_message
 from flash_llm_ros.client.interface_name import interface_name
 
 Message = ChatMessage | tuple[str, str] | Mapping[str, Any]
@@ -55,13 +56,13 @@ def make_goal(
     'tool_calls' (ToolCalls, or mappings), a tool's 'tool_call_id' and 'name'.
     ValueError names the argument that does not fit its field, or is a text that cannot be sent.
     """
-    goal = GenerateText.Goal(check_fields=True)
+    goal = checked_message(GenerateText.Goal)
     for name, value in (('prompt', prompt), ('system_prompt', system_prompt), ('raw', raw),
                         ('session_id', session_id), ('drop_oldest_turns', drop_oldest_turns),
                         ('priority', priority), ('deadline', _number('deadline', deadline)),
                         ('speak', speak)):
         _fill(goal, name, value)
-    goal.sampling = SamplingOptions(check_fields=True)
+    goal.sampling = checked_message(SamplingOptions)
     for name, value in (('max_tokens', max_tokens), ('top_k', top_k), ('seed', seed),
                         ('stop', _listed('stop', stop, 'texts'))):
         _fill(goal.sampling, name, value)
@@ -132,7 +133,7 @@ def _chat_message(message: Message) -> ChatMessage:
     except (KeyError, TypeError, ValueError):
         raise ValueError(f"messages holds {message!r}; it has to be a pair such as "
                          "('user', 'Hello') or a mapping with role and content.") from None
-    made = ChatMessage(check_fields=True)
+    made = checked_message(ChatMessage)
     _fill(made, 'role', role)
     _fill(made, 'content', content or '')
     _fill(made, 'tool_calls', [_tool_call(call) for call in message.get('tool_calls') or ()])
@@ -171,7 +172,7 @@ def _copied(message: Any, kind: type[Any]) -> Any:
 
 
 def _made(kind: type[Any], **fields: Any) -> Any:
-    made = kind(check_fields=True)
+    made = checked_message(kind)
     for name, value in fields.items():
         _fill(made, name, value)
     return made
@@ -192,7 +193,7 @@ def _constraint(
     names = [name for name, value in given.items() if value is not None]
     if len(names) > 1:
         raise ValueError(f'{" and ".join(names)} are given; an answer can have one constraint.')
-    constraint = OutputConstraint(check_fields=True)
+    constraint = checked_message(OutputConstraint)
     if not names:
         return constraint
     constraint.kind = getattr(OutputConstraint, names[0].upper())

@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 
 from rosidl_parser.definition import AbstractNestedType, BasicType, NamespacedType
 
+from flash_llm_ros.client.checked_message import checked_message
+
 Message = TypeVar('Message')
 
 
@@ -23,7 +25,7 @@ def message_from(kind: type[Message], text: str) -> Message:
 
 def _filled(kind: Any, values: dict[str, Any]) -> Any:
     slots = dict(zip(kind.get_fields_and_field_types(), kind.SLOT_TYPES, strict=False))
-    made = kind(check_fields=True)
+    made = checked_message(kind)
     for name, value in values.items():
         setattr(made, name, _value(slots[name], value))
     return made

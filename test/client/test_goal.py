@@ -1,11 +1,27 @@
 """Goals made out of plain Python values."""
 
+from collections.abc import Callable
 import json
 import math
 
 import pytest
 
 pytestmark = pytest.mark.ros
+
+
+@pytest.fixture(params=['here', 'Humble'], autouse=True)
+def _messages_as(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Humble's check their fields always, and have no argument that asks for it."""
+    from flash_llm_msgs.action import GenerateText
+    from flash_llm_msgs.msg import ChatMessage, OutputConstraint, SamplingOptions, Tool, ToolCall
+
+    for kind in (GenerateText.Goal, ChatMessage, OutputConstraint, SamplingOptions, Tool, ToolCall):
+        def init(self: object, *, made: Callable = kind.__init__, **fields: object) -> None:
+            assert set(fields) <= set(self.get_fields_and_field_types()), fields
+            made(self, check_fields=True, **fields)
+
+        if request.param == 'Humble':
+            monkeypatch.setattr(kind, '__init__', init)
 
 
 def test_goal_has_every_field() -> None:
