@@ -37,6 +37,7 @@ LEFT = {
     'trace': '`python -m bench.window.trace` does it, in the source folder',
 }
 PACKAGE = 'flash_llm_ros'
+CONVERTING = ('gguf', 'ml_dtypes', 'onnx')      # libraries that a robot may be without
 INTERRUPTED, BROKEN_PIPE = 130, 141
 EPILOG = """\
 exit codes:
@@ -91,7 +92,10 @@ def declare(name: str, parser: argparse.ArgumentParser) -> ModuleType:
     # processes run, a factorisation takes forty times as long with two as with one.
     os.environ.setdefault('OPENBLAS_NUM_THREADS', '1')
     with _on_interrupt(_leave):      # nothing has been done that would have to be undone
-        module = import_module(f'{__package__}.{name}')
+        try:
+            module = import_module(f'{__package__}.{name}')
+        except ModuleNotFoundError as error:
+            sys.exit(_cannot_convert(error))
     module.add_arguments(parser)
     parser.epilog = module.EPILOG
     return module
@@ -142,6 +146,15 @@ def carry_out(run: Callable[[argparse.Namespace], int], options: argparse.Namesp
             raise
         _write_no_more()
         return fail(error)
+    except ModuleNotFoundError as error:
+        return _cannot_convert(error)
+
+
+def _cannot_convert(error: ModuleNotFoundError) -> int:
+    if error.name not in CONVERTING:
+        raise error
+    return fail(ImportError(f'{error.name} is not there, which only converting needs: '
+                            f'pip install {" ".join(CONVERTING)}'))
 
 
 def _write_no_more() -> None:

@@ -19,8 +19,7 @@ from flash_llm_ros.onnx_runtime import TWO_BITS
 from flash_llm_ros.store.flash_store import FlashStore
 from flash_llm_ros.store.manifest import PredictorFacts
 from flash_llm_ros.store.neuron_reader import NeuronReader
-from flash_llm_ros.store.predictor_form import PredictorForm
-from flash_llm_ros.store.predictor_graph import predictor_layout
+from flash_llm_ros.store.predictor_form import PredictorForm, predictor_layout
 from flash_llm_ros.store.writer import Progress
 
 FORMS = (*(PredictorForm('low_rank', rank) for rank in (64, 128, 256)),

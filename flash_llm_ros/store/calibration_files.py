@@ -14,8 +14,8 @@ from flash_llm_ros.store.flash_store import FlashStore, file_sha256
 from flash_llm_ros.store.graph_builder import ExternalData
 from flash_llm_ros.store.manifest import Calibration, FileFacts
 from flash_llm_ros.store.output_file import write_file
-from flash_llm_ros.store.predictor_form import PredictorForm
-from flash_llm_ros.store.predictor_graph import predictor_graph, predictor_layout
+from flash_llm_ros.store.predictor_form import PredictorForm, predictor_layout
+from flash_llm_ros.store.predictor_graph import predictor_graph
 from flash_llm_ros.store.publication import sync
 from flash_llm_ros.store.tensor_file import TensorFileWriter
 

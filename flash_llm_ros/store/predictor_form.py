@@ -1,8 +1,12 @@
-"""The forms that a layer's predictor may have."""
+"""The forms that a layer's predictor may have, and the tensors of each."""
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from flash_llm_ros.checked_fields import check, check_choice, check_integers
+from flash_llm_ros.model_spec import ModelSpec
+from flash_llm_ros.store.resident_layout import Layout, matrix_layout
 
 KINDS = ('low_rank', 'sketch')
 SKETCH_BITS = (2, 4)
@@ -35,3 +39,13 @@ class PredictorForm:
         if self.kind == 'sketch':
             return {'sketch': (rows, hidden_size)}
         return {'inner': (self.size, hidden_size), 'outer': (rows, self.size)}
+
+
+def predictor_layout(spec: ModelSpec, forms: list[PredictorForm]) -> Layout:
+    """Tensors of the predictors' file, for one form a layer."""
+    tensors: Layout = {}
+    for layer, form in enumerate(forms):
+        for name, shape in form.matrices(spec.feed_forward.size, spec.hidden_size).items():
+            tensors |= matrix_layout(f'predictors.{layer}.{name}', *shape, form.resident)
+        tensors[f'predictors.{layer}.bias'] = (np.float32, (spec.feed_forward.size,))
+    return tensors

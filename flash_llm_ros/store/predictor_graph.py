@@ -6,17 +6,6 @@ from onnx import TensorProto
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.graph_builder import ExternalData, GraphBuilder, value
 from flash_llm_ros.store.predictor_form import PredictorForm
-from flash_llm_ros.store.resident_layout import Layout, matrix_layout
-
-
-def predictor_layout(spec: ModelSpec, forms: list[PredictorForm]) -> Layout:
-    """Tensors of the predictors' file, for one form a layer."""
-    tensors: Layout = {}
-    for layer, form in enumerate(forms):
-        for name, shape in form.matrices(spec.feed_forward.size, spec.hidden_size).items():
-            tensors |= matrix_layout(f'predictors.{layer}.{name}', *shape, form.resident)
-        tensors[f'predictors.{layer}.bias'] = (np.float32, (spec.feed_forward.size,))
-    return tensors
 
 
 def predictor_graph(spec: ModelSpec, layer: int, form: PredictorForm,

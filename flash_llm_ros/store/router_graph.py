@@ -9,9 +9,13 @@ from onnx import TensorProto
 from flash_llm_ros.model_spec import ExpertsSpec, ModelSpec
 from flash_llm_ros.store.graph_builder import ExternalData, GraphBuilder, value
 from flash_llm_ros.store.resident_layout import router_format, router_matrix
+from flash_llm_ros.store.router_outputs import (
+    EXPERT_IDS,
+    EXPERT_WEIGHTS,
+    LIKELY,
+    SHARED_WEIGHT,
+)
 
-EXPERT_IDS, EXPERT_WEIGHTS, SHARED_WEIGHT = 'expert_ids', 'expert_weights', 'shared_weight'
-LIKELY = 'likely'
 _NEVER = -1e30          # added to the scores of experts whose group was not chosen
 _LEAST_SUM = 1e-20      # of weights of experts that are not the best by their shares alone
 Rows = Callable[[str], NDArray[np.float32]]      # a tensor by its canonical name

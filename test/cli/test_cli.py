@@ -281,3 +281,21 @@ def test_an_answer_of_a_given_form(capsys, int8_store: Path, tmp_path: Path) -> 
         assert code == 0 and out.strip() in right and 'structured answers' in err
     assert 'regex' in failed(capsys, 'prompt', int8_store, 'Hello', '--budget', '60MB',
                              '--regex', '(')
+
+
+@pytest.mark.parametrize(('command', 'code', 'word'), [
+    ('prompt {store} Hello --budget 30MB --max-tokens 3 --raw', 0, 'resident weights'),
+    ('preset smollm2-135m-instruct', 0, 'dram_budget: '), ('inspect {store}', 0, 'neurons int8'),
+    ('convert {checkpoint} a.store', 1, 'is not there, which only converting needs: pip install'),
+    ('inspect {checkpoint}', 1, 'is not there, which only converting needs: pip install'),
+])
+def test_a_robot_that_converts_nothing(planted_store: Path, checkpoint_folder: Path, command: str,
+                                       code: int, word: str) -> None:
+    """It lacks the libraries of requirements/convert.txt, and asks for them only to convert."""
+    arguments = command.format(store=planted_store, checkpoint=checkpoint_folder).split()
+    ended = subprocess.run(
+        [sys.executable, '-c', "import sys; sys.modules.update(dict.fromkeys(('gguf', 'ml_dtypes', "
+         "'onnx'))); from flash_llm_ros.cli.main import main; sys.exit(main(sys.argv[1:]))",
+         *arguments], capture_output=True, text=True)
+    assert (ended.returncode, 'Traceback' in ended.stderr) == (code, False), ended.stderr
+    assert word in ended.stdout + ended.stderr

@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.engine.model.token_graphs import TokenGraphs
 from flash_llm_ros.store.flash_store import FlashStore, predictor_graph
-from flash_llm_ros.store.router_graph import LIKELY
+from flash_llm_ros.store.router_outputs import LIKELY
 
 
 class ExpertPredictors:

@@ -6,8 +6,7 @@ from numpy.typing import NDArray
 from flash_llm_ros.engine.model.graph_loader import Feeds, GraphLoader, graph_errors
 from flash_llm_ros.onnx_runtime import ort
 from flash_llm_ros.store.flash_store import FlashStore
-from flash_llm_ros.store.predictor_form import PredictorForm
-from flash_llm_ros.store.predictor_graph import predictor_layout
+from flash_llm_ros.store.predictor_form import PredictorForm, predictor_layout
 
 
 class PredictorStack:

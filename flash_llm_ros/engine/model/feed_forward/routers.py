@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from flash_llm_ros.engine.model.feed_forward.block import Array
 from flash_llm_ros.engine.model.token_graphs import TokenGraphs
 from flash_llm_ros.store.flash_store import FlashStore, router_graph
-from flash_llm_ros.store.router_graph import EXPERT_IDS, EXPERT_WEIGHTS, SHARED_WEIGHT
+from flash_llm_ros.store.router_outputs import EXPERT_IDS, EXPERT_WEIGHTS, SHARED_WEIGHT
 
 
 class Routers:
