@@ -29,7 +29,7 @@ from flash_llm_ros.store.checksum import group_checksums
 from flash_llm_ros.store.codec import row_codec
 from flash_llm_ros.store.errors import FlashLlmError
 
-CODECS = ('int8', 'int4', 'fp16')
+CODECS = ('int8', 'int4', 'mxfp4', 'fp16')
 _KERNELS = ('avx512vnni', 'avx512', 'avxvnni', 'avx2', 'neondot', 'neon', 'plain')
 _GROUP_BYTES = 65536
 _NUMPY_BYTES = 128e6        # of float32

@@ -11,6 +11,7 @@ from flash_llm_ros.convert.calibration_text import read_texts
 from flash_llm_ros.convert.conversion import convert
 from flash_llm_ros.convert.options import ConversionOptions
 from flash_llm_ros.convert.section_formats import INT4_LOSS
+from flash_llm_ros.store.codec import NEURON_CODECS
 from flash_llm_ros.store.errors import FlashLlmError
 
 EPILOG = """\
@@ -33,7 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--ffn', type=Path, metavar='FILE',
                         help="take the feed-forward weights from this file instead of the "
                              "checkpoint's")
-    parser.add_argument('--neurons', choices=('int8', 'int4', 'fp16'), default='int8',
+    parser.add_argument('--neurons', choices=NEURON_CODECS, default='int8',
                         help='format of the feed-forward weights on flash (default: int8)')
     parser.add_argument('--int4-loss', type=float, default=INT4_LOSS, metavar='NATS',
                         help='with int4: keep those sections int8 (down columns of a layer, the '

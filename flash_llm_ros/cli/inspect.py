@@ -12,7 +12,7 @@ from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.engine.config import EngineConfig
 from flash_llm_ros.engine.model.attention import attention_of
 from flash_llm_ros.model_spec import ModelSpec
-from flash_llm_ros.store.codec import CODEC_NAMES
+from flash_llm_ros.store.codec import NEURON_CODECS
 from flash_llm_ros.store.device_profile import PROFILE, DeviceProfile
 from flash_llm_ros.store.errors import FlashLlmError
 from flash_llm_ros.store.flash_store import MANIFEST, NEURONS, FlashStore
@@ -34,7 +34,7 @@ def add_arguments(parser: ArgumentParser) -> None:
                         help='a flash store, or what one would be made of')
     parser.add_argument('--json', action='store_true', help='print JSON for a script')
     checkpoint = parser.add_argument_group('of a checkpoint')
-    checkpoint.add_argument('--neurons', choices=CODEC_NAMES, default='int8',
+    checkpoint.add_argument('--neurons', choices=NEURON_CODECS, default='int8',
                             help="as convert's (default: int8)")
     checkpoint.add_argument('--budgets', nargs='+', default=[], metavar='SIZE',
                             help='DRAM budgets (default: six, from the least to all of the model)')

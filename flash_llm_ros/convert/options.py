@@ -6,7 +6,7 @@ from pathlib import Path
 from flash_llm_ros.checked_fields import check, check_choice, check_integers
 from flash_llm_ros.convert.calibration import CalibrationOptions
 from flash_llm_ros.convert.section_formats import INT4_LOSS
-from flash_llm_ros.store.codec import CODEC_NAMES
+from flash_llm_ros.store.codec import NEURON_CODECS
 from flash_llm_ros.store.manifest import RESIDENT_FORMATS
 
 
@@ -25,7 +25,7 @@ class ConversionOptions:
     replace: bool = False
 
     def __post_init__(self) -> None:
-        for name, known in (('neurons', CODEC_NAMES), ('resident', RESIDENT_FORMATS)):
+        for name, known in (('neurons', NEURON_CODECS), ('resident', RESIDENT_FORMATS)):
             if getattr(self, name) is not None:
                 check_choice(self, name, known)
         check(self.int4_loss >= 0, 'int4_loss', self.int4_loss, 'at least 0')

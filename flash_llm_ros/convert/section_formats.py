@@ -32,6 +32,8 @@ _LOOKED_AT = 256        # rows of a matrix that tell whether it has more than 4 
 # blocks: they lose.
 _MATRICES = {'gate_up': ('layers.{}.gate', 'layers.{}.up'), 'down': ('layers.{}.down',),
              'embedding': ('embedding',), 'head': ('head',)}
+_EXPERT_MATRICES = {'expert_gate_up': ('layers.{}.expert_gate', 'layers.{}.expert_up'),
+                    'expert_down': ('layers.{}.expert_down',)}
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ class SectionFormats:
 
     With int4 neurons a section is int4 where its matrices have no more to keep (a GGUF of 4 bits).
     Others are written in int8 first and measured. An embedding that is not the head stays int8:
-    a token needs one row of it. Experts are all int4: they are what must be small; what every token
-    uses beside them is not measured.
+    a token needs one row of it. Experts are all int4: they are what must be small; or mxfp4, where
+    the checkpoint has them so. What every token uses beside them is not measured.
     """
 
     def __init__(self, checkpoint: Checkpoint, layout: str, neurons: str, loss: float) -> None:
@@ -56,7 +58,8 @@ class SectionFormats:
         spec = checkpoint.spec
         self._loss = loss
         self._specs = spec_sections(layout, spec)
-        self.first = (neurons,) * len(self._specs)
+        self.first = tuple('mxfp4' if neurons == 'int4' and _is_mxfp4(checkpoint, section)
+                           else neurons for section in self._specs)
         self.undecided: list[int] = []
         self._head = head_section(spec)
         if neurons == 'int4':
@@ -65,7 +68,8 @@ class SectionFormats:
                      and (loss < np.inf or section.name == self._head)
                      and _loses(checkpoint, section)
                      for section in self._specs]
-            self.first = tuple('int8' if lost else 'int4' for lost in loses)
+            self.first = tuple('int8' if lost else codec
+                               for lost, codec in zip(loses, self.first, strict=True))
             self.undecided = [index for index, section in enumerate(self._specs) if loses[index]
                               and (section.layer >= 0 or section.name == self._head)
                               and not (section.layer >= 0 and spec.feed_forward.experts)]
@@ -123,6 +127,15 @@ def _loses(checkpoint: Checkpoint, section: SectionSpec) -> bool:
         return True
     return any(_error(checkpoint.rows(name.format(section.layer), 0, _LOOKED_AT)) > _NOTHING_LOST
                for name in _MATRICES[section.name])
+
+
+def _is_mxfp4(checkpoint: Checkpoint, section: SectionSpec) -> bool:
+    """Whether experts are such that MXFP4 loses nothing, by the first one of a layer."""
+    codec = row_codec('mxfp4', section.dim)
+    some = (checkpoint.rows(name.format(section.layer), 0, 1)[0, :_LOOKED_AT]
+            for name in _EXPERT_MATRICES.get(section.name, ()))
+    return section.name in _EXPERT_MATRICES and all(
+        np.array_equal(codec.decode(codec.encode(rows)), rows) for rows in some)
 
 
 def _error(rows: Array) -> float:

@@ -12,6 +12,10 @@ _INT8_LIMIT = 127
 _INT4_ROWS_AT_ONCE = 64         # to stay within the processor's caches
 _CARRIED_ROWS_AT_ONCE = 1024    # value by value: many rows for each of many steps
 _INT4_MOST = 50000              # magnitude whose scale and offset surely fit
+_MXFP4_LEVELS = np.array([0, 1, 2, 3, 4, 6, 8, 12], np.float32)     # e2m1, times 2
+_MXFP4_VALUES = np.concatenate([_MXFP4_LEVELS, -_MXFP4_LEVELS])     # by 4 bits
+_MXFP4_BOUNDS = (_MXFP4_LEVELS[1:] + _MXFP4_LEVELS[:-1]) / 2
+_MXFP4_MOST = 120               # exponent of magnitudes
 
 
 class RowCodec(Protocol):
@@ -23,7 +27,7 @@ class RowCodec(Protocol):
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one encoded row; always even, so that 16 bit fields stay aligned."""
+        """Bytes of one encoded row; even where it has fields of 16 bits, which stay aligned so."""
 
     def encode(self, rows: np.ndarray, root: np.ndarray | None = None) -> np.ndarray:
         """float32 [n, dim] -> uint8 [n, row_bytes]; ValueError on what cannot be stored.
@@ -168,6 +172,47 @@ class Fp16Codec:
 
 
 @dataclass(frozen=True)
+class Mxfp4Codec:
+    """MXFP4 (OCP Microscaling Formats 1.0): blocks of 32 values of 4 bits with a power of two each.
+
+    A row: 16 bytes a block, as of int4; then a byte a block, 127 and the exponent of half of its
+    scale, so that values are whole numbers, or 0 in a block of zeros. Exact for what was rounded to
+    it before; other values are the nearest that the largest one of their block leaves room for.
+    """
+
+    name: ClassVar[str] = 'mxfp4'
+    biased: ClassVar[bool] = False
+    dim: int
+
+    @property
+    def row_bytes(self) -> int:
+        return _blocks(self.dim) * (BLOCK // 2 + 1)
+
+    def encode(self, rows: np.ndarray, root: np.ndarray | None = None) -> np.ndarray:
+        blocks = _in_blocks(_checked_rows(rows, self.dim))
+        _, exponents = np.frexp(np.abs(blocks).max(axis=2))
+        if (exponents > _MXFP4_MOST).any():
+            raise ValueError(f'mxfp4 rows: largest magnitude {np.abs(rows).max():g}; it must stay '
+                             f'below 2^{_MXFP4_MOST}')
+        codes = np.maximum(exponents - 4 + 127, 0)
+        whole = np.ldexp(blocks, (127 - codes)[:, :, None]) * (codes > 0)[:, :, None]
+        quants = np.searchsorted(_MXFP4_BOUNDS, np.abs(whole)).astype(np.uint8)
+        quants |= ((whole < 0) & (quants > 0)).astype(np.uint8) << 3
+        low, high = np.split(quants, 2, axis=2)
+        return np.concatenate([(low | high << 4).reshape(len(rows), -1),
+                               codes.astype(np.uint8)], axis=1)
+
+    def decode(self, data: np.ndarray) -> np.ndarray:
+        data = _checked_bytes(data, self.row_bytes)
+        blocks = _blocks(self.dim)
+        packed = data[:, :blocks * BLOCK // 2].reshape(len(data), blocks, BLOCK // 2)
+        values = _MXFP4_VALUES[np.concatenate([packed & 15, packed >> 4], axis=2)]
+        codes = data[:, blocks * BLOCK // 2:].astype(np.int32)
+        scaled = np.ldexp(values, (codes - 127)[:, :, None]) * (codes > 0)[:, :, None]
+        return np.ascontiguousarray(scaled.reshape(len(data), -1)[:, :self.dim], np.float32)
+
+
+@dataclass(frozen=True)
 class BiasedCodec:
     """Rows of another codec, each with its bias behind it, float32."""
 
@@ -199,9 +244,10 @@ class BiasedCodec:
         return np.concatenate([self.rows.decode(data[:, :-4]), biases], axis=1)
 
 
-_CODECS: dict[str, type[Int8Codec] | type[Int4Codec] | type[Fp16Codec]] = {
-    codec.name: codec for codec in (Int8Codec, Int4Codec, Fp16Codec)
+_CODECS: dict[str, type[Int8Codec] | type[Int4Codec] | type[Fp16Codec] | type[Mxfp4Codec]] = {
+    codec.name: codec for codec in (Int8Codec, Int4Codec, Fp16Codec, Mxfp4Codec)
 }
+NEURON_CODECS = ('int8', 'int4', 'fp16')    # to choose from; int4 takes mxfp4 where it is exact
 CODEC_NAMES = tuple(_CODECS)
 
 

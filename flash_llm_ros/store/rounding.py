@@ -1,10 +1,11 @@
-"""How x is rounded before dot products with int8 and int4 rows, as in the native core."""
+"""How x is rounded before dot products with int8, int4 and mxfp4 rows, as in the native core."""
 
 import numpy as np
 
 from flash_llm_ros.store.codec import BLOCK
 
-_LEVELS = {'int8': np.float32(127 * 256), 'int4': np.float32(127)}
+_LEVELS = {'int8': np.float32(127 * 256), 'int4': np.float32(127),
+           'mxfp4': np.float32(127)}
 _LEAST_PEAK = np.float32(1e-30)
 
 

@@ -57,7 +57,7 @@ class NeuronCore {
   std::int64_t dim() const { return dim_; }
   const Counters& counters() const { return counters_; }
 
-  // Of rows of `dim` values in this codec: int8, int4 or fp16. Only bundles of one row may have
+  // Of rows of `dim` values in this codec: int8, int4, fp16 or mxfp4. Only bundles of one row may have
   // another `dim` than the core. `copies` of it, one for each expert, begin `stride` groups apart.
   // `biased`: see RowFormat; not where rows are added.
   int add_section(std::int64_t first_group, std::int64_t bundles, std::int64_t bundles_per_group,

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <limits>
 #include <numeric>
+#include <utility>
 
 #include "io/pending_reads.hpp"
 
@@ -17,11 +18,16 @@ constexpr std::int64_t kMostSlots = std::numeric_limits<std::int32_t>::max();
 constexpr std::int64_t kMostChunkBytes = std::int64_t{1} << 30;
 
 RowFormat format_of(const std::string& codec, std::int64_t dim, bool biased) {
-  if (codec != "int8" && codec != "int4" && codec != "fp16") {
-    throw ArgumentError("codec", "'" + codec + "'", "one of int8, int4, fp16");
+  constexpr std::pair<const char*, Codec> kCodecs[] = {{"int8", Codec::kInt8},
+                                                       {"int4", Codec::kInt4},
+                                                       {"fp16", Codec::kFp16},
+                                                       {"mxfp4", Codec::kMxfp4}};
+  for (const auto& [name, found] : kCodecs) {
+    if (codec == name) {
+      return {found, dim, biased};
+    }
   }
-  return {codec == "int8" ? Codec::kInt8 : codec == "int4" ? Codec::kInt4 : Codec::kFp16, dim,
-          biased};
+  throw ArgumentError("codec", "'" + codec + "'", "one of int8, int4, fp16, mxfp4");
 }
 
 std::int64_t checked_dim(std::int64_t dim) {

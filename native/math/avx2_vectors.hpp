@@ -33,6 +33,19 @@ struct Vec {
     const __m256i values = _mm256_srli_epi32(_mm256_cvtepu8_epi32(bytes), 4);
     return _mm256_cvtepi32_ps(_mm256_sub_epi32(values, _mm256_set1_epi32(8)));
   }
+  static F from_low_mxfp4(const std::uint8_t* from) { return mxfp4(eight_bytes(from)); }
+  static F from_high_mxfp4(const std::uint8_t* from) {
+    return mxfp4(_mm_srli_epi16(eight_bytes(from), 4));
+  }
+  static __m128i eight_bytes(const std::uint8_t* from) {
+    return _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+  }
+  static F mxfp4(__m128i bytes) {
+    const __m128i quants = _mm_shuffle_epi8(
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(kMxfp4Quants)),
+        _mm_and_si128(bytes, _mm_set1_epi8(15)));
+    return _mm256_cvtepi32_ps(_mm256_sub_epi32(_mm256_cvtepu8_epi32(quants), _mm256_set1_epi32(8)));
+  }
   static F from_half(const std::uint8_t* from) {
     return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
@@ -61,6 +74,9 @@ struct Vec {
   }
   static F from_some_int8(const std::uint8_t* from, std::int64_t count) {
     return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(some_bytes(from, count)));
+  }
+  static F from_some_exponents(const std::uint8_t* from, std::int64_t count) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(some_bytes(from, count)), 23));
   }
   static __m128i some_bytes(const std::uint8_t* from, std::int64_t count) {
     if (count >= kLanes) {
@@ -99,6 +115,10 @@ struct Vec256Ints {
   static I add(I a, I b) { return _mm256_add_epi32(a, b); }
   static I low_nibbles(I bytes) { return _mm256_and_si256(bytes, _mm256_set1_epi8(15)); }
   static I high_nibbles(I bytes) { return low_nibbles(_mm256_srli_epi16(bytes, 4)); }
+  static I mxfp4_quants(I nibbles) {
+    const __m128i quants = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kMxfp4Quants));
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(quants), nibbles);
+  }
   static I even_int8(I bytes) { return _mm256_srai_epi16(_mm256_slli_epi16(bytes, 8), 8); }
   static I odd_int8(I bytes) { return _mm256_srai_epi16(bytes, 8); }
   static Vec::F to_float(I value) { return _mm256_cvtepi32_ps(value); }

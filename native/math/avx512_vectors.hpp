@@ -33,6 +33,17 @@ struct Vec {
   static F from_high_int4(const std::uint8_t* from) {
     return _mm512_permutexvar_ps(_mm512_srli_epi32(indices_at(from), 4), int4_values());
   }
+  static F from_low_mxfp4(const std::uint8_t* from) {
+    return _mm512_permutexvar_ps(indices_at(from), mxfp4_values());
+  }
+  static F from_high_mxfp4(const std::uint8_t* from) {
+    return _mm512_permutexvar_ps(_mm512_srli_epi32(indices_at(from), 4), mxfp4_values());
+  }
+  static F mxfp4_values() {
+    const __m128i quants = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kMxfp4Quants));
+    return _mm512_cvtepi32_ps(
+        _mm512_sub_epi32(_mm512_cvtepu8_epi32(quants), _mm512_set1_epi32(8)));
+  }
   static __m512i indices_at(const std::uint8_t* from) {
     return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
   }
@@ -60,6 +71,9 @@ struct Vec {
   }
   static F from_some_int8(const std::uint8_t* from, std::int64_t count) {
     return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(some_bytes(from, count)));
+  }
+  static F from_some_exponents(const std::uint8_t* from, std::int64_t count) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu8_epi32(some_bytes(from, count)), 23));
   }
   static __m128i some_bytes(const std::uint8_t* from, std::int64_t count) {
     const std::uint32_t mask = count >= kLanes ? 0xFFFF : (1u << count) - 1;
@@ -91,6 +105,10 @@ struct Vec512Ints {
   static I add(I a, I b) { return _mm512_add_epi32(a, b); }
   static I low_nibbles(I bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi8(15)); }
   static I high_nibbles(I bytes) { return low_nibbles(_mm512_srli_epi16(bytes, 4)); }
+  static I mxfp4_quants(I nibbles) {
+    const __m128i quants = _mm_loadu_si128(reinterpret_cast<const __m128i*>(kMxfp4Quants));
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(quants), nibbles);
+  }
   static I even_int8(I bytes) { return _mm512_srai_epi16(_mm512_slli_epi16(bytes, 8), 8); }
   static I odd_int8(I bytes) { return _mm512_srai_epi16(bytes, 8); }
   static Vec::F to_float(I value) { return _mm512_cvtepi32_ps(value); }

@@ -9,21 +9,29 @@
 
 namespace flash_llm {
 
-enum class Codec { kInt8, kInt4, kFp16 };
+enum class Codec { kInt8, kInt4, kFp16, kMxfp4 };
 
 // Tokens whose dot products with packed rows are computed at a time.
 constexpr std::int64_t kDotTokens = 4;
 
-// Rows of `dim` values; those of int8 and int4 are padded to whole blocks of 32.
+// Rows of `dim` values; those of int8, int4 and mxfp4 are padded to whole blocks of 32.
 // int8: the values, then one fp16 scale per block.
 // int4: 16 bytes per block, whose low halves are its first 16 quants and whose high halves the last
 // 16; one uint8 per block, one int8 per block, two fp16. A value is (quant - 8) * scale + offset;
 // scale = uint8 * first fp16 / 256, offset = int8 * second fp16 / 128.
 // fp16: plain half precision.
+// mxfp4: 16 bytes per block, as of int4, and one uint8 per block, the exponent of a float32, 0 for 0. A
+// value is (e2m1 of its four bits, times 2, so 0 to 12 and a sign) times 2 to the power of exponent less
+// 127. Dot products take it for an int4 value: quants are 12 more, 8 is taken off, and the offset is -4
+// times the scale.
 // biased: behind all that a float32, which is added to dot products with the row; kernels do not.
 // Whoever changes rows, groups or sections counts kStoreFormat on, and store/manifest.py's
 // FORMAT_VERSION: a library that was compiled before would compute nonsense without an error.
 constexpr int kStoreFormat = 6;
+
+// The quants of mxfp4 by their four bits.
+constexpr std::uint8_t kMxfp4Quants[16] = {12, 13, 14, 15, 16, 18, 20, 24,
+                                           12, 11, 10, 9,  8,  6,  4,  0};
 
 struct RowFormat {
   Codec codec;
@@ -40,6 +48,7 @@ struct RowFormat {
     switch (codec) {
       case Codec::kInt8: return static_cast<std::size_t>(padded_dim() / 32 * 34);
       case Codec::kInt4: return static_cast<std::size_t>(padded_dim() / 32 * 18 + 4);
+      case Codec::kMxfp4: return static_cast<std::size_t>(padded_dim() / 32 * 17);
       default: return static_cast<std::size_t>(2 * dim);
     }
   }
@@ -53,8 +62,8 @@ struct Columns {
   std::int64_t padded() const { return 32 * (end - first); }
 };
 
-// Dot products with int8 and int4 rows are of integers. x is rounded by blocks of 32: with peak, the
-// block's largest magnitude, and levels, 127 for int4 rows and 32512 for int8 rows, x becomes
+// Dot products with int8, int4 and mxfp4 rows are of integers. x is rounded by blocks of 32: with peak, the
+// block's largest magnitude, and levels, 127 for int4 and mxfp4 rows and 32512 for int8 rows, x becomes
 //   steps = x * (levels / peak), rounded to the nearest integer, ties to the even one
 //   scale = peak / levels
 // all in float32; a block whose peak is below 1e-30 counts as zeros, one with a NaN or an infinity

@@ -58,6 +58,31 @@ struct Int4Row {
   }
 };
 
+// A row of mxfp4 as one of int4; see kernels.hpp.
+struct Mxfp4Row {
+  static constexpr bool kOffsets = true;
+  const std::uint8_t* quants;
+  const std::uint8_t* offsets;  // the scales say them
+
+  Mxfp4Row(const std::uint8_t* row, const RowFormat& format)
+      : quants(row), offsets(row + format.padded_dim() / 2) {}
+  const std::uint8_t* scale_at(std::int64_t block) const { return offsets + block; }
+  F some_scales(std::int64_t first, std::int64_t count) const {
+    return Vec::from_some_exponents(scale_at(first), count);
+  }
+  F some_offsets(std::int64_t first, std::int64_t count) const {
+    return Vec::mul(some_scales(first, count), Vec::all(-4));
+  }
+  const std::uint8_t* block(std::int64_t number) const {
+    return quants + number * (kBlock / 2);
+  }
+  F quant(std::int64_t number, std::int64_t i) const {
+    const std::uint8_t* bytes = block(number);
+    return i < kBlock / 2 ? Vec::from_low_mxfp4(bytes + i)
+                          : Vec::from_high_mxfp4(bytes + i - kBlock / 2);
+  }
+};
+
 // What lies so far behind what is computed on is fetched meanwhile: rows follow each other in memory.
 constexpr std::int64_t kBytesAhead = 8192;
 
@@ -209,6 +234,8 @@ inline void add_some_rows(const RowFormat& format, const std::uint8_t* const* ro
   switch (format.codec) {
     case Codec::kInt8: return add_scaled_rows<Int8Row, kRows>(format, rows, next, h, columns, out);
     case Codec::kInt4: return add_scaled_rows<Int4Row, kRows>(format, rows, next, h, columns, out);
+    case Codec::kMxfp4:
+      return add_scaled_rows<Mxfp4Row, kRows>(format, rows, next, h, columns, out);
     case Codec::kFp16: return add_half_rows<kRows>(format, rows, h, columns, out);
   }
 }
@@ -270,6 +297,9 @@ void decode_rows(const RowFormat& format, const std::uint8_t* const* rows, std::
         break;
       case Codec::kInt4:
         decode_scaled_row(Int4Row(rows[r], format), columns, tile, stride);
+        break;
+      case Codec::kMxfp4:
+        decode_scaled_row(Mxfp4Row(rows[r], format), columns, tile, stride);
         break;
       case Codec::kFp16:
         decode_half_row(rows[r], format.dim, columns, tile, stride);

@@ -12,8 +12,10 @@ namespace {
 #include "math/kernels_half_body.hpp"
 #include "math/kernels_rounding_body.hpp"
 
-struct Int4Dot : QuarterSums, Int4Weights {
-  using Row = Int4Row;
+template <typename RowOf4, typename WeightsOf4>
+struct FourBitDot : QuarterSums, WeightsOf4 {
+  using Row = RowOf4;
+  using Weights = BlockWeights;
   static constexpr std::int64_t kXBytes = 32;
   static constexpr std::int64_t kBlockBytes = 16;
   static constexpr float kLevels = kInt4Levels;
@@ -23,7 +25,7 @@ struct Int4Dot : QuarterSums, Int4Weights {
       x[i] = static_cast<std::uint8_t>(steps[i]);
     }
   }
-  // Products of a quant and a step stay below 1906, so that eight of them fit in 16 bits.
+  // Products of a quant and a step stay below 3049, so that eight of them fit in 16 bits.
   static Partial dot(Weights weights, const std::uint8_t* x) {
     const auto [low, high] = weights;
     const int8x16_t x_low = vld1q_s8(reinterpret_cast<const std::int8_t*>(x));
@@ -35,6 +37,9 @@ struct Int4Dot : QuarterSums, Int4Weights {
     return vpaddlq_s16(sums);
   }
 };
+
+using Int4Dot = FourBitDot<Int4Row, Int4Weights>;
+using Mxfp4Dot = FourBitDot<Mxfp4Row, Mxfp4Weights>;
 
 struct Int8Dot : QuarterSums, Int8Weights {
   using Row = Int8Row;

@@ -19,8 +19,10 @@ namespace {
 #include "math/kernels_half_body.hpp"
 #include "math/kernels_rounding_body.hpp"
 
-struct Int4Dot : QuarterSums, Int4Weights {
-  using Row = Int4Row;
+template <typename RowOf4, typename WeightsOf4>
+struct FourBitDot : QuarterSums, WeightsOf4 {
+  using Row = RowOf4;
+  using Weights = BlockWeights;
   static constexpr std::int64_t kXBytes = 32;
   static constexpr std::int64_t kBlockBytes = 16;
   static constexpr float kLevels = kInt4Levels;
@@ -35,6 +37,9 @@ struct Int4Dot : QuarterSums, Int4Weights {
     return vdotq_s32(sum, weights.last, load_int8(x + 16));
   }
 };
+
+using Int4Dot = FourBitDot<Int4Row, Int4Weights>;
+using Mxfp4Dot = FourBitDot<Mxfp4Row, Mxfp4Weights>;
 
 // x: the high bytes of the 32 values, then the low ones, so that 256 * high + low is the value.
 struct Int8Dot : QuarterSums, Int8Weights {

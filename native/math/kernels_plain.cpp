@@ -32,6 +32,12 @@ struct Vec {
   static F from_high_int4(const std::uint8_t* from) {
     return F{high_at(from), high_at(from + 1), high_at(from + 2), high_at(from + 3)};
   }
+  static F from_low_mxfp4(const std::uint8_t* from) {
+    return F{mxfp4(from[0]), mxfp4(from[1]), mxfp4(from[2]), mxfp4(from[3])};
+  }
+  static F from_high_mxfp4(const std::uint8_t* from) {
+    return F{mxfp4(from[0] >> 4), mxfp4(from[1] >> 4), mxfp4(from[2] >> 4), mxfp4(from[3] >> 4)};
+  }
   static F from_half(const std::uint8_t* from) {
     return F{half_at(from), half_at(from + 2), half_at(from + 4), half_at(from + 6)};
   }
@@ -63,6 +69,17 @@ struct Vec {
     return values;
   }
 
+  static F from_some_exponents(const std::uint8_t* from, std::int64_t count) {
+    std::uint32_t bits[kLanes] = {};
+    for (std::int64_t i = 0; i < kLanes && i < count; ++i) {
+      bits[i] = static_cast<std::uint32_t>(from[i]) << 23;
+    }
+    F values;
+    __builtin_memcpy(&values, bits, sizeof values);
+    return values;
+  }
+
+  static float mxfp4(int bits) { return static_cast<float>(kMxfp4Quants[bits & 15] - 8); }
   static float int8_at(const std::uint8_t* from) { return static_cast<std::int8_t>(*from); }
   static float low_at(const std::uint8_t* from) { return static_cast<float>((*from & 15) - 8); }
   static float high_at(const std::uint8_t* from) { return static_cast<float>((*from >> 4) - 8); }
@@ -148,6 +165,19 @@ struct Int4Dot : WholeSums {
     for (int i = 0; i < 16; ++i) {
       sum += (weights[i] & 15) * static_cast<std::int8_t>(x[i]) +
              (weights[i] >> 4) * static_cast<std::int8_t>(x[16 + i]);
+    }
+    return sum;
+  }
+};
+
+struct Mxfp4Dot : Int4Dot {
+  using Row = Mxfp4Row;
+
+  static Partial dot(Weights weights, const std::uint8_t* x) {
+    std::int32_t sum = 0;
+    for (int i = 0; i < 16; ++i) {
+      sum += kMxfp4Quants[weights[i] & 15] * static_cast<std::int8_t>(x[i]) +
+             kMxfp4Quants[weights[i] >> 4] * static_cast<std::int8_t>(x[16 + i]);
     }
     return sum;
   }

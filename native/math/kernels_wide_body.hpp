@@ -46,6 +46,25 @@ struct Int4Dot {
   static I end(I sum) { return Ints::end_nibbles_dot(sum); }
 };
 
+// The same of quants up to 24: sixteen products do not fit in 16 bits.
+struct Mxfp4Dot : Int4Dot {
+  using Row = Mxfp4Row;
+
+  static I dot(I weights, const std::uint8_t* x) {
+    return Ints::dot_nibbles(Ints::mxfp4_quants(Ints::low_nibbles(weights)), Ints::load(x),
+                             Ints::mxfp4_quants(Ints::high_nibbles(weights)),
+                             Ints::load(x + kBytes));
+  }
+  static void put_columns(I columns, std::int64_t i, std::uint8_t* block) {
+    Ints::store(block + i * kBytes, Ints::mxfp4_quants(Ints::low_nibbles(columns)));
+    Ints::store(block + (4 + i) * kBytes, Ints::mxfp4_quants(Ints::high_nibbles(columns)));
+  }
+  static I add_dot(I sum, I weights, I x) {
+    return Ints::add(sum, Ints::end_nibbles_dot(Ints::add_nibbles_dot(Ints::zero(), weights, x)));
+  }
+  static I end(I sum) { return sum; }
+};
+
 // x as it meets int8 rows, by steps of kStep blocks: the values of even columns as int16, then those
 // of odd ones; after all steps the scales.
 struct Int8Dot {

@@ -28,6 +28,15 @@ struct Vec {
   static F from_high_int4(const std::uint8_t* from) {
     return less_eight(vshr_n_u8(four_bytes(from), 4));
   }
+  static F from_low_mxfp4(const std::uint8_t* from) {
+    return less_eight(mxfp4_quants(vand_u8(four_bytes(from), vdup_n_u8(15))));
+  }
+  static F from_high_mxfp4(const std::uint8_t* from) {
+    return less_eight(mxfp4_quants(vshr_n_u8(four_bytes(from), 4)));
+  }
+  static uint8x8_t mxfp4_quants(uint8x8_t nibbles) {
+    return vqtbl1_u8(vld1q_u8(kMxfp4Quants), nibbles);
+  }
   static uint8x8_t four_bytes(const std::uint8_t* from) {
     std::uint32_t bytes;
     __builtin_memcpy(&bytes, from, sizeof bytes);
@@ -58,6 +67,10 @@ struct Vec {
   static F from_some_int8(const std::uint8_t* from, std::int64_t count) {
     const int16x8_t wide = vmovl_s8(vreinterpret_s8_u8(some_bytes(from, count)));
     return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+  }
+  static F from_some_exponents(const std::uint8_t* from, std::int64_t count) {
+    const uint32x4_t exponents = vmovl_u16(vget_low_u16(vmovl_u8(some_bytes(from, count))));
+    return vreinterpretq_f32_u32(vshlq_n_u32(exponents, 23));
   }
   static uint8x8_t some_bytes(const std::uint8_t* from, std::int64_t count) {
     if (count >= kLanes) {
@@ -121,6 +134,16 @@ struct Int4Weights {
     const uint8x16_t bytes = vld1q_u8(block);
     return {vreinterpretq_s8_u8(vandq_u8(bytes, vdupq_n_u8(15))),
             vreinterpretq_s8_u8(vshrq_n_u8(bytes, 4))};
+  }
+};
+
+struct Mxfp4Weights {
+  using Weights = BlockWeights;
+  static Weights unpack(const std::uint8_t* block) {
+    const uint8x16_t bytes = vld1q_u8(block);
+    const uint8x16_t quants = vld1q_u8(kMxfp4Quants);
+    return {vreinterpretq_s8_u8(vqtbl1q_u8(quants, vandq_u8(bytes, vdupq_n_u8(15)))),
+            vreinterpretq_s8_u8(vqtbl1q_u8(quants, vshrq_n_u8(bytes, 4)))};
   }
 };
 

@@ -1,15 +1,17 @@
 """What only gpt-oss has: MXFP4, in both kinds of files, and YaRN whose ramp is not truncated."""
 
+from itertools import product
 from pathlib import Path
 import re
 
-from expert_checkpoints import in_mxfp4, write_gpt_oss
+from expert_checkpoints import EXPERT_FAMILIES, in_mxfp4, write_gpt_oss
 import gguf
 from gguf import GGMLQuantizationType as Type
 from gguf_checkpoint import write_gguf
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from tiny_checkpoint import converted
 import torch
 from transformers import GptOssConfig
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
@@ -19,6 +21,7 @@ from flash_llm_ros.checkpoint.errors import CheckpointError
 from flash_llm_ros.checkpoint.families import family
 from flash_llm_ros.checkpoint.mxfp4 import mxfp4_values
 from flash_llm_ros.checkpoint.open import open_checkpoint
+from flash_llm_ros.store.neuron_reader import NeuronReader
 
 
 def test_values_of_mxfp4_are_transformers() -> None:
@@ -41,6 +44,28 @@ def test_mxfp4_in_gguf(tmp_path: Path) -> None:
     file = open_checkpoint(tmp_path / 'model.gguf')
     for name in folder.tensors:
         np.testing.assert_array_equal(file.rows(name), folder.rows(name))
+
+
+def test_experts_of_an_int4_store_are_what_the_checkpoint_has(tmp_path: Path) -> None:
+    """In MXFP4; those of another checkpoint, which that would round, are int4."""
+    checkpoint = open_checkpoint(write_gpt_oss(tmp_path / 'checkpoint'))
+    store = converted(checkpoint.path, tmp_path / 'store', neurons='int4')
+    geometry = store.manifest.geometry
+    assert geometry.formats['expert_gate_up'] == geometry.formats['expert_down'] == {'mxfp4': 3}
+    assert 'mxfp4' not in geometry.formats['head']
+    with NeuronReader(store) as reader:
+        for (section, copy), name in product(geometry.runs(), ('gate', 'up', 'down')):
+            if name not in section.name or 'expert' not in section.name:
+                continue
+            _, found = next(reader.parts(section, copy))
+            row = 1 if name == 'up' else 0
+            for part, values in (('', found[:, row, :-1]), ('_bias', found[:, row, -1])):
+                wanted = checkpoint.rows(f'layers.{section.layer}.expert_{name}{part}', copy,
+                                         copy + 1)[0]
+                np.testing.assert_array_equal(values, wanted)
+    other = converted(EXPERT_FAMILIES['mixtral'](tmp_path / 'other'), tmp_path / 'other.store',
+                      neurons='int4')
+    assert other.manifest.geometry.formats['expert_down'] == {'int4': 3}
 
 
 @pytest.mark.parametrize(('change', 'said'), [

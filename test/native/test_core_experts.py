@@ -93,7 +93,7 @@ def wanted(gate_up, down, x, ids, weights, activation='silu'):
 
 @pytest.mark.parametrize(('activation', 'biased'), [('silu', False), ('clamped_swiglu', True)])
 @pytest.mark.parametrize(('codec', 'dim', 'neurons', 'group_bytes'), [
-    ('int8', 64, 40, 512), ('int4', 96, 70, 1024), ('fp16', 33, 20, 512)])
+    ('int8', 64, 40, 512), ('int4', 96, 70, 1024), ('fp16', 33, 20, 512), ('mxfp4', 70, 99, 512)])
 @each_core
 def test_sums_are_the_same_bytes_whatever_the_cache_holds(
         tmp_path, core_class, codec, dim, neurons, group_bytes, activation, biased):
@@ -125,7 +125,7 @@ def test_sums_are_the_same_bytes_whatever_the_cache_holds(
         total, size = wanted(made.sections[2 * layer], made.sections[2 * layer + 1], x, ids,
                              weights, activation)
         # Rounded activations may fall on the other side of half a step.
-        step = {'int8': 1 / 32512, 'int4': 1 / 127, 'fp16': 0}[codec]
+        step = {'int8': 1 / 32512, 'int4': 1 / 127, 'fp16': 0, 'mxfp4': 1 / 127}[codec]
         assert (np.abs(out - 1 - total) <= (2e-5 + step) * size + 1e-5).all()
 
 

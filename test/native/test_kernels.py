@@ -22,7 +22,7 @@ from flash_llm_ros.activation import ACTIVATIONS
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 NATIVE = ROOT / 'native'
-CODECS = ('int8', 'int4', 'fp16')
+CODECS = ('int8', 'int4', 'fp16', 'mxfp4')
 # -fno-threadsafe-statics and what follows: nothing of the C++ library is linked.
 BARE = ['-std=c++17', '-O2', '-ffp-contract=off', '-fno-threadsafe-statics', '-fno-exceptions',
         '-fno-rtti', f'-I{NATIVE}', str(HERE / 'kernels_driver.cpp'),
@@ -105,12 +105,21 @@ class Case:
         return b''.join([header.tobytes(), self.encoded, self.x.tobytes(), self.h.tobytes(),
                          self.out.tobytes()])
 
+    def magnitudes(self):
+        """Of what is added up: of mxfp4, whose zero is a quant of 12, up to a block's largest."""
+        found = np.abs(self.weights)
+        if self.codec == 'mxfp4':
+            for first in range(0, self.dim, 32):
+                block = found[:, first:first + 32]
+                block[:] = block.max(axis=1, keepdims=True)
+        return found
+
     def check(self, answer):
         """Compare one kernel's answer, and return its name."""
         columns = slice(32 * self.first, min(32 * self.end, self.dim))
         name = answer(16, np.uint8).tobytes().rstrip(b'\0').decode()
         label = f'{name}, {self.codec}, dim {self.dim}'
-        magnitudes = np.abs(self.weights)
+        magnitudes = self.magnitudes()
 
         wanted = rounded(self.x, self.codec) @ self.weights.T
         terms = np.abs(self.x) @ magnitudes.T

@@ -1,6 +1,7 @@
 """Row codecs against value-by-value references, and the checksum against the textbook's loop."""
 
 from core_oracle import int4_values, plain_crc32c
+import gguf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -176,7 +177,37 @@ def test_fp16_rows_round_each_value(data, dim, rows):
     assert decoded.tolist() == [[float(np.float16(value)) for value in row] for row in weights]
 
 
-@pytest.mark.parametrize('name', ['int8', 'int4', 'fp16'])
+@pytest.mark.parametrize('dim', [32, 64, 320])
+def test_mxfp4_rows_are_as_llama_cpp_rounds_them(dim):
+    """And what was rounded before is kept exactly, zeros and small exponents among it."""
+    rng = np.random.default_rng(dim)
+    sizes = rng.choice([0, 1e-30, 1e-4, 1, 300], (50, dim // 32)).repeat(32, axis=1)
+    weights = (rng.standard_normal((50, dim)) * sizes).astype(np.float32)
+    kind = gguf.GGMLQuantizationType.MXFP4
+    theirs = gguf.dequantize(gguf.quantize(weights, kind), kind)
+    codec = row_codec('mxfp4', dim)
+    assert codec.row_bytes == 17 * dim // 32
+    np.testing.assert_array_equal(codec.decode(codec.encode(theirs)), theirs)
+    missed = np.abs(codec.decode(codec.encode(weights)) - weights)
+    assert (missed <= np.abs(theirs - weights) * (1 + 1e-6)).all()
+    with pytest.raises(ValueError, match='mxfp4 rows: largest magnitude 1e\\+37'):
+        codec.encode(np.full((1, dim), 1e37, np.float32))
+
+
+@pytest.mark.parametrize('name', ['int8', 'int4', 'fp16', 'mxfp4'])
+def test_biased_rows_have_their_bias_behind_them(name):
+    rows = np.random.default_rng(3).standard_normal((5, 41)).astype(np.float32)
+    codec, plain = row_codec(name, 40, biased=True), row_codec(name, 40)
+    encoded = codec.encode(rows)
+    assert encoded.shape == (5, codec.row_bytes) == (5, plain.row_bytes + 4)
+    assert encoded[:, :-4].tobytes() == plain.encode(rows[:, :40]).tobytes()
+    assert encoded[:, -4:].tobytes() == rows[:, 40].astype('<f4').tobytes()
+    decoded = codec.decode(encoded)
+    assert decoded[:, 40].tobytes() == rows[:, 40].tobytes()
+    np.testing.assert_array_equal(decoded[:, :40], plain.decode(plain.encode(rows[:, :40])))
+
+
+@pytest.mark.parametrize('name', ['int8', 'int4', 'fp16', 'mxfp4'])
 @pytest.mark.parametrize('value', [np.nan, np.inf, -np.inf])
 def test_what_is_not_finite_is_refused(name, value):
     weights = np.zeros((3, 40), np.float32)
@@ -198,7 +229,7 @@ def test_overflow_is_refused(name, fits, overflows):
         codec.encode(weights)
 
 
-@pytest.mark.parametrize('name', ['int8', 'int4', 'fp16'])
+@pytest.mark.parametrize('name', ['int8', 'int4', 'fp16', 'mxfp4'])
 def test_wrong_arrays_are_refused(name):
     codec = row_codec(name, 40)
     for wrong in (np.zeros((2, 41), np.float32), np.zeros(40, np.float32), np.zeros((2, 40))):
@@ -211,7 +242,7 @@ def test_wrong_arrays_are_refused(name):
 
 def test_unknown_codecs_and_sizes_are_refused():
     with pytest.raises(ValueError, match="codec is 'int3'; it must be one of "
-                                         'int8, int4, fp16'):
+                                         'int8, int4, fp16, mxfp4'):
         row_codec('int3', 64)
     for dim in (0, -5, 2.0, True):
         with pytest.raises(ValueError, match='dim is '):

@@ -39,6 +39,8 @@ def stored_row(rng: np.random.Generator, codec: str, dim: int) -> tuple[bytes, n
         halves = (rng.standard_normal(dim) * rng.choice([0.3, 1e-6], dim)).astype('<f2')
         return halves.tobytes(), halves.astype(np.float64)
     blocks = -(-dim // 32)
+    if codec == 'mxfp4':
+        return stored_mxfp4_row(rng, dim, blocks)
     if codec == 'int4':
         return stored_int4_row(rng, dim, blocks)
     quants = rng.integers(-127, 128, blocks * 32).astype(np.int8)
@@ -56,6 +58,20 @@ def stored_int4_row(rng: np.random.Generator, dim: int, blocks: int) -> tuple[by
     packed = bytes(int(block[i] + 16 * block[i + 16]) for block in quants for i in range(16))
     row = packed + scales.tobytes() + offsets.tobytes() + tops.tobytes()
     return row, int4_values(row, dim)
+
+
+def stored_mxfp4_row(rng: np.random.Generator, dim: int, blocks: int) -> tuple[bytes, np.ndarray]:
+    """Every block has the largest magnitude that its scale leaves room for, as encoded ones do."""
+    quants = rng.integers(0, 16, blocks * 32)
+    quants[::32] = 7
+    quants[dim:] = 0
+    exponents = rng.choice([0, 105, 117, 120], blocks)
+    halves = quants.reshape(blocks, 2, 16)
+    packed = (halves[:, 0] + 16 * halves[:, 1]).astype(np.uint8)
+    levels = np.array([0, 1, 2, 3, 4, 6, 8, 12])
+    scales = np.where(exponents == 0, 0, 2.0 ** (exponents - 127))
+    values = np.concatenate([levels, -levels])[quants] * np.repeat(scales, 32)
+    return packed.tobytes() + exponents.astype(np.uint8).tobytes(), values[:dim]
 
 
 def int4_values(row: bytes, dim: int) -> np.ndarray:
@@ -148,7 +164,7 @@ def rounded(x: np.ndarray, codec: str) -> np.ndarray:
     """float64 [S, dim]: what dot products with rows of this codec take x [S, dim] for."""
     if codec == 'fp16':
         return x.astype(np.float64)
-    levels = np.float32({'int8': 32512, 'int4': 127}[codec])
+    levels = np.float32({'int8': 32512, 'int4': 127, 'mxfp4': 127}[codec])
     result = np.zeros(x.shape)
     for token, values in enumerate(x):
         for start in range(0, len(values), 32):

@@ -10,7 +10,7 @@ from flash_llm_ros.store.geometry import Geometry
 from flash_llm_ros.store.manifest import FORMAT_VERSION
 
 # The most bytes that a value of x takes as the kernels want it, its share of the block's included.
-_PREPARED = {'int8': 3, 'int4': 2, 'fp16': 4}
+_PREPARED = {'int8': 3, 'int4': 2, 'fp16': 4, 'mxfp4': 2}
 
 
 def core_scratch_bytes(geometry: Geometry, threads: int, tokens: int,
