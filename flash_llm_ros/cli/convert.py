@@ -22,8 +22,9 @@ examples:
   flash_llm convert smollm2.gguf /data/relu.store --ffn smollm2-relu.ffn
 
 Takes minutes, and memory for the vocabulary and a layer's largest matrices in 32 bits: 0.3 GB
-for a model of half a billion weights, 0.5 GB for one of 1.5 billion; with int4, where the model is
-tried, 1.1 and 1.9 GB. Nothing is left of a conversion that fails or is interrupted. A ReLU model gets predictors, which mode gated uses.
+for a model of half a billion weights, 0.5 GB for one of 1.5 billion; with int4, where the model
+is tried, 1.1 and 1.9 GB. Nothing is left of a conversion that fails or is interrupted. A ReLU
+model gets predictors, which mode gated uses.
 """
 
 
