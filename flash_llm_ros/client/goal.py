@@ -6,7 +6,7 @@ from typing import Any
 
 from flash_llm_msgs.action import GenerateText
 from flash_llm_msgs.msg import ChatMessage, OutputConstraint, SamplingOptions, Tool, ToolCall
-from flash_llm_ros.client.checked_message import checked_message
+from flash_llm_ros.client.checked_message import check_text, checked_message
 from flash_llm_ros.client.interface_name import interface_name
 
 Message = ChatMessage | tuple[str, str] | Mapping[str, Any]
@@ -81,23 +81,12 @@ def make_goal(
 def _fill(message: object, name: str, value: object) -> None:
     for text in value if isinstance(value, list) else [value]:
         if isinstance(text, str):
-            _check_text(name, text)
+            check_text(name, text)
     try:
         setattr(message, name, value)
     except AssertionError as error:     # how messages that check their fields refuse
         reason = ' '.join(str(error).split())
         raise ValueError(f'{name} is {value!r}. {reason}.') from None
-
-
-def _check_text(name: str, text: str) -> None:
-    """rclpy cuts a text at its first NUL, and cannot encode a lone surrogate."""
-    if (at := text.find('\0')) >= 0:
-        raise ValueError(f'{name} holds a NUL at character {at}; leave it out.')
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f'{name} is not valid UTF-8 at character {error.start}; it holds half of '
-                         'a character, or a byte of another encoding.') from None
 
 
 def _number(name: str, value: Any) -> float:
@@ -206,7 +195,7 @@ def _constraint(
             if json_schema is None:
                 raise ValueError(f'{name} is {text!r}; it has to be a text.')
             text = _json(name, text)
-        _check_text(name, text)
+        check_text(name, text)
         constraint.text = text
     if bounds is not None:
         _fill(constraint, 'bounds', _json('bounds', bounds))

@@ -18,7 +18,7 @@ from flash_llm_ros.client.own_node import OwnNode
 from flash_llm_ros.client.robot_tool import RobotTool
 
 MOST_CHARACTERS = 2_000     # of a result that the model is told
-_CLOSED = 'The toolbox was closed.'
+_CLOSED = 'The toolbox was closed, or its thread has ended.'
 _POLL = 0.05                # s
 _PATIENCE = 2.0             # s, for the word that an action is cancelled
 _ENDS = {GoalStatus.STATUS_SUCCEEDED: 'succeeded', GoalStatus.STATUS_CANCELED: 'canceled',
@@ -36,14 +36,18 @@ class Toolbox:
     def __init__(self, tools: Iterable[RobotTool], *, domain_id: int | None = None) -> None:
         listed = list(tools)
         self.tools: list[Tool] = [tool.message for tool in listed]      # for a request; may raise
-        self._own = OwnNode('flash_llm_tools', domain_id)
         self._calling, self._closing = threading.Lock(), threading.Event()
         self._closed = False
         self._does: dict[str, _Action | _Service | _Topic] = {}
-        for tool in listed:
-            kind = _Action if hasattr(tool.kind, 'Goal') else (
-                _Service if hasattr(tool.kind, 'Request') else _Topic)
-            self._does[tool.name] = kind(tool, self._own, self._closing)
+        self._own = OwnNode('flash_llm_tools', domain_id, lambda why: self._closing.set())
+        try:
+            for tool in listed:
+                kind = _Action if hasattr(tool.kind, 'Goal') else (
+                    _Service if hasattr(tool.kind, 'Request') else _Topic)
+                self._does[tool.name] = kind(tool, self._own, self._closing)
+        except BaseException:       # two of a name in the graph, but not of a type
+            self.close()
+            raise
 
     def __enter__(self) -> 'Toolbox':
         return self

@@ -165,15 +165,17 @@ def test_an_action_a_service_and_a_topic(robot: Robot, run: Callable[..., object
 
 def test_what_goes_wrong_is_told(robot: Robot, run: Callable[..., object]) -> None:
     robot.script += [asks_for('drive_to', prompt='the wall'), asks_for('sing', data='la'),
-                     asks_for('lamp', data=3), asks_for('lamp', data=False),
+                     asks_for('lamp', data=3), asks_for('drive_to', prompt='\ud800'),
+                     asks_for('lamp', data=False),
                      asks_for('drive_to', prompt='x'), says('No.')]
     done = run('Work!', may=lambda call: '"x"' not in call.arguments)
     assert [robot.done.get(timeout=WAIT) for _ in range(2)] == [('drive', 'the wall'),
                                                                 ('lamp', False)]
-    aborted, late, wrong, long, forbidden = (result for _, result in done.done)
+    aborted, late, wrong, half, long, forbidden = (result for _, result in done.done)
     assert json.loads(aborted)['status'] == 'aborted'
     assert json.loads(late) == {'error': '/sing is not there.'}
     assert 'is no SetBool_Request' in json.loads(wrong)['error']
+    assert 'half of a character' in json.loads(half)['error']
     assert len(long) < 2100 and long.endswith(' ...')
     assert json.loads(forbidden) == {'error': 'It was not allowed.'}
 
@@ -283,7 +285,7 @@ def test_the_tools_of_the_example_are_as_their_interfaces_have_them() -> None:
 
 
 def test_once_closed_it_is_closed(domain: int) -> None:
-    from std_msgs.msg import String
+    from std_msgs.msg import Int8, String
     from std_srvs.srv import SetBool
 
     from flash_llm_msgs.msg import ToolCall
@@ -297,6 +299,22 @@ def test_once_closed_it_is_closed(domain: int) -> None:
             with pytest.raises(RuntimeError, match='The toolbox was closed'):
                 tools.call(ToolCall(name=name, arguments='{"data": true}'), WAIT)
     threads = threading.active_count()
-    with pytest.raises(TypeError):      # and what cannot be opened leaves nothing behind
-        Toolbox([said, RobotTool('sing', 'Sings.', String, '/say', {'data': WAIT, 'x': {1}})])
-    assert threading.active_count() == threads
+    # And what cannot be opened leaves nothing behind.
+    for wrong in (RobotTool('sing', 'Sings.', String, '/say', {'data': WAIT, 'x': {1}}),
+                  RobotTool('count', 'Counts.', Int8, '/say')):
+        with pytest.raises((TypeError, RuntimeError)):
+            Toolbox([said, wrong], domain_id=domain)
+        assert threading.active_count() == threads
+
+
+@pytest.mark.filterwarnings('ignore::pytest.PytestUnhandledThreadExceptionWarning')
+def test_a_toolbox_whose_thread_has_ended_says_so(domain: int) -> None:
+    from std_srvs.srv import SetBool
+
+    from flash_llm_msgs.msg import ToolCall
+    from flash_llm_ros.client import RobotTool, Toolbox
+
+    with Toolbox([RobotTool('lamp', 'Switches.', SetBool, '/lamp')], domain_id=domain) as tools:
+        tools._own.executor.create_task(lambda: 1 / 0)
+        with pytest.raises(RuntimeError, match='its thread has ended'):
+            tools.call(ToolCall(name='lamp', arguments='{"data": true}'), WAIT)

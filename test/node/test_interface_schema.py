@@ -129,8 +129,14 @@ def test_refused(name: str, bounds: str, words: str) -> None:
 def test_an_answer_that_is_no_such_message() -> None:
     from geometry_msgs.msg import Twist
 
+    from flash_llm_msgs.msg import SamplingOptions
     from flash_llm_ros.client import message_from
 
-    for text in ('[' * 10**5, '{', '{"linear":{"q":1}}', '{"linear":3}'):
-        with pytest.raises(ValueError, match='is no Twist'):
-            message_from(Twist, text)
+    for kind, text in (
+            (Twist, '[' * 10**5), (Twist, '{'), (Twist, '{"linear":{"q":1}}'),
+            (Twist, '{"linear":3}'), (Twist, '{"linear":{"x":1e999}}'),
+            (Twist, '{"linear":{"x":1%s}}' % ('0' * 400)), (Twist, '{"linear":{"x":NaN}}'),
+            (SamplingOptions, '{"stop":"ab"}'), (SamplingOptions, r'{"stop":["a\u0000"]}'),
+            (SamplingOptions, r'{"stop":["\ud800"]}')):
+        with pytest.raises(ValueError, match=f'is no {kind.__name__}'):
+            message_from(kind, text)
