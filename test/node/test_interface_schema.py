@@ -98,7 +98,8 @@ def test_what_a_message_cannot_carry_is_no_answer() -> None:
             (String, (r'"a\u0001ß"', r'"\"\n"'), (r'"a\u0000b"',))):
         walk.constrain('JSON_SCHEMA', json.dumps(schema(f'std_msgs/msg/{kind.__name__}')))
         for text in wrong:
-            sent = kind(data=type(kind().data)(json.loads(text)))    # an int is no float
+            sent = kind(check_fields=False,      # an int is no float
+                        data=type(kind().data)(json.loads(text)))
             arrived = deserialize_message(serialize_message(sent), kind)
             assert arrived.data in (math.inf, -math.inf, 'a')
             assert not walk.reaches(f'{{"data":{text}}}'), text
