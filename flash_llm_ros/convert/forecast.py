@@ -19,8 +19,9 @@ from flash_llm_ros.store.resident_layout import attention_layout
 from flash_llm_ros.store.tokenizer_tables import tokenizer_tables
 from flash_llm_ros.store.writer import StoreFormat, planned_geometry
 
-# Squared error relative to the matrix: 4-bit sources stay below 1e-5, unrounded ones reach 3e-3.
-_Q4_ERROR = 1e-4
+# Squared error relative to the matrix: 4-bit sources stay below 1e-4, where keys are balanced below
+# 2e-4 (Qwen2.5-Coder-1.5B), unrounded ones reach 3e-3.
+_Q4_ERROR = 4e-4
 _SMALL_FILES = 4 << 20      # graphs and the manifest
 
 
