@@ -74,6 +74,7 @@ class ExpertsSpec:
     groups: int = 1                     # of neighbours, ranked by the sum of their two best
     active_groups: int = 1              # those that a token's experts are chosen from
     scale: float = 1.0                  # of all weights
+    least_sum: float = 1e-20            # added to that of weights that may all be 0
     shared: int = 0                     # neurons of the block that every token uses; 0: none
     shared_weighed: bool = False        # by a sigmoid of a score of its own
     biased: bool = False                # the router's scores and all rows of experts
@@ -84,7 +85,7 @@ class ExpertsSpec:
         check_integers(self, ('count', 'active', 'groups', 'active_groups'))
         check_integers(self, ('shared', 'dense_layers', 'dense_size'), least=0)
         check_choice(self, 'shares', SHARES)
-        check_numbers(self, ('scale',), lambda value: value > 0, 'a positive number')
+        check_numbers(self, ('scale', 'least_sum'), lambda value: value > 0, 'a positive number')
         check(self.count > 1, 'count', self.count, 'at least 2')
         check(self.active <= self.count, 'active', self.active, f'at most count, {self.count}')
         check(self.count % self.groups == 0 and (self.groups == 1 or self.count >= 2 * self.groups),

@@ -10,7 +10,7 @@ from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 MS = 'com.microsoft'
 OPERATORS = frozenset((
     *(('', name) for name in (
-        'Add', 'Cast', 'Concat', 'Div', 'GatherElements', 'Greater', 'Identity',
+        'Add', 'Cast', 'Concat', 'Div', 'Exp', 'GatherElements', 'Greater', 'Identity',
         'LayerNormalization', 'MatMul', 'Mul', 'Pad', 'ReduceSum', 'Reshape', 'ScatterElements',
         'Sigmoid', 'SimplifiedLayerNormalization', 'Softmax', 'Split', 'Squeeze', 'TopK',
         'Unsqueeze')),

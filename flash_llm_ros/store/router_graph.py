@@ -17,7 +17,6 @@ from flash_llm_ros.store.router_outputs import (
 )
 
 _NEVER = -1e30          # added to the scores of experts whose group was not chosen
-_LEAST_SUM = 1e-20      # of weights of experts that are not the best by their shares alone
 Rows = Callable[[str], NDArray[np.float32]]      # a tensor by its canonical name
 
 
@@ -41,7 +40,7 @@ def router_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalData,
         g.node('ReduceSum', [found, last], ['chosen_together'])
         together = 'chosen_together'
         if experts.corrected or experts.shares == 'sigmoid':    # all of them may be 0
-            least = g.inline('least_sum', np.array(_LEAST_SUM, np.float32))
+            least = g.inline('least_sum', np.array(experts.least_sum, np.float32))
             g.node('Add', [together, least], [together := 'together_above_0'])
         g.node('Div', [found, together], [found := next(steps)])
     if scaled:
@@ -82,7 +81,7 @@ def _choose(g: GraphBuilder, spec: ModelSpec, layer: int, rows: Rows, ids: str) 
     if experts.shares == 'softmax':
         g.node('Softmax', ['scores'], ['shares'], axis=-1)
     else:
-        g.node('Sigmoid', ['scores'], ['shares'])
+        _sigmoid(g)
     ranked = 'shares'
     if experts.corrected:
         correction = g.inline('correction', rows(f'layers.{layer}.router_correction'))
@@ -93,6 +92,16 @@ def _choose(g: GraphBuilder, spec: ModelSpec, layer: int, rows: Rows, ids: str) 
     active = g.inline('active_experts', np.array([experts.active], np.int64))
     g.node('TopK', [ranked, active], ['best', ids], axis=-1)
     return 'shares'
+
+
+def _sigmoid(g: GraphBuilder) -> None:
+    """`shares` of `scores`. ONNX Runtime's own Sigmoid is half off at -16, and 0 from -18 on."""
+    one, minus = (g.inline(name, np.array(number, np.float32))
+                  for name, number in (('one', 1), ('minus', -1)))
+    g.node('Mul', ['scores', minus], ['negative_scores'])
+    g.node('Exp', ['negative_scores'], ['against'])
+    g.node('Add', ['against', one], ['for_and_against'])
+    g.node('Div', [one, 'for_and_against'], ['shares'])
 
 
 def _in_best_groups(g: GraphBuilder, experts: ExpertsSpec, ranked: str) -> str:

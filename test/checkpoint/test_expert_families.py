@@ -202,6 +202,28 @@ def test_experts_whose_shares_are_0(family: str, tmp_path: Path) -> None:
         assert np.abs(each - expected).max() <= 1e-3 * np.abs(expected).max()
 
 
+@pytest.mark.parametrize('family', ['dots1', 'glm4_moe', 'lfm2_moe'])
+def test_weights_of_experts_whose_shares_are_small(family: str, tmp_path: Path) -> None:
+    """Down to 1e-30: what they are of each other counts. Against transformers' routers."""
+    folder = EXPERT_FAMILIES[family](tmp_path / 'checkpoint')
+    reference = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    engine = exact(converted(folder, tmp_path / 'store', neurons='fp16').path)
+    routers, layer = engine.model.feed_forward.routers, engine.model.spec.routed_layers[0]
+    block = reference.model.layers[layer]
+    block = block.feed_forward if family == 'lfm2_moe' else block.mlp
+    scores = np.random.default_rng(0).uniform(-70, -5, (32, 8)).astype(np.float32)
+    x = (scores @ np.linalg.pinv(block.gate.weight.detach().numpy()).T).astype(np.float32)
+    bias = (block.expert_bias,) if family == 'lfm2_moe' else ()
+    with torch.no_grad():
+        _, weights, ids = block.gate(torch.from_numpy(x), *bias)
+    found_ids, found_weights = routers.choose(layer, x)
+    found, expected = np.zeros((2, 32, 8))
+    np.put_along_axis(found, found_ids, found_weights, 1)
+    np.put_along_axis(expected, ids.numpy(), weights.numpy(), 1)
+    engine.close()
+    np.testing.assert_allclose(found, expected, rtol=1e-3, atol=1e-6)
+
+
 def test_gguf_against_llama_cpp(model: FamilyModel, tmp_path: Path) -> None:
     pytest.importorskip('xllamacpp', reason='not installed: requirements/bench.txt')
     write_gguf(model.checkpoint, tmp_path / 'model.gguf')

@@ -32,8 +32,8 @@ class Lfm2Moe(Lfm2):
             {**config, 'hidden_act': 'silu'}, config['moe_intermediate_size'],
             bool(config['norm_topk_prob']), shares='sigmoid',
             corrected=bool(config['use_expert_bias']),
-            scale=positive(config, 'routed_scaling_factor', 1.0), dense_layers=dense,
-            dense_size=config['intermediate_size'] if dense else 0)
+            scale=positive(config, 'routed_scaling_factor', 1.0), least_sum=1e-6,
+            dense_layers=dense, dense_size=config['intermediate_size'] if dense else 0)
 
     def config_of_gguf(self, fields: dict[str, Any]) -> Config:
         config = super().config_of_gguf(fields)
