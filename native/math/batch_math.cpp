@@ -41,16 +41,18 @@ std::size_t BatchMath::scratch_bytes() const {
 }
 
 PreparedInputs BatchMath::prepare(const RowFormat& format, Inputs x) {
-  const std::int64_t tiles = x.tokens == 1 ? 1 : (x.tokens + kDotTokens - 1) / kDotTokens;
-  const std::size_t bytes =
-      x.tokens == 1 ? kernels_.prepared_bytes(format) : kernels_.tile_bytes(format);
+  const bool few = x.tokens <= kTokensAlone;
+  const std::int64_t parts = few ? x.tokens : (x.tokens + kDotTokens - 1) / kDotTokens;
+  const std::size_t bytes = few ? kernels_.prepared_bytes(format) : kernels_.tile_bytes(format);
   prepared_.resize(
-      std::max(prepared_.size(), cache_lines(bytes * static_cast<std::size_t>(tiles))));
+      std::max(prepared_.size(), cache_lines(bytes * static_cast<std::size_t>(parts))));
   std::uint8_t* const data = prepared_.data()->bytes;
-  if (x.tokens == 1) {
-    kernels_.prepare(format, x.data, data);
+  if (few) {
+    for (std::int64_t token = 0; token < x.tokens; ++token) {
+      kernels_.prepare(format, x.row(token), data + static_cast<std::size_t>(token) * bytes);
+    }
   } else {
-    pool_.share(tiles, [&](std::int64_t tile, int) {
+    pool_.share(parts, [&](std::int64_t tile, int) {
       const std::int64_t token = tile * kDotTokens;
       kernels_.prepare_tile(format, x.row(token), x.stride, std::min(kDotTokens, x.tokens - token),
                             data + static_cast<std::size_t>(tile) * bytes);

@@ -12,8 +12,9 @@
 
 namespace flash_llm {
 
-// Owns the scratch memory of one thread, which fits rows of some formats. One token is computed on
-// the encoded rows, several on rows unpacked once. Results do not depend on how bundles and columns
+// Owns the scratch memory of one thread, which fits rows of some formats. Few tokens are computed on
+// the encoded rows, so that each is the same bytes with others as alone; more on rows unpacked once.
+// Results do not depend on how bundles and columns
 // are divided among calls.
 class BundleMath {
  public:

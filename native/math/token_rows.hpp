@@ -29,14 +29,20 @@ constexpr std::size_t cache_lines(std::size_t bytes) {
   return (bytes + sizeof(CacheLine) - 1) / sizeof(CacheLine);
 }
 
-// Some tokens' x in the form that dot products take: of one token by itself, of several in tiles.
+// Packing rows for several tokens takes as long as the dot products of about so many with rows as they
+// are.
+constexpr std::int64_t kTokensAlone = 8;
+
+// Some tokens' x in the form that dot products take: of few each token by itself, of more in tiles.
 struct PreparedInputs {
   const std::uint8_t* data;
   std::int64_t tokens;
-  std::size_t tile_bytes;
+  std::size_t each_bytes;
 
-  const std::uint8_t* tile(std::int64_t number) const {
-    return data + static_cast<std::size_t>(number) * tile_bytes;
+  bool few() const { return tokens <= kTokensAlone; }
+  // Of a token, or a tile.
+  const std::uint8_t* at(std::int64_t number) const {
+    return data + static_cast<std::size_t>(number) * each_bytes;
   }
 };
 
