@@ -5,6 +5,7 @@ from pathlib import Path
 
 from generation_cases import PLENTY, PROMPTS, answer, opened, request, say
 from greedy_reference import ReferenceModel
+import numpy as np
 import pytest
 from refusals import assert_error
 from test_suspend import interrupted
@@ -67,6 +68,23 @@ def test_answers_are_those_without_drafts(fp16_store: Path, drafts: dict[str, Pa
         assert ((again.passes, again.drafted_tokens, again.accepted_tokens)
                 == (stats.passes, stats.drafted_tokens, stats.accepted_tokens))
     alone.close()
+    engine.close()
+
+
+@pytest.mark.parametrize('behind', [0, 37])
+@pytest.mark.parametrize('store', ['fp16_store', 'int8_store'])
+def test_guesses_are_computed_as_tokens_alone_are(request: pytest.FixtureRequest, store: str,
+                                                  behind: int) -> None:
+    """So an answer is the same whatever was guessed."""
+    engine = opened(request.getfixturevalue(store), lookup_tokens=7)
+    model, tokens = engine.model, np.random.default_rng(3).integers(3, 60, behind + 8)
+    if behind:
+        model.forward(tokens[:behind], 0, dense=True)
+    alone, together = np.zeros((2, 8, model.logits.shape[1]), np.float32)
+    for i in range(8):
+        model.forward(tokens[behind + i:][:1], behind + i, dense=False, logits=alone[i:i + 1])
+    model.forward(tokens[behind:], behind, dense=True, logits=together)
+    assert np.array_equal(together, alone)
     engine.close()
 
 
