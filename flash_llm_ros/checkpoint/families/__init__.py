@@ -76,8 +76,9 @@ FAMILIES: dict[str, Family] = {
 def family(model_type: object) -> Family:
     """Raises ValueError with what is supported."""
     if not (isinstance(model_type, str) and model_type in FAMILIES):
+        spelled_once = {name.replace('-', '').replace('_', ''): name for name in FAMILIES}
         raise ValueError(f'model type {model_type!r} is not supported; supported: '
-                         f'{", ".join(FAMILIES)}')
+                         f'{", ".join(spelled_once.values())}')
     return FAMILIES[model_type]
 
 
