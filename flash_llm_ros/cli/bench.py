@@ -18,6 +18,7 @@ from flash_llm_ros.cli.main import fail
 from flash_llm_ros.cli.output_path import output_file
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.cli.throttled_flash import reading_slowly
+from flash_llm_ros.cli.whole_number import whole_number
 from flash_llm_ros.engine import Engine, EngineConfig, GenerationRequest
 from flash_llm_ros.engine.byte_size import parse_byte_size
 from flash_llm_ros.engine.config import MODES
@@ -75,9 +76,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--context', type=int, default=EngineConfig.context_length, metavar='N',
                         help='tokens of prompt and answer together (default: %(default)s, or what '
                         'the model was trained for, if that is less)')
-    parser.add_argument('--tokens', type=int, default=32, metavar='N',
+    parser.add_argument('--tokens', type=whole_number(2), default=32, metavar='N',
                         help='of each answer (default: 32)')
-    parser.add_argument('--runs', type=int, default=3, metavar='N',
+    parser.add_argument('--runs', type=whole_number(1), default=3, metavar='N',
                         help='answers, after one to warm up (default: 3)')
     parser.add_argument('--prompt', default=PROMPT, metavar='TEXT', help='what to ask')
     parser.add_argument('--flash', choices=FLASH_CLASSES, metavar='CLASS',

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from flash_llm_ros.cli.main import fail, warn
 from flash_llm_ros.cli.seconds import seconds
+from flash_llm_ros.cli.whole_number import whole_number
 
 if TYPE_CHECKING:
     from flash_llm_ros.serve.server import ChatServer, Limits
@@ -37,14 +38,14 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--host', type=ipaddress.ip_address, default='127.0.0.1',
                         metavar='ADDRESS',
                         help='to listen at (default: 127.0.0.1, which only this machine reaches)')
-    parser.add_argument('--port', type=int, default=8080, metavar='N',
+    parser.add_argument('--port', type=whole_number(0, 65535), default=8080, metavar='N',
                         help='to listen at; 0: any that is free (default: 8080)')
     parser.add_argument('--name', action='append', default=[], metavar='HOST',
                         help='that clients call this machine by, beside localhost and addresses '
                         '(may be given several times)')
     parser.add_argument('--deadline', type=seconds, default=120.0, metavar='S',
                         help='seconds until an answer ends as it is (default: 120)')
-    parser.add_argument('--max-requests', type=int, default=8, metavar='N',
+    parser.add_argument('--max-requests', type=whole_number(1), default=8, metavar='N',
                         help='under way at once; more are refused (default: 8)')
 
 

@@ -323,7 +323,7 @@ class FlashLlmFleet:
         code = getattr(error, 'code', None)
         if isinstance(error, NodeLostError):
             request.lost += 1
-            member.seen.status = None       # until the node, or another in its place, says more
+            member.seen.status_at = -math.inf     # until it, or another in its place, says more
             if self._homes.get(request.goal.session_id) == member.name:
                 del self._homes[request.goal.session_id]
                 error = NodeLostError(f'{error} It had the conversation '

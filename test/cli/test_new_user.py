@@ -53,6 +53,10 @@ LINES = """
 2 flash_llm prompt STORE Hello --deadline 2                     | for the running node
 1 flash_llm prompt EMPTY Hello                                  | is no flash store
 2 flash_llm prompt Hello --deadline x                           | 'x' is no number of seconds
+2 flash_llm serve --port 65536                                  | no whole number from 0 to 65535
+2 flash_llm serve --max-requests 0                              | '0' is no whole number from 1
+2 flash_llm bench STORE --runs 0                                | '0' is no whole number from 1
+2 flash_llm bench STORE --tokens 1                              | '1' is no whole number from 2
 2 flash_llm prompt Hello --find-timeout nan                     | 'nan' is no number of seconds
 1 flash_llm prompt ''                                           | empty
 1 flash_llm prompt Hello --system \udcff                         | system_prompt is not valid UTF-8
