@@ -18,4 +18,6 @@ def mxfp4_values(blocks: NDArray[Any], scales: NDArray[Any]) -> NDArray[np.float
     values = _VALUES[np.stack([blocks & 15, blocks >> 4], axis=-1)]
     values = values.reshape(*blocks.shape[:-1], -1)
     exponents = scales.astype(np.int32) - _EXPONENT_OF_1
-    return np.ldexp(values, exponents[..., None]).reshape(*blocks.shape[:-2], -1)
+    with np.errstate(over='ignore'):     # of the scale that means NaN, which is refused later
+        values = np.ldexp(values, exponents[..., None])
+    return values.reshape(*blocks.shape[:-2], -1)

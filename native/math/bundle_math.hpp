@@ -14,8 +14,7 @@ namespace flash_llm {
 
 // Owns the scratch memory of one thread, which fits rows of some formats. Few tokens are computed on
 // the encoded rows, so that each is the same bytes with others as alone; more on rows unpacked once.
-// Results do not depend on how bundles and columns
-// are divided among calls.
+// Results do not depend on how bundles and columns are divided among calls.
 class BundleMath {
  public:
   explicit BundleMath(const Kernels& kernels) : kernels_(kernels) {}
