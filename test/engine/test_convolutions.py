@@ -1,4 +1,4 @@
-"""Layers with a convolution in the place of attention: one can go back to any token.
+"""Layers with a convolution in the place of attention: one can go back, however far.
 
 Against transformers, which computes every answer from its first token on.
 """
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel
 
 from bench.quality.reference_model import reference_choices
 from flash_llm_ros.engine import Generation, SamplingParams
+from flash_llm_ros.engine.model.convolution_cache import STRIDE
 
 SETTINGS = {'prefill_chunk': 16, 'kv_cache': 'int16'}
 SYSTEM = {'system_prompt': 'You are the voice of a robot. ' * 2, 'keep_system_prompt': True,
@@ -45,13 +46,16 @@ def assert_greedy(reference: PreTrainedModel, *answers: Generation) -> None:
 def test_a_conversation_beside_others_and_behind_a_turn_that_was_given_up(
         store: Path, reference: PreTrainedModel, tmp_path: Path) -> None:
     engine = opened(store, session_folder=tmp_path, **SETTINGS)
-    for turn in TURNS:
+    for turn in ('Who are you, and what are you here for? ' * 2, *TURNS):
         given_up = engine.start(request('Never mind. ' * 4, session_id='a', raw=False))
         for _, _ in zip(range(8), given_up, strict=False):
             pass
         found = say(engine, 'a', turn)
-        assert (found.stats.cached_tokens > 0) == (turn is not TURNS[0])
-        assert_greedy(reference, given_up, found, answer(engine, 'something else'))
+        # The turn that was given up was longer than the ring.
+        assert found.stats.cached_tokens % STRIDE == 0
+        assert (found.stats.cached_tokens > 0) == (turn in TURNS)
+        assert_greedy(reference, given_up, found, answer(engine, 'something else'),
+                      say(engine, 'a', 'So?', max_tokens=3))
     engine.close()
 
 

@@ -226,9 +226,10 @@ class Runs:
         if kept is None or not kept.begins(tokens):
             self._kept_in_place = None
             return 0, None
-        if self._kept_in_place is not kept or not self._model.reaches(len(kept.tokens)):
+        count = len(kept.tokens)
+        if self._kept_in_place is not kept or self._model.reach(count) < count:
             self._kept_in_place = kept if kept.restore(self._model, self._log) else None
-        return (0 if self._kept_in_place is None else len(kept.tokens)), kept
+        return (0 if self._kept_in_place is None else count), kept
 
     def _kept(self, system_prompt: str, tools: tuple[Tool, ...] = ()) -> KeptPrompt:
         of = system_prompt, tools

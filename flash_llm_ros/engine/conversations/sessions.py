@@ -175,8 +175,7 @@ class Sessions:
 
     def _check_reach(self, session: Session) -> None:
         """A turn that came to no end may have taken the place of what the session goes on from."""
-        if not self._model.reaches(session.rows):
-            session.rows = 0
+        session.rows = self._model.reach(session.rows)
 
     def _put_away(self, session: Session) -> None:
         self._check_reach(session)

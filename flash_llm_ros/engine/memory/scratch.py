@@ -41,7 +41,9 @@ def scratch_bytes(manifest: Manifest, context: int, chunk: int, threads: int,
     core = core_scratch_bytes(manifest.geometry, threads, chunk,
                               0 if experts is None else experts.active)
     if spec.core_attention:
-        floats += chunk * spec.hidden_size * (5 if spec.convolution else 1) + sampling
+        floats += chunk * spec.hidden_size + sampling
+        if spec.convolution is not None:
+            floats += (5 * chunk + spec.convolution.before) * spec.hidden_size
         core += attention_shape(spec, context, chunk, 'int8').scratch_bytes(spec.hidden_size,
                                                                             threads)
     else:

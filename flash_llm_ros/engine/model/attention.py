@@ -10,5 +10,6 @@ from flash_llm_ros.store.flash_store import FlashStore
 def attention_of(store: FlashStore, config: EngineConfig, context: int) -> AttentionPart:
     """For a KV cache of `context` tokens."""
     if store.manifest.model.core_attention:
-        return CoreAttention(store, config.kv_cache, context, config.prefill_chunk)
+        return CoreAttention(store, config.kv_cache, context, config.prefill_chunk,
+                             config.lookup_tokens)
     return GraphAttention(store, config.threads, context, config.prefill_chunk)

@@ -71,9 +71,12 @@ class AttentionPart(Part, ABC):
     def rows(self, count: int) -> list[memoryview]:
         """The bytes of the first `count` tokens' keys and values, in their place."""
 
-    def reaches(self, count: int, end: int) -> bool:
-        """Whether all that tokens behind the first `count` see is there, once `end` have come."""
-        return True
+    def reach(self, count: int, end: int) -> int:
+        """Behind how many of the first `count` tokens others can come, once `end` have come.
+
+        That is, all that these see is there.
+        """
+        return count
 
     @abstractmethod
     def final_norm(self, first: int, end: int) -> Array:

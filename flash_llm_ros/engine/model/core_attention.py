@@ -10,6 +10,11 @@ import numpy as np
 from flash_llm_ros.engine.memory.core import attention_shape
 from flash_llm_ros.engine.memory.window import Window
 from flash_llm_ros.engine.model.attention_part import Array, AttentionPart
+from flash_llm_ros.engine.model.convolution_cache import (
+    STRIDE,
+    ConvolutionCache,
+    ConvolutionShape,
+)
 from flash_llm_ros.engine.model.core_convolution import CoreConvolution
 from flash_llm_ros.engine.plan import PlanRow
 from flash_llm_ros.store.flash_store import RESIDENT, FlashStore
@@ -24,11 +29,15 @@ _VECTORS = {'norm': 'attention_norm', 'feed_forward_norm': 'ffn_norm', 'qkv_bias
 class CoreAttention(AttentionPart):
     """Of models that ModelSpec.core_attention is true for."""
 
-    def __init__(self, store: FlashStore, cache_type: str, context: int, chunk: int) -> None:
-        """`cache_type`: int8 or int16; the others as `AttentionPart`."""
+    def __init__(self, store: FlashStore, cache_type: str, context: int, chunk: int,
+                 guesses: int) -> None:
+        """`cache_type`: int8 or int16; `guesses`: of a pass at most; else as `AttentionPart`."""
         super().__init__(store, context, chunk)
         self._kv_type = cache_type
         self._convolved_type = np.dtype(np.float16 if cache_type == 'int8' else np.float32)
+        self._convolved = (None if self._spec.convolution is None else
+                           ConvolutionShape(self._spec.convolution.before,
+                                            max(guesses, STRIDE)))
         self.cache_type = cache_type + (f', of convolutions in {self._convolved_type}'
                                         if self._spec.convolution else '')
 
@@ -68,12 +77,14 @@ class CoreAttention(AttentionPart):
     def attach(self, window: Window) -> None:
         self._core, spec = window.core, self._spec
         self._core.set_attention(self._shape(self.context), spec.norm.eps)
-        scratch = (np.zeros((4, *self._ffn_input.shape), np.float32)
-                   if spec.convolution is not None else None)
+        if self._convolved is not None:
+            scratch = (np.zeros((4, *self._ffn_input.shape), np.float32),
+                       np.zeros((spec.convolution.before + self._chunk, spec.hidden_size),
+                                self._convolved_type))
         for layer in range(spec.layers):
             if spec.convolves(layer):
                 self._convolutions[layer] = CoreConvolution(
-                    window, layer, self._cache[layer], scratch,
+                    window, layer, ConvolutionCache(self._convolved, self._cache[layer]), scratch,
                     self._vector(layer, 'conv').reshape(spec.hidden_size, -1),
                     (self._vector(layer, 'attention_norm'), self._vector(layer, 'ffn_norm')))
                 continue
@@ -101,19 +112,22 @@ class CoreAttention(AttentionPart):
     def rows(self, count: int) -> list[memoryview]:
         """Whole tiles: what lies in the last one behind `count` tokens is never looked at.
 
-        All tiles of a layer whose tokens see so few others that it keeps no more of them.
+        All tiles of a layer whose tokens see so few others that it keeps no more of them, and
+        all last rows of a convolution.
         """
         if not count:
             return []
         tiles = -(-count // self._tile_tokens)
         places = [place for layer, cache in enumerate(self._cache) for place in
-                  ([cache[-self.context:][:count]] if self._spec.convolves(layer) else
+                  ([cache[:self._convolved.rows(count)]] if self._spec.convolves(layer) else
                    [head[:tiles] for head in cache])]
         return [memoryview(place).cast('B') for place in places]
 
-    def reaches(self, count: int, end: int) -> bool:
-        return count == 0 or all(end - max(0, count + 1 - window) <= tokens
-                                 for window, tokens in self._rings)
+    def reach(self, count: int, end: int) -> int:
+        if self._convolved is not None:
+            count = self._convolved.reach(count, end)
+        there = all(end - max(0, count + 1 - window) <= tokens for window, tokens in self._rings)
+        return count if there else 0
 
     def final_norm(self, first: int, end: int) -> Array:
         normed = self._normed[:end - first]
@@ -134,11 +148,10 @@ class CoreAttention(AttentionPart):
     def _caches(self, context: int) -> list[tuple[tuple[int, ...], np.dtype]]:
         """Of each layer: a ring of tiles where its tokens see fewer others than the context has.
 
-        Of a convolution zeros, as if there were tokens before the first one, and what is convolved
-        of each.
+        Of a convolution rows of what it is of.
         """
         spec, shape = self._spec, self._shape(context)
-        return [((spec.convolution.before + context, spec.hidden_size), self._convolved_type)
+        return [((self._convolved.rows(context), spec.hidden_size), self._convolved_type)
                 if spec.convolves(layer) else
                 (shape.cache_shape(spec.attention.window(layer)), np.dtype(np.uint8))
                 for layer in range(spec.layers)]

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from flash_llm_ros.engine.memory.window import Window
 from flash_llm_ros.engine.model.attention_part import Array
+from flash_llm_ros.engine.model.convolution_cache import ConvolutionCache
 
 
 class CoreConvolution:
@@ -15,19 +16,20 @@ class CoreConvolution:
     Tokens' results are the same bytes however they are divided among calls.
     """
 
-    def __init__(self, window: Window, layer: int, cache: NDArray[np.floating], scratch: Array,
-                 weights: Array, norms: tuple[Array, Array]) -> None:
-        """`cache` [taps - 1 + context, d]: what is convolved of every token, behind zeros.
+    def __init__(self, window: Window, layer: int, cache: ConvolutionCache,
+                 scratch: tuple[Array, NDArray[np.floating]], weights: Array,
+                 norms: tuple[Array, Array]) -> None:
+        """`weights` [d, taps]; `norms`: the layer's first one, and that of the block's input.
 
-        `scratch` [4, chunk, d], which layers may share; `weights` [d, taps]; `norms`: the layer's
-        first one, and that of the block's input.
+        `scratch`, which layers may share: [4, chunk, d], and [taps - 1 + chunk, d] as the cache.
         """
         self._core: Any = window.core
         self._in, self._out = (window.section(name, layer) for name in ('conv_in', 'conv_out'))
         self._cache, self._norms = cache, norms
         self._weights = np.ascontiguousarray(weights.T)
-        chunk, d = scratch.shape[1:]
-        self._normed, self._gates = scratch[0], scratch[1:].reshape(chunk, 3 * d)
+        floats, self._seen = scratch
+        chunk, d = floats.shape[1:]
+        self._normed, self._gates = floats[0], floats[1:].reshape(chunk, 3 * d)
 
     def run(self, hidden: Array, position: int, residual: Array, ffn_input: Array) -> None:
         """As the core's attention: all float32 [tokens, d], of tokens from `position` on."""
@@ -37,8 +39,10 @@ class CoreConvolution:
         self._core.rows_dot(self._in, normed, gates)
         input_gate, output_gate, product = np.split(gates, 3, axis=1)
         product *= input_gate
-        seen = self._cache[position:position + before + tokens]
+        seen = self._seen[:before + tokens]
+        self._cache.recall(position, seen[:before])
         seen[before:] = product
+        self._cache.keep(position, seen)
         normed[:] = 0
         for tap, weights in enumerate(self._weights):
             np.multiply(seen[tap:tap + tokens], weights, out=product)

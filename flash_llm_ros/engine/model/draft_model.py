@@ -170,8 +170,7 @@ class DraftModel:
         self._reader = reader
         both = enumerate(zip(self._rows, tokens, strict=False))
         same = next((place for place, (mine, given) in both if mine != given), len(self._rows))
-        same = min(same, most, len(tokens) - 1)
-        same = same if self._model.reaches(same) else 0
+        same = self._model.reach(min(same, most, len(tokens) - 1))
         self._whole_chunks = min(self._whole_chunks, same // self._model.chunk * self._model.chunk)
         del self._rows[same:]
         return same

@@ -45,9 +45,9 @@ class Model:
         self.run_layers(0, count, position, dense, logits)
         self.length = position + count
 
-    def reaches(self, count: int) -> bool:
-        """Whether other tokens can follow the first `count` of those in the KV cache."""
-        return self.attention.reaches(count, self.end)
+    def reach(self, count: int) -> int:
+        """How many of the first `count` tokens in the KV cache others can follow now."""
+        return self.attention.reach(count, self.end)
 
     def run_layers(self, first: int, count: int, position: int, dense: bool,
                    logits: NDArray[np.float32] | None) -> None:
