@@ -176,6 +176,7 @@ class FlashLlmNode(LifecycleNodeMixin, Node):
         except BaseException as error:
             self.report_bug(error)
         self._worker = None
+        self._report.restart_counting()     # the next engine may have read less than this one
         self._is_configured = False
         self._log.info(reason)
         return self._changed()

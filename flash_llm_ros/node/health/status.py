@@ -87,7 +87,7 @@ class StatusReport:
         self._start: dict[str, int] = {}
 
     def restart_counting(self) -> None:
-        """Count flash traffic from here on."""
+        """Count flash traffic from here on; without a worker all that the next one counts."""
         worker = self._current_worker()
         self._start = worker.counts if worker is not None else {}
 
