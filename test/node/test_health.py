@@ -52,6 +52,33 @@ def test_throughput_is_of_the_last_period_only() -> None:
     assert throughput.bytes_per_second == 0.0
 
 
+@pytest.mark.ros
+def test_a_namesake_that_stays_is_an_error_and_logged_once_a_level() -> None:
+    from types import SimpleNamespace
+
+    from flash_llm_ros.node.health.namesakes import Namesakes
+
+    there, logged, clock = [('llm', '/robot'), ('llm', '/')], [], [0.0]
+    node = SimpleNamespace(
+        get_fully_qualified_name=lambda: '/robot/llm', get_node_names_and_namespaces=lambda: there,
+        get_logger=lambda: SimpleNamespace(warning=lambda text: logged.append(Level.WARN),
+                                           error=lambda text: logged.append(Level.ERROR)))
+    namesakes = Namesakes(node, lambda: clock[0])
+
+    def level(seconds: float) -> Level:
+        clock[0] = seconds
+        return max((level for level, _ in namesakes.findings()), default=Level.OK)
+
+    assert level(0) == Level.OK
+    there.append(('llm', '/robot'))
+    assert [level(at) for at in (100, 129, 131, 150)] == [Level.WARN] * 2 + [Level.ERROR] * 2
+    assert logged == [Level.WARN, Level.ERROR]
+    del there[-1]
+    assert level(151) == Level.OK
+    there.append(('llm', '/robot'))
+    assert level(152) == Level.WARN and logged[2:] == [Level.WARN]
+
+
 def test_a_slow_flash_is_told() -> None:
     reads = 1_000_000_000 // 131072
     fast = judged(counters(1e9, reads, 2.0, 1.5))

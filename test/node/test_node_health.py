@@ -81,6 +81,21 @@ def test_every_part_is_there_and_well(active_node):
     assert status.flash_bytes_per_second >= 0
 
 
+def test_another_node_of_its_name_is_told_while_it_is_there(active_node):
+    from diagnostic_msgs.msg import DiagnosticStatus
+
+    from flash_llm_ros.client.own_node import OwnNode
+
+    client = active_node.client
+    other = OwnNode(client.name.removeprefix('/'), active_node.domain)
+    expect_level(client, 'communication', DiagnosticStatus.WARN, f'are called {client.name}')
+    assert client.send_goal(goal('Hello')).result(30)[1].text     # a ghost does not stop it
+    other.stop()
+    other.destroy()
+    expect_level(client, 'communication', DiagnosticStatus.OK, 'no QoS mismatch')
+    assert active_node.process.log().count(f'are called {client.name}') == 1
+
+
 def test_qos_that_does_not_fit_is_told_while_it_lasts(active_node):
     from diagnostic_msgs.msg import DiagnosticStatus
     from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy

@@ -15,6 +15,7 @@ from flash_llm_ros.node.health import Health, Level
 from flash_llm_ros.node.health.flash import FlashHealth
 from flash_llm_ros.node.health.heat import Heat
 from flash_llm_ros.node.health.memory import memory_health, swapped_bytes
+from flash_llm_ros.node.health.namesakes import Namesakes
 from flash_llm_ros.node.health.qos import communication_health
 from flash_llm_ros.node.health.status import StatusReport
 from flash_llm_ros.node.parameters import Parameters
@@ -53,6 +54,7 @@ class Diagnostics:
         self._heat = heat
         self._ledger = ledger
         self._current_worker = current_worker
+        self._namesakes = Namesakes(node)
         self._bare = resident_bytes()
         self._judged: tuple[Worker, FlashHealth] | None = None
         self._publisher = node.create_publisher(
@@ -71,7 +73,7 @@ class Diagnostics:
             'flash': self._flash(),
             'heat': self._heat.health(limits['health.temperature_warning'],
                                       limits['health.temperature_error']),
-            'communication': communication_health(self._node),
+            'communication': communication_health(self._node, self._namesakes.findings()),
         }
         array = DiagnosticArray(status=[
             self._status(part, health) for part, health in parts.items()])

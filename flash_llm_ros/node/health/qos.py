@@ -10,10 +10,10 @@ TOPICS = ('~/status', '~/stream', '~/sentences', '~/response', '~/prompt',
           '~/generate/_action/feedback', '~/generate/_action/status', '/diagnostics')
 
 
-def communication_health(node: Node) -> Health:
+def communication_health(node: Node, namesakes: list[tuple[Level, str]]) -> Health:
     """Compare every endpoint of this node's topics with those of the others in the graph."""
     found = [(Level.WARN, text) for topic in TOPICS for text in _mismatches(node, topic)]
-    return worst(found, 'no QoS mismatch', {'QoS mismatches': len(found)})
+    return worst([*namesakes, *found], 'no QoS mismatch', {'QoS mismatches': len(found)})
 
 
 def _mismatches(node: Node, topic: str) -> list[str]:
