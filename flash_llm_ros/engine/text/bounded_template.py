@@ -6,7 +6,7 @@ of a macro as much as the template has, and every operation what its operands ar
 makes more of them than it was given is looked at before it runs.
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime
 import inspect
 import re
@@ -22,6 +22,12 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SecurityError
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
+from flash_llm_ros.engine.text.template_work import (
+    CHARACTERS_PER_STEP,
+    TooMuchError,
+    Work,
+    check_bits,
+)
 from flash_llm_ros.engine.text.to_json import to_json
 
 _MOST_SOURCE = 128 * 1024   # characters; the longest of known models have 35,000
@@ -29,12 +35,7 @@ _MOST_NODES = 10_000        # of its tree; Python takes 5 kB for each while it c
 _STEPS = 1_000_000          # a step: a node of the template, or some characters of a value
 _STEPS_PER_MESSAGE = 4      # times the nodes of the template
 _MOST_STEPS = 5_000_000     # some seconds
-_CHARACTERS_PER_STEP = 16
-_CHARACTERS = 256 * 1024    # of a value and of the output, beside four times the messages'
-_PER_ENTRY = 8              # what an entry of a list counts, in characters
-_MOST_DEPTH = 32
 _MOST_LOOPS = 20            # one in another; Python compiles no more
-_MOST_BITS = 60             # of an integer: of longer ones Python has many with the same hash
 _MOST_INDENT = 8
 _MOST_DIGITS = 32           # that a number is rounded to
 
@@ -66,82 +67,6 @@ _SHALLOW = frozenset((
 _PERCENT_FORMAT = re.compile(r'(?:[^%]|%(?:\(\w+\))?[sd]|%%)*')
 _TIME_FORMAT = re.compile(r'(?:[^%]|%-?[a-zA-Z%])*')
 _BRACE_FORMAT = re.compile(r'(?:[^{}]|\{\w*\}|\{\{|\}\})*')
-
-
-class TooMuchError(jinja2.TemplateRuntimeError):
-    """A template would take more time or memory than its messages can need."""
-
-
-class Work:
-    """What one rendering may still do."""
-
-    def __init__(self, steps: int, characters: int) -> None:
-        """`characters`: of the messages."""
-        self._steps = steps + characters
-        self.largest = _CHARACTERS + 4 * characters
-
-    def spend(self, steps: int) -> None:
-        self._steps -= steps
-        if self._steps < 0:
-            raise TooMuchError('it takes too many steps')
-
-    def require(self, characters: int) -> None:
-        """Raise TooMuchError unless a value may be so long."""
-        if characters > self.largest:
-            raise TooMuchError(f'it makes a value of more than {self.largest} characters')
-
-    def size(self, value: Any, depth: int = 0) -> int:
-        """How long a value is with all that is in it, in characters."""
-        if isinstance(value, str):
-            return len(value)
-        if isinstance(value, int):
-            _check_bits(value.bit_length())
-            return value.bit_length() // 3 + 1
-        if isinstance(value, Namespace):
-            value = object.__getattribute__(value, '_Namespace__attrs')
-        if isinstance(value, range):
-            return _PER_ENTRY * len(value)
-        if not isinstance(value, Collection):
-            return 1
-        if depth > _MOST_DEPTH:
-            raise TooMuchError('it makes a value that is nested too deeply')
-        total = 1
-        for entry in value:
-            total += _PER_ENTRY + self.size(entry, depth + 1)
-            if isinstance(value, Mapping):
-                total += self.size(value[entry], depth + 1)
-            self.require(total)
-        return total
-
-    def length(self, value: Any) -> int:
-        """The same without what is in its entries."""
-        if isinstance(value, Collection) and not isinstance(value, str):
-            return 1 + _PER_ENTRY * len(value)
-        return self.size(value)
-
-    def seen(self, value: Any, deep: bool = False) -> Any:
-        """A value that somebody looks at, or at all that is in it, too.
-
-        What an iterator gives is counted as it comes.
-        """
-        if isinstance(value, Iterator):
-            return self.counted(value, 1)
-        size = self.size(value) if deep else self.length(value)
-        self.require(size)
-        self.spend(1 + size // _CHARACTERS_PER_STEP)
-        return value
-
-    def taken(self, value: Any, deep: bool = False) -> Any:
-        """A value that is given to a function; never an iterator."""
-        if isinstance(value, Iterator):
-            value = list(self.counted(value, 1))
-        return self.seen(value, deep)
-
-    def counted(self, entries: Iterable[Any], steps: int) -> Iterator[Any]:
-        """The entries, of which each costs so many steps."""
-        for entry in entries:
-            self.spend(steps)
-            yield entry
 
 
 class _Generation(Extension):
@@ -214,11 +139,11 @@ class _Environment(ImmutableSandboxedEnvironment):
         elif operator == '*' and not isinstance(left, float) and not isinstance(right, float):
             for value, count in ((left, right), (right, left)):
                 if isinstance(value, int):
-                    _check_bits(value.bit_length() + getattr(count, 'bit_length', int)())
+                    check_bits(value.bit_length() + getattr(count, 'bit_length', int)())
                 elif isinstance(count, int):
                     work.require(work.length(value) * max(count, 0))
         elif operator == '**' and isinstance(left, int) and isinstance(right, int):
-            _check_bits(left.bit_length() * abs(right))
+            check_bits(left.bit_length() * abs(right))
         elif operator == '%' and isinstance(left, str):
             _check_format(_PERCENT_FORMAT, left)
             work.require(len(left) + left.count('%') * work.size(right))
@@ -316,7 +241,7 @@ def _hashed(key: nodes.Expr) -> nodes.Expr:
 
 def _weight(node: nodes.Node) -> int:
     """How many steps it is to run through it once."""
-    text = len(node.data) // _CHARACTERS_PER_STEP if isinstance(node, nodes.TemplateData) else 0
+    text = len(node.data) // CHARACTERS_PER_STEP if isinstance(node, nodes.TemplateData) else 0
     return 1 + text + sum(map(_weight, node.iter_child_nodes()))
 
 
@@ -404,11 +329,6 @@ def _check_method(work: Work, owner: Any, name: str, args: tuple[Any, ...],
 def _check_format(allowed: re.Pattern[str], text: str) -> None:
     if allowed.fullmatch(text) is None:
         raise SecurityError('formats of templates have plain fields, without widths')
-
-
-def _check_bits(bits: int) -> None:
-    if bits > _MOST_BITS:
-        raise TooMuchError(f'it makes a number of more than {_MOST_BITS} bits')
 
 
 def _raise(message: str) -> None:
