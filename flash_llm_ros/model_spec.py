@@ -75,6 +75,7 @@ class ExpertsSpec:
     active_groups: int = 1              # those that a token's experts are chosen from
     scale: float = 1.0                  # of all weights
     least_sum: float = 1e-20            # added to that of weights that may all be 0
+    sum_clamped: bool = False           # to least_sum, which is not added
     shared: int = 0                     # neurons of the block that every token uses; 0: none
     shared_weighed: bool = False        # by a sigmoid of a score of its own
     biased: bool = False                # the router's scores and all rows of experts

@@ -11,9 +11,9 @@ MS = 'com.microsoft'
 OPERATORS = frozenset((
     *(('', name) for name in (
         'Add', 'Cast', 'Concat', 'Div', 'Exp', 'GatherElements', 'Greater', 'Identity',
-        'LayerNormalization', 'MatMul', 'Mul', 'Pad', 'ReduceSum', 'Reshape', 'ScatterElements',
-        'Sigmoid', 'SimplifiedLayerNormalization', 'Softmax', 'Split', 'Squeeze', 'TopK',
-        'Unsqueeze')),
+        'LayerNormalization', 'MatMul', 'Max', 'Mul', 'Pad', 'ReduceSum', 'Reshape',
+        'ScatterElements', 'Sigmoid', 'SimplifiedLayerNormalization', 'Softmax', 'Split',
+        'Squeeze', 'TopK', 'Unsqueeze')),
     *((MS, name) for name in (
         'GroupQueryAttention', 'MatMulNBits', 'SkipSimplifiedLayerNormalization'))))
 

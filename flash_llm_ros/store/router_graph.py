@@ -41,7 +41,8 @@ def router_graph(spec: ModelSpec, layer: int, resident: str, data: ExternalData,
         together = 'chosen_together'
         if experts.corrected or experts.shares == 'sigmoid':    # all of them may be 0
             least = g.inline('least_sum', np.array(experts.least_sum, np.float32))
-            g.node('Add', [together, least], [together := 'together_above_0'])
+            g.node('Max' if experts.sum_clamped else 'Add', [together, least],
+                   [together := 'together_above_0'])
         g.node('Div', [found, together], [found := next(steps)])
     if scaled:
         scale = g.inline('scale', np.array(experts.scale, np.float32))

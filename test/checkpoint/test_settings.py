@@ -25,7 +25,7 @@ SETTINGS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
                     ('final_logit_softcapping', 'sliding_window_pattern',
                      '_sliding_window_pattern', 'rope_scaling, rope_theta')),
     'gpt_oss': ((), ('no rope', 'rope_theta alone', 'layer_types', 'no layer_types')),
-    'ernie4_5_moe': (('num_experts_per_tok', 'moe_norm_min'), ('moe_k',)),
+    'ernie4_5_moe': (('num_experts_per_tok',), ('moe_k', 'moe_norm_min')),
     'nemotron': ((), ('partial_rotary_factor', 'no rope')),
     'dots1': ((), ('norm_topk_prob false', 'routed_scaling_factor', 'n_group')),
 }

@@ -6,9 +6,9 @@ from typing import Any
 from flash_llm_ros.checkpoint.families.experts import ExpertNames, expert_block, expert_tensors
 from flash_llm_ros.checkpoint.families.family import Config, Tensor
 from flash_llm_ros.checkpoint.families.llama import Llama
+from flash_llm_ros.checkpoint.weight_scales import positive
 from flash_llm_ros.model_spec import FeedForwardSpec, ModelSpec
 
-_LEAST_SUM = 1e-6       # of shares: less is nothing
 _NAMES = ExpertNames(correction='mlp.moe_statics.e_score_correction_bias',
                      correction_now='mlp.gate.moe_statics.e_score_correction_bias')
 
@@ -29,9 +29,6 @@ class Ernie45Moe(Llama):
         if last not in (-1, layers - 1):
             raise ValueError(f'moe_layer_end_index is {last}; it must be the last of {layers} '
                              'layers: only the first ones may be without experts')
-        if (least := config.get('moe_norm_min') or 0.0) > _LEAST_SUM:
-            raise ValueError(f'moe_norm_min is {least}; it must be at most {_LEAST_SUM}: what the '
-                             'weights of those chosen are divided by is their sum')
         size = config['moe_intermediate_size']
         active, also = config.get('num_experts_per_tok'), config.get('moe_k')
         if None not in (active, also) and active != also:
@@ -43,7 +40,8 @@ class Ernie45Moe(Llama):
                       'shared_expert_intermediate_size':
                           size * config.get('moe_num_shared_experts', 2)}
         dense = config['first_k_dense_replace']
-        return expert_block(config, size, normalised=True, corrected=True,
+        return expert_block(config, size, normalised=True, corrected=True, sum_clamped=True,
+                            least_sum=positive(config, 'moe_norm_min', 1e-12),
                             shared=config['shared_expert_intermediate_size'],
                             dense_layers=dense,
                             dense_size=config['intermediate_size'] if dense else 0)
