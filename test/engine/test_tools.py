@@ -30,7 +30,7 @@ MANY = st.lists(st.integers(0, 200), max_size=12)
 
 def reader(name: str, text: str, borders: list[int]) -> tuple[CallReader, str]:
     """An answer read in pieces, and its text."""
-    found = CallReader(template(name).calls(), TOOLS, [1, 2], lambda schema, arguments: '' if (
+    found = CallReader(template(name).calls(), TOOLS, 'abc123xyz', lambda schema, arguments: '' if (
         Draft202012Validator(json.loads(schema)).is_valid(json.loads(arguments))) else 'wrong')
     edges = [0, *sorted(min(border, len(text)) for border in borders), len(text)]
     shown = ''.join(found.feed(text[begin:end]) for begin, end in pairwise(edges))
@@ -82,7 +82,7 @@ def test_what_a_template_writes_can_be_said_and_is_read(
         assert shown == with_text.removesuffix(text).rstrip()
         (found,) = read.calls
         assert (found.name, json.loads(found.arguments)) == (tool, ARGUMENTS[tool])
-        assert re.fullmatch('[a-z0-9]{9}', found.id)
+        assert found.id == 'abc123xyz'
 
     check()
 
@@ -112,6 +112,9 @@ def test_calls_of_untrained_models_are_calls(walk: Callable[[str, str], Walk]) -
 @pytest.mark.parametrize('name', TEMPLATES)
 def test_whatever_is_said_is_valid(name: str, walk: Callable[[str, str], Walk]) -> None:
     for text in walk(name, 'required').answers(25, 0):
+        for before, behind in (('[CALL_ID]', '[ARGS]'), (', "id": "', '"}]')):
+            text = re.sub(rf'{re.escape(before)}\w{{9}}{re.escape(behind)}',
+                          f'{before}abc123xyz{behind}', text)
         read, shown = reader(name, text, [])
         assert (read.judge(''), shown) == ('', '')
         (call,) = read.calls
@@ -137,6 +140,23 @@ def test_marks_are_the_models_own_tokens() -> None:
     for token in tokenizer.encode('I say <tool_call').ids:
         answer.take(token)
     assert not answer.allowed()[tokenizer.encode('>').ids[0]]
+
+
+@pytest.mark.parametrize(('form', 'written'), [
+    ('Mistral with [CALL_ID]', '[TOOL_CALLS]battery-level[CALL_ID]{}[ARGS]{{}}'),
+    ('Mistral with ids',
+     '[TOOL_CALLS][{{"name": "battery-level", "arguments": {{}}, "id": "{}"}}]')])
+def test_an_id_is_not_the_models_to_choose(form: str, written: str) -> None:
+    tokenizer = byte_tokenizer()
+    decoding = ConstrainedDecoding(TextTokenizer(tokenizer.to_str(), None).vocabulary, 260, (257,))
+    ids = []
+    for prompt in ([1, 2], [1, 3]):
+        answer, read = decoding.start_calls(template(form).calls(), TOOLS, 'battery-level', prompt)
+        text = tokenizer.decode(answer.forced())
+        read.feed(text)
+        assert read.judge('') == '' and text == written.format(read.calls[0].id)
+        ids.append(read.calls[0].id)
+    assert len({*ids}) == 2 and all(re.fullmatch('[0-9a-z]{9}', each) for each in ids)
 
 
 @pytest.fixture(scope='module')

@@ -90,6 +90,11 @@ MISTRAL_NAMED = """{{- bos_token }}
 {%- elif message.role == 'tool' %}{{ '[TOOL_RESULTS]' + message.content + '[/TOOL_RESULTS]' }}
 {%- else %}{{ message.content + eos_token }}{% endif %}{% endfor %}"""
 
+MISTRAL_ID = MISTRAL.replace('[TOOL_CALLS] [', '[TOOL_CALLS][').replace(
+    '{{- call.function | tojson }}',
+    '{%- set out = call.function | tojson %}{{- out[:-1] + \', "id": "\' + call.id + \'"}\' }}')
+MISTRAL_NAMED_ID = MISTRAL_NAMED.replace("'[ARGS]'", "'[CALL_ID]' + call.id + '[ARGS]'")
+
 # Of each: its name, what an answer begins and ends with in it.
 TEMPLATES = {
     'Hermes': (HERMES, '<|im_start|>assistant\n', '<|im_end|>'),
@@ -97,6 +102,8 @@ TEMPLATES = {
     'Granite': (GRANITE, '<|start_of_role|>assistant<|end_of_role|>', '<|end_of_text|>'),
     'Mistral': (MISTRAL, '[/INST]', '</s>'),
     'Mistral with [ARGS]': (MISTRAL_NAMED, '[/INST]', '</s>'),
+    'Mistral with ids': (MISTRAL_ID, '[/INST]', '</s>'),
+    'Mistral with [CALL_ID]': (MISTRAL_NAMED_ID, '[/INST]', '</s>'),
 }
 
 SPECIAL_TOKENS = {'bos_token': '<s>', 'eos_token': '</s>'}

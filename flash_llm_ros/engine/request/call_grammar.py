@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 import json
 import re
 
-from flash_llm_ros.engine.text.call_format import CallFormat
-from flash_llm_ros.engine.text.tools import Tool
+from flash_llm_ros.engine.text.call_format import ID, CallFormat
+from flash_llm_ros.engine.text.tools import ID_CHARACTERS, Tool
 
 # Text does not begin like JSON or a mark, but may with a thought.
 _TEXT = r'\s*(<think>|[^\s{\[<])(?s:.*)'
+_ANY_ID = f'ID: /[0-9A-Za-z]{{{ID_CHARACTERS}}}/'
 
 
 def call_grammar(form: CallFormat, tools: Sequence[Tool], choice: str) -> str:
@@ -20,6 +21,8 @@ def call_grammar(form: CallFormat, tools: Sequence[Tool], choice: str) -> str:
               if spelling.begin]
     lines = ['TEXT: ' + ' & '.join([f'/{_TEXT}/', *map(_without, begins)])]
     lines += [f'{_mark(form, mark)}: {json.dumps(mark)}' for mark in form.marks]
+    if ID in form.own.middle + form.own.tail:
+        lines.append(_ANY_ID)
     called = [tool for tool in tools if choice in ('auto', 'required', tool.name)]
     starts = []
     spellings = {'auto': form.spellings, 'none': ()}.get(choice, (form.own,))
@@ -40,6 +43,11 @@ def call_grammar(form: CallFormat, tools: Sequence[Tool], choice: str) -> str:
     lines += [f'arguments{number}: %spaced_json {_schema(tool)}'
               for number, tool in enumerate(called)]
     return '\n'.join([f'start: {" | ".join(starts)}', *lines])
+
+
+def with_id(grammar: str, call_id: str) -> str:
+    """The grammar of calls with this id, where they have one."""
+    return grammar.replace(_ANY_ID, f'ID: "{call_id}"')
 
 
 def with_tokens(grammar: str, form: CallFormat, tokens: Mapping[str, int]) -> str:
@@ -73,8 +81,9 @@ def _before(index: int, what: str) -> str:
 
 
 def _symbols(form: CallFormat, text: str) -> str:
-    marks = '|'.join(re.escape(mark) for mark in form.marks)
-    return ' '.join(_mark(form, part) if part in form.marks else json.dumps(part)
+    marks = '|'.join(re.escape(mark) for mark in (*form.marks, ID))
+    return ' '.join('ID' if part == ID else
+                    _mark(form, part) if part in form.marks else json.dumps(part)
                     for part in re.split(f'({marks})', text) if part)
 
 

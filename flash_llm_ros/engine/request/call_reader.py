@@ -1,15 +1,12 @@
 """Tells an answer's text from the call behind it."""
 
 from collections.abc import Callable, Sequence
-import hashlib
 import json
 import re
 
 from flash_llm_ros.engine.request.stop_strings import overlap
-from flash_llm_ros.engine.text.call_format import CallFormat, Spelling
+from flash_llm_ros.engine.text.call_format import ID, CallFormat, Spelling
 from flash_llm_ros.engine.text.tools import Tool, ToolCall
-
-_ID = 9     # letters and digits, as the templates of Mistral ask for
 
 
 class CallReader:
@@ -17,12 +14,12 @@ class CallReader:
 
     met = False     # a call does not end an answer: its grammar does
 
-    def __init__(self, form: CallFormat, tools: Sequence[Tool], prompt: Sequence[int],
+    def __init__(self, form: CallFormat, tools: Sequence[Tool], call_id: str,
                  what_is_wrong: Callable[[str, str], str]) -> None:
-        """`prompt`, tokens, makes the id; `what_is_wrong` judges arguments by their schema."""
+        """`what_is_wrong` judges arguments by their schema."""
         self._spellings, self._what_is_wrong = form.spellings, what_is_wrong
         self._schemas = {tool.name: tool.schema for tool in tools}
-        self._id = hashlib.sha256(str(prompt).encode()).hexdigest()[:_ID]
+        self._id = call_id
         self._text = ''
         self._shown = 0         # characters
         self.calls: tuple[ToolCall, ...] = ()   # once `judge` has seen them
@@ -41,7 +38,8 @@ class CallReader:
         begin, spelling = self._call()
         if spelling is not None:
             head = re.compile(rf'{re.escape(spelling.begin + spelling.opening)}([\w-]+)'
-                              rf'{re.escape(spelling.middle)}').match(self._text, begin)
+                              rf'{re.escape(spelling.middle.replace(ID, self._id))}').match(
+                                  self._text, begin)
             name, start = head[1], head.end()
             _, end = json.JSONDecoder().raw_decode(self._text, start)
             arguments = self._text[start:end]

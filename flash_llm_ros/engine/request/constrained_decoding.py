@@ -16,7 +16,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from flash_llm_ros.engine.plan import Part, PlanRow
-from flash_llm_ros.engine.request.call_grammar import call_grammar, mark_tokens, with_tokens
+from flash_llm_ros.engine.request.call_grammar import (
+    call_grammar,
+    mark_tokens,
+    with_id,
+    with_tokens,
+)
 from flash_llm_ros.engine.request.call_reader import CallReader
 from flash_llm_ros.engine.request.constraint import Constraint, ConstraintKind, refuse
 from flash_llm_ros.engine.request.constraint_grammar import parser_of
@@ -24,7 +29,7 @@ from flash_llm_ros.engine.request.constraint_trial import TRIAL_BYTES, Constrain
 from flash_llm_ros.engine.text.call_format import CallFormat
 from flash_llm_ros.engine.text.text_part import TextPart
 from flash_llm_ros.engine.text.tokenizer import Vocabulary
-from flash_llm_ros.engine.text.tools import Tool
+from flash_llm_ros.engine.text.tools import Tool, call_id
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
@@ -139,9 +144,10 @@ class ConstrainedDecoding:
                     refuse(f'tools[{index}].parameters ({tool.name}): {_explained(reason)}')
             refuse(f'tools: {_explained(found.reason)}')
         tokens = mark_tokens(form, self._vocabulary.encode, self._tokenizer.decode_bytes)
-        matcher = parser_of(self._library, self._tokenizer, 'GRAMMAR',
-                            with_tokens(found.grammar, form, tokens), [])
-        reader = CallReader(form, tools, prompt, self._trial.what_is_wrong)
+        own_id = call_id(prompt)
+        grammar = with_id(with_tokens(found.grammar, form, tokens), own_id)
+        matcher = parser_of(self._library, self._tokenizer, 'GRAMMAR', grammar, [])
+        reader = CallReader(form, tools, own_id, self._trial.what_is_wrong)
         return self._answer(matcher, reader.judge), reader
 
     def _answer(self, matcher: object,

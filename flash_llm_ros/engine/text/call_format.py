@@ -7,6 +7,8 @@ import json
 from flash_llm_ros.engine.text.tools import Tool, ToolCall
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
+ID = '\0'       # in a middle or tail: where the call's id stands
+
 
 @dataclass(frozen=True)
 class Spelling:
@@ -19,11 +21,11 @@ class Spelling:
 
     def written(self, call: ToolCall) -> str:
         """What a model writes that asks for this."""
-        return f'{self.head(call.name)}{call.arguments}{self.tail}'
+        return f'{self.head(call)}{call.arguments}{self.tail.replace(ID, call.id)}'
 
-    def head(self, name: str) -> str:
+    def head(self, call: ToolCall) -> str:
         """The same before its arguments."""
-        return f'{self.begin}{self.opening}{name}{self.middle}'
+        return f'{self.begin}{self.opening}{call.name}{self.middle.replace(ID, call.id)}'
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,16 @@ GRANITE = CallFormat('Granite', Spelling('<|tool_call|>', *_LISTED), (_BLOCK, _B
                      ('<|tool_call|>',))
 MISTRAL = CallFormat('Mistral', Spelling('[TOOL_CALLS]', *_LISTED), (_BLOCK, _BARE),
                      ('[TOOL_CALLS]',))
-MISTRAL_SPACED = replace(MISTRAL, own=replace(MISTRAL.own, opening=f' {_LISTED[0]}'))
 MISTRAL_NAMED = replace(MISTRAL, own=Spelling('[TOOL_CALLS]', '', '[ARGS]', ''),
                         marks=('[TOOL_CALLS]', '[ARGS]'))
+MISTRAL_NAMED_ID = replace(
+    MISTRAL, own=Spelling('[TOOL_CALLS]', '', f'[CALL_ID]{ID}[ARGS]', ''),
+    marks=('[TOOL_CALLS]', '[CALL_ID]', '[ARGS]'))
 _LLAMA = '{"name": "', '", "parameters": ', '}'
 LLAMA = CallFormat('Llama 3', Spelling('', *_LLAMA),
                    (Spelling('<|python_tag|>', *_LLAMA), _BLOCK), ('<|python_tag|>',))
 # Other things that templates with one of the marks above do: theirs is another format.
-_OTHERS = ('<function=', '<arg_key>', '[CALL_ID]', '<\uff5ctool', '<|tool_calls_section_begin|>')
+_OTHERS = ('<function=', '<arg_key>', '<\uff5ctool', '<|tool_calls_section_begin|>')
 
 
 def call_format(template: str) -> CallFormat:
@@ -69,15 +73,25 @@ def call_format(template: str) -> CallFormat:
     """
     if not any(other in template for other in _OTHERS):
         if '[ARGS]' in template:
-            return MISTRAL_NAMED
+            return MISTRAL_NAMED_ID if '[CALL_ID]' in template else MISTRAL_NAMED
         if '[TOOL_CALLS]' in template:
-            return MISTRAL_SPACED if '[TOOL_CALLS] [' in template else MISTRAL
+            return _mistral_listed(template)
         for found in (GRANITE, HERMES):
             if found.own.begin in template:
                 return found
         if 'ipython' in template and '"parameters": ' in template:
             return LLAMA
     raise unknown_format()
+
+
+def _mistral_listed(template: str) -> CallFormat:
+    """With a blank before the list, with an id behind the arguments, as the template has it."""
+    own = MISTRAL.own
+    if '[TOOL_CALLS] [' in template:
+        own = replace(own, opening=f' {own.opening}')
+    if ', "id": "' in template:
+        own = replace(own, tail=f', "id": "{ID}"}}]')
+    return replace(MISTRAL, own=own)
 
 
 def unknown_format() -> FlashLlmError:

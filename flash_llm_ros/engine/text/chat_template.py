@@ -134,7 +134,7 @@ class ChatTemplate:
         found = call_format(self._source)
         call = ToolCall('123456789', 'a-call', '{}')
         written = self._attempt([_QUESTION, Message('assistant', '', (call,))], [_TOOL]) or ''
-        if call.name in written and found.own.head(call.name) not in written:
+        if call.name in written and found.own.head(call) not in written:
             raise unknown_format()
         return found
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
+ID_CHARACTERS = 9
 MOST_TOOLS = 64
 MOST_CHARACTERS = 50_000        # of all tools together
 CHOICES = ('auto', 'none', 'required')
@@ -55,6 +56,11 @@ class ToolCall:
         """As chat templates read it (transformers: `tool_calls`)."""
         return {'type': 'function', 'id': self.id, 'function': {
             'name': self.name, 'arguments': json.loads(self.arguments)}}
+
+
+def call_id(prompt: Sequence[int]) -> str:
+    """Of the call in the answer to these tokens: letters and digits, as Mistral's templates ask."""
+    return hashlib.sha256(str(prompt).encode()).hexdigest()[:ID_CHARACTERS]
 
 
 def check_tools(tools: Sequence[Tool]) -> None:
