@@ -8,6 +8,7 @@ import pytest
 from refusals import assert_error
 from tool_templates import (
     ARGUMENTS,
+    AS_TEXT,
     FUNCTIONS,
     SPECIAL_TOKENS,
     TEMPLATES,
@@ -44,9 +45,8 @@ def conversation(arguments: dict) -> tuple[list[dict], list[Message]]:
 @pytest.mark.parametrize('name', TEMPLATES)
 def test_the_prompt_is_what_transformers_makes(name: str) -> None:
     turns, messages = conversation(ARGUMENTS['drive_to'])
-    if name == 'Granite':       # whose template leaves calls out: they are told it as text
-        turns[1]['content'] = ('<|tool_call|>[{"name": "drive_to", "arguments": '
-                               f'{json.dumps(ARGUMENTS["drive_to"])}}}]')
+    if name in AS_TEXT:
+        turns[1]['content'] = AS_TEXT[name]['drive_to']
     assert template(name).calls().name == ('Mistral' if 'Mistral' in name else name)
     for count in (1, 3, 5):
         assert template(name).render(messages[:count], TOOLS) == rendered(name, turns[:count])

@@ -95,6 +95,34 @@ MISTRAL_ID = MISTRAL.replace('[TOOL_CALLS] [', '[TOOL_CALLS][').replace(
     '{%- set out = call.function | tojson %}{{- out[:-1] + \', "id": "\' + call.id + \'"}\' }}')
 MISTRAL_NAMED_ID = MISTRAL_NAMED.replace("'[ARGS]'", "'[CALL_ID]' + call.id + '[ARGS]'")
 
+LFM2 = """{{- bos_token }}
+{%- if tools %}{{ '<|im_start|>system\\nList of tools: <|tool_list_start|>' }}
+{{- tools | tojson }}{{ '<|tool_list_end|><|im_end|>\\n' }}{% endif %}
+{%- for message in messages %}{{ '<|im_start|>' + message.role + '\\n' }}
+{%- if message.role == 'tool' %}
+{{- '<|tool_response_start|>' + message.content + '<|tool_response_end|>' }}
+{%- else %}{{ message.content }}{% endif %}{{ '<|im_end|>\\n' }}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+
+QWEN_CODER = """
+{%- if tools %}{{ '<|im_start|>system\\n<tools>\\n' + (tools | tojson) + '\\n</tools>\\n' }}
+{{- 'Answer with <tool_call>\\n<function=name>\\n<parameter=name>\\nvalue\\n</parameter>\\n' }}
+{{- '</function>\\n</tool_call><|im_end|>\\n' }}{% endif %}
+{%- for message in messages %}
+{%- if message.role == 'assistant' and message.tool_calls %}{{ '<|im_start|>assistant' }}
+{%- for call in message.tool_calls %}{% set call = call.function %}
+{{- '\\n<tool_call>\\n<function=' + call.name + '>\\n' }}
+{%- for name, value in call.arguments | items %}{{ '<parameter=' + name + '>\\n' }}
+{%- set is_list = value is mapping or (value is sequence and value is not string) %}
+{{- value | tojson if is_list else value | string }}{{ '\\n</parameter>\\n' }}{% endfor %}
+{{- '</function>\\n</tool_call>' }}{% endfor %}{{ '<|im_end|>\\n' }}
+{%- elif message.role == 'tool' %}
+{{- '<|im_start|>user\\n<tool_response>\\n' + message.content }}
+{{- '\\n</tool_response>\\n<|im_end|>\\n' }}
+{%- else %}{{ '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}
+{%- endif %}{% endfor %}
+{%- if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}"""
+
 # Of each: its name, what an answer begins and ends with in it.
 TEMPLATES = {
     'Hermes': (HERMES, '<|im_start|>assistant\n', '<|im_end|>'),
@@ -102,6 +130,8 @@ TEMPLATES = {
     'Granite': (GRANITE, '<|start_of_role|>assistant<|end_of_role|>', '<|end_of_text|>'),
     'Mistral': (MISTRAL, '[/INST]', '</s>'),
     'Mistral with [ARGS]': (MISTRAL_NAMED, '[/INST]', '</s>'),
+    'LFM2': (LFM2, '<|im_start|>assistant\n', '<|im_end|>'),
+    'Qwen3-Coder': (QWEN_CODER, '<|im_start|>assistant\n', '<|im_end|>'),
     'Mistral with ids': (MISTRAL_ID, '[/INST]', '</s>'),
     'Mistral with [CALL_ID]': (MISTRAL_NAMED_ID, '[/INST]', '</s>'),
 }
@@ -129,6 +159,15 @@ SCHEMAS = {'drive_to': {**PLACE, 'additionalProperties': False},
            'battery-level': {'type': 'object', 'maxProperties': 0}}
 ARGUMENTS = {'drive_to': {'place': 'the "dock"', 'speed': 0.25},
              'switch': {'lamps': ['ab', 'ccc'], 'how': {'on': True}}, 'battery-level': {}}
+
+# Of templates that leave calls out: how these models write them.
+AS_TEXT = {
+    'Granite': {name: '<|tool_call|>' + json.dumps([{'name': name, 'arguments': arguments}])
+                for name, arguments in ARGUMENTS.items()},
+    'LFM2': {name: f'<|tool_call_start|>[{name}({arguments})]<|tool_call_end|>'
+             for name, arguments in {
+                 'drive_to': 'place="the \\"dock\\"", speed=0.25',
+                 'switch': 'lamps=["ab", "ccc"], how={"on": true}', 'battery-level': ''}.items()}}
 
 
 def template(name: str) -> ChatTemplate:

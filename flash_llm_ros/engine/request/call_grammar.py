@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 import json
 import re
 
+from flash_llm_ros.engine.request.constraint import refuse
 from flash_llm_ros.engine.text.call_format import ID, CallFormat
 from flash_llm_ros.engine.text.tools import ID_CHARACTERS, Tool
 
@@ -15,7 +16,8 @@ _ANY_ID = f'ID: /[0-9A-Za-z]{{{ID_CHARACTERS}}}/'
 def call_grammar(form: CallFormat, tools: Sequence[Tool], choice: str) -> str:
     """In Lark's notation, all marks as text; `choice` is a name or one of CHOICES.
 
-    An answer has one call at most: what comes next depends on its result.
+    An answer has one call at most: what comes next depends on its result. Raises
+    FlashLlmError(INVALID_CONSTRAINT) that names a tool whose arguments the format cannot have.
     """
     begins = [re.escape(spelling.begin).replace('/', r'\/') for spelling in form.spellings
               if spelling.begin]
@@ -36,12 +38,17 @@ def call_grammar(form: CallFormat, tools: Sequence[Tool], choice: str) -> str:
         starts.append(f'{begin} call{index}')
         lines.append(f'call{index}: ' + ' | '.join(
             f'{_symbols(form, f"{spelling.opening}{tool.name}{spelling.middle}")} '
-            f'arguments{number} {_symbols(form, spelling.tail)}'
+            f'{spelling.arguments.rule}{number} {_symbols(form, spelling.tail)}'
             for number, tool in enumerate(called)))
     if choice in ('auto', 'none'):
         starts.append('TEXT?')
-    lines += [f'arguments{number}: %spaced_json {_schema(tool)}'
-              for number, tool in enumerate(called)]
+    kinds = {spelling.arguments.rule: spelling.arguments for spelling in spellings}
+    for number, tool in enumerate(called):
+        for kind in kinds.values():
+            try:
+                lines += kind.rules(f'{kind.rule}{number}', tool.schema)
+            except ValueError as error:
+                refuse(f'tools[{tools.index(tool)}].parameters ({tool.name}): {error}')
     return '\n'.join([f'start: {" | ".join(starts)}', *lines])
 
 
@@ -89,8 +96,3 @@ def _symbols(form: CallFormat, text: str) -> str:
 
 def _mark(form: CallFormat, mark: str) -> str:
     return f'mark{form.marks.index(mark)}'
-
-
-def _schema(tool: Tool) -> str:
-    # A per cent sign within a text could look like another schema.
-    return json.dumps(tool.schema).replace('%', r'\u0025')

@@ -40,9 +40,8 @@ class CallReader:
             head = re.compile(rf'{re.escape(spelling.begin + spelling.opening)}([\w-]+)'
                               rf'{re.escape(spelling.middle.replace(ID, self._id))}').match(
                                   self._text, begin)
-            name, start = head[1], head.end()
-            _, end = json.JSONDecoder().raw_decode(self._text, start)
-            arguments = self._text[start:end]
+            name = head[1]
+            arguments, _ = spelling.arguments.read(self._text, head.end(), self._schemas[name])
             if reason := self._what_is_wrong(json.dumps(self._schemas[name]), arguments):
                 return f'the arguments of {name}: {reason}'
             self.calls = ToolCall(self._id, name, arguments),

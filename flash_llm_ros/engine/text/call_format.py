@@ -4,9 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 import json
 
+from flash_llm_ros.engine.text.call_arguments import (
+    ArgumentSpelling,
+    JsonArguments,
+    PythonArguments,
+    TaggedArguments,
+)
 from flash_llm_ros.engine.text.tools import Tool, ToolCall
 from flash_llm_ros.store.errors import ErrorCode, FlashLlmError
 
+_JSON_ARGUMENTS = JsonArguments()
 ID = '\0'       # in a middle or tail: where the call's id stands
 
 
@@ -18,10 +25,12 @@ class Spelling:
     opening: str
     middle: str
     tail: str
+    arguments: ArgumentSpelling = _JSON_ARGUMENTS
 
     def written(self, call: ToolCall) -> str:
         """What a model writes that asks for this."""
-        return f'{self.head(call)}{call.arguments}{self.tail.replace(ID, call.id)}'
+        arguments = self.arguments.written(call.arguments)
+        return f'{self.head(call)}{arguments}{self.tail.replace(ID, call.id)}'
 
     def head(self, call: ToolCall) -> str:
         """The same before its arguments."""
@@ -62,6 +71,13 @@ MISTRAL_NAMED_ID = replace(
 _LLAMA = '{"name": "', '", "parameters": ', '}'
 LLAMA = CallFormat('Llama 3', Spelling('', *_LLAMA),
                    (Spelling('<|python_tag|>', *_LLAMA), _BLOCK), ('<|python_tag|>',))
+LFM2 = CallFormat(
+    'LFM2', Spelling('<|tool_call_start|>', '[', '(', ')]<|tool_call_end|>', PythonArguments()),
+    (_BLOCK, _BARE), ('<|tool_call_start|>', '<|tool_call_end|>'))
+QWEN_CODER = replace(
+    HERMES, name='Qwen3-Coder', own=Spelling(
+        '<tool_call>', '\n<function=', '>\n', '</function>\n</tool_call>', TaggedArguments()))
+_OF_LFM2 = ('<|tool_list_start|>', '<|tool_call_start|>', 'List of tools: ')
 # Other things that templates with one of the marks above do: theirs is another format.
 _OTHERS = ('<function=', '<arg_key>', '<\uff5ctool', '<|tool_calls_section_begin|>')
 
@@ -71,6 +87,8 @@ def call_format(template: str) -> CallFormat:
 
     Raises FlashLlmError(INVALID_REQUEST) for a format that is not known.
     """
+    if QWEN_CODER.own.begin in template and '<parameter=' in template:
+        return QWEN_CODER
     if not any(other in template for other in _OTHERS):
         if '[ARGS]' in template:
             return MISTRAL_NAMED_ID if '[CALL_ID]' in template else MISTRAL_NAMED
@@ -79,6 +97,8 @@ def call_format(template: str) -> CallFormat:
         for found in (GRANITE, HERMES):
             if found.own.begin in template:
                 return found
+        if any(mark in template for mark in _OF_LFM2):
+            return LFM2
         if 'ipython' in template and '"parameters": ' in template:
             return LLAMA
     raise unknown_format()
@@ -98,7 +118,8 @@ def unknown_format() -> FlashLlmError:
     """What a request with tools gets of a model whose calls could not be read."""
     return FlashLlmError(
         ErrorCode.INVALID_REQUEST, "tools are given, but the model's chat template has a format of "
-        'calls that is not known here; known are Hermes (Qwen), Llama 3, Granite and Mistral.')
+        'calls that is not known here; known are Hermes (Qwen), Qwen3-Coder, Llama 3, Granite, '
+        'Mistral and LFM2.')
 
 
 def instructions(tools: Sequence[Tool]) -> str:
