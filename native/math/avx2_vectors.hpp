@@ -124,23 +124,17 @@ struct Vec256Ints {
   static Vec::F to_float(I value) { return _mm256_cvtepi32_ps(value); }
   static Vec::F as_float(I value) { return _mm256_castsi256_ps(value); }
   static I as_ints(Vec::F value) { return _mm256_castps_si256(value); }
-  // Four lanes of each block in eight vectors of two blocks -> the blocks' sums, in order.
-  static void sum_four_lanes(const I* dots, I* sums) {
-    const I order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-    sums[0] = _mm256_permutevar8x32_epi32(sums_in_halves(dots), order);
-    sums[1] = _mm256_permutevar8x32_epi32(sums_in_halves(dots + 4), order);
+  // The sums of blocks in halves of vectors -> in the order of the blocks.
+  static I blocks_in_order(I sums) {
+    return _mm256_permutevar8x32_epi32(sums, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7));
   }
-  // All lanes of each block in sixteen vectors of one block -> the blocks' sums, in order.
-  static void sum_eight_lanes(const I* dots, I* sums) {
-    for (int i = 0; i < 2; ++i) {
-      const I first = sums_in_halves(dots + 8 * i);
-      const I last = sums_in_halves(dots + 8 * i + 4);
-      sums[i] = add(_mm256_permute2x128_si256(first, last, 0x20),
-                    _mm256_permute2x128_si256(first, last, 0x31));
-    }
+  // Likewise of the sums of halves of blocks.
+  static I halves_in_order(I first, I last) {
+    return add(_mm256_permute2x128_si256(first, last, 0x20),
+               _mm256_permute2x128_si256(first, last, 0x31));
   }
-  // Lane v of each half: the sum of that half of vector v of four.
-  static I sums_in_halves(const I* four) {
+  // Lane v of each 16 bytes: the sum of those of vector v of four.
+  static I sums_in_quarters(const I* four) {
     const I first = add(_mm256_unpacklo_epi32(four[0], four[1]),
                         _mm256_unpackhi_epi32(four[0], four[1]));
     const I last = add(_mm256_unpacklo_epi32(four[2], four[3]),

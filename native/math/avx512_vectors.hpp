@@ -114,20 +114,18 @@ struct Vec512Ints {
   static Vec::F to_float(I value) { return _mm512_cvtepi32_ps(value); }
   static Vec::F as_float(I value) { return _mm512_castsi512_ps(value); }
   static I as_ints(Vec::F value) { return _mm512_castps_si512(value); }
-  // Four lanes of each block in four vectors of four blocks -> the blocks' sums, in order.
-  static void sum_four_lanes(const I* dots, I* sums) {
+  // The sums of blocks in quarters of vectors -> in the order of the blocks.
+  static I blocks_in_order(I sums) {
     const I order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-    sums[0] = _mm512_permutexvar_epi32(order, sums_in_quarters(dots));
+    return _mm512_permutexvar_epi32(order, sums);
   }
-  // Eight lanes of each block in eight vectors of two blocks -> the blocks' sums, in order.
-  static void sum_eight_lanes(const I* dots, I* sums) {
+  // Likewise of the sums of halves of blocks.
+  static I halves_in_order(I first, I last) {
     const I order = _mm512_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15);
-    const I first = sums_in_quarters(dots);
-    const I last = sums_in_quarters(dots + 4);
-    sums[0] = _mm512_permutexvar_epi32(order, add(_mm512_shuffle_i32x4(first, last, 0x88),
-                                                  _mm512_shuffle_i32x4(first, last, 0xDD)));
+    return _mm512_permutexvar_epi32(order, add(_mm512_shuffle_i32x4(first, last, 0x88),
+                                               _mm512_shuffle_i32x4(first, last, 0xDD)));
   }
-  // Lane v of each quarter: the sum of that quarter of vector v of four.
+  // Lane v of each 16 bytes: the sum of those of vector v of four.
   static I sums_in_quarters(const I* four) {
     const I first = add(_mm512_unpacklo_epi32(four[0], four[1]),
                         _mm512_unpackhi_epi32(four[0], four[1]));

@@ -59,19 +59,17 @@ void BundleMath::activate(const Batch& batch, std::int64_t first, std::int64_t e
     const std::int64_t rows = count * neurons.rows();
     list_rows(batch, place, place + count, neurons.bundle_rows, 0, neurons.rows());
     list_biases(batch, place, place + count, neurons);
-    for (std::int64_t token = 0; x.few() && token < x.tokens; ++token) {
-      kernels_.dot_rows(format, rows_.data(), rows, x.at(token), dots_.data());
-      add_row_biases(format, rows, 1);
-      combine(count, neurons, {h.row(token) + place, 1, h.stride});
+    if (!x.few()) {
+      kernels_.pack_rows(format, rows_.data(), rows, packed);
     }
-    if (x.few()) {
-      continue;
-    }
-    kernels_.pack_rows(format, rows_.data(), rows, packed);
     for (std::int64_t token = 0; token < x.tokens; token += kDotTokens) {
       const std::int64_t tokens = std::min(kDotTokens, x.tokens - token);
-      kernels_.packed_dot(format, packed, rows, x.at(token / kDotTokens), tokens, dots_.data(),
-                          rows);
+      if (x.few()) {
+        kernels_.dot_rows(format, rows_.data(), rows, x.at(token), tokens, dots_.data());
+      } else {
+        kernels_.packed_dot(format, packed, rows, x.at(token / kDotTokens), tokens, dots_.data(),
+                            rows);
+      }
       add_row_biases(format, rows, tokens);
       combine(count, neurons, {h.row(token) + place, tokens, h.stride});
     }

@@ -11,7 +11,7 @@ namespace flash_llm {
 
 enum class Codec { kInt8, kInt4, kFp16, kMxfp4 };
 
-// Tokens whose dot products with packed rows are computed at a time.
+// Tokens whose dot products with rows are computed at a time.
 constexpr std::int64_t kDotTokens = 4;
 
 // Rows of `dim` values; those of int8, int4 and mxfp4 are padded to whole blocks of 32.
@@ -89,9 +89,10 @@ struct Kernels {
   // `prepared`, best on a boundary of 64 bytes, becomes that form of x [dim].
   void (*prepare)(const RowFormat& format, const float* x, std::uint8_t* prepared);
 
-  // out[i] = row i . x.
+  // out [tokens, count] = row i . x of each token, at most kDotTokens, whose `prepared` lie one behind
+  // the other: the same bytes as of a token alone.
   void (*dot_rows)(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
-                   const std::uint8_t* prepared, float* out);
+                   const std::uint8_t* prepared, std::int64_t tokens, float* out);
   // The bytes of kDotTokens tokens' x in the form that the dot products of several tokens take; a
   // multiple of 64.
   std::size_t (*tile_bytes)(const RowFormat& format);

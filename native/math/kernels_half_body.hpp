@@ -40,10 +40,14 @@ inline void prepare_half(const RowFormat& format, const float* x, std::uint8_t* 
 }
 
 inline void dot_half_rows(const RowFormat& format, const std::uint8_t* const* rows,
-                          std::int64_t count, const std::uint8_t* prepared, float* out) {
-  const float* const x = reinterpret_cast<const float*>(prepared);
+                          std::int64_t count, const std::uint8_t* prepared, std::int64_t tokens,
+                          float* out) {
   for (std::int64_t i = 0; i < count; ++i) {
-    out[i] = dot_half(rows[i], x, format.dim);
+    for (std::int64_t t = 0; t < tokens; ++t) {
+      const std::uint8_t* const x =
+          prepared + static_cast<std::size_t>(t) * prepared_half_bytes(format);
+      out[t * count + i] = dot_half(rows[i], reinterpret_cast<const float*>(x), format.dim);
+    }
   }
 }
 

@@ -1,5 +1,5 @@
 // Dot products of int8 and int4 rows in integers, four blocks at a time, over structs of two kinds of
-// dot. For one token the four lanes run along a row, for several they run across four rows.
+// dot. For few tokens the four lanes run along a row, for more they run across four rows.
 
 constexpr std::int64_t kFour = kN;  // blocks that are summed up together
 
@@ -49,58 +49,86 @@ inline void prepare_ints(const RowFormat& format, const float* x, std::uint8_t* 
   }
 }
 
-// The sums of up to four blocks.
-template <typename Dot>
-inline F block_sums(const std::uint8_t* weights, const std::uint8_t* x, std::int64_t held) {
-  typename Dot::Partial parts[kFour];
+// dots [kTokens]: the sums of up to four blocks, unpacked once for all tokens.
+template <typename Dot, int kTokens>
+inline void block_sums(const std::uint8_t* weights, const std::uint8_t* x, std::size_t x_stride,
+                       std::int64_t held, F* dots) {
+  typename Dot::Partial parts[kTokens][kFour];
   for (std::int64_t i = 0; i < kFour; ++i) {
-    parts[i] = i < held ? Dot::dot(Dot::unpack(weights + i * Dot::kBlockBytes), x + i * Dot::kXBytes)
-                        : Dot::zero();
-  }
-  return Dot::sums(parts);
-}
-
-template <typename Dot>
-inline float dot_int_row(const typename Dot::Row& row, const PreparedX<Dot>& layout,
-                         const std::uint8_t* prepared) {
-  constexpr std::int64_t kParts = kSumLanes / kFour;
-  const float* const x_scales = layout.scales(prepared);
-  F sums[kParts];
-  F offsets[kParts];
-  for (int p = 0; p < kParts; ++p) {
-    sums[p] = offsets[p] = Vec::zero();
-  }
-  for (std::int64_t start = 0; start < layout.blocks; start += kSumLanes) {
-    for (int p = 0; p < kParts; ++p) {
-      const std::int64_t first = start + p * kFour;
-      const std::int64_t held = least(kFour, layout.blocks - first);
-      if (held <= 0) {
-        break;
+    if (i >= held) {
+      for (int t = 0; t < kTokens; ++t) {
+        parts[t][i] = Dot::zero();
       }
-      F dots = block_sums<Dot>(row.quants + first * Dot::kBlockBytes,
-                               prepared + first * Dot::kXBytes, held);
-      const F scales = Vec::mul(row.some_scales(first, held), Vec::load(x_scales + first));
-      if constexpr (Dot::Row::kOffsets) {
-        const float* const x_sums = x_scales + layout.padded + first;
-        dots = Vec::add(dots, Vec::load(x_sums + layout.padded));
-        offsets[p] = Vec::add(offsets[p],
-                              Vec::mul(row.some_offsets(first, held), Vec::load(x_sums)));
-      }
-      sums[p] = Vec::add(sums[p], Vec::mul(dots, scales));
+      continue;
+    }
+    const typename Dot::Weights block = Dot::unpack(weights + i * Dot::kBlockBytes);
+    for (int t = 0; t < kTokens; ++t) {
+      parts[t][i] =
+          Dot::dot(block, x + static_cast<std::size_t>(t) * x_stride + i * Dot::kXBytes);
     }
   }
-  for (int p = 0; Dot::Row::kOffsets && p < kParts; ++p) {
-    sums[p] = Vec::add(sums[p], offsets[p]);
+  for (int t = 0; t < kTokens; ++t) {
+    dots[t] = Dot::sums(parts[t]);
   }
-  return Vec::sum(Vec::add(Vec::add(sums[0], sums[2]), Vec::add(sums[1], sums[3])));
 }
 
-template <typename Dot>
-inline void dot_int_rows(const RowFormat& format, const std::uint8_t* const* rows,
-                         std::int64_t count, const std::uint8_t* prepared, float* out) {
+// The sums of a row's blocks; those of offsets apart.
+struct RowSums {
+  static constexpr std::int64_t kParts = kSumLanes / kFour;
+  F sums[kParts];
+  F offsets[kParts];
+
+  RowSums() {
+    for (int p = 0; p < kParts; ++p) {
+      sums[p] = offsets[p] = Vec::zero();
+    }
+  }
+  float total(bool with_offsets) {
+    for (int p = 0; with_offsets && p < kParts; ++p) {
+      sums[p] = Vec::add(sums[p], offsets[p]);
+    }
+    return Vec::sum(Vec::add(Vec::add(sums[0], sums[2]), Vec::add(sums[1], sums[3])));
+  }
+};
+
+template <typename Dot, int kTokens>
+inline void dot_int_row(const typename Dot::Row& row, const PreparedX<Dot>& layout,
+                        const std::uint8_t* prepared, RowSums* to) {
+  for (std::int64_t first = 0; first < layout.blocks; first += kFour) {
+    const std::int64_t held = least(kFour, layout.blocks - first);
+    const std::int64_t p = first / kFour % RowSums::kParts;
+    F dots[kTokens];
+    block_sums<Dot, kTokens>(row.quants + first * Dot::kBlockBytes,
+                             prepared + first * Dot::kXBytes, layout.bytes(), held, dots);
+    const F scales = row.some_scales(first, held);
+    F offsets = Vec::zero();
+    if constexpr (Dot::Row::kOffsets) {
+      offsets = row.some_offsets(first, held);
+    }
+    for (int t = 0; t < kTokens; ++t) {
+      const float* const x_scales =
+          layout.scales(prepared + static_cast<std::size_t>(t) * layout.bytes()) + first;
+      if constexpr (Dot::Row::kOffsets) {
+        const float* const x_sums = x_scales + layout.padded;
+        dots[t] = Vec::add(dots[t], Vec::load(x_sums + layout.padded));
+        to[t].offsets[p] = Vec::add(to[t].offsets[p], Vec::mul(offsets, Vec::load(x_sums)));
+      }
+      to[t].sums[p] =
+          Vec::add(to[t].sums[p], Vec::mul(dots[t], Vec::mul(scales, Vec::load(x_scales))));
+    }
+  }
+}
+
+template <typename Dot, int kTokens>
+inline void dot_tokens(const RowFormat& format, const std::uint8_t* const* rows,
+                       std::int64_t count, const std::uint8_t* prepared, float* out) {
   const PreparedX<Dot> layout(format);
   for (std::int64_t i = 0; i < count; ++i) {
-    out[i] = dot_int_row<Dot>(typename Dot::Row(rows[i], format), layout, prepared);
+    RowSums sums[kTokens];
+    dot_int_row<Dot, kTokens>(typename Dot::Row(rows[i], format), layout, prepared, sums);
+    for (int t = 0; t < kTokens; ++t) {
+      out[t * count + i] = sums[t].total(Dot::Row::kOffsets);
+    }
   }
 }
 

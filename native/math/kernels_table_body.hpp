@@ -18,13 +18,25 @@ void prepare(const RowFormat& format, const float* x, std::uint8_t* prepared) {
   }
 }
 
+template <typename Dot>
+inline void dot_int_rows(const RowFormat& format, const std::uint8_t* const* rows,
+                         std::int64_t count, const std::uint8_t* prepared, std::int64_t tokens,
+                         float* out) {
+  switch (tokens) {
+    case 1: return dot_tokens<Dot, 1>(format, rows, count, prepared, out);
+    case 2: return dot_tokens<Dot, 2>(format, rows, count, prepared, out);
+    case 3: return dot_tokens<Dot, 3>(format, rows, count, prepared, out);
+    default: return dot_tokens<Dot, kDotTokens>(format, rows, count, prepared, out);
+  }
+}
+
 void dot_rows(const RowFormat& format, const std::uint8_t* const* rows, std::int64_t count,
-              const std::uint8_t* prepared, float* out) {
+              const std::uint8_t* prepared, std::int64_t tokens, float* out) {
   switch (format.codec) {
-    case Codec::kInt8: return dot_int_rows<Int8Dot>(format, rows, count, prepared, out);
-    case Codec::kInt4: return dot_int_rows<Int4Dot>(format, rows, count, prepared, out);
-    case Codec::kMxfp4: return dot_int_rows<Mxfp4Dot>(format, rows, count, prepared, out);
-    case Codec::kFp16: return dot_half_rows(format, rows, count, prepared, out);
+    case Codec::kInt8: return dot_int_rows<Int8Dot>(format, rows, count, prepared, tokens, out);
+    case Codec::kInt4: return dot_int_rows<Int4Dot>(format, rows, count, prepared, tokens, out);
+    case Codec::kMxfp4: return dot_int_rows<Mxfp4Dot>(format, rows, count, prepared, tokens, out);
+    case Codec::kFp16: return dot_half_rows(format, rows, count, prepared, tokens, out);
   }
 }
 

@@ -1,6 +1,6 @@
-// Dot products of int8 and int4 rows in integers, over a struct Ints of wide vectors. For one token
-// the lanes run along a row, for several they run across rows (kernels_wide_packed_body.hpp). One
-// token's rows are walked one after the other in the order of their addresses, which processors
+// Dot products of int8 and int4 rows in integers, over a struct Ints of wide vectors. For few tokens
+// the lanes run along a row, for more they run across rows (kernels_wide_packed_body.hpp). Few
+// tokens' rows are walked one after the other in the order of their addresses, which processors
 // foresee; what lies kBytesAhead is fetched meanwhile.
 
 using I = Ints::I;
@@ -25,16 +25,14 @@ struct Int4Dot {
       first[kBytes + i] = static_cast<std::int8_t>(steps[16 + i]);
     }
   }
-  static I dot(I weights, const std::uint8_t* x) {
-    return Ints::dot_nibbles(Ints::low_nibbles(weights), Ints::load(x),
-                             Ints::high_nibbles(weights), Ints::load(x + kBytes));
+  // The weights that meet the first and the second vector of a step's x.
+  static I first(I weights) { return Ints::low_nibbles(weights); }
+  static I second(I weights) { return Ints::high_nibbles(weights); }
+  static I dot(I first, I second, const std::uint8_t* x) {
+    return Ints::dot_nibbles(first, Ints::load(x), second, Ints::load(x + kBytes));
   }
-  static void sum_blocks(const I* dots, I* sums) { Ints::sum_four_lanes(dots, sums); }
-  // The four columns `i` of a step, of all rows, into the vectors of their packed block.
-  static void put_columns(I columns, std::int64_t i, std::uint8_t* block) {
-    Ints::store(block + i * kBytes, Ints::low_nibbles(columns));
-    Ints::store(block + (4 + i) * kBytes, Ints::high_nibbles(columns));
-  }
+  // The sums of kN blocks, in order, from those in parts of vectors.
+  static I in_order(const I* parts) { return Ints::blocks_in_order(parts[0]); }
   // The bytes of x that meet packed vectors, four for each.
   static void put_columns_x(const std::int32_t* steps, std::int8_t* x) {
     for (int i = 0; i < kBlock; ++i) {
@@ -50,15 +48,8 @@ struct Int4Dot {
 struct Mxfp4Dot : Int4Dot {
   using Row = Mxfp4Row;
 
-  static I dot(I weights, const std::uint8_t* x) {
-    return Ints::dot_nibbles(Ints::mxfp4_quants(Ints::low_nibbles(weights)), Ints::load(x),
-                             Ints::mxfp4_quants(Ints::high_nibbles(weights)),
-                             Ints::load(x + kBytes));
-  }
-  static void put_columns(I columns, std::int64_t i, std::uint8_t* block) {
-    Ints::store(block + i * kBytes, Ints::mxfp4_quants(Ints::low_nibbles(columns)));
-    Ints::store(block + (4 + i) * kBytes, Ints::mxfp4_quants(Ints::high_nibbles(columns)));
-  }
+  static I first(I weights) { return Ints::mxfp4_quants(Ints::low_nibbles(weights)); }
+  static I second(I weights) { return Ints::mxfp4_quants(Ints::high_nibbles(weights)); }
   static I add_dot(I sum, I weights, I x) {
     return Ints::add(sum, Ints::end_nibbles_dot(Ints::add_nibbles_dot(Ints::zero(), weights, x)));
   }
@@ -83,15 +74,13 @@ struct Int8Dot {
       even[kBytes / 2 + i] = static_cast<std::int16_t>(steps[2 * i + 1]);
     }
   }
-  static I dot(I weights, const std::uint8_t* x) {
-    const I even = Ints::add_pairs_dot(Ints::zero(), Ints::even_int8(weights), Ints::load(x));
-    return Ints::add_pairs_dot(even, Ints::odd_int8(weights), Ints::load(x + kBytes));
+  static I first(I weights) { return Ints::even_int8(weights); }
+  static I second(I weights) { return Ints::odd_int8(weights); }
+  static I dot(I first, I second, const std::uint8_t* x) {
+    const I even = Ints::add_pairs_dot(Ints::zero(), first, Ints::load(x));
+    return Ints::add_pairs_dot(even, second, Ints::load(x + kBytes));
   }
-  static void sum_blocks(const I* dots, I* sums) { Ints::sum_eight_lanes(dots, sums); }
-  static void put_columns(I columns, std::int64_t i, std::uint8_t* block) {
-    Ints::store(block + i * kBytes, Ints::even_int8(columns));
-    Ints::store(block + (8 + i) * kBytes, Ints::odd_int8(columns));
-  }
+  static I in_order(const I* parts) { return Ints::halves_in_order(parts[0], parts[1]); }
   static void put_columns_x(const std::int32_t* steps, std::int16_t* x) {
     for (int i = 0; i < kBlock / 2; ++i) {
       x[i] = static_cast<std::int16_t>(steps[2 * i]);
@@ -167,66 +156,102 @@ struct RowSums {
   }
 };
 
-// The blocks of a row from `first` on, as many as there are lanes; kWhole: `held` is that number.
-template <typename Dot, bool kWhole>
-inline void add_blocks(const typename Dot::Row& row, const PreparedX<Dot>& layout,
+// The dots of kN blocks of a row from `first` on, of which `held` are there, with each token's x;
+// kWhole: all of them. Four vectors of weights are unpacked at a time, once for all tokens.
+template <typename Dot, int kTokens, bool kWhole>
+inline void dot_blocks(const typename Dot::Row& row, const PreparedX<Dot>& layout,
                        const std::uint8_t* prepared, std::int64_t first, std::int64_t held,
-                       RowSums<Dot>& to) {
-  constexpr int kDots = kSumLanes / Dot::kStep;
+                       I* dots) {
+  constexpr int kFours = kN / Dot::kStep / 4;
   const std::uint8_t* const weights = row.quants + first * Dot::kBlockBytes;
   const std::uint8_t* const x = prepared + first / Dot::kStep * Dot::kXBytes;
-  I dots[kDots];
-#pragma GCC unroll 16
-  for (int v = 0; v < kDots; ++v) {
-    const std::int64_t left = kWhole ? kBytes : (held - v * Dot::kStep) * Dot::kBlockBytes;
-    const std::uint8_t* const from = weights + v * kBytes;
-    __builtin_prefetch(from + kBytesAhead);
-    dots[v] = left >= kBytes ? Dot::dot(Ints::load(from), x + v * Dot::kXBytes)
-              : left > 0     ? Dot::dot(Ints::load_some(from, left), x + v * Dot::kXBytes)
-                             : Ints::zero();
-  }
-  I sums[kParts];
-  Dot::sum_blocks(dots, sums);
-  __builtin_prefetch(row.scale_at(first) + kBytesAhead);
-  if constexpr (Dot::Row::kOffsets) {
-    __builtin_prefetch(row.offsets + first + kBytesAhead);
-  }
-  const auto floats_at = [&](std::size_t part, std::int64_t block) {
-    return Vec::load(reinterpret_cast<const float*>(prepared + part) + block);
-  };
+  I parts[kTokens][kFours];
 #pragma GCC unroll 2
-  for (int p = 0; p < kParts; ++p) {
-    const std::int64_t block = first + p * kN;
-    const std::int64_t some = kWhole ? kN : least(kN, held - p * kN);
-    if (some <= 0) {
-      break;
+  for (int four = 0; four < kFours; ++four) {
+    I sums[kTokens][4];
+#pragma GCC unroll 4
+    for (int i = 0; i < 4; ++i) {
+      const int v = 4 * four + i;
+      const std::uint8_t* const from = weights + v * kBytes;
+      const std::int64_t left = kWhole ? kBytes : (held - v * Dot::kStep) * Dot::kBlockBytes;
+      __builtin_prefetch(from + kBytesAhead);
+      if (left <= 0) {
+        for (int t = 0; t < kTokens; ++t) {
+          sums[t][i] = Ints::zero();
+        }
+        continue;
+      }
+      const I both = left >= kBytes ? Ints::load(from) : Ints::load_some(from, left);
+      const I one = Dot::first(both);
+      const I other = Dot::second(both);
+#pragma GCC unroll 4
+      for (int t = 0; t < kTokens; ++t) {
+        sums[t][i] = Dot::dot(one, other, x + v * Dot::kXBytes + t * layout.bytes());
+      }
     }
-    if constexpr (Dot::Row::kOffsets) {
-      sums[p] = Ints::add(sums[p], Ints::as_ints(floats_at(layout.eights_at(), block)));
-      to.offsets[p] = Vec::add(to.offsets[p], Vec::mul(row.some_offsets(block, some),
-                                                       floats_at(layout.sums_at(), block)));
+    for (int t = 0; t < kTokens; ++t) {
+      parts[t][four] = Ints::sums_in_quarters(sums[t]);
     }
-    const F scales = Vec::mul(row.some_scales(block, some), floats_at(layout.scales_at(), block));
-    to.sums[p] = Vec::add(to.sums[p], Vec::mul(Ints::to_float(sums[p]), scales));
+  }
+  for (int t = 0; t < kTokens; ++t) {
+    dots[t] = Dot::in_order(parts[t]);
   }
 }
 
-template <typename Dot>
-inline void dot_int_rows(const RowFormat& format, const std::uint8_t* const* rows,
-                         std::int64_t count, const std::uint8_t* prepared, float* out) {
+// The part of those blocks in each token's sums.
+template <typename Dot, int kTokens, bool kWhole>
+inline void add_blocks(const typename Dot::Row& row, const PreparedX<Dot>& layout,
+                       const std::uint8_t* prepared, std::int64_t first, std::int64_t held,
+                       int part, RowSums<Dot>* to) {
+  I dots[kTokens];
+  dot_blocks<Dot, kTokens, kWhole>(row, layout, prepared, first, held, dots);
+  __builtin_prefetch(row.scale_at(first) + kBytesAhead);
+  const F scales = row.some_scales(first, held);
+  F offsets = Vec::zero();
+  if constexpr (Dot::Row::kOffsets) {
+    __builtin_prefetch(row.offsets + first + kBytesAhead);
+    offsets = row.some_offsets(first, held);
+  }
+#pragma GCC unroll 4
+  for (int t = 0; t < kTokens; ++t) {
+    const auto x_at = [&](std::size_t at) {
+      return Vec::load(reinterpret_cast<const float*>(prepared + t * layout.bytes() + at) + first);
+    };
+    if constexpr (Dot::Row::kOffsets) {
+      dots[t] = Ints::add(dots[t], Ints::as_ints(x_at(layout.eights_at())));
+      to[t].offsets[part] = Vec::add(to[t].offsets[part],
+                                     Vec::mul(offsets, x_at(layout.sums_at())));
+    }
+    to[t].sums[part] = Vec::add(to[t].sums[part],
+                                Vec::mul(Ints::to_float(dots[t]),
+                                         Vec::mul(scales, x_at(layout.scales_at()))));
+  }
+}
+
+template <typename Dot, int kTokens>
+inline void dot_tokens(const RowFormat& format, const std::uint8_t* const* rows,
+                       std::int64_t count, const std::uint8_t* prepared, float* out) {
   const PreparedX<Dot> layout(format);
   const std::int64_t blocks = format.blocks();
   const std::int64_t whole = blocks / kSumLanes * kSumLanes;
   for (std::int64_t i = 0; i < count; ++i) {
     const typename Dot::Row row(rows[i], format);
-    RowSums<Dot> sums;
+    RowSums<Dot> sums[kTokens];
     for (std::int64_t first = 0; first < whole; first += kSumLanes) {
-      add_blocks<Dot, true>(row, layout, prepared, first, kSumLanes, sums);
+#pragma GCC unroll 2
+      for (int p = 0; p < kParts; ++p) {
+        add_blocks<Dot, kTokens, true>(row, layout, prepared, first + p * kN, kN, p, sums);
+      }
     }
-    if (whole < blocks) {
-      add_blocks<Dot, false>(row, layout, prepared, whole, blocks - whole, sums);
+    std::int64_t last = whole;
+    asm("" : "+r"(last));  // or compilers keep dozens of addresses of last blocks in all registers
+#pragma GCC unroll 2
+    for (int p = 0; p < kParts && last < blocks; ++p, last += kN) {
+      add_blocks<Dot, kTokens, false>(row, layout, prepared, last, least(kN, blocks - last), p, sums);
     }
-    out[i] = sums.total();
+    for (int t = 0; t < kTokens; ++t) {
+      out[t * count + i] = sums[t].total();
+    }
   }
 }
 

@@ -22,6 +22,13 @@ inline void put_lanes(I* rows, std::int64_t blocks, std::uint8_t* to) {
   }
 }
 
+// The four columns `i` of a step, of all rows, into the vectors of their packed block.
+template <typename Dot>
+inline void put_columns(I columns, std::int64_t i, std::uint8_t* block) {
+  Ints::store(block + i * kBytes, Dot::first(columns));
+  Ints::store(block + (Dot::kVectors / 2 + i) * kBytes, Dot::second(columns));
+}
+
 template <typename Dot>
 inline void pack_strip(const RowFormat& format, const std::uint8_t* const* rows,
                        std::int64_t count, std::uint8_t* packed) {
@@ -38,7 +45,7 @@ inline void pack_strip(const RowFormat& format, const std::uint8_t* const* rows,
     }
     Ints::transpose(lanes);
     for (std::int64_t i = 0; i < held * kColumns; ++i) {
-      Dot::put_columns(lanes[i], i % kColumns,
+      put_columns<Dot>(lanes[i], i % kColumns,
                        packed + (first + i / kColumns) * packed_block_bytes<Dot>());
     }
   }

@@ -3,9 +3,9 @@
 //
 // A case is eight int64 (codec, dim, rows, tokens, first column block, end, bytes of rows, 0), then
 // rows, x [tokens, dim], h [tokens, rows], out [tokens, dim]. The answer to one, by each kernel: its
-// name in 16 bytes; the dot products [tokens, rows] token by token, then of all tokens at once; out
-// of the first token with rows added; the decoded columns; out of all tokens with rows added; h as it
-// is activated by each function, with a threshold of 0.25.
+// name in 16 bytes; the dot products [tokens, rows] token by token, then of two, three, four tokens and
+// one in turn, then with packed rows; out of the first token with rows added; the decoded columns; out
+// of all tokens with rows added; h as it is activated by each function, with a threshold of 0.25.
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -73,8 +73,14 @@ void answer(const Kernels& kernels, const Case& made, const std::uint8_t* const*
   for (std::size_t t = 0; t < tokens; ++t) {
     kernels.prepare(format, x + t * static_cast<std::size_t>(format.dim),
                     prepared.data() + t * stride);
-    kernels.dot_rows(format, rows, made.count, prepared.data() + t * stride,
+    kernels.dot_rows(format, rows, made.count, prepared.data() + t * stride, 1,
                      dots.data() + t * count);
+  }
+  dots.write();
+  for (std::size_t t = 0, some = 2; t < tokens; t += some, some = some % kDotTokens + 1) {
+    some = tokens - t < some ? tokens - t : some;
+    kernels.dot_rows(format, rows, made.count, prepared.data() + t * stride,
+                     static_cast<std::int64_t>(some), dots.data() + t * count);
   }
   dots.write();
   Buffer<std::uint8_t> packed(kernels.packed_bytes(format, made.count));
