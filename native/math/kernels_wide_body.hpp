@@ -161,7 +161,7 @@ struct RowSums {
 template <typename Dot, int kTokens, bool kWhole>
 inline void dot_blocks(const typename Dot::Row& row, const PreparedX<Dot>& layout,
                        const std::uint8_t* prepared, std::int64_t first, std::int64_t held,
-                       I* dots) {
+                       std::int64_t ahead, I* dots) {
   constexpr int kFours = kN / Dot::kStep / 4;
   const std::uint8_t* const weights = row.quants + first * Dot::kBlockBytes;
   const std::uint8_t* const x = prepared + first / Dot::kStep * Dot::kXBytes;
@@ -174,7 +174,7 @@ inline void dot_blocks(const typename Dot::Row& row, const PreparedX<Dot>& layou
       const int v = 4 * four + i;
       const std::uint8_t* const from = weights + v * kBytes;
       const std::int64_t left = kWhole ? kBytes : (held - v * Dot::kStep) * Dot::kBlockBytes;
-      __builtin_prefetch(from + kBytesAhead);
+      __builtin_prefetch(from + ahead);
       if (left <= 0) {
         for (int t = 0; t < kTokens; ++t) {
           sums[t][i] = Ints::zero();
@@ -202,14 +202,14 @@ inline void dot_blocks(const typename Dot::Row& row, const PreparedX<Dot>& layou
 template <typename Dot, int kTokens, bool kWhole>
 inline void add_blocks(const typename Dot::Row& row, const PreparedX<Dot>& layout,
                        const std::uint8_t* prepared, std::int64_t first, std::int64_t held,
-                       int part, RowSums<Dot>* to) {
+                       std::int64_t ahead, int part, RowSums<Dot>* to) {
   I dots[kTokens];
-  dot_blocks<Dot, kTokens, kWhole>(row, layout, prepared, first, held, dots);
-  __builtin_prefetch(row.scale_at(first) + kBytesAhead);
+  dot_blocks<Dot, kTokens, kWhole>(row, layout, prepared, first, held, ahead, dots);
+  __builtin_prefetch(row.scale_at(first) + ahead);
   const F scales = row.some_scales(first, held);
   F offsets = Vec::zero();
   if constexpr (Dot::Row::kOffsets) {
-    __builtin_prefetch(row.offsets + first + kBytesAhead);
+    __builtin_prefetch(row.offsets + first + ahead);
     offsets = row.some_offsets(first, held);
   }
 #pragma GCC unroll 4
@@ -228,29 +228,62 @@ inline void add_blocks(const typename Dot::Row& row, const PreparedX<Dot>& layou
   }
 }
 
+// Several tokens' x of long rows does not fit in a processor's first cache: so many blocks of it do,
+// which kSharingRows rows meet one after the other.
+template <int kTokens>
+constexpr std::int64_t kSharedBlocks = 384 / kTokens / kSumLanes * kSumLanes;
+constexpr std::int64_t kSharingRows = 8;
+
+// The part of the blocks from `first` to before `end` in each token's sums.
+template <typename Dot, int kTokens>
+inline void add_row(const typename Dot::Row& row, const PreparedX<Dot>& layout,
+                    const std::uint8_t* prepared, std::int64_t first, std::int64_t end,
+                    std::int64_t ahead, RowSums<Dot>* to) {
+  const std::int64_t whole = first + (end - first) / kSumLanes * kSumLanes;
+  for (; first < whole; first += kSumLanes) {
+#pragma GCC unroll 2
+    for (int p = 0; p < kParts; ++p) {
+      add_blocks<Dot, kTokens, true>(row, layout, prepared, first + p * kN, kN, ahead, p, to);
+    }
+  }
+  asm("" : "+r"(first));  // or compilers keep dozens of addresses of last blocks in all registers
+#pragma GCC unroll 2
+  for (int p = 0; p < kParts && first < end; ++p, first += kN) {
+    add_blocks<Dot, kTokens, false>(row, layout, prepared, first, least(kN, end - first), ahead, p,
+                                    to);
+  }
+}
+
 template <typename Dot, int kTokens>
 inline void dot_tokens(const RowFormat& format, const std::uint8_t* const* rows,
                        std::int64_t count, const std::uint8_t* prepared, float* out) {
   const PreparedX<Dot> layout(format);
   const std::int64_t blocks = format.blocks();
-  const std::int64_t whole = blocks / kSumLanes * kSumLanes;
-  for (std::int64_t i = 0; i < count; ++i) {
-    const typename Dot::Row row(rows[i], format);
-    RowSums<Dot> sums[kTokens];
-    for (std::int64_t first = 0; first < whole; first += kSumLanes) {
-#pragma GCC unroll 2
-      for (int p = 0; p < kParts; ++p) {
-        add_blocks<Dot, kTokens, true>(row, layout, prepared, first + p * kN, kN, p, sums);
+  if (kTokens == 1 || blocks <= kSharedBlocks<kTokens>) {
+    for (std::int64_t i = 0; i < count; ++i) {
+      RowSums<Dot> sums[kTokens];
+      add_row<Dot, kTokens>(typename Dot::Row(rows[i], format), layout, prepared, 0, blocks,
+                            kBytesAhead, sums);
+      for (int t = 0; t < kTokens; ++t) {
+        out[t * count + i] = sums[t].total();
       }
     }
-    std::int64_t last = whole;
-    asm("" : "+r"(last));  // or compilers keep dozens of addresses of last blocks in all registers
-#pragma GCC unroll 2
-    for (int p = 0; p < kParts && last < blocks; ++p, last += kN) {
-      add_blocks<Dot, kTokens, false>(row, layout, prepared, last, least(kN, blocks - last), p, sums);
+    return;
+  }
+  const std::int64_t ahead = kSharingRows * static_cast<std::int64_t>(format.row_bytes());
+  for (std::int64_t i = 0; i < count; i += kSharingRows) {
+    const std::int64_t sharing = least(kSharingRows, count - i);
+    RowSums<Dot> sums[kSharingRows][kTokens];
+    for (std::int64_t first = 0; first < blocks; first += kSharedBlocks<kTokens>) {
+      for (std::int64_t r = 0; r < sharing; ++r) {
+        add_row<Dot, kTokens>(typename Dot::Row(rows[i + r], format), layout, prepared, first,
+                              least(first + kSharedBlocks<kTokens>, blocks), ahead, sums[r]);
+      }
     }
-    for (int t = 0; t < kTokens; ++t) {
-      out[t * count + i] = sums[t].total();
+    for (std::int64_t r = 0; r < sharing; ++r) {
+      for (int t = 0; t < kTokens; ++t) {
+        out[t * count + i + r] = sums[r][t].total();
+      }
     }
   }
 }

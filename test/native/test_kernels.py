@@ -156,7 +156,8 @@ class Case:
 
 def cases(seed):
     rng = np.random.default_rng(seed)
-    shapes = [(1, 1, 1), (31, 5, 3), (32, 4, 2), (33, 16, 8), (64, 17, 9), (576, 35, 19)]
+    shapes = [(1, 1, 1), (31, 5, 3), (32, 4, 2), (33, 16, 8), (64, 17, 9), (576, 35, 19),
+              (6205, 19, 10)]       # more than is shared by tokens at a time
     shapes += [(int(rng.integers(1, 700)), int(rng.integers(1, 40)), int(rng.integers(1, 21)))
                for _ in range(6)]
     return [Case.random(rng, codec, *shape) for shape in shapes for codec in CODECS]
