@@ -9,8 +9,7 @@ from flash_llm_ros.cli.main import fail, interrupted_once, warn
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.convert.calibration_text import read_texts
 from flash_llm_ros.convert.conversion import convert
-from flash_llm_ros.convert.options import ConversionOptions
-from flash_llm_ros.convert.section_formats import INT4_LOSS
+from flash_llm_ros.convert.options import MOST_LOSS, ConversionOptions
 from flash_llm_ros.store.codec import NEURON_CODECS
 from flash_llm_ros.store.errors import FlashLlmError
 
@@ -18,13 +17,14 @@ EPILOG = """\
 examples:
   flash_llm convert smollm2.Q4_1.gguf /data/smollm2.store
   flash_llm convert Qwen2.5-1.5B-Instruct/ /data/qwen.store --neurons int4
-  flash_llm convert model.gguf /data/small.store --neurons int4 --int4-loss inf   smallest
+  flash_llm convert model.gguf /data/small.store --neurons int4 --most-loss inf   smallest
   flash_llm convert smollm2.gguf /data/relu.store --ffn smollm2-relu.ffn
 
 Takes minutes, and memory for the vocabulary and a layer's largest matrices in 32 bits: 0.3 GB
-for a model of half a billion weights, 0.5 GB for one of 1.5 billion; with int4, where the model
-is tried, 1.1 and 1.9 GB. Nothing is left of a conversion that fails or is interrupted. A ReLU
-model gets predictors, which mode gated uses.
+for a model of half a billion weights, 0.5 GB for one of 1.5 billion; with int4, where rows are
+rounded for the inputs that they meet, 1 and 2.5 GB (12 bytes for each pair of inputs of a matrix:
+4 GB where the feed-forward block is 18,944 wide). Nothing is left of a conversion that fails or is
+interrupted. A ReLU model gets predictors, which mode gated uses.
 """
 
 
@@ -37,11 +37,14 @@ def add_arguments(parser: ArgumentParser) -> None:
                              "checkpoint's")
     parser.add_argument('--neurons', choices=NEURON_CODECS, default='int8',
                         help='format of the feed-forward weights on flash (default: int8)')
-    parser.add_argument('--int4-loss', type=float, default=INT4_LOSS, metavar='NATS',
-                        help='with int4: keep those sections int8 (down columns of a layer, the '
+    parser.add_argument('--most-loss', type=float, metavar='NATS',
+                        help='with int4: keep those sections int8 (down rows of a layer, the '
                         'head) without which rounding costs more nats a token than this (default: '
-                        '%(default)s, about 2.5 %% of perplexity; inf: all is int4, the smallest '
-                        'store)')
+                        f'{MOST_LOSS}, about {100 * MOST_LOSS:g} %% of perplexity; inf: all is '
+                        'int4, the smallest store)')
+    parser.add_argument('--bytes-per-token', type=float, metavar='SHARE',
+                        help='with int4, instead: the sections that make the least of the loss, in '
+                        'this share of what a token reads where all is int4 (1.1: a tenth more)')
     parser.add_argument('--resident', choices=('q8', 'q4', 'fp32'),
                         help='format of the attention weights (default: q4 where '
                         'the checkpoint has no more to keep, else q8; fp32 with fp16: the core '
@@ -49,8 +52,8 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument('--block', type=int, default=512, metavar='BYTES',
                         help="the flash device's logical block (default: 512)")
     parser.add_argument('--text', type=Path, nargs='+', metavar='FILE',
-                        help="UTF-8 text or .jsonl files to calibrate on (default: the package's "
-                             'own text)')
+                        help="UTF-8 text or .jsonl files to calibrate on, and to round int4 for "
+                             "(default: the package's own texts)")
     parser.add_argument('--no-calibration', action='store_true',
                         help='make no predictors: a store for mode exact only')
     parser.add_argument('--replace', action='store_true', help='replace a store that exists')
@@ -59,7 +62,8 @@ def add_arguments(parser: ArgumentParser) -> None:
 def run(options: Namespace) -> int:
     try:
         chosen = ConversionOptions(
-            ffn=options.ffn, neurons=options.neurons, int4_loss=options.int4_loss,
+            ffn=options.ffn, neurons=options.neurons, most_loss=options.most_loss,
+            bytes_per_token=options.bytes_per_token,
             resident=options.resident, block=options.block,
             calibrate=not options.no_calibration,
             texts=read_texts(options.text) if options.text else None, replace=options.replace)

@@ -114,7 +114,8 @@ def _recorded(store: FlashStore, texts: list[str], folder: str, options: Calibra
     try:
         with opened(store, options.threads) as engine:
             tokens = tokens_of(engine, texts, options.most_tokens)
-            recording = record(engine, tokens, place,
+            bundles = [('bundle', layer) for layer in range(store.manifest.model.layers)]
+            recording = record(engine, tokens, bundles, place,
                                lambda done, total: progress('reading text', done, total))
             samples = Samples(recording, tokens, engine.config.context_length)
         yield samples

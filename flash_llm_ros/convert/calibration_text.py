@@ -20,6 +20,11 @@ def default_text() -> str:
     return files(__package__).joinpath('default_text.txt').read_text('utf-8')
 
 
+def rounding_text() -> str:
+    """What weights are rounded for where no text is given: of many kinds."""
+    return files(__package__).joinpath('rounding_text.txt').read_text('utf-8')
+
+
 def read_texts(paths: list[Path]) -> list[str]:
     """The text of every file, or of every line of a JSON lines file.
 

@@ -10,9 +10,10 @@ import onnx
 from onnx import numpy_helper
 
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
+from flash_llm_ros.convert.section_formats import loses_in_int4
 from flash_llm_ros.store import flash_store as names
 from flash_llm_ros.store.flash_store import FlashStore
-from flash_llm_ros.store.geometry import Section, head_section
+from flash_llm_ros.store.geometry import Section
 from flash_llm_ros.store.graph_builder import ExternalData
 from flash_llm_ros.store.neuron_reader import NeuronReader
 from flash_llm_ros.store.resident_layout import attention_layout, up_bias
@@ -24,8 +25,9 @@ from flash_llm_ros.store.writer import Progress
 # Squared error relative to the weights as this machine rounds them: another one may round some
 # halves the other way.
 _SAME = 1e-4
-# The same of int4 heads, relative to weights that are not rounded: how they were follows from a
-# text that is not at hand. SmolLM2's is off by 0.0095, no number by more than 0.15 of its largest.
+# The same of rows that were rounded for their inputs, which a text gave that is not at hand:
+# relative to weights that are not rounded. SmolLM2's head is off by 0.0095, no number by more than
+# 0.15 of its largest.
 _NEARLY_SAME = 0.05
 _STEP = 0.25        # how far a single number may be off: of its row's largest; 4 bits have 1/7
 _SIGNATURE = 32     # numbers that tell neurons apart
@@ -59,7 +61,7 @@ class Comparison:
                 raise self._differs(f'{field} is {ours[field]}, in the checkpoint {value}')
 
     def _compare_neurons(self, progress: Progress) -> None:
-        geometry, head = self._manifest.geometry, head_section(self._spec)
+        geometry = self._manifest.geometry
         with NeuronReader(self._store) as reader:
             for section, copy in geometry.runs():
                 found = (part for _, part in reader.parts(section, copy))
@@ -69,13 +71,18 @@ class Comparison:
                     order = self._orders[section.layer] = self._order(section, ours, theirs)
                     found, expected = iter([ours]), iter([theirs[order]])
                 pairs = _together(found, expected)
-                if section.name == head and section.codec.name == 'int4':
+                if self._compensated(section):
                     self._compare_parts(section.label, pairs, _NEARLY_SAME)
                 else:
                     self._compare_parts(section.label, ((part, _rounded(section, rows))
                                                         for part, rows in pairs))
                 progress('comparing', section.first_group + copy * section.stride
                          + section.groups, geometry.groups)
+
+    def _compensated(self, section: Section) -> bool:
+        """Whether it may have been rounded for its inputs."""
+        return (section.codec.name == 'int4' and section.copies == 1 and section.name != 'bundle'
+                and loses_in_int4(self._checkpoint, section.spec))
 
     def _order(self, section: Section, found: Array, expected: Array) -> NDArray[np.intp]:
         """Which neuron of the checkpoint each one of the store is: the nearest."""

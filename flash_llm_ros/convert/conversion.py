@@ -8,10 +8,11 @@ from pathlib import Path
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
 from flash_llm_ros.checkpoint.open import open_checkpoint
 from flash_llm_ros.convert.calibration import CalibrationOptions, calibrate_new
-from flash_llm_ros.convert.calibration_text import default_text
+from flash_llm_ros.convert.calibration_text import default_text, rounding_text
 from flash_llm_ros.convert.forecast import Forecast
 from flash_llm_ros.convert.foresight import measure_foresight
 from flash_llm_ros.convert.options import ConversionOptions
+from flash_llm_ros.convert.section_rounding import SectionRounding
 from flash_llm_ros.convert.trial_conversation import conversation_doubts
 from flash_llm_ros.store import flash_store as names
 from flash_llm_ros.store.flash_store import FlashStore
@@ -42,10 +43,11 @@ def convert(source: str | Path | Checkpoint, target: str | Path, options: Conver
     texts = [default_text()] if options.texts is None else options.texts
     with StoreWriter(checkpoint, target, form, progress, options.replace) as writer:
         store = writer.write()
-        if sections.undecided:
-            codecs, head_root = sections.measured(store, texts, progress)
-            if codecs != sections.first:
-                store = writer.recode(replace(form, codecs=codecs), head_root)
+        if sections.candidates:
+            with SectionRounding(checkpoint, store, sections, progress) as rounding:
+                codecs, rounded = rounding.run([rounding_text()] if options.texts is None
+                                               else texts)
+                store = writer.recode(replace(form, codecs=codecs), rounded)
         if options.calibrate and checkpoint.spec.feed_forward.sparse_by_nature:
             chosen = CalibrationOptions(most_tokens=options.most_tokens)
             writer.seal(calibrate_new(writer, texts, chosen, progress))

@@ -10,6 +10,7 @@ import numpy as np
 from flash_llm_ros.checkpoint.checkpoint import Checkpoint
 from flash_llm_ros.convert.options import ConversionOptions
 from flash_llm_ros.convert.section_formats import SectionFormats
+from flash_llm_ros.convert.section_rounding import rounding_bytes
 from flash_llm_ros.model_spec import ModelSpec
 from flash_llm_ros.store import flash_store as names
 from flash_llm_ros.store.block_quantisation import relative_error
@@ -30,14 +31,12 @@ class Forecast:
 
     def __init__(self, checkpoint: Checkpoint, options: ConversionOptions) -> None:
         exact, layout = options.neurons == 'fp16', layout_of(checkpoint.spec)
-        self.sections = SectionFormats(checkpoint, layout, options.neurons, options.int4_loss)
-        self.form = StoreFormat(
-            layout, self.sections.first,
-            options.resident or ('fp32' if exact else _resident(checkpoint)),
-            options.block)
+        resident = options.resident or ('fp32' if exact else _resident(checkpoint))
+        self.sections = SectionFormats(checkpoint, layout, resident, options)
+        self.form = StoreFormat(layout, self.sections.first, resident, options.block)
         self._checkpoint = checkpoint
         # Written anew in other formats, or in the order of their use, beside the first ones.
-        self._twice = bool(self.sections.undecided) or (
+        self._twice = bool(self.sections.candidates) or (
             options.calibrate and checkpoint.spec.feed_forward.sparse_by_nature)
 
     @property
@@ -46,6 +45,7 @@ class Forecast:
         spec, copies = self._checkpoint.spec, 2 if self._twice else 1
         return (copies * planned_geometry(spec, self.form).file_bytes
                 + _resident_bytes(spec, self.form)
+                + rounding_bytes(self.sections)
                 + 3 * len(self._checkpoint.tokenizer_json.encode()) + _SMALL_FILES)
 
     def check_disk(self, target: Path) -> None:

@@ -22,13 +22,6 @@ class InputStatistics:
 
     def root(self) -> NDArray[np.float64]:
         """L, lower triangular, C = L L^T."""
-        return np.linalg.cholesky(self._covariance(_RIDGE))
-
-    def upper_root(self, ridge: float) -> NDArray[np.float64]:
-        """V, upper triangular, C = V V^T, of C with this share of its diagonal's mean added."""
-        return np.linalg.cholesky(self._covariance(ridge)[::-1, ::-1])[::-1, ::-1]
-
-    def _covariance(self, ridge: float) -> NDArray[np.float64]:
         covariance = self._sum / self._tokens
-        covariance.flat[::len(covariance) + 1] += ridge * np.trace(covariance) / len(covariance)
-        return covariance
+        covariance.flat[::len(covariance) + 1] += _RIDGE * np.trace(covariance) / len(covariance)
+        return np.linalg.cholesky(covariance)

@@ -1,7 +1,7 @@
-"""What rounding one section of a store to int4 costs, measured on the model itself."""
+"""What rounding one section of a store further costs, measured on the model itself."""
 
-from collections.abc import Callable
-from functools import cached_property, partial
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,19 +18,36 @@ from flash_llm_ros.store.geometry import MODEL_WIDE, Section
 from flash_llm_ros.store.neuron_reader import NeuronReader
 from flash_llm_ros.store.rounding import rounded
 
+_ROWS_AT_ONCE = 4096
 _MEASURED_FOR_CHANGE = {'split': 'down', 'bundled': 'bundle'}
 
 
-class RoundedReader(NeuronReader):
-    """Reads the sections of this name as if they had been stored in int4."""
+@dataclass(frozen=True)
+class RoundedSection:
+    """A section in another codec than its store has it in."""
 
-    def __init__(self, store: FlashStore, name: str) -> None:
+    section: Section
+    codec: str
+    encoded: NDArray[np.uint8]      # [bundles, rows of one * row bytes]
+
+    def decoded(self, bundles: slice | NDArray[np.int64] = slice(None)) -> Array:
+        """Float32 [bundles, rows, row values]."""
+        codec = row_codec(self.codec, self.section.codec.dim)
+        rows = self.encoded[bundles].reshape(-1, codec.row_bytes)
+        return codec.decode(rows).reshape(-1, self.section.rows, codec.dim)
+
+
+class RoundedReader(NeuronReader):
+    """Reads a layer of the store as if this section were stored in it."""
+
+    def __init__(self, store: FlashStore, rounded: RoundedSection) -> None:
         super().__init__(store)
-        self._name = name
+        self._rounded = rounded
 
     def bundles(self, name: str, layer: int = MODEL_WIDE) -> Array:
-        found = super().bundles(name, layer)
-        return int4_rounded(found) if name == self._name else found
+        if name == self._rounded.section.name:
+            return self._rounded.decoded()
+        return super().bundles(name, layer)
 
 
 class ReplacedLayer:
@@ -52,47 +69,37 @@ class ReplacedLayer:
 
 
 class RoundedHead:
-    """A window's embedding and head, the head in int4, and the embedding where they are tied."""
+    """A window's embedding and head, rounded: the head, and the embedding where they are tied."""
 
-    def __init__(self, window: Window, store: FlashStore, section: Section,
-                 root: Array | None) -> None:
-        """`root`: as `RowCodec.encode` asks for."""
-        self._window, self._store, self._section, self._root = window, store, section, root
-        self._tied = store.manifest.model.embedding.tied
-        self._codec = row_codec('int4', section.codec.dim)
+    def __init__(self, window: Window, head: RoundedSection) -> None:
+        self._window, self._head = window, head
+        self._tied = head.section.name == 'embedding'
 
     def embed(self, tokens: NDArray[np.int64], out: Array) -> None:
-        self._window.embed(tokens, out)
         if self._tied:
-            out[:] = int4_rounded(out, self._root)
+            out[:] = self._head.decoded(tokens)[:, 0]
+        else:
+            self._window.embed(tokens, out)
 
     def logits(self, normed: Array, out: Array) -> None:
         self._window.logits(normed, out)    # read all the same: it is in a stream
-        x = rounded(normed, 'int4')
-        for first, rows in self._encoded:
-            out[:, first:first + len(rows)] = x @ self._codec.decode(rows).T
-
-    @cached_property
-    def _encoded(self) -> list[tuple[int, NDArray[np.uint8]]]:
-        """Rows and where they begin: made once, for every pass."""
-        with NeuronReader(self._store) as reader:
-            return [(first, self._codec.encode(rows[:, 0], self._root))
-                    for first, rows in reader.parts(self._section)]
+        x = rounded(normed, self._head.codec)
+        for first in range(0, self._head.section.bundles, _ROWS_AT_ONCE):
+            some = slice(first, first + _ROWS_AT_ONCE)
+            out[:, some] = x @ self._head.decoded(some)[:, 0].T
 
 
 class RoundingTrial:
-    """Reads a text again and again, each time with another section in int4.
+    """Reads a text again and again, each time with another section in another codec.
 
     Whatever is changed in a layer, were it the order of a sum, makes the layers behind it round
     their inputs otherwise, and answers diverge: by 0.002 nats a token from SmolLM2's first layer
     on, by nothing from its last one on. That is measured at three layers and taken off.
     """
 
-    def __init__(self, store: FlashStore, engine: Engine, tokens: NDArray[np.int64],
-                 head_root: Array | None = None) -> None:
-        """`tokens`: at most the engine's context. `head_root`: the head is rounded with it."""
+    def __init__(self, store: FlashStore, engine: Engine, tokens: NDArray[np.int64]) -> None:
+        """`tokens`: at most the engine's context."""
         self._store, self._model, self._tokens = store, engine.model, tokens
-        self._head_root = head_root
         self._exact = self._logits(engine.model)
 
     @cached_property
@@ -103,20 +110,18 @@ class RoundingTrial:
         layers = sorted({0, last // 2, last})
         name = _MEASURED_FOR_CHANGE[manifest.layout]
         return layers, [self._mean(self._layer_logits(
-            manifest.geometry.section(name, layer), NeuronReader)) for layer in layers]
+            manifest.geometry.section(name, layer), None)) for layer in layers]
 
-    def divergence(self, section: Section) -> float:
+    def divergence(self, section: Section, codec: str, encoded: NDArray[np.uint8]) -> float:
         """Mean KL divergence in nats a token from the store as it is.
 
-        ValueError where a weight is more than int4 can hold.
+        `encoded`: the section in this codec, uint8 [bundles, rows of one * row bytes].
         """
-        try:
-            if section.layer == MODEL_WIDE:
-                return max(0.0, self._mean(self._head_logits(section)))
-            logits = self._layer_logits(section, partial(RoundedReader, name=section.name))
-        except ValueError as error:
-            raise ValueError(f'{section.label}: {error}') from None
-        return max(0.0, self._mean(logits) - float(np.interp(section.layer, *self._any_change)))
+        tried = RoundedSection(section, codec, encoded)
+        if section.layer == MODEL_WIDE:
+            return max(0.0, self._mean(self._head_logits(tried)))
+        return max(0.0, self._mean(self._layer_logits(section, tried))
+                   - float(np.interp(section.layer, *self._any_change)))
 
     def _mean(self, logits: Array) -> float:
         return float(divergence(self._exact, logits).mean())
@@ -129,11 +134,12 @@ class RoundingTrial:
             model.forward(part, start, dense=True, logits=found[start:start + len(part)])
         return log_softmax(found)
 
-    def _layer_logits(self, section: Section,
-                      open_reader: Callable[[FlashStore], NeuronReader]) -> Array:
-        with open_reader(self._store) as reader:
+    def _layer_logits(self, section: Section, tried: RoundedSection | None) -> Array:
+        """With this section, or as the store has it, computed by NumPy."""
+        with (NeuronReader(self._store) if tried is None else
+              RoundedReader(self._store, tried)) as reader:
             weights = FfnWeights(reader, self._store.manifest, section.layer)
-        codec = 'int4' if open_reader is not NeuronReader else section.codec.name
+        codec = section.codec.name if tried is None else tried.codec
         codecs = {layer_section.name: layer_section.codec.name
                   for layer_section in self._store.manifest.geometry.sections
                   if layer_section.layer == section.layer} | {section.name: codec}
@@ -144,15 +150,8 @@ class RoundingTrial:
         block = ReplacedLayer(model.feed_forward, section.layer, weights, met)
         return self._logits(Model(model.spec, model.attention, block, model.window, model.chunk))
 
-    def _head_logits(self, section: Section) -> Array:
+    def _head_logits(self, head: RoundedSection) -> Array:
         model = self._model
-        window = RoundedHead(model.window, self._store, section, self._head_root)
+        window = RoundedHead(model.window, head)
         return self._logits(Model(model.spec, model.attention, model.feed_forward, window,
                                   model.chunk))
-
-
-def int4_rounded(rows: Array, root: Array | None = None) -> Array:
-    """float32 [..., d] as an int4 store holds it; `root` as of `RowCodec.encode`."""
-    codec = row_codec('int4', rows.shape[-1])
-    flat = np.ascontiguousarray(rows).reshape(-1, rows.shape[-1])
-    return codec.decode(codec.encode(flat, root)).reshape(rows.shape)

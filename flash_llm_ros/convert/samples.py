@@ -53,4 +53,4 @@ class Samples:
         index = np.flatnonzero(which)
         if len(index) > most:
             index = index[np.linspace(0, len(index) - 1, most).astype(np.int64)]
-        return self.recording.read(layer)[index]
+        return self.recording.read('bundle', layer)[index]

@@ -38,7 +38,7 @@ class Candidate:
 CANDIDATES = (
     Candidate('SmolLM2-135M-Instruct', '--neurons int8', 135 * MB, 131 * MB, 40 * MB,
               12_060, 8192),
-    Candidate('Qwen2.5-Coder-1.5B-Instruct', '--neurons int4 --int4-loss inf', 1030 * MB, 886 * MB,
+    Candidate('Qwen2.5-Coder-1.5B-Instruct', '--neurons int4 --most-loss inf', 1030 * MB, 886 * MB,
               59 * MB, 14_896, 32768),
 )
 

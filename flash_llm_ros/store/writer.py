@@ -1,6 +1,6 @@
 """Writes a flash store, which gets its name when it is complete."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 import hashlib
@@ -16,7 +16,6 @@ from flash_llm_ros.store import flash_store as names
 from flash_llm_ros.store.flash_store import FlashStore, file_sha256
 from flash_llm_ros.store.geometry import (
     ATTENTION_SECTIONS,
-    MODEL_WIDE,
     Geometry,
     Section,
     plan_geometry,
@@ -39,8 +38,9 @@ from flash_llm_ros.store.stored_weights import bundles, layer_tensors, model_ten
 from flash_llm_ros.store.tensor_file import TensorFile, TensorFileWriter
 from flash_llm_ros.store.tokenizer_tables import tokenizer_tables
 
-_ATTENTION_CODECS = {'q8': 'int8', 'q4': 'int4', 'fp32': 'fp16'}
+ATTENTION_CODECS = {'q8': 'int8', 'q4': 'int4', 'fp32': 'fp16'}
 Progress = Callable[[str, int, int], None]      # what, done, total
+Rounded = Callable[[Section], NDArray[np.uint8]]
 
 
 class WeightSource(Protocol):
@@ -100,11 +100,10 @@ class StoreWriter:
             write_file(self.path / names.SPECIAL_TOKENS, json.dumps(special, indent=2) + '\n')
         return self.seal(None)
 
-    def recode(self, form: StoreFormat, head_root: NDArray[np.float32] | None
-               ) -> FlashStore:
-        """Write the neurons again in other codecs; those that stay are copied.
+    def recode(self, form: StoreFormat, rounded: Mapping[str, Rounded]) -> FlashStore:
+        """Write the neurons again, some sections, by label, as they were `rounded` meanwhile.
 
-        `head_root`: of the output head, as `RowCodec.encode` asks for.
+        A function of the section gives its uint8 [bundles, bundle_bytes]. The others are copied.
         """
         written = FlashStore.open(self.path)
         self._form, self.geometry = form, planned_geometry(self._weights.spec, form)
@@ -113,12 +112,9 @@ class StoreWriter:
         with NeuronReader(written) as reader:
             for (section, copy), (before, _) in zip(self.geometry.runs(),
                                                     written.manifest.geometry.runs(), strict=True):
-                if section.codec == before.codec:
-                    parts = (part for _, part in reader.encoded(before, copy))
-                    writer.write_encoded(section, parts, copy)
-                else:
-                    root = head_root if section.layer == MODEL_WIDE else None
-                    writer.write(section, self._bundles(section, copy), copy, root)
+                parts = (iter([rounded[section.label](section)]) if section.label in rounded else
+                         (part for _, part in reader.encoded(before, copy)))
+                writer.write_encoded(section, parts, copy)
                 self._neurons_done(section, copy)
         writer.close()
         return self._exchanged(kept, names.NEURONS)
@@ -252,7 +248,7 @@ def planned_geometry(spec: ModelSpec, form: StoreFormat) -> Geometry:
     """Where everything will lie in neurons.bin; ValueError for a block that does not go."""
     sections = spec_sections(form.layout, spec)
     codecs = [form.codecs] * len(sections) if isinstance(form.codecs, str) else form.codecs
-    attention = _ATTENTION_CODECS[form.resident]
+    attention = ATTENTION_CODECS[form.resident]
     codecs = [attention if section.name in ATTENTION_SECTIONS else codec
               for section, codec in zip(sections, codecs, strict=True)]
     return plan_geometry(spec.hidden_size, codecs, sections, form.block)

@@ -93,6 +93,13 @@ void attention(NeuronCore& core, int layer, const py::object& hidden, std::int64
       [&] { core.attention(layer, pair.inputs, position, pair.outputs, input); });
 }
 
+void attended(NeuronCore& core, const py::object& out) {
+  const AttentionShape shape = without_interpreter([&] { return core.attention_shape(); });
+  const std::int64_t width = shape.query_width(), tokens = tokens_of("out", out, width);
+  const Outputs found{checked<float>("out", out, {tokens, width}, true), tokens, width};
+  without_interpreter([&] { core.attended(found); });
+}
+
 void add_rms_norm(NeuronCore& core, const py::object& x, const py::object& weights,
                   const py::object& out) {
   const Pair pair("x", x, core.dim(), "out", out, core.dim());
@@ -151,6 +158,9 @@ void bind_attention(py::class_<NeuronCore>& core) {
            "residual = hidden + attention of normed hidden, normed where there is an output norm, "
            "feed_forward_input = residual normed, all float32 [S, dim], of tokens from `position` "
            "on, whose keys and values go to the cache.")
+      .def("attended", &attended, py::arg("out"),
+           "What the last call of attention multiplied with o, of its first tokens, float32 [S, query "
+           "width].")
       .def("rms_norm", &rms_norm, py::arg("x"), py::arg("weights"), py::arg("out"),
            "out = x normed, float32 [S, dim].")
       .def("add_rms_norm", &add_rms_norm, py::arg("x"), py::arg("weights"), py::arg("out"),

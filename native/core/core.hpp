@@ -103,6 +103,9 @@ class NeuronCore {
   // residual stream that its output is to be added to, all [tokens, dim].
   void attention(int layer, Inputs hidden, std::int64_t position, Outputs residual,
                  Outputs feed_forward_input);
+  // What the layer that attention was called for last multiplied with its o matrix, of its first
+  // tokens, [tokens, query width].
+  void attended(Outputs out);
   void rms_normed(Inputs x, const float* weights, Outputs out);
   // out += x normed.
   void add_rms_normed(Inputs x, const float* weights, Outputs out);

@@ -114,6 +114,15 @@ void NeuronCore::attention(int number, Inputs hidden, std::int64_t position, Out
   }
 }
 
+void NeuronCore::attended(Outputs out) {
+  const std::lock_guard turn(calls_);
+  const Attention& attention = found_attention();
+  const std::int64_t most = attention.math.shape().most_tokens;
+  require(out.tokens <= most, "out", out.tokens, "at most " + std::to_string(most) + " tokens");
+  std::copy_n(attention.attended.data(), out.tokens * attention.math.shape().query_width(),
+              out.data);
+}
+
 void NeuronCore::add_rms_normed(Inputs x, const float* weights, Outputs out) {
   const std::lock_guard turn(calls_);
   const std::int64_t most = found_attention().math.shape().most_tokens;

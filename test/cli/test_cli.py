@@ -106,12 +106,12 @@ def test_convert_to_int4_within_a_loss(tmp_path: Path, checkpoint_folder: Path,
     """Of random weights nothing is 4-bit already: without any loss all stays int8."""
     store = tmp_path / 'store'
     code, out, err = run(capsys, 'convert', checkpoint_folder, store, '--no-calibration',
-                         '--neurons', 'int4', '--int4-loss', '0')
-    assert code == 0 and ' MB, int8; split layout' in out and 'trying 4 bits: 7 done' in err
+                         '--neurons', 'int4', '--most-loss', '0')
+    assert code == 0 and ' MB, int8; split layout' in out and 'trying fewer bits: 7 done' in err
     assert 'neurons int8\n' in run(capsys, 'inspect', store)[1]
     message = failed(capsys, 'convert', checkpoint_folder, tmp_path / 'b', '--neurons', 'int4',
-                     '--int4-loss', '-1')
-    assert 'int4_loss is -1.0' in message and not (tmp_path / 'b').exists()
+                     '--most-loss', '-1')
+    assert 'most_loss is -1.0' in message and not (tmp_path / 'b').exists()
 
 
 def test_inspect_without_calibration(tmp_path: Path, checkpoint_folder: Path,

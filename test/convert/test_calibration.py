@@ -8,7 +8,6 @@ import shutil
 import statistics
 
 from family_checkpoints import VARIANTS, reference_of, write_opt
-from greedy_reference import ReferenceModel
 import numpy as np
 from planted_checkpoint import write_planted_checkpoint
 import pytest
@@ -64,9 +63,9 @@ def recorded(store: Path, folder: Path) -> list[np.ndarray]:
     """FFN inputs of each layer over 700 tokens, in two pieces of the context's 512."""
     with opened(store, mode='exact', context_length=512, kv_cache='int16') as engine:
         tokens = np.array(engine.tokenize(TEXT)[:700], np.int64)
-        recording: Recording = record(engine, tokens, folder, lambda done, total: None)
-        assert engine.model.observer is None
-        return [recording.read(layer) for layer in range(engine.model.spec.layers)]
+        sections = [('bundle', layer) for layer in range(engine.model.spec.layers)]
+        recording: Recording = record(engine, tokens, sections, folder, lambda done, total: None)
+        return [recording.read(*section) for section in sections]
 
 
 @pytest.fixture(scope='module')
@@ -89,25 +88,6 @@ def ffn(store: Path, layer: int) -> list[np.ndarray]:
     gate, up, down = (tensors[f'model.layers.{layer}.mlp.{part}_proj.weight'].astype(np.float64)
                       for part in ('gate', 'up', 'down'))
     return [gate, up, down.T]
-
-
-def test_recordings_are_what_enters_the_feed_forward_blocks(fp16_store: Path, tmp_path: Path
-                                                            ) -> None:
-    reference = ReferenceModel(fp16_store.parent / 'checkpoint')
-    seen: list[list[np.ndarray]] = [[], [], []]
-    for layer, block in enumerate(reference.model.model.layers):
-        block.post_attention_layernorm.register_forward_hook(
-            lambda module, inputs, output, layer=layer: seen[layer].append(output[0].numpy()))
-    found = recorded(fp16_store, tmp_path / 'recording')
-    with opened(fp16_store) as engine:
-        tokens = torch.tensor([engine.tokenize(TEXT)[:700]])
-    with torch.no_grad():
-        for piece in tokens.split(512, dim=1):
-            reference.model(piece)
-    for layer in range(3):
-        assert found[layer].shape == (700, 64)
-        np.testing.assert_allclose(found[layer], np.concatenate(seen[layer]), atol=2e-3,
-                                   rtol=2 ** -11)
 
 
 def test_neurons_lie_in_the_order_of_their_frequency(planted: Path, tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from flash_llm_ros.cli.main import main
 Write = Callable[[Path], Path]
 STORES: dict[str, tuple[Write, dict[str, object]]] = {
     'split': (write_checkpoint, {}), 'int4': (write_checkpoint, {
-        'neurons': 'int4', 'int4_loss': np.inf, 'resident': 'q4'}),
+        'neurons': 'int4', 'most_loss': np.inf, 'resident': 'q4'}),
     'fp16': (write_checkpoint, {'neurons': 'fp16'}),
     'sorted': (lambda folder: write_checkpoint(folder, hidden_act='relu'), {'most_tokens': 512}),
     'biases': (write_opt, {'most_tokens': 512}), 'experts': (write_mixtral, {}),

@@ -39,7 +39,7 @@ class FullDisk:
 
 
 STEPS = [('neurons', 1, 'neurons.bin'), ('neurons', 11, 'resident.safetensors'),
-         ('reading text', 1, 'predictors/recording/000.f16'),
+         ('reading text', 1, 'predictors/recording/000.bundle.f16'),
          ('ordering neurons', 3, 'neurons.bin.reordered'),
          ('calibrating', 1, 'predictors.safetensors'), ('measuring', 2, 'manifest.yaml')]
 
@@ -60,7 +60,7 @@ def test_the_room_is_looked_at_first(tmp_path: Path, monkeypatch: pytest.MonkeyP
     """What it asks for is enough, as the most that was on the disk at once says."""
     write_checkpoint(tmp_path / 'checkpoint', hidden_act='relu')
     checkpoint, most = open_checkpoint(tmp_path / 'checkpoint'), 0
-    options = ConversionOptions(most_tokens=512)
+    options = ConversionOptions(neurons='int4', most_tokens=512)
     asked = Forecast(checkpoint, options).disk_bytes
 
     def progress(*step: object) -> None:
@@ -93,7 +93,8 @@ def test_calibrating(tmp_path: Path) -> None:
     store = convert(tmp_path / 'checkpoint', tmp_path / 'store', ConversionOptions(most_tokens=512),
                     lambda what, done, total: None)
     before = sorted(path.name for path in store.path.iterdir())
-    for step, name in (('reading text', '000.f16'), ('calibrating', 'predictors-2.safetensors'),
+    for step, name in (('reading text', '000.bundle.f16'),
+                       ('calibrating', 'predictors-2.safetensors'),
                        ('measuring', '.manifest.yaml.partial')):
         with FullDisk(step, 1) as disk, pytest.raises(OSError) as error:
             recalibrate(store.path, ['Some text. ' * 500], CalibrationOptions(most_tokens=512),

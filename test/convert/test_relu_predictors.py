@@ -67,7 +67,7 @@ def test_bytes_go_where_they_buy_most(budget: int, expected: list[int]) -> None:
 
 def test_held_out_text_is_other_text() -> None:
     rows = np.arange(800, dtype=np.float32)[:, None]
-    samples = Samples(SimpleNamespace(read=lambda layer: rows), np.arange(800), 20)
+    samples = Samples(SimpleNamespace(read=lambda name, layer: rows), np.arange(800), 20)
     train, (first, second) = samples.train(0, 800), samples.held_out_halves(0, 800)
     assert len(train) == 600 and len(first) == len(second) == 100
     assert len({*train.ravel(), *first.ravel(), *second.ravel()}) == 800

@@ -67,6 +67,13 @@ class AttentionPart(Part, ABC):
         output has a norm of its own before it is added there.
         """
 
+    def section_inputs(self, layer: int, tokens: int) -> dict[str, Array]:
+        """What the layer's sections of attention were multiplied with by the `run` before.
+
+        By name, float32 [tokens, row values]; allocated anew, for work on a store. None of graphs.
+        """
+        return {}
+
     @abstractmethod
     def rows(self, count: int) -> list[memoryview]:
         """The bytes of the first `count` tokens' keys and values, in their place."""

@@ -109,6 +109,17 @@ class CoreAttention(AttentionPart):
         self._block[:tokens] = 0
         return ffn_input, self._block[:tokens]
 
+    def section_inputs(self, layer: int, tokens: int) -> dict[str, Array]:
+        hidden, norm = self.hidden(layer, tokens), self._vector(layer, 'attention_norm')
+        normed = hidden.copy()
+        if norm is not None:
+            self._core.rms_norm(hidden, norm, normed)
+        if layer in self._convolutions:
+            return {'conv_in': normed, 'conv_out': self._convolutions[layer].convolved(tokens)}
+        attended = np.empty((tokens, self._spec.attention.query_width), np.float32)
+        self._core.attended(attended)
+        return {'qkv': normed, 'o': attended}
+
     def rows(self, count: int) -> list[memoryview]:
         """Whole tiles: what lies in the last one behind `count` tokens is never looked at.
 

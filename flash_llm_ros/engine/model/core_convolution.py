@@ -31,6 +31,10 @@ class CoreConvolution:
         chunk, d = floats.shape[1:]
         self._normed, self._gates = floats[0], floats[1:].reshape(chunk, 3 * d)
 
+    def convolved(self, tokens: int) -> Array:
+        """What the last `run` multiplied with the layer's last matrix, [tokens, d]."""
+        return self._normed[:tokens]
+
     def run(self, hidden: Array, position: int, residual: Array, ffn_input: Array) -> None:
         """As the core's attention: all float32 [tokens, d], of tokens from `position` on."""
         tokens, before = len(hidden), len(self._weights) - 1
