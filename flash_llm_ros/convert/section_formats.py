@@ -18,8 +18,6 @@ from flash_llm_ros.store.geometry import (
 )
 from flash_llm_ros.store.writer import ATTENTION_CODECS
 
-# Of each choice of neurons what a section may have, the fewest bytes first.
-_CANDIDATES = {'int4': ('int4', 'int8')}
 # Squared error relative to the rows: 4-bit sources stay below 1e-5, others reach 5e-3.
 _NOTHING_LOST = 1e-4
 _LOOKED_AT = 256        # rows of a matrix that tell whether it has more than 4 bits
@@ -93,20 +91,20 @@ class SectionFormats:
 
     def _formats(self, section: SectionSpec) -> tuple[str, tuple[str, ...]]:
         """What a section is written in first, and its candidates; none where that is sure."""
-        spec, names = self._checkpoint.spec, _CANDIDATES.get(self._neurons, ())
+        spec = self._checkpoint.spec
         if section.name in ATTENTION_SECTIONS:
             first = ATTENTION_CODECS[self._resident]
-            again = names and first == 'int4' and loses_in_int4(self._checkpoint, section)
+            again = self._neurons == first == 'int4' and loses_in_int4(self._checkpoint, section)
             return first, ('int4',) if again else ()
-        if not names:
+        if self._neurons != 'int4':
             return self._neurons, ()
         if section.copies > 1:
             return 'mxfp4' if _is_mxfp4(self._checkpoint, section) else 'int4', ()
-        first = 'int8' if loses_in_int4(self._checkpoint, section) else 'int4'
+        if not loses_in_int4(self._checkpoint, section):
+            return 'int4', ()
         if section.name != head_section(spec) and (section.layer < 0 or spec.feed_forward.experts):
-            return 'int4' if self._loss == np.inf else first, ()
-        names = names[:1 if self._loss == np.inf else names.index(first) + 1]
-        return first, names if names != (first,) else ()
+            return 'int4' if self._loss == np.inf else 'int8', ()
+        return 'int8', ('int4',) if self._loss == np.inf else ('int4', 'int8')
 
     def _check_share(self, share: float) -> None:
         """Of what a token reads; the embedding is, where it is not the head, a row."""
@@ -121,8 +119,7 @@ class SectionFormats:
         least = fixed + sum(self.bytes(index, names[0])
                             for index, names in self.candidates.items())
         check(share * int4 >= least, 'bytes_per_token', share,
-              f'at least {np.ceil(1000 * least / int4) / 1000:g}, where all neurons are '
-              f'{self._neurons}')
+              f'at least {np.ceil(1000 * least / int4) / 1000:g}, where all neurons are int4')
         self._most_bytes = int(share * int4) - fixed
 
     def bytes(self, index: int, codec: str) -> int:

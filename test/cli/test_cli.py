@@ -112,6 +112,9 @@ def test_convert_to_int4_within_a_loss(tmp_path: Path, checkpoint_folder: Path,
     message = failed(capsys, 'convert', checkpoint_folder, tmp_path / 'b', '--neurons', 'int4',
                      '--most-loss', '-1')
     assert 'most_loss is -1.0' in message and not (tmp_path / 'b').exists()
+    message = failed(capsys, 'convert', checkpoint_folder, tmp_path / 'b', '--neurons', 'int4',
+                     '--bytes-per-token', '0.5', '--resident', 'q4')
+    assert 'bytes_per_token is 0.5; it must be at least 1, where all' in message
 
 
 def test_inspect_without_calibration(tmp_path: Path, checkpoint_folder: Path,

@@ -280,6 +280,10 @@ def test_weights_that_cannot_be_stored(tmp_path: Path, checkpoint_folder: Path, 
     ({'resident': 'q2'}, 'resident'),
     ({'texts': ['too short']}, 'text'), ({'texts': []}, 'text'), ({'most_tokens': 3}, 'text'),
     ({'most_tokens': 0}, 'most_tokens'), ({'most_loss': -1.0}, 'most_loss'),
+    ({'bytes_per_token': 1.1}, 'bytes_per_token is 1.1.*neurons int8'),
+    ({'neurons': 'int4', 'bytes_per_token': math.nan}, 'bytes_per_token is nan'),
+    ({'neurons': 'int4', 'bytes_per_token': 1.1, 'most_loss': 0.1}, 'where most_loss is given'),
+    ({'neurons': 'int4', 'bytes_per_token': 0.9}, 'bytes_per_token is 0.9; it must be at least 1'),
 ])
 def test_wrong_options(tmp_path: Path, options: dict[str, object], words: str) -> None:
     checkpoint_folder = write_checkpoint(tmp_path / 'checkpoint', hidden_act='relu')
