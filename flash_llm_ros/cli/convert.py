@@ -22,7 +22,7 @@ examples:
 
 Takes minutes, and memory for the vocabulary and a layer's largest matrices in 32 bits: 0.3 GB
 for a model of half a billion weights, 0.5 GB for one of 1.5 billion; with int4, where rows are
-rounded for the inputs that they meet, 1 and 2.6 GB (12 bytes for each pair of inputs of a matrix:
+rounded for the inputs that they meet, 1.4 and 2.6 GB (12 bytes for each pair of inputs of a matrix:
 4 GB where the feed-forward block is 18,944 wide). Nothing is left of a conversion that fails or is
 interrupted. A ReLU model gets predictors, which mode gated uses.
 """
