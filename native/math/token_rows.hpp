@@ -31,7 +31,7 @@ constexpr std::size_t cache_lines(std::size_t bytes) {
 
 // Packing rows for several tokens takes as long as the dot products of about so many with rows as they
 // are.
-constexpr std::int64_t kTokensAlone = 8;
+constexpr std::int64_t kTokensAlone = 12;
 
 // Some tokens' x in the form that dot products take: of few each token by itself, of more in tiles.
 struct PreparedInputs {

@@ -76,12 +76,12 @@ def test_answers_are_those_without_drafts(fp16_store: Path, drafts: dict[str, Pa
 def test_guesses_are_computed_as_tokens_alone_are(request: pytest.FixtureRequest, store: str,
                                                   behind: int) -> None:
     """So an answer is the same whatever was guessed."""
-    engine = opened(request.getfixturevalue(store), lookup_tokens=7)
-    model, tokens = engine.model, np.random.default_rng(3).integers(3, 60, behind + 8)
+    engine = opened(request.getfixturevalue(store), lookup_tokens=11)
+    model, tokens = engine.model, np.random.default_rng(3).integers(3, 60, behind + 12)
     if behind:
         model.forward(tokens[:behind], 0, dense=True)
-    alone, together = np.zeros((2, 8, model.logits.shape[1]), np.float32)
-    for i in range(8):
+    alone, together = np.zeros((2, 12, model.logits.shape[1]), np.float32)
+    for i in range(12):
         model.forward(tokens[behind + i:][:1], behind + i, dense=False, logits=alone[i:i + 1])
     model.forward(tokens[behind:], behind, dense=True, logits=together)
     assert np.array_equal(together, alone)
