@@ -228,6 +228,26 @@ def test_what_cannot_be_spelled_one_by_one_is_refused(name: str, changes: dict,
         call_grammar(template(name).calls(), tools, 'auto')
 
 
+@pytest.mark.parametrize('text', ['a\n</parameter>\nb', '\n</parameter>\n', 'a\n</parameter>'])
+def test_a_text_that_would_end_early_is_refused(text: str) -> None:
+    tool = Tool('f', '', json.dumps({'properties': {'a': {'enum': ['a', text]}}}))
+    with assert_error(ErrorCode.INVALID_CONSTRAINT, f'(f): enum has {text!r}; it must have no'):
+        call_grammar(QWEN_CODER, (tool,), 'required')
+
+
+@pytest.mark.parametrize('name', TEMPLATES)
+def test_arguments_too_deep_to_be_read_are_told(name: str) -> None:
+    tool = Tool('f', '', json.dumps({'properties': {'a': {}}}))
+    form = template(name).calls()
+    for many in (3, 30_000):
+        text = form.own.written(ToolCall('abc123xyz', 'f', '{"a": 7}')).replace(
+            '7', '[' * many + ']' * many)
+        read = CallReader(form, (tool,), 'abc123xyz', lambda schema, arguments: '')
+        read.feed(text)
+        assert ('too many values in one another' in read.judge('')) == (many > 3)
+        assert len(read.calls) == (many == 3)
+
+
 @pytest.mark.parametrize(('form', 'written'), [
     ('Mistral with [CALL_ID]', '[TOOL_CALLS]battery-level[CALL_ID]{}[ARGS]{{}}'),
     ('Mistral with ids',

@@ -41,7 +41,10 @@ class CallReader:
                               rf'{re.escape(spelling.middle.replace(ID, self._id))}').match(
                                   self._text, begin)
             name = head[1]
-            arguments, _ = spelling.arguments.read(self._text, head.end(), self._schemas[name])
+            try:
+                arguments, _ = spelling.arguments.read(self._text, head.end(), self._schemas[name])
+            except RecursionError:
+                return f'the arguments of {name}: too many values in one another'
             if reason := self._what_is_wrong(json.dumps(self._schemas[name]), arguments):
                 return f'the arguments of {name}: {reason}'
             self.calls = ToolCall(self._id, name, arguments),

@@ -169,6 +169,9 @@ class TaggedArguments(NamedArguments):
         if _is_plain(schema, 'boolean'):
             return [f'{name}: ("True" | "False") {end}']
         if texts := _texts(schema):
+            if early := [text for text in texts if self._end in f'{text}\n']:
+                raise ValueError(f'enum has {early[0]!r}; it must have no line '
+                                 f"{self._end.strip()}, which ends a value in this model's format")
             return [f'{name}: ({" | ".join(map(_literal, texts))}) {end}']
         return [f'{name}: {_json(schema)} {end}']
 
