@@ -12,7 +12,7 @@ from pathlib import Path
 import sys
 from typing import Any
 
-from bench.memory.capped import PEER, Case, one_run, opened_store, sides_of, summary
+from bench.memory.capped import PEER, PROMPT, Case, one_run, opened_store, sides_of, summary
 from bench.support.command import Report, at_least, byte_size, command, run, show
 from flash_llm_ros.cli.progress import Steps
 from flash_llm_ros.store.flash_classes import FLASH_CLASSES
@@ -71,6 +71,7 @@ def parser() -> ArgumentParser:
                         help='the store of a draft model: one more engine')
     result.add_argument('--classes', choices=FLASH_CLASSES, nargs='+', default=[*FLASH_CLASSES])
     result.add_argument('--threads', type=at_least(1), default=1)
+    result.add_argument('--prompt', metavar='TEXT', default=PROMPT, help='(default: a story)')
     result.add_argument('--tokens', type=at_least(3), default=16, help='new tokens of each run')
     result.add_argument('--rounds', type=at_least(1), default=1, help='runs of each engine')
     result.add_argument('--timeout', type=float, default=900.0, help='seconds for one run')

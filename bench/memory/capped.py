@@ -57,11 +57,11 @@ class Side:
     token_bytes: int = 0    # 0: not known
 
 
-def prompt_of(store: FlashStore) -> dict[str, Any]:
+def prompt_of(store: FlashStore, asked: str) -> dict[str, Any]:
     """The prompt in the model's chat template, as text and as tokens."""
     part = TextPart(store, time.time)
     part.load()
-    text = part.template.render([Message('user', PROMPT)])
+    text = part.template.render([Message('user', asked)])
     return {'text': text, 'tokens': part.tokenizer.encode(text)}
 
 
@@ -85,8 +85,8 @@ def gguf_token_bytes(path: Path) -> int:
 
 def sides_of(options: Namespace, store: FlashStore) -> list[Side]:
     """The peer; exact mode without and with guessed tokens; gated mode where the store has it."""
-    common = {**prompt_of(store), 'context': options.context, 'batch': options.chunk,
-              'new_tokens': options.tokens}
+    common = {**prompt_of(store, options.prompt), 'context': options.context,
+              'batch': options.chunk, 'new_tokens': options.tokens}
     ours, theirs = 'bench.memory.ours', 'bench.memory.llama_cpp'
     bare, path = bare_bytes(ours), store.path.resolve()
     settings = {'exact': ('exact', 0), 'exact, lookup': ('exact', EngineConfig.lookup_tokens)}
@@ -269,6 +269,7 @@ def parser() -> ArgumentParser:
                         'default, which copies weights into another layout and needs more memory')
     result.add_argument('--flash', choices=FLASH_CLASSES, nargs='+', default=[None],
                         help='classes that the disk is slowed down to (default: as it is)')
+    result.add_argument('--prompt', metavar='TEXT', default=PROMPT, help='(default: a story)')
     result.add_argument('--tokens', type=at_least(3), default=32, help='new tokens of each run')
     result.add_argument('--rounds', type=at_least(1), default=2, help='runs of each engine')
     result.add_argument('--context', type=int, default=512, help='tokens of prompt and answer')
