@@ -31,10 +31,13 @@ class ConversionOptions:
             if getattr(self, name) is not None:
                 check_choice(self, name, known)
         check(self.loss >= 0, 'most_loss', self.most_loss, 'at least 0')
-        if self.bytes_per_token is not None:
-            check_numbers(self, ['bytes_per_token'], lambda share: share > 0, 'above 0')
-            check(self.neurons == 'int4', 'bytes_per_token', self.bytes_per_token,
+        for name in ('most_loss', 'bytes_per_token'):
+            given = getattr(self, name)
+            check(given is None or self.neurons == 'int4', name, given,
                   f'left out with neurons {self.neurons}, which are all of one size')
+        if self.bytes_per_token is not None:
+            check_numbers(self, ['bytes_per_token'], lambda share: share > 0,
+                          'a finite number above 0')
             check(self.most_loss is None, 'bytes_per_token', self.bytes_per_token,
                   'left out where most_loss is given: each decides how many sections are int4')
         check_integers(self, ['block', 'most_tokens'])

@@ -33,6 +33,9 @@ LINES = """
 1 flash_llm convert CHECKPOINT new.store                        | --replace
 2 flash_llm convert CHECKPOINT                                  | are required
 1 flash_llm convert NOWHERE other.store                         | does not exist
+1 flash_llm convert CHECKPOINT other.store --most-loss 0.1      | left out with neurons int8
+1 flash_llm convert CHECKPOINT other.store --bytes-per-token 1.1 | left out with neurons int8
+1 flash_llm convert CHECKPOINT other.store --neurons int4 --bytes-per-token inf | a finite number
 0 flash_llm verify STORE                                        | intact
 1 flash_llm verify NOWHERE                                      | no flash store
 0 flash_llm inspect STORE                                       | 3 layers of width 64
