@@ -64,7 +64,7 @@ def measure(options: Namespace) -> Report:
     return Report(figures, '; '.join(
         f'{one["threads"]:.0f} threads, {one["tokens"]:.0f} tokens: '
         f'{one["ms"] / alone[one["threads"]]:.2f} times a pass of {options.tokens[0]}'
-        for one in figures if one['tokens'] in (4, 8)))
+        for one in figures if one['tokens'] == options.tokens[-1]))
 
 
 def parser() -> ArgumentParser:

@@ -311,22 +311,19 @@ def test_a_token_does_not_depend_on_its_neighbours(tmp_path, chosen, codec):
         core.bundled(1, x[part], out, 'silu')
         return h, out
 
-    h, out = computed(slice(23))
-    for tokens in (13, 14, 17, 20):
-        for first in (0, 3):
-            part = slice(first, first + tokens)
-            some_h, some_out = computed(part)
-            assert np.array_equal(some_h, h[part])
-            assert np.array_equal(some_out, out[part])
+    def check(counts: tuple[int, ...], h: np.ndarray, out: np.ndarray) -> None:
+        for tokens in counts:
+            for first in (0, 3):
+                part = slice(first, first + tokens)
+                some_h, some_out = computed(part)
+                assert np.array_equal(some_h, h[part])
+                assert np.array_equal(some_out, out[part])
+
+    check((13, 14, 17, 20), *computed(slice(23)))
     # Of up to 12 tokens dot products are those of one alone: guesses change nothing.
-    h = np.concatenate([computed(slice(token, token + 1))[0] for token in range(15)])
+    alone = np.concatenate([computed(slice(token, token + 1))[0] for token in range(15)])
     out = np.concatenate([computed(slice(12))[1], computed(slice(3, 15))[1][9:]])
-    for tokens in (2, 3, 5, 12):
-        for first in (0, 3):
-            part = slice(first, first + tokens)
-            some_h, some_out = computed(part)
-            assert np.array_equal(some_h, h[part])
-            assert np.array_equal(some_out, out[part])
+    check((2, 3, 5, 12), alone, out)
 
 
 def test_a_missing_extension_is_a_sentence(monkeypatch):
