@@ -89,7 +89,8 @@ def main(args: list[str] | None = None) -> int:
         executor.shutdown()
         spinner.join()
         node.destroy_node()
-        rclpy.shutdown()
+        # rclpy would put signals to their default for a moment, though it has no handlers here.
+        rclpy.shutdown(uninstall_handlers=False)
     # Python takes its handlers back while it ends: a second Ctrl-C would still kill the process.
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
